@@ -1,0 +1,113 @@
+"""Classes: their names, colours and train ids, and the table from a mask's pixel values to train ids."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cityscapesscripts.helpers.labels import labels as cityscapes_labels
+
+from fastseg.errors import UserError
+
+IGNORE = 255
+"""The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""
+
+MAX_CLASSES = 255
+"""Train ids are bytes and 255 is :data:`IGNORE`."""
+
+
+@dataclass(frozen=True)
+class SegmentationClass:
+    """One class; its train id is its place in the list of classes."""
+
+    name: str
+    color: tuple[int, int, int]
+    """RGB, 0–255, for overlays."""
+    category: str = ""
+    """The group it is also scored in ("vehicle", …); empty for none."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a data set's masks mean: pixel value → train id."""
+
+    name: str
+    classes: tuple[SegmentationClass, ...]
+    train_ids: dict[int, int]
+    """Pixel value (0–255) → train id (0…C-1, or :data:`IGNORE`); values not in it are mistakes."""
+
+    def lookup(self) -> np.ndarray:
+        """Train id of every pixel value: uint8, shape (256,); :data:`IGNORE` for unknown values too."""
+        table = np.full(256, IGNORE, np.uint8)
+        for value, train_id in self.train_ids.items():
+            table[value] = train_id
+        return table
+
+
+def cityscapes() -> LabelTable:
+    """The 19 classes of Cityscapes, from labelIds, by the table of cityscapesscripts.
+
+    Ids that the benchmark does not train on (void, parking, polegroup, …) become :data:`IGNORE`.
+    """
+    trained = sorted((label for label in cityscapes_labels if 0 <= label.trainId < 255), key=lambda x: x.trainId)
+    classes = tuple(SegmentationClass(label.name, label.color, label.category) for label in trained)
+    train_ids = {label.id: IGNORE for label in cityscapes_labels if label.id >= 0}
+    train_ids |= {label.id: label.trainId for label in trained}
+    return LabelTable("cityscapes", classes, train_ids)
+
+
+def read_classes(path: Path) -> LabelTable:
+    """Read a ``classes.json``: ``{"name", "classes": [{"value", "name", "color"}], "ignore": [values]}``.
+
+    Train ids follow the order of the list; a class may also name its ``category``. Raises :class:`UserError`
+    with the field and the value for anything else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; --classes takes a classes.json") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable JSON file: {error}") from None
+    return _parse_classes(document, str(path))
+
+
+def _parse_classes(document: Any, where: str) -> LabelTable:
+    if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
+        raise UserError(f'{where} needs an object with a list "classes"')
+    entries, ignored = document["classes"], document.get("ignore", [])
+    if not 1 <= len(entries) <= MAX_CLASSES:
+        raise UserError(f"{where} has {len(entries)} classes; a mask holds 1 to {MAX_CLASSES}")
+    if not isinstance(ignored, list):
+        raise UserError(f'{where}: "ignore" is {ignored!r}; it must be a list of pixel values')
+    classes = tuple(parse_class(entry, f"{where}, class {i}") for i, entry in enumerate(entries))
+    names = [c.name for c in classes]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where} names {repeated[0]!r} twice; every class needs a name of its own")
+    train_ids: dict[int, int] = {}
+    pairs = [(entry.get("value"), i) for i, entry in enumerate(entries)] + [(v, IGNORE) for v in ignored]
+    for value, train_id in pairs:
+        if not _is_byte(value):
+            raise UserError(f"{where}: pixel value {value!r} is not a whole number from 0 to 255")
+        if value in train_ids:
+            raise UserError(f"{where} gives pixel value {value} twice")
+        train_ids[value] = train_id
+    return LabelTable(str(document.get("name") or "custom"), classes, train_ids)
+
+
+def parse_class(entry: Any, where: str) -> SegmentationClass:
+    """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the complaint."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {entry!r}; it must be an object with name and color")
+    name, color, category = entry.get("name"), entry.get("color"), entry.get("category", "")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise UserError(f"{where} has the name {name!r}; it must be printable text")
+    if not isinstance(color, list) or len(color) != 3 or not all(_is_byte(c) for c in color):
+        raise UserError(f"{where} ({name}) has the color {color!r}; it must be three numbers from 0 to 255")
+    if not isinstance(category, str):
+        raise UserError(f"{where} ({name}) has the category {category!r}; it must be text")
+    return SegmentationClass(name, (color[0], color[1], color[2]), category)
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
