@@ -1,0 +1,169 @@
+"""Batches for one rank: a split's shards through a DALI graph into torch tensors, without a copy."""
+
+from collections.abc import Iterator
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastseg.data.manifest import Manifest, Shard
+from fastseg.data.pipeline import Augmentation, Files, eval_graph, train_graph
+from fastseg.errors import UserError
+from fastseg.files import is_remote, join
+
+# Samples held by the reader to shuffle among; the order was already shuffled when the shards were packed.
+SHUFFLE_BUFFER = 1024
+
+
+class Batch(NamedTuple):
+    """What the trainer and the evaluator get, on the device."""
+
+    image: torch.Tensor
+    """uint8 N×H×W×3, RGB; its permuted view is channels-last."""
+    label: torch.Tensor
+    """uint8 N×H×W train ids, 255 = ignore."""
+    valid: torch.Tensor
+    """bool N; False for a repeated sample that only fills the batch up."""
+
+
+class TrainLoader:
+    """Endless augmented batches; epochs are reshuffled, ranks see disjoint samples and equally many steps.
+
+    An epoch is ``steps_per_epoch`` full batches; what is left of a rank's samples then (less than a batch, or
+    one repeated sample) is skipped. Every epoch each rank moves on to another part of the split.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        samples: int,
+        augmentation: Augmentation,
+        *,
+        batch: int,
+        device: torch.device,
+        threads: int,
+        prefetch: int,
+        seed: int,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        """``samples`` counts the whole split; ``state`` continues exactly after a :meth:`state`."""
+        self.steps_per_epoch = samples // files.world // batch
+        if self.steps_per_epoch < 1:
+            raise UserError(
+                f"the split has {samples} samples, too few for one step of {files.world} × {batch}; "
+                "lower --data.batch or --gpus"
+            )
+        largest_part = ceil(samples / files.world)
+        self._unused_steps = ceil(largest_part / batch) - self.steps_per_epoch
+        self._position = int(state["position"]) if state else 0
+        self._valid = torch.ones(batch, dtype=torch.bool, device=device)
+        self._pipeline = train_graph(
+            files,
+            augmentation,
+            _dali_device(device),
+            min(SHUFFLE_BUFFER, largest_part),
+            seed,
+            batch_size=batch,
+            num_threads=threads,
+            prefetch_queue_depth=prefetch,
+            device_id=device.index,
+            # Ranks draw different augmentations; DALI's own seeds are 32 bits wide.
+            seed=(seed * 1_000_003 + files.rank) % 2**31,
+            **({"checkpoint": bytes(state["dali"].numpy())} if state else {}),
+        )
+
+    def next(self) -> Batch:
+        """The next batch; waits until DALI has it ready."""
+        if self._position == self.steps_per_epoch:
+            for _ in range(self._unused_steps):
+                _run(self._pipeline)
+            self._position = 0
+        self._position += 1
+        image, mask = _run(self._pipeline)
+        return Batch(image, mask.squeeze(-1), self._valid)
+
+    def state(self) -> dict[str, Any]:
+        """Position in the epoch and DALI's readers and random generators, after the last batch handed out."""
+        dali = bytearray(self._pipeline.checkpoint())
+        return {"position": self._position, "dali": torch.frombuffer(dali, dtype=torch.uint8).clone()}
+
+
+class EvalLoader:
+    """Whole frames in order, every sample exactly once over all ranks; iterate as often as you like.
+
+    All ranks make equally many steps; ``valid`` marks the frames that count.
+    """
+
+    def __init__(
+        self, files: Files, samples: int, *, batch: int, device: torch.device, threads: int, prefetch: int = 2
+    ) -> None:
+        self.first = samples * files.rank // files.world
+        """Place in the split of this rank's first sample."""
+        self.count = samples * (files.rank + 1) // files.world - self.first
+        """Samples of this rank."""
+        self._steps = ceil(ceil(samples / files.world) / batch)
+        self._batch, self._device = batch, device
+        self._build = partial(
+            eval_graph,
+            files,
+            _dali_device(device),
+            batch_size=batch,
+            num_threads=threads,
+            prefetch_queue_depth=prefetch,
+            device_id=device.index,
+        )
+        self._pipeline: Any = None
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A pipeline that was left in the middle would go on from there: only a finished one is kept.
+        pipeline, self._pipeline = self._pipeline or self._build(), None
+        for step in range(self._steps):
+            image, mask = _run(pipeline)
+            places = torch.arange(step * self._batch, (step + 1) * self._batch, device=self._device)
+            yield Batch(image, mask.squeeze(-1), places < self.count)
+        self._pipeline = pipeline
+
+
+def open_files(shards: str | Path, manifest: Manifest, split: str, rank: int = 0, world: int = 1) -> Files:
+    """The files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
+
+    Raises :class:`UserError` for a split without masks and for a tar or index that is missing or of another size.
+    """
+    part = manifest.split(split)
+    if not part.labelled:
+        raise UserError(f"the split {split!r} of {shards} has no masks; it can be predicted, not trained or scored")
+    if not is_remote(shards):
+        for shard in part.shards:
+            _check_size(Path(shards), shard)
+    return Files(
+        tars=tuple(join(shards, shard.file) for shard in part.shards),
+        indexes=tuple(join(shards, shard.index) for shard in part.shards),
+        image_codec=manifest.image_codec,
+        mask_codec=manifest.mask_codec,
+        rank=rank,
+        world=world,
+    )
+
+
+def _check_size(folder: Path, shard: Shard) -> None:
+    tar, index = folder / shard.file, folder / shard.index
+    for path in (tar, index):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
+    if (size := tar.stat().st_size) != shard.bytes:
+        raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}; copy or pack the set again")
+
+
+def _dali_device(device: torch.device) -> str:
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+def _run(pipeline: Any) -> tuple[torch.Tensor, ...]:
+    """One batch of each output as a torch tensor that shares DALI's memory (kept alive by DLPack)."""
+    stream = torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None
+    return tuple(torch.from_dlpack(output.as_tensor()) for output in pipeline.run(stream))
