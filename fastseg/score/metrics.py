@@ -1,0 +1,155 @@
+"""From predictions to numbers: the confusion matrix of a data set, and the official Cityscapes scores from it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from fastseg.labels import IGNORE, SegmentationClass
+
+
+def confusion_matrix(
+    predictions: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, num_classes: int
+) -> torch.Tensor:
+    """Count the pixels of a batch: int64, C×C, rows the truth, columns the prediction, on the batch's device.
+
+    ``predictions`` (any integer type, N×H×W, 0…C-1) against ``labels`` (uint8, N×H×W, 0…C-1 or 255 = ignored);
+    samples whose ``valid`` (bool, N) is False are copies that pad a batch and do not count. Add up the matrices
+    of all batches and ranks *before* scoring: the benchmark scores one matrix over all pixels of the data set.
+
+    Raises :class:`ValueError` for a class outside 0…C-1, which would be counted in another one's cell.
+    """
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=labels.device)
+    # Image by image: torchmetrics counts in int64, eight bytes and several copies for each byte of a frame.
+    for prediction, label, counts in zip(predictions, labels, valid.tolist(), strict=True):
+        if counts:
+            _check_range(prediction, label, num_classes)
+            matrix += multiclass_confusion_matrix(
+                prediction, label, num_classes, ignore_index=IGNORE, validate_args=False
+            )
+    return matrix
+
+
+def _check_range(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> None:
+    if int(prediction.max()) >= num_classes or int(prediction.min()) < 0:
+        raise ValueError(f"predictions from {int(prediction.min())} to {int(prediction.max())}, {num_classes} classes")
+    if bool(((label >= num_classes) & (label != IGNORE)).any()):
+        worst = int(label[label != IGNORE].max())
+        raise ValueError(f"a label of {worst} beside {num_classes} classes; {IGNORE} marks ignored pixels")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one evaluation as fractions 0…1; NaN where nothing can be said."""
+
+    classes: dict[str, float]
+    """IoU of each class in order. 0 if predicted but absent from the truth, NaN if absent from both."""
+    categories: dict[str, float]
+    """IoU of each category (vehicle, …): confusions within a category are no errors."""
+    class_accuracy: dict[str, float]
+    """Share of each class's pixels that were found (recall); NaN if the truth has none."""
+    accuracy: float
+    """Share of all scored pixels that are right."""
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that are not NaN: the benchmark's number."""
+        return _mean(self.classes.values())
+
+    @property
+    def category_miou(self) -> float:
+        """Mean IoU over the categories that are not NaN."""
+        return _mean(self.categories.values())
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean of the class accuracies that are not NaN."""
+        return _mean(self.class_accuracy.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A document of plain numbers for ``json.dumps``; None in place of NaN, which JSON cannot write."""
+        return {
+            "miou": _plain(self.miou),
+            "category_miou": _plain(self.category_miou),
+            "accuracy": _plain(self.accuracy),
+            "mean_accuracy": _plain(self.mean_accuracy),
+            "classes": {name: _plain(value) for name, value in self.classes.items()},
+            "categories": {name: _plain(value) for name, value in self.categories.items()},
+            "class_accuracy": {name: _plain(value) for name, value in self.class_accuracy.items()},
+        }
+
+
+def score(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Score:
+    """Score a confusion matrix (int64, C×C, rows the truth) as cityscapesscripts' evaluator does.
+
+    Definitions: getIouScoreForLabel and getIouScoreForCategory in
+    https://github.com/mcordts/cityscapesScripts/blob/master/cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py.
+    Ignored pixels are in no row, so they are neither misses nor false alarms. Classes without a category count
+    in no category, yet take part as false alarms of the others.
+    """
+    if matrix.shape != (len(classes), len(classes)) or not np.issubdtype(matrix.dtype, np.integer):
+        raise ValueError(f"a confusion matrix of {matrix.dtype} {matrix.shape} for {len(classes)} classes")
+    members: dict[str, list[int]] = {}
+    for i, c in enumerate(classes):
+        if c.category:
+            members.setdefault(c.category, []).append(i)
+    diagonal, truth = np.diagonal(matrix), matrix.sum(1)
+    return Score(
+        classes={c.name: _iou(matrix, [i]) for i, c in enumerate(classes)},
+        categories={name: _iou(matrix, indexes) for name, indexes in members.items()},
+        class_accuracy={c.name: _ratio(diagonal[i], truth[i]) for i, c in enumerate(classes)},
+        accuracy=_ratio(diagonal.sum(), truth.sum()),
+    )
+
+
+def score_table(result: Score, classes: Sequence[SegmentationClass]) -> Table:
+    """The scores in per cent, class by class with each class's colour, then the categories and the means."""
+    table = Table("", "class", "category", title="Scores over all pixels, in %")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
+    for c in classes:
+        swatch = Text("██", style="rgb({},{},{})".format(*c.color))
+        iou, accuracy = result.classes[c.name], result.class_accuracy[c.name]
+        table.add_row(swatch, Text(c.name), Text(c.category), percent(iou), percent(accuracy))
+    table.add_section()
+    for name, iou in result.categories.items():
+        table.add_row("", "", Text(name), percent(iou), "")
+    table.add_section()
+    if result.categories:
+        table.add_row("", "", "mean of categories", percent(result.category_miou), "")
+    mean = (percent(result.miou), percent(result.mean_accuracy))
+    table.add_row("", "mean of classes", "", *mean, style="bold")
+    table.add_row("", "all pixels", "", "", percent(result.accuracy))
+    return table
+
+
+def percent(value: float) -> str:
+    """``79.90`` for 0.799, an en dash for NaN."""
+    return "–" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _iou(matrix: NDArray[np.int64], group: list[int]) -> float:
+    """IoU of the union of some classes: TP / (truth ∪ prediction)."""
+    rows, columns = matrix[group].sum(), matrix[:, group].sum()
+    hits = matrix[np.ix_(group, group)].sum()
+    return _ratio(hits, rows + columns - hits)
+
+
+def _ratio(part: np.int64, whole: np.int64) -> float:
+    return int(part) / int(whole) if whole else math.nan
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
