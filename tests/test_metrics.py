@@ -141,7 +141,7 @@ def test_a_matrix_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="19 classes"):
         score(np.zeros((18, 18), np.int64), TABLE.classes)
     with pytest.raises(ValueError, match="float64"):
-        score(np.zeros((19, 19)), TABLE.classes)
+        score(np.zeros((19, 19)), TABLE.classes)  # type: ignore[arg-type]
 
 
 def test_the_table_shows_every_class_even_one_that_looks_like_markup() -> None:
