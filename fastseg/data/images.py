@@ -1,0 +1,115 @@
+"""Image files: checked and decoded to 8-bit RGB or to labels, and encoded for the shards."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from fastseg.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+"""Pillow would also try formats that start other programs (EPS)."""
+
+ROWS_PER_STRIP = 32
+"""Of the mask's TIFF. A crop decodes only the strips it touches, and each strip starts a new LZW dictionary:
+16 rows cost 21 % more bytes than 32, 64 save 13 % and decode more rows that nobody needs."""
+
+
+def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
+    """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
+
+    Grey, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
+    :class:`UserError`, which names ``where``, for a damaged, an absurdly large and an unsupported image.
+    """
+    image = _load(data, where)
+    plain = image.mode == "RGB" and not _is_deep_png(image, data)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise UserError(f"the image {where} has 32-bit pixels (mode {image.mode}); convert it to 8 bits")
+    upright = _upright(image)
+    return upright.convert("RGB"), plain and upright is image
+
+
+def read_labels(data: bytes, where: str) -> Image.Image:
+    """Decode a mask file to mode ``L``, one byte a pixel: its grey value, or its palette *index*.
+
+    Raises :class:`UserError`, which names ``where``, for a damaged mask and for colours or 16 bits.
+    """
+    mask = _upright(_load(data, where))
+    if mask.mode == "P":
+        return Image.fromarray(np.asarray(mask))
+    if mask.mode not in ("1", "L"):
+        raise UserError(
+            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (grey or palette)"
+        )
+    return mask.convert("L")
+
+
+def is_baseline_jpeg(data: bytes) -> bool:
+    """Whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
+    if data[:2] != b"\xff\xd8":
+        return False
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker == 0xC0
+        # A fill byte, or a segment with its length.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
+    """Baseline JPEG; ``chroma`` is ``444`` or ``420``.
+
+    The standard Huffman tables: optimised ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
+    """
+    return _save(image, "JPEG", quality=quality, subsampling={"444": 0, "420": 2}[chroma])
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """PNG of an RGB image or of a mask."""
+    return _save(image, "PNG")
+
+
+def encode_tiff(mask: Image.Image) -> bytes:
+    """TIFF of a mask (mode ``L``): LZW in strips of :data:`ROWS_PER_STRIP` rows."""
+    return _save(mask, "TIFF", compression="tiff_lzw", strip_size=ROWS_PER_STRIP * mask.width)
+
+
+def _save(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _load(data: bytes, where: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow reads the size from the header and warns before it decodes: here that is an error.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        pixels = str(error).partition("(")[2].partition(" pixels")[0]
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise UserError(f"{where} has an absurd size, {pixels} pixels; at most {limit} are packed") from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{where} is not an image that can be read ({', '.join(FORMATS)}), or damaged") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
+        raise UserError(f"{where} is damaged: {error}; get the file again") from None
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _is_deep_png(image: Image.Image, data: bytes) -> bool:
+    """Whether it is a PNG of 16 bits per channel, which Pillow has reduced to 8 (byte 24: IHDR's bit depth)."""
+    return image.format == "PNG" and data[24] != 8

@@ -1,0 +1,118 @@
+"""Tar shards and their DALI indexes: which sample goes where, writing them whole, reading the index."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fastseg.data.manifest import Shard
+from fastseg.data.sources import SPLITS, Sample
+from fastseg.errors import UserError
+from fastseg.files import atomic_path, sha256, write_atomic
+
+INDEX_VERSION = "v1.2"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to be written and its samples in order."""
+
+    file: str
+    samples: tuple[Sample, ...]
+
+
+class Component(NamedTuple):
+    """One file of a record inside its tar."""
+
+    extension: str
+    """All after the first dot of the name: ``jpg``, ``mask.tif``, ``json``."""
+    offset: int
+    """Bytes from the start of the tar."""
+    size: int
+    """Bytes."""
+
+
+class IndexEntry(NamedTuple):
+    """One record of a shard."""
+
+    key: str
+    components: tuple[Component, ...]
+
+
+def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[ShardPlan]:
+    """Which samples go into which shard, in order: train shuffled by ``seed``, other splits sorted by key.
+
+    A pure function of the keys: the order is that of SHA-256 sums, so no library's random numbers can change it.
+    """
+    shards = []
+    for split in SPLITS:
+        chosen = sorted((sample for sample in samples if sample.split == split), key=lambda sample: sample.key)
+        if split == "train":
+            chosen.sort(key=lambda sample: hashlib.sha256(f"{seed}/{sample.key}".encode()).digest())
+        for number, start in enumerate(range(0, len(chosen), samples_per_shard)):
+            part = tuple(chosen[start : start + samples_per_shard])
+            shards.append(ShardPlan(f"{split}-{number:06d}.tar", part))
+    return shards
+
+
+def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> Shard:
+    """Write the tar ``path`` and its index from (key, {extension: bytes}); each is whole or absent.
+
+    The same records give the same bytes: USTAR, time 0, a fixed owner and mode, members sorted in a record.
+    """
+    # Here, because it imports torch (3 s), for which packing's workers must not wait.
+    from webdataset import TarWriter  # type: ignore[import-untyped]
+
+    samples = 0
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file, TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
+            for samples, (key, members) in enumerate(records, 1):  # noqa: B007
+                tar.write({"__key__": key, **members})
+        # The index of the tar as it is, not as we meant it.
+        index = index_text(temporary)
+        shard = Shard(path.name, samples, temporary.stat().st_size, sha256(temporary), "")
+    write_atomic(path.with_name(shard.index), index)
+    return Shard(shard.file, shard.samples, shard.bytes, shard.sha256, hashlib.sha256(index.encode()).hexdigest())
+
+
+def index_text(tar: Path) -> str:
+    """DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
+
+    Equal to what NVIDIA's ``wds2idx`` writes, except that it raises :class:`tarfile.TarError` for a truncated
+    tar. Format: nvidia/dali, tools/wds2idx.py.
+    """
+    records: list[tuple[str, list[str]]] = []
+    with tarfile.open(tar, "r:") as archive:
+        for member in archive:
+            if not member.isreg():
+                continue
+            key, _, extension = member.name.partition(".")
+            if not records or records[-1][0] != key:
+                records.append((key, []))
+            records[-1][1].append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    lines = [f"{INDEX_VERSION} {len(records)}", *(" ".join(components) for _, components in records)]
+    return "\n".join(lines) + "\n"
+
+
+def read_index(text: str, where: str = "the index") -> list[IndexEntry]:
+    """Parse an index of format v1.2; :class:`UserError`, which names ``where``, if it is none."""
+    head, *lines = text.splitlines() or [""]
+    try:
+        version, count = head.split()
+        entries = [_parse_entry(line.split()) for line in lines]
+        if version != INDEX_VERSION or int(count) != len(entries):
+            raise ValueError(f"{head!r} above {len(entries)} records")
+    except ValueError as error:
+        raise UserError(f"{where} is not a whole DALI index of format {INDEX_VERSION} ({error}); pack again") from None
+    return entries
+
+
+def _parse_entry(words: Sequence[str]) -> IndexEntry:
+    quadruples = [words[start : start + 4] for start in range(0, len(words), 4)]
+    components = tuple(Component(extension, int(offset), int(size)) for extension, offset, size, _ in quadruples)
+    keys = {name.removesuffix(f".{extension}") for extension, _, _, name in quadruples}
+    if len(keys) != 1:
+        raise ValueError(f"a record of {len(keys)} keys")
+    return IndexEntry(keys.pop(), components)

@@ -1,0 +1,151 @@
+"""Verification: a finished set of shards, re-read byte by byte and pixel by pixel against its manifest."""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastseg.data.images import is_baseline_jpeg, read_labels, read_rgb
+from fastseg.data.manifest import Manifest, Shard, Split, read_manifest
+from fastseg.data.shards import IndexEntry, index_text, read_index
+from fastseg.errors import UserError
+from fastseg.files import sha256
+from fastseg.labels import IGNORE
+from fastseg.parallel import ordered_map, usable_cores
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What one shard holds and what is wrong with it."""
+
+    damages: tuple[str, ...]
+    keys: tuple[str, ...]
+    sizes: Counter[tuple[int, int]]
+    pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What every record of a split must be."""
+
+    image: str
+    mask: str | None
+    classes: int
+
+    @property
+    def extensions(self) -> set[str]:
+        return {self.image, "json"} | ({f"mask.{self.mask}"} if self.mask else set())
+
+
+def verify(folder: Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Everything that is wrong with the set in ``folder``, a sentence each; empty for a whole set.
+
+    Compared are each tar's and index's size and SHA-256, the index with the tar, the count, names and adjacency
+    of the records, the sizes of image and mask, and the mask's values and pixel counts. ``progress`` is called
+    with the samples that are checked and all there are. Raises :class:`UserError` without a readable manifest.
+    """
+    manifest = read_manifest(folder)
+    work = [(split, shard) for split in manifest.splits.values() for shard in split.shards]
+    tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
+    total, done = sum(shard.samples for _, shard in work), 0
+    findings: dict[str, _Findings] = {}
+    with closing(ordered_map(_check_shard, tasks, min(workers or usable_cores(), len(tasks)))) as results:
+        for (_, shard), found in zip(work, results, strict=True):
+            findings[shard.file] = found
+            done += shard.samples
+            if progress:
+                progress(done, total)
+    damages = [damage for found in findings.values() for damage in found.damages]
+    for name, split in manifest.splits.items():
+        damages += _check_split(name, split, [findings[shard.file] for shard in split.shards])
+    return damages
+
+
+def _expected(manifest: Manifest, split: Split) -> _Expected:
+    return _Expected(manifest.image_codec, manifest.mask_codec if split.labelled else None, len(manifest.classes))
+
+
+def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator[str]:
+    """Compare the sums over a split's shards with the manifest."""
+    keys = Counter(key for found in findings for key in found.keys)
+    for key in (key for key, count in keys.items() if count > 1):
+        yield f"{name}: the record {key} occurs {keys[key]} times"
+    if any(found.damages for found in findings):
+        return
+    sizes = sum((found.sizes for found in findings), Counter())
+    if sizes != {(height, width): count for height, width, count in split.sizes}:
+        yield f"{name}: the sizes of the images are {dict(sizes)}, the manifest says {split.sizes}"
+    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labelled else ()
+    if pixels != split.pixels:
+        yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
+
+
+def _check_shard(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
+    damages = list(_check_files(folder, shard))
+    sizes: Counter[tuple[int, int]] = Counter()
+    pixels = np.zeros(expected.classes + 1, np.int64)
+    entries: list[IndexEntry] = []
+    try:
+        entries = read_index(index_text(folder / shard.file))
+    except (OSError, tarfile.TarError) as error:
+        damages.append(f"{shard.file} is not a whole tar: {error}")
+    if entries and len(entries) != shard.samples:
+        damages.append(f"{shard.file} holds {len(entries)} records, the manifest says {shard.samples}")
+    for entry in entries:
+        try:
+            size, counts = _check_record(folder / shard.file, entry, expected)
+            sizes[size] += 1
+            pixels += counts
+        except UserError as error:
+            damages.append(f"{shard.file}, record {entry.key}: {error}")
+    return _Findings(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
+
+
+def _check_files(folder: Path, shard: Shard) -> Iterator[str]:
+    tar, index = folder / shard.file, folder / shard.index
+    for path, digest in ((tar, shard.sha256), (index, shard.index_sha256)):
+        if not path.is_file():
+            yield f"{path.name} is missing"
+        elif path == tar and path.stat().st_size != shard.bytes:
+            yield f"{path.name} has {path.stat().st_size} bytes, the manifest says {shard.bytes}"
+        elif sha256(path) != digest:
+            yield f"{path.name} is changed: its SHA-256 is not the manifest's"
+
+
+def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
+    """(height, width) and the pixels of each class and of the ignored; :class:`UserError` with what is wrong."""
+    parts = {}
+    with tar.open("rb") as file:
+        for component in entry.components:
+            file.seek(component.offset)
+            parts[component.extension] = file.read(component.size)
+    if parts.keys() != expected.extensions:
+        raise UserError(f"it holds {', '.join(sorted(parts))} instead of {', '.join(sorted(expected.extensions))}")
+    image, plain = read_rgb(parts[expected.image], "its image")
+    if not plain or (expected.image == "jpg" and not is_baseline_jpeg(parts["jpg"])):
+        raise UserError(f"its image is no {'baseline JPEG' if expected.image == 'jpg' else 'PNG'} of 8-bit RGB")
+    _check_description(parts["json"], entry.key, (image.height, image.width))
+    if expected.mask is None:
+        return (image.height, image.width), np.zeros(expected.classes + 1, np.int64)
+    mask = read_labels(parts[f"mask.{expected.mask}"], "its mask")
+    if mask.size != image.size:
+        raise UserError(f"its mask has {mask.width}×{mask.height} pixels, its image {image.width}×{image.height}")
+    histogram = mask.histogram()
+    if wrong := [value for value in range(expected.classes, IGNORE) if histogram[value]]:
+        raise UserError(f"its mask has the value {wrong[0]}, beyond {expected.classes} classes and {IGNORE}")
+    return (image.height, image.width), np.array([*histogram[: expected.classes], histogram[IGNORE]])
+
+
+def _check_description(data: bytes, key: str, size: tuple[int, int]) -> None:
+    try:
+        document = json.loads(data)
+        same = document["key"] == key and tuple(document["size"]) == size
+    except (ValueError, KeyError, TypeError):
+        raise UserError("its JSON is damaged") from None
+    if not same:
+        raise UserError(f"its JSON describes {document['key']!r} of size {document['size']}, not {key!r} of {size}")

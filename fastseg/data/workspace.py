@@ -1,0 +1,137 @@
+"""The folder ``OUT/.packing``: what an unfinished packing has done so far, and that only one packs at a time."""
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastseg.data.manifest import NAME as MANIFEST
+from fastseg.data.manifest import Manifest, Shard, read_manifest
+from fastseg.data.records import Statistics
+from fastseg.errors import UserError
+from fastseg.files import write_atomic
+
+FOLDER = ".packing"
+REQUEST = ".request"
+"""Beside a finished set's manifest: the digest of the options and inputs it was packed from."""
+
+_OURS = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard and the statistics of its records in order."""
+
+    shard: Shard
+    statistics: tuple[Statistics, ...]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the parts of one request are kept until its manifest is written."""
+
+    out: Path
+    request: str
+    """Digest of everything that decides the bytes of the set."""
+
+    def part(self, file: str) -> Part | None:
+        """The finished shard ``file`` of this request, or None where it must be packed."""
+        try:
+            document = json.loads(self._path(file).read_bytes())
+            shard = Shard(**document["shard"])
+            whole = (self.out / file).stat().st_size == shard.bytes and (self.out / shard.index).is_file()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if document["request"] != self.request or not whole:
+            return None
+        return Part(shard, tuple(_statistics(entry) for entry in document["statistics"]))
+
+    def keep(self, part: Part) -> None:
+        """Note that a shard is finished; its tar and index are already in place."""
+        entries = [asdict(statistics) for statistics in part.statistics]
+        document = {"request": self.request, "shard": asdict(part.shard), "statistics": entries}
+        write_atomic(self._path(part.shard.file), json.dumps(document))
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the shards a finished set: the manifest comes last."""
+        write_atomic(self.out / REQUEST, self.request)
+        manifest.write(self.out)
+        shutil.rmtree(self.out / FOLDER)
+
+    def _path(self, file: str) -> Path:
+        return self.out / FOLDER / f"{file}.json"
+
+
+def finished(out: Path, request: str) -> Manifest | None:
+    """The manifest of the finished set in ``out`` if it is of this request; None if there is no finished set.
+
+    Raises :class:`UserError` for the finished set of another request.
+    """
+    if not (out / MANIFEST).exists():
+        return None
+    if not (out / REQUEST).is_file() or (out / REQUEST).read_text() != request:
+        raise UserError(
+            f"{out} holds a set packed from other inputs or with other options; "
+            "choose another --out, or replace it with --overwrite"
+        )
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    return read_manifest(out)
+
+
+@contextmanager
+def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspace]:
+    """Lock ``out`` and clear what another request, or a kill, has left there.
+
+    Shards that nobody's manifest or ``.packing`` accounts for are only removed with ``overwrite``.
+    """
+    folder = out / FOLDER
+    resuming = folder.is_dir()
+    strangers = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
+    if strangers and not resuming and not overwrite:
+        raise UserError(f"{out} holds {strangers[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another make_shards is packing into {out}; wait for it, or choose another --out"
+            ) from None
+        _clear(out, request)
+        yield Workspace(out, request)
+
+
+def _clear(out: Path, request: str) -> None:
+    """Remove half-written files, and everything of ours if it belongs to another request."""
+    note = out / FOLDER / "request"
+    if not note.is_file() or note.read_text() != request:
+        # The manifest goes first: without it nobody takes the rest for a set.
+        for name in (MANIFEST, REQUEST):
+            (out / name).unlink(missing_ok=True)
+        for path in [*(path for path in out.iterdir() if _OURS.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
+            path.unlink()
+        write_atomic(note, request)
+    for path in [*out.iterdir(), *(out / FOLDER).iterdir()]:
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def _statistics(entry: dict) -> Statistics:
+    positions = {int(train_id): tuple((y, x) for y, x in places) for train_id, places in entry["positions"].items()}
+    return Statistics(
+        height=entry["height"],
+        width=entry["width"],
+        pixels=tuple(entry["pixels"]),
+        sums=tuple(entry["sums"]),
+        positions=positions,
+        squared_error=entry["squared_error"],
+    )

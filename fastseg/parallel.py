@@ -1,0 +1,68 @@
+"""Worker processes: results in the order of the tasks, few in flight, nobody left behind."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from fastseg.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered_map(
+    function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> Generator[Result, None, None]:
+    """Yield ``function(*task)`` for every task, in the order of the tasks, computed by ``workers`` processes.
+
+    At most ``max(32, 4 × workers)`` results wait to be taken, so memory stays bounded and a consumer that pauses
+    (to flush a file) does not idle the workers. One worker means this process itself. Close the iterator
+    (:func:`contextlib.closing`) to stop early: tasks that have begun end, the others never start.
+
+    The first exception of a task, in their order, is raised here; :class:`UserError` if a worker was killed.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield function(*task)
+        return
+    # Spawned, not forked: a fork copies locks that other threads hold (rich's display, BLAS).
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(function, *task))
+            if len(waiting) >= max(32, 4 * workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (out of memory?); run the same command with fewer --workers"
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    # A worker holds both ends of its task queue, so it would wait forever for a parent that was killed.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
