@@ -1,6 +1,7 @@
 """Errors a user can cause: one sentence that says what, where, the value found and the cure."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -33,5 +34,6 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _fail(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    rank = int(os.environ.get("RANK", "0"))
+    print(f"error: {f'[rank {rank}] ' if rank else ''}{sentence}", file=sys.stderr)
     sys.exit(USER_ERROR)

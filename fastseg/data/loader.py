@@ -1,5 +1,6 @@
 """Batches for one rank: a split's shards through a DALI graph into torch tensors, without a copy."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from math import ceil
@@ -8,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastseg.data.manifest import Manifest, Shard
+from fastseg.data.manifest import Manifest, Shard, Split
 from fastseg.data.pipeline import Augmentation, Files, eval_graph, train_graph
+from fastseg.data.shards import read_index
 from fastseg.errors import UserError
-from fastseg.files import is_remote, join
+from fastseg.files import is_remote, join, read_bytes
 
 # Samples held by the reader to shuffle among; the order was already shuffled when the shards were packed.
 SHUFFLE_BUFFER = 1024
@@ -38,7 +40,7 @@ class TrainLoader:
     def __init__(
         self,
         files: Files,
-        samples: int,
+        split: Split,
         augmentation: Augmentation,
         *,
         batch: int,
@@ -48,7 +50,8 @@ class TrainLoader:
         seed: int,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """``samples`` counts the whole split; ``state`` continues exactly after a :meth:`state`."""
+        """``state`` continues exactly after a :meth:`state`."""
+        samples = split.samples
         self.steps_per_epoch = samples // files.world // batch
         if self.steps_per_epoch < 1:
             raise UserError(
@@ -97,14 +100,16 @@ class EvalLoader:
     """
 
     def __init__(
-        self, files: Files, samples: int, *, batch: int, device: torch.device, threads: int, prefetch: int = 2
+        self, files: Files, split: Split, *, batch: int, device: torch.device, threads: int, prefetch: int = 2
     ) -> None:
+        """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says."""
+        samples, batch = split.samples, batch if len(split.sizes) == 1 else 1
         self.first = samples * files.rank // files.world
         """Place in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
         self._steps = ceil(ceil(samples / files.world) / batch)
-        self._batch, self._device = batch, device
+        self._files, self._batch, self.device = files, batch, device
         self._build = partial(
             eval_graph,
             files,
@@ -117,16 +122,27 @@ class EvalLoader:
         self._pipeline: Any = None
 
     def __len__(self) -> int:
+        """Batches of this rank."""
         return self._steps
+
+    def keys(self) -> list[str]:
+        """The keys of all samples of the split, in order."""
+        texts = ((index, read_bytes(index).decode("utf-8", "replace")) for index in self._files.indexes)
+        return [entry.key for index, text in texts for entry in read_index(text, index)]
 
     def __iter__(self) -> Iterator[Batch]:
         # A pipeline that was left in the middle would go on from there: only a finished one is kept.
         pipeline, self._pipeline = self._pipeline or self._build(), None
         for step in range(self._steps):
             image, mask = _run(pipeline)
-            places = torch.arange(step * self._batch, (step + 1) * self._batch, device=self._device)
+            places = torch.arange(step * self._batch, (step + 1) * self._batch, device=self.device)
             yield Batch(image, mask.squeeze(-1), places < self.count)
         self._pipeline = pipeline
+
+
+def cpu_threads(processes: int) -> int:
+    """Threads for each of the ``processes`` that share this machine; at most 16."""
+    return min(max(len(os.sched_getaffinity(0)) // processes, 1), 16)
 
 
 def open_files(shards: str | Path, manifest: Manifest, split: str, rank: int = 0, world: int = 1) -> Files:

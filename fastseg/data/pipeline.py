@@ -103,7 +103,7 @@ def eval_graph(files: Files, device: str) -> Any:
     return (image.gpu(), mask.gpu()) if device == "gpu" else (image, mask)
 
 
-def _read(files: Files, shuffle: int = 0, seed: int = 0) -> list[Any]:
+def _read(files: Files, shuffle: int = 0, seed: int = 0) -> Any:
     """Encoded components of this rank's samples; its last ones repeat until all ranks have equally many."""
     return fn.readers.webdataset(
         paths=list(files.tars),

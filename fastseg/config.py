@@ -1,0 +1,178 @@
+"""Every setting of a training run: one tree of frozen dataclasses, checked when it is made.
+
+A field's docstring is its help on the command line: unit, default's reason, source.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fastseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a batch is made of."""
+
+    batch: int = 8
+    """Images per GPU and step."""
+    crop: tuple[int, int] = (768, 768)
+    """Height and width of the training crop, pixels. 769² of the literature, rounded to whole strides of 32."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random ratio by which frames are resized before the crop (mmsegmentation)."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    brightness: float = 0.125
+    """Brightness × (1 ± this) in half of the samples (32 of 255 grey levels in mmsegmentation)."""
+    contrast: float = 0.5
+    """Contrast × (1 ± this) in half of the samples (mmsegmentation)."""
+    saturation: float = 0.5
+    """Saturation × (1 ± this) in half of the samples (mmsegmentation)."""
+    hue: float = 18.0
+    """Hue turned by ± this many degrees in half of the samples (mmsegmentation)."""
+    eval_batch: int = 1
+    """Whole frames per GPU and step of the validation."""
+    threads: int | None = None
+    """CPU threads for decoding, per GPU; None: all cores, shared among the GPUs of the machine, at most 16."""
+    prefetch: int = 2
+    """Batches prepared ahead."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")
+        _check(all(16 <= n <= 8192 for n in self.crop), "data.crop", self.crop, "16 to 8192 pixels each way")
+        _check(0 < self.scale[0] <= self.scale[1] <= 16, "data.scale", self.scale, "a low and a high ratio up to 16")
+        _check(0 <= self.flip <= 1, "data.flip", self.flip, "a probability from 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            _check(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "from 0 to below 1")
+        _check(0 <= self.hue <= 180, "data.hue", self.hue, "from 0 to 180 degrees")
+        _check(self.eval_batch >= 1, "data.eval-batch", self.eval_batch, "at least 1")
+        _check(self.threads is None or self.threads >= 1, "data.threads", self.threads, "at least 1")
+        _check(1 <= self.prefetch <= 16, "data.prefetch", self.prefetch, "from 1 to 16")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and what it starts from."""
+
+    arch: Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"] = "deeplabv3_resnet50"
+    """torchvision's DeepLabv3, by its backbone (output stride 8; 16 for MobileNetV3)."""
+    weights: str = "imagenet"
+    """What training starts from: imagenet (the backbone), coco (the whole network but its last layers), none,
+    or a file with a checkpoint of ours or a state dict of torchvision's."""
+    sync_bn: bool | None = None
+    """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
+    channels_last: bool = True
+    """Memory order N×H×W×C, which tensor cores read without a transposition."""
+    compile: bool | None = None
+    """torch.compile; None: on a GPU."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of convolutions and products; auto: bf16 where the hardware has it, else fp16 with a loss scaler on a GPU
+    and fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Loss, optimiser and schedule."""
+
+    epochs: float = 215.0
+    """Passes over the training split (80,000 steps of 8 on Cityscapes)."""
+    name: Literal["sgd", "adam"] = "sgd"
+    """The optimiser, in torch's fused form."""
+    lr: float = 0.01
+    """Peak learning rate at a global batch of lr_batch."""
+    lr_batch: int | None = 8
+    """The rate grows in proportion to the global batch over this one (Goyal et al. 2017, arXiv 1706.02677);
+    None: it does not."""
+    momentum: float = 0.9
+    """SGD's momentum; Adam's first beta."""
+    weight_decay: float = 5e-4
+    """Of weights of convolutions; norms and biases are not decayed (He et al. 2018, arXiv 1812.01187)."""
+    schedule: Literal["poly", "constant"] = "poly"
+    """poly: from the peak to min_lr by (1 - t) ** 0.9 (DeepLab); constant: no change."""
+    min_lr: float = 0.01
+    """Where poly ends, as a share of the peak."""
+    warmup: float = 1.0
+    """Epochs over which the rate rises linearly from nearly nothing."""
+    clip: float | None = None
+    """Largest norm of the gradient; None: as it is."""
+    ema: float | None = 0.999
+    """Decay per step of the averaged weights, which are the ones evaluated; None: no average."""
+    aux: float = 0.4
+    """Weight of the auxiliary head's loss (PSPNet); 0 builds no such head."""
+    ohem: float | None = None
+    """Online hard example mining: only pixels whose true class gets less than this probability count, but no
+    less than a sixteenth of them (Shrivastava et al. 2016, arXiv 1604.03540); None: all pixels."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs > 0, "optim.epochs", self.epochs, "more than 0")
+        _check(self.lr > 0, "optim.lr", self.lr, "more than 0")
+        _check(self.lr_batch is None or self.lr_batch >= 1, "optim.lr-batch", self.lr_batch, "at least 1")
+        _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 to below 1")
+        _check(self.weight_decay >= 0, "optim.weight-decay", self.weight_decay, "0 or more")
+        _check(0 <= self.min_lr <= 1, "optim.min-lr", self.min_lr, "a share from 0 to 1")
+        _check(0 <= self.warmup < self.epochs, "optim.warmup", self.warmup, f"from 0 to below {self.epochs} epochs")
+        _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
+        _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
+        _check(self.aux >= 0, "optim.aux", self.aux, "0 or more")
+        _check(self.ohem is None or 0 < self.ohem < 1, "optim.ohem", self.ohem, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    shards: str = "shards/cityscapes"
+    """Folder (or s3:// prefix) with the set that tools/make_shards.py packed."""
+    name: str = "cityscapes"
+    """The run's results go to RUNS/NAME."""
+    runs: Path = Path("runs")
+    """Folder of all runs."""
+    train_split: str = "train"
+    """Split to train on."""
+    eval_split: str = "val"
+    """Split to evaluate on."""
+    eval_every: float = 10.0
+    """Epochs between two evaluations; there is one at the end in any case."""
+    save_every: float = 10.0
+    """Epochs between two checkpoints; there is one after every evaluation, on SIGTERM and at the end."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    resume: str = "auto"
+    """auto: go on from the run's last checkpoint if it has one; never: start anew, replacing the run's results;
+    or a checkpoint file to go on from."""
+    seed: int = 0
+    """Of the weights' first values, the order of samples and all augmentation."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.name not in ("", ".", "..") and "/" not in self.name, "name", repr(self.name), "a plain folder name"
+        )
+        _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
+        _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
+        _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
+        _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's results go."""
+        return self.runs / self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of numbers, strings, lists and None: what JSON and a checkpoint hold."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check(holds: bool, flag: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"--{flag} is {value}; it must be {wanted}")

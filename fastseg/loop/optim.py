@@ -1,0 +1,72 @@
+"""The optimiser, the learning rate as a function of the step, and the averaged weights."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fastseg.config import OptimConfig
+from fastseg.model.deeplab import DeepLab
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """Fused SGD or Adam; weights of convolutions decay, norms and biases (one dimension) do not.
+
+    Fused, one kernel updates all parameters, and ``found_inf`` lets a step be skipped without asking the host.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+
+
+def peak_rate(config: OptimConfig, global_batch: int) -> float:
+    """The learning rate after warm-up: in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
+    return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch
+
+
+def rate_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) -> float:
+    """Learning rate of step ``step`` (from 0) of ``total``, the first ``warmup`` of them rising linearly."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if config.schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(total - warmup, 1)
+    low = peak * config.min_lr
+    return low + (peak - low) * (1 - progress) ** 0.9
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Use ``rate`` from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Average:
+    """A second network whose weights and buffers are an exponential moving average of the trained one's.
+
+    The decay warms up as (1 + t) / (10 + t), so that the first values do not linger in a short run (as in
+    TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, model: DeepLab, decay: float) -> None:
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        """The average, ready to be evaluated."""
+        self._decay = decay
+        now, average = model.state_dict(), self.model.state_dict()
+        floating = [name for name, value in now.items() if value.is_floating_point()]
+        self._now, self._average = [now[n] for n in floating], [average[n] for n in floating]
+        self._counts = [(average[n], now[n]) for n in now.keys() - set(floating)]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the trained network's values after step ``step`` (from 0)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._average, self._now, 1 - decay)
+        for average, now in self._counts:
+            average.copy_(now)

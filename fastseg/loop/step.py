@@ -1,0 +1,114 @@
+"""One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastseg.config import Config, ModelConfig
+from fastseg.loop.distributed import Ranks, sum_over_ranks
+from fastseg.loop.optim import build_optimizer, set_rate
+from fastseg.model.deeplab import DeepLab
+from fastseg.model.loss import segmentation_loss
+
+
+class LossNetwork(nn.Module):
+    """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
+
+    def __init__(self, model: DeepLab, ohem: float | None) -> None:
+        super().__init__()
+        self.model = model
+        self.ohem = ohem
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        """See :func:`fastseg.model.loss.segmentation_loss`."""
+        return segmentation_loss(self.model(image), label, self.ohem)
+
+
+class TrainStep:
+    """Holds the optimiser and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
+
+    def __init__(self, model: DeepLab, config: Config, ranks: Ranks) -> None:
+        """``model`` lies on ``ranks.device`` already and is trained in place."""
+        self.model = model
+        self.precision = precision_of(config.model, ranks.device)
+        self.optimizer = build_optimizer(model, config.optim)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
+        self._optim, self._ranks = config.optim, ranks
+        self._network = _wrap(LossNetwork(model, config.optim.ohem), config, ranks)
+
+    def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
+        """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
+
+        Returns float32 [main loss, auxiliary loss, gradient norm (0 unless clipped), ranks that want to stop] over
+        all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
+        same, so that N ranks compute what one would with N times the batch. Where the loss is not finite the
+        weights stay as they are.
+        """
+        self.model.train()
+        with autocast(self.precision, self._ranks.device):
+            sums = self._network(image, label)
+        totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_tensor([float(stop)])]))
+        pixels = totals[1:4:2].clamp(min=1.0)
+        main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
+        set_rate(self.optimizer, rate)
+        norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
+        return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
+
+    def _update(self, loss: Tensor, total: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        norm = loss.new_zeros(())
+        if self._optim.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.clip)
+        if not self.scaler.is_enabled():
+            # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
+            self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+
+def precision_of(config: ModelConfig, device: torch.device) -> str:
+    """``bf16``, ``fp16`` or ``fp32``: what the configuration asks for, or the best that the hardware computes fast."""
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Without these instructions bf16 is emulated on the CPU, at half the speed of fp32.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Convolutions and products in ``precision``, what needs range in float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
+    cuda = ranks.device.type == "cuda"
+    compiled = config.model.compile if config.model.compile is not None else cuda
+    wrapped: nn.Module = network
+    if ranks.world > 1:
+        wrapped = DistributedDataParallel(
+            network,
+            device_ids=[ranks.device.index] if cuda else None,
+            gradient_as_bucket_view=True,
+            # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
+            static_graph=not compiled,
+            # Running statistics differ between ranks and rank 0's are kept: no broadcast in every step.
+            broadcast_buffers=False,
+        )
+    return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
+
+
+def use_sync_bn(config: Config, ranks: Ranks) -> bool:
+    """Whether batch-norm statistics are taken over all ranks: worth its messages where a rank's batch is small."""
+    if ranks.device.type == "cpu":
+        return False  # torch's SyncBatchNorm knows GPUs only
+    wanted = config.model.sync_bn if config.model.sync_bn is not None else config.data.batch < 8
+    return wanted and ranks.world > 1

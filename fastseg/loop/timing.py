@@ -1,0 +1,92 @@
+"""Where a step's time goes: how long the device had nothing to do because the batch was not there."""
+
+import time
+from typing import NamedTuple
+
+import torch
+
+
+class Window(NamedTuple):
+    """What happened since the last one was taken."""
+
+    seconds: float
+    steps: int
+    waiting: float
+    """Share of the time that the device waited for data, 0–1."""
+
+
+class StepClock:
+    """Times steps on the device, without stopping it.
+
+    On a GPU the host runs ahead, so the time it spends in the loader says nothing. Events in the GPU's own queue
+    do: one behind a step's last kernel, one before the next step's first; what lies between is idleness.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._last = Window(0.0, 0, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window, leaving out whatever happened since the last one (an evaluation, say)."""
+        self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._asked: float | torch.cuda.Event = 0.0
+
+    def ask(self) -> None:
+        """Call before a batch is asked for."""
+        self._asked = self._event() if self._cuda else time.perf_counter()
+
+    def got(self) -> None:
+        """Call when the batch is there."""
+        self._steps += 1
+        if isinstance(self._asked, float):
+            self._waited += time.perf_counter() - self._asked
+        else:
+            self._gaps.append((self._asked, self._event()))
+
+    def take(self) -> Window:
+        """The window since the last one; begins a new one. Without a step since then it is the last one again."""
+        if not self._steps:
+            return self._last
+        done = [pair for pair in self._gaps if pair[1].query()]
+        waited = self._waited + sum(begin.elapsed_time(end) for begin, end in done) / 1000
+        seconds = time.perf_counter() - self._start
+        self._last = Window(seconds, self._steps, min(waited / seconds, 1.0))
+        self.restart()
+        return self._last
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class Mailbox:
+    """Brings a few numbers of every step to the host one step late, so that the device always has work queued."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._waiting: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def exchange(self, numbers: torch.Tensor) -> list[float] | None:
+        """Post this step's numbers and get the ones posted before; None the first time."""
+        before = self.collect()
+        if not self._cuda:
+            self._waiting = (numbers, None)
+            return before
+        copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._waiting = (copy, event)
+        return before
+
+    def collect(self) -> list[float] | None:
+        """The numbers posted last, waiting for them; None if they were taken already."""
+        if self._waiting is None:
+            return None
+        (numbers, event), self._waiting = self._waiting, None
+        if event is not None:
+            event.synchronize()
+        return numbers.tolist()

@@ -1,0 +1,214 @@
+"""The training loop: everything above is called from here, and nothing of it knows the rest."""
+
+import math
+import resource
+import signal
+import sys
+from functools import partial
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.loader import EvalLoader, TrainLoader
+from fastseg.data.manifest import Manifest
+from fastseg.errors import UserError
+from fastseg.loop import checkpoint
+from fastseg.loop.distributed import Ranks, barrier
+from fastseg.loop.optim import peak_rate, rate_at
+from fastseg.loop.runlog import RunLog
+from fastseg.loop.state import RunState
+from fastseg.loop.step import autocast
+from fastseg.loop.timing import Mailbox, StepClock
+from fastseg.score.evaluator import Evaluation, evaluate, predict
+from fastseg.score.metrics import Score, percent, score
+from fastseg.score.overlay import panel
+from fastseg.score.report import write_report
+
+WORST_IMAGES = 8
+"""Overlays that a run keeps of its last evaluation."""
+
+
+class Trainer:
+    """One run on one rank. Only the first rank has a ``log``."""
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        ranks: Ranks,
+        state: RunState,
+        loaders: tuple[TrainLoader, EvalLoader],
+        log: RunLog | None,
+    ) -> None:
+        self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
+        self.loader, self.eval_loader = loaders
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total = total_steps(config, self.steps_per_epoch)
+        self.clock, self.mailbox, self.stopping = StepClock(ranks.device), Mailbox(ranks.device), Stopping()
+        self.losses: list[list[float]] = []
+
+    def fit(self) -> None:
+        """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
+        state, stop = self.state, False
+        while state.step < self.total and not stop:
+            self.clock.ask()
+            batch = self.loader.next()
+            self.clock.got()
+            numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
+            if state.average:
+                state.average.update(state.step)
+            state.step += 1
+            # These are the numbers of the step before: the device never waits for the host to look.
+            stop = self.arrived(self.mailbox.exchange(numbers), state.step - 1)
+            if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
+                # Nothing is kept of a step whose loss has not been seen to be finite.
+                stop = self.arrived(self.mailbox.collect(), state.step) or stop
+                if self.due(self.config.eval_every) and not stop:
+                    self.evaluate()
+                else:
+                    self.save()
+                self.clock.restart()
+        if stop:
+            self.say(f"stopped at step {state.step} of {self.total}; the same command goes on from there")
+            sys.exit(self.stopping.exit_code)
+        if self.log:
+            self.say(f"finished; the report is {write_report(self.config.folder)}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step`` (from 0)."""
+        optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
+        peak = peak_rate(optim, self.config.data.batch * self.ranks.world)
+        return rate_at(step, self.total, warmup, peak, optim)
+
+    def due(self, epochs: float) -> bool:
+        """Whether the step just done completes another ``epochs`` epochs, or the run."""
+        every, step = epochs * self.steps_per_epoch, self.state.step
+        return step == self.total or step // every > (step - 1) // every
+
+    def arrived(self, numbers: list[float] | None, step: int) -> bool:
+        """Look at what :class:`TrainStep` computed in step ``step`` (from 1); returns whether a rank wants to stop.
+
+        Raises :class:`UserError`, on every rank alike, where the loss is not finite.
+        """
+        if numbers is None:
+            return False
+        main, aux, norm, stops = numbers
+        loss = main + self.config.optim.aux * aux
+        overflow_is_normal = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
+        if not math.isfinite(loss) or not (math.isfinite(norm) or overflow_is_normal):
+            raise UserError(
+                f"at step {step} the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
+                f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
+                "and go on from the last checkpoint"
+            )
+        self.losses.append([loss, main, aux, norm])
+        if step % self.config.log_every == 0 or step == self.total:
+            self.log_losses(step)
+        return stops > 0
+
+    def log_losses(self, step: int) -> None:
+        """Write the means since the last line, and how fast it went."""
+        loss, main, aux, norm = (sum(column) / len(self.losses) for column in zip(*self.losses, strict=True))
+        self.losses.clear()
+        window = self.clock.take()
+        if self.log:
+            self.log.train(
+                step,
+                epoch=step / self.steps_per_epoch,
+                loss=loss,
+                loss_out=main,
+                loss_aux=aux,
+                gradient_norm=norm,
+                lr=self.rate(step - 1),
+                images_per_second=window.steps * self.config.data.batch / window.seconds,
+                waiting=window.waiting,
+                memory=float(peak_memory(self.ranks.device)),
+            )
+
+    def evaluate(self) -> None:
+        """Score the averaged weights (or the trained ones) on the evaluation split; save, and keep the best."""
+        model = (self.state.average.model if self.state.average else self.state.model).eval()
+        with autocast(self.state.train_step.precision, self.ranks.device):
+            classes = self.manifest.classes
+            result = evaluate(partial(predict, model), self.eval_loader, len(classes), keep_worst=WORST_IMAGES)
+        scores = score(result.matrix, classes)
+        improved = scores.miou > self.state.best
+        self.state.best = max(self.state.best, scores.miou)
+        if self.log:
+            self.record(self.log, result, scores)
+        self.save(keep=improved)
+
+    def record(self, log: RunLog, result: Evaluation, scores: Score) -> None:
+        """Write an evaluation to the run's folder."""
+        epoch = self.state.step / self.steps_per_epoch
+        log.evaluated(
+            self.state.step,
+            scores.to_json(),
+            epoch=epoch,
+            images=result.images,
+            images_per_second=result.images_per_second,
+            weights="ema" if self.state.average else "model",
+        )
+        log.write("confusion", {"matrix": result.matrix.tolist()})
+        keys = self.eval_loader.keys()
+        log.replace_overlays(
+            {
+                f"{i:02d}_{keys[s.place]}_{s.iou:.3f}": panel(s.image, s.label, s.prediction, self.manifest.classes)
+                for i, s in enumerate(result.worst)
+            },
+            self.state.step,
+        )
+        best = ", the best so far" if scores.miou == self.state.best else ""
+        self.say(
+            f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{best} "
+            f"({result.images_per_second:.1f} images/s)"
+        )
+
+    def save(self, keep: bool = False) -> None:
+        """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call."""
+        document = self.state.document(self.config, self.manifest, self.loader, self.ranks)
+        if document:
+            folder = self.config.folder / "checkpoints"
+            checkpoint.save(folder / "last.pt", document)
+            if keep:
+                checkpoint.keep(folder / "last.pt", folder / "best.pt")
+        barrier()
+
+    def say(self, sentence: str) -> None:
+        """One line for the person who watches."""
+        if self.log:
+            self.log.say(sentence)
+
+
+class Stopping:
+    """Whether SIGTERM or Ctrl-C has asked this process to stop. Asked twice, it stops at once."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    @property
+    def asked(self) -> bool:
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells have it; SIGTERM's where another rank was asked."""
+        return 128 + (self._signal or signal.SIGTERM)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """Steps of the whole run."""
+    return max(round(config.optim.epochs * steps_per_epoch), 1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

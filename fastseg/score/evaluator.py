@@ -1,0 +1,110 @@
+"""Whole-frame inference over a split: one confusion matrix over all pixels, and the worst images."""
+
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastseg.data.loader import Batch, EvalLoader
+from fastseg.loop.distributed import gather_states, sum_over_ranks
+from fastseg.model.deeplab import DeepLab, upsample
+from fastseg.score.metrics import confusion_matrix
+
+
+class Sample(NamedTuple):
+    """One evaluated frame."""
+
+    iou: float
+    """Mean IoU over the classes that its truth or its prediction holds; 1 where nothing is labelled."""
+    place: int
+    """Counting through the split's shards in order."""
+    image: NDArray[np.uint8]
+    """H×W×3."""
+    label: NDArray[np.uint8]
+    """H×W train ids, 255 = ignored."""
+    prediction: NDArray[np.uint8]
+    """H×W train ids."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result over all ranks."""
+
+    matrix: NDArray[np.int64]
+    """C×C pixels, rows the truth."""
+    images: int
+    images_per_second: float
+    """Over all ranks, from the first frame asked for to the last one counted."""
+    worst: list[Sample]
+    """The frames with the least IoU, worst first."""
+
+
+@torch.inference_mode()
+def predict(model: DeepLab, image: torch.Tensor) -> torch.Tensor:
+    """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W. ``model`` is in evaluation mode."""
+    logits = upsample(model(image).out, (image.shape[1], image.shape[2]))
+    return logits.argmax(1).to(torch.uint8)
+
+
+def evaluate(
+    infer: Callable[[torch.Tensor], torch.Tensor],
+    loader: EvalLoader,
+    classes: int,
+    *,
+    keep_worst: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run ``infer`` (images → train ids, see :func:`predict`) over this rank's batches and add up all ranks.
+
+    ``progress`` is told how many images this rank has done.
+    """
+    start = time.perf_counter()
+    matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
+    place, worst = loader.first, WorstFrames(keep_worst)
+    for batch in loader:
+        prediction = infer(batch.image)
+        for i in range(int(batch.valid.sum())):  # what is not valid comes last
+            one = confusion_matrix(prediction[i, None], batch.label[i, None], batch.valid[i, None], classes)
+            matrix += one
+            worst.offer(_iou(one), place, batch, prediction, i)
+            place += 1
+        if progress:
+            progress(place - loader.first)
+    images = int(sum_over_ranks(torch.tensor(place - loader.first)))
+    total = sum_over_ranks(matrix).cpu().numpy()
+    seconds = time.perf_counter() - start
+    samples = [sample for state in gather_states({"worst": worst.samples()}) for sample in state["worst"]]
+    samples = sorted(samples, key=lambda sample: (sample.iou, sample.place))[:keep_worst]
+    return Evaluation(total, images, images / seconds, samples)
+
+
+class WorstFrames:
+    """The ``most`` frames with the least IoU among those offered."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[float, int, Sample]] = []  # its first is the best of them
+
+    def offer(self, iou: float, place: int, batch: Batch, prediction: torch.Tensor, i: int) -> None:
+        """Keep the ``i``-th frame of ``batch``, copied to the host, if it is bad enough."""
+        if not self._most or (len(self._heap) == self._most and -iou <= self._heap[0][0]):
+            return
+        arrays = (tensor[i].cpu().numpy().copy() for tensor in (batch.image, batch.label, prediction))
+        heapq.heappush(self._heap, (-iou, -place, Sample(iou, place, *arrays)))
+        if len(self._heap) > self._most:
+            heapq.heappop(self._heap)
+
+    def samples(self) -> list[Sample]:
+        """What was kept, in no order."""
+        return [sample for _, _, sample in self._heap]
+
+
+def _iou(matrix: torch.Tensor) -> float:
+    hits = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    return float((hits / union)[union > 0].mean()) if bool(union.any()) else 1.0
