@@ -1,0 +1,122 @@
+"""Line charts as inline SVG, coloured by the page's style sheet so that they follow its light or dark theme."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import fmean
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 560, 280
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
+MAX_POINTS = 200
+"""A longer series is drawn as this many means with a band from the least to the greatest value."""
+MARKED_POINTS = 30
+"""Up to so many points each gets a dot."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart; points that are not finite are left out."""
+
+    name: str
+    points: Sequence[Point]
+
+    def finite(self) -> list[Point]:
+        """The points to draw, by x."""
+        return sorted(p for p in self.points if math.isfinite(p[0]) and math.isfinite(p[1]))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From values to pixels: linear, ``low`` at pixel ``start``, ``high`` at pixel ``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def line_chart(title: str, series: Sequence[Series], x_name: str = "step", unit: str = "") -> str:
+    """An ``<svg>`` element: axes with ticks, y from 0, line i drawn in the style sheet's classes ``line s<i>``."""
+    drawn = [one.finite() for one in series]
+    xs = [x for points in drawn for x, _ in points] or [0.0]
+    ys = [y for points in drawn for _, y in points] or [0.0]
+    y_ticks = ticks(min(0.0, *ys), max(0.0, *ys))
+    x_scale = _Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
+    y_scale = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        *(_y_tick(value, y_scale, unit) for value in y_ticks),
+        *(
+            _x_tick(value, x_scale)
+            for value in ticks(x_scale.low, x_scale.high)
+            if x_scale.low <= value <= x_scale.high
+        ),
+        f'<text class="name" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 4}">{escape(x_name)}</text>',
+        # The first series is the important one, so it is drawn last, on top.
+        *reversed([_line(points, f"s{i}", x_scale, y_scale) for i, points in enumerate(drawn)]),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round values (1, 2 or 5 × a power of ten apart) that enclose ``low`` … ``high``."""
+    span = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= count * 1.001)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def compact(value: float) -> str:
+    """A number for a tick or a legend in few characters: ``80k``, ``1.5M``, ``0.412``, ``5e-5``; – for NaN."""
+    if not math.isfinite(value):
+        return "–"
+    for least, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / unit:.4g}{suffix}"
+    return f"{value:.4g}".replace("e-0", "e-")
+
+
+def _y_tick(value: float, scale: _Scale, unit: str) -> str:
+    y = f"{scale(value):.1f}"
+    label = compact(value) + unit
+    line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+    return f'{line}<text class="y" x="{LEFT - 8}" y="{y}">{escape(label)}</text>'
+
+
+def _x_tick(value: float, scale: _Scale) -> str:
+    x, bottom = f"{scale(value):.1f}", HEIGHT - BOTTOM
+    line = f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>'
+    return f'{line}<text class="x" x="{x}" y="{bottom + 17}">{compact(value)}</text>'
+
+
+def _line(points: list[Point], style: str, x_scale: _Scale, y_scale: _Scale) -> str:
+    chunks = _chunks(points)
+    middle = [(x_scale(fmean(x for x, _ in c)), y_scale(fmean(y for _, y in c))) for c in chunks]
+    parts = []
+    if len(chunks) < len(points):
+        upper = [(x, y_scale(max(y for _, y in c))) for (x, _), c in zip(middle, chunks, strict=True)]
+        lower = [(x, y_scale(min(y for _, y in c))) for (x, _), c in zip(middle, chunks, strict=True)]
+        parts.append(f'<polygon class="band {style}" points="{_coordinates(upper + lower[::-1])}"/>')
+    if len(middle) > 1:
+        parts.append(f'<polyline class="line {style}" points="{_coordinates(middle)}"/>')
+    if len(middle) <= MARKED_POINTS:
+        parts += [f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in middle]
+    return "".join(parts)
+
+
+def _chunks(points: list[Point]) -> list[list[Point]]:
+    """Neighbouring points together, in at most :data:`MAX_POINTS` lists."""
+    size = math.ceil(len(points) / MAX_POINTS) or 1
+    return [points[i : i + size] for i in range(0, len(points), size)]
+
+
+def _coordinates(points: list[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
