@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastseg.config import Config, ModelConfig
+from fastseg.config import Config
 from fastseg.loop.distributed import Ranks, sum_over_ranks
 from fastseg.loop.optim import build_optimizer, set_rate
 from fastseg.model.deeplab import DeepLab
@@ -32,7 +32,7 @@ class TrainStep:
     def __init__(self, model: DeepLab, config: Config, ranks: Ranks) -> None:
         """``model`` lies on ``ranks.device`` already and is trained in place."""
         self.model = model
-        self.precision = precision_of(config.model, ranks.device)
+        self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
         self._optim, self._ranks = config.optim, ranks
@@ -71,10 +71,10 @@ class TrainStep:
         return norm
 
 
-def precision_of(config: ModelConfig, device: torch.device) -> str:
-    """``bf16``, ``fp16`` or ``fp32``: what the configuration asks for, or the best that the hardware computes fast."""
-    if config.precision != "auto":
-        return config.precision
+def precision_of(wanted: str, device: torch.device) -> str:
+    """``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has."""
+    if wanted != "auto":
+        return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # Without these instructions bf16 is emulated on the CPU, at half the speed of fp32.

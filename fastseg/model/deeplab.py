@@ -1,7 +1,7 @@
 """torchvision's DeepLabv3 from uint8 frames to logits at the network's stride, and what it starts from."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -82,6 +82,23 @@ def load_weights(model: DeepLab, arch: str, weights: str) -> None:
     else:
         state = _read_state(Path(weights))
     _load_fitting(model.net, _network_names(state), weights)
+
+
+def restore_model(saved: dict[str, Any]) -> DeepLab:
+    """The network of a checkpoint on the CPU, channels-last, in evaluation mode, with averaged weights if there are.
+
+    Raises :class:`UserError` where the checkpoint's parts do not fit together.
+    """
+    try:
+        weights = saved["ema"] or saved["model"]
+        aux = any(name.startswith("aux_classifier.") for name in weights)
+        model = DeepLab(saved["arch"], len(saved["classes"]), tuple(saved["mean"]), tuple(saved["std"]), aux)
+        model.net.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"the checkpoint is damaged ({type(error).__name__}: {str(error)[:200]}); use another"
+        ) from None
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def _download(name: str) -> dict[str, Tensor]:

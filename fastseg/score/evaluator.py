@@ -57,11 +57,11 @@ def evaluate(
     classes: int,
     *,
     keep_worst: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run ``infer`` (images → train ids, see :func:`predict`) over this rank's batches and add up all ranks.
 
-    ``progress`` is told how many images this rank has done.
+    ``progress`` is told how many images this rank has done, of how many.
     """
     start = time.perf_counter()
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
@@ -74,7 +74,7 @@ def evaluate(
             worst.offer(_iou(one), place, batch, prediction, i)
             place += 1
         if progress:
-            progress(place - loader.first)
+            progress(place - loader.first, loader.count)
     images = int(sum_over_ranks(torch.tensor(place - loader.first)))
     total = sum_over_ranks(matrix).cpu().numpy()
     seconds = time.perf_counter() - start
