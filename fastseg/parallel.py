@@ -15,9 +15,11 @@ from fastseg.errors import UserError
 Result = TypeVar("Result")
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+def worker_count(workers: int | None) -> int:
+    """``workers``, or by default the cores that this process may run on; :class:`UserError` below 1."""
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; it must be at least 1")
+    return workers or len(os.sched_getaffinity(0))
 
 
 def ordered_map(

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import tyro
@@ -20,6 +21,11 @@ from fastseg.errors import USER_ERROR, UserError, run_command
 from fastseg.progress import show_progress
 
 
+def _shown_as(name: str) -> object:
+    """How the help names a value whose default its text explains."""
+    return tyro.conf.arg(metavar=name, help_behavior_hint="")
+
+
 @dataclass(frozen=True)
 class Options:
     """Pack a data set into tar shards, their DALI indexes and a manifest.
@@ -27,18 +33,19 @@ class Options:
     Interrupt it whenever you like: the same command goes on after the last finished shard.
     """
 
-    source: Annotated[Path | None, tyro.conf.Positional] = None
+    source: Annotated[Path | None, tyro.conf.Positional, _shown_as("SOURCE")] = None
     """Folder with leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (as downloaded), or with the extracted
-    leftImg8bit/ and gtFine/, or with {train,val,test}/{images,masks}/STEM.*. Default: $CITYSCAPES_DATASET, then data/."""
-    classes: Path | None = None
+    leftImg8bit/ and gtFine/, or with {train,val,test}/{images,masks}/STEM.*.
+    Default: $CITYSCAPES_DATASET, then data/."""
+    classes: Annotated[Path | None, _shown_as("FILE")] = None
     """JSON {"name", "classes": [{"value", "name", "color"}], "ignore": [values]}: what the masks' pixels mean.
     Default: Cityscapes' own labels, or SOURCE/classes.json."""
-    splits: tuple[str, ...] | None = None
+    splits: Annotated[tuple[str, ...] | None, _shown_as("SPLIT ...")] = None
     """Which of train, val, test. Default: all there are; a split without masks is packed for prediction."""
-    out: Path | None = None
+    out: Annotated[Path | None, _shown_as("DIR")] = None
     """Folder for the shards. Default: shards/NAME, NAME being that of the classes, so shards/cityscapes."""
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
-    workers: int | None = None
+    workers: Annotated[int | None, _shown_as("N")] = None
     """Processes that encode. Default: all cores."""
     overwrite: bool = False
     """Remove the set that OUT holds and pack anew."""
@@ -49,8 +56,8 @@ class Options:
 def main() -> None:
     """Parse the command line, then pack or verify."""
     # A service manager's or a batch system's way to say Ctrl-C: unwind, so that workers and half files go.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    options = tyro.cli(Options, description=Options.__doc__)
+    signal.signal(signal.SIGTERM, _terminate)
+    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     if str(options.out).startswith("s3:"):
         raise UserError(f"--out is {options.out}; it must be a local folder (copy the finished set to the storage)")
     if options.verify:
@@ -59,28 +66,31 @@ def main() -> None:
         _pack(options)
 
 
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def _pack(options: Options) -> None:
     source = open_source(options.source, options.classes, options.splits)
     out = options.out or Path("shards") / _slug(source.table.name)
-    start, first, last = time.monotonic(), None, 0
+    start, counts = time.monotonic(), list[int]()
     with show_progress(f"packing into {out}", "frames") as show:
 
         def count(done: int, total: int) -> None:
-            nonlocal first, last
-            first, last = done if first is None else first, done
+            counts.append(done)
             show(done, total)
 
         manifest = pack(source, out, options.pack, options.workers, options.overwrite, count)
     seconds = time.monotonic() - start
-    packed = last - (first or 0)
     console = Console()
     console.print(_set_table(manifest, out))
     console.print(_class_table(manifest))
-    if first is None:
-        console.print(f"{out} already holds this very set; nothing to do")
+    if not counts:
+        print(f"{out} already holds this very set; nothing to do")
     else:
-        kept = f", {first} frames were there already" if first else ""
-        console.print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
+        packed = counts[-1] - counts[0]
+        kept = f", {counts[0]} frames were there already" if counts[0] else ""
+        print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
 
 
 def _verify(out: Path, workers: int | None) -> None:

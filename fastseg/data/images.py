@@ -30,7 +30,8 @@ def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
     elif image.mode in ("I", "F"):
         raise UserError(f"the image {where} has 32-bit pixels (mode {image.mode}); convert it to 8 bits")
     upright = _upright(image)
-    return upright.convert("RGB"), plain and upright is image
+    # Converting RGB to RGB would copy 6 MB.
+    return upright if upright.mode == "RGB" else upright.convert("RGB"), plain and upright is image
 
 
 def read_labels(data: bytes, where: str) -> Image.Image:
@@ -45,7 +46,7 @@ def read_labels(data: bytes, where: str) -> Image.Image:
         raise UserError(
             f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (grey or palette)"
         )
-    return mask.convert("L")
+    return mask if mask.mode == "L" else mask.convert("L")
 
 
 def is_baseline_jpeg(data: bytes) -> bool:

@@ -16,7 +16,7 @@ from fastseg.data.summary import summarise
 from fastseg.data.workspace import Part, Workspace, finished, open_workspace
 from fastseg.errors import UserError
 from fastseg.labels import LabelTable
-from fastseg.parallel import ordered_map, usable_cores
+from fastseg.parallel import ordered_map, worker_count
 
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
@@ -57,9 +57,7 @@ def pack(
     what :func:`fastseg.data.records.encode` refuses.
     """
     options = options or PackOptions()
-    workers = usable_cores() if workers is None else workers
-    if workers < 1:
-        raise UserError(f"--workers is {workers}; it must be at least 1")
+    workers = worker_count(workers)
     request = _digest(source, options)
     if not overwrite and (manifest := finished(out, request)):
         return manifest
@@ -102,7 +100,7 @@ def _pack_shards(
     counter = count(done)
 
     def tick() -> None:
-        if progress:
+        if progress is not None:
             progress(next(counter), total)
 
     tick()

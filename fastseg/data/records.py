@@ -108,15 +108,16 @@ def _read_mask(sample: Sample, table: LabelTable, size: tuple[int, int]) -> tupl
             f"the mask {sample.mask} has {labels.width}×{labels.height} pixels, "
             f"its image {sample.image} {size[0]}×{size[1]}; they must be equal"
         )
+    # Histograms and tables of Pillow run in C; numpy's bincount takes three times as long.
+    counts = [0] * (IGNORE + 1)
     for value, count in enumerate(labels.histogram()):
         if count and value not in table.train_ids:
             raise UserError(
                 f"the mask {sample.mask} has {count} pixels of value {value}, which is no label of {table.name}; "
                 'mend the mask or name the value in a classes.json (under "classes" or "ignore")'
             )
-    # Histograms and tables of Pillow run in C; numpy's bincount takes three times as long.
-    mask = labels.point(table.lookup().tolist())
-    return mask, _count(mask.histogram(), len(table.classes))
+        counts[table.train_ids.get(value, IGNORE)] += count
+    return labels.point(table.lookup().tolist()), _count(counts, len(table.classes))
 
 
 def _count(histogram: list[int], classes: int) -> tuple[int, ...]:

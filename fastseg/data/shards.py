@@ -63,7 +63,7 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
     The same records give the same bytes: USTAR, time 0, a fixed owner and mode, members sorted in a record.
     """
     # Here, because it imports torch (3 s), for which packing's workers must not wait.
-    from webdataset import TarWriter  # type: ignore[import-untyped]
+    from webdataset import TarWriter
 
     samples = 0
     with atomic_path(path) as temporary:
@@ -80,8 +80,8 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
 def index_text(tar: Path) -> str:
     """DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
 
-    Equal to what NVIDIA's ``wds2idx`` writes, except that it raises :class:`tarfile.TarError` for a truncated
-    tar. Format: nvidia/dali, tools/wds2idx.py.
+    Equal to what ``wds2idx`` of nvidia-dali writes, but a tar that is cut within a file raises
+    :class:`tarfile.TarError`; only the manifest's counts tell of one that is cut between two.
     """
     records: list[tuple[str, list[str]]] = []
     with tarfile.open(tar, "r:") as archive:

@@ -16,7 +16,7 @@ from fastseg.data.shards import IndexEntry, index_text, read_index
 from fastseg.errors import UserError
 from fastseg.files import sha256
 from fastseg.labels import IGNORE
-from fastseg.parallel import ordered_map, usable_cores
+from fastseg.parallel import ordered_map, worker_count
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,17 @@ def verify(folder: Path, workers: int | None = None, progress: Callable[[int, in
     of the records, the sizes of image and mask, and the mask's values and pixel counts. ``progress`` is called
     with the samples that are checked and all there are. Raises :class:`UserError` without a readable manifest.
     """
+    workers = worker_count(workers)
     manifest = read_manifest(folder)
     work = [(split, shard) for split in manifest.splits.values() for shard in split.shards]
     tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
     total, done = sum(shard.samples for _, shard in work), 0
     findings: dict[str, _Findings] = {}
-    with closing(ordered_map(_check_shard, tasks, min(workers or usable_cores(), len(tasks)))) as results:
+    with closing(ordered_map(_check_shard, tasks, min(workers, len(tasks)))) as results:
         for (_, shard), found in zip(work, results, strict=True):
             findings[shard.file] = found
             done += shard.samples
-            if progress:
+            if progress is not None:
                 progress(done, total)
     damages = [damage for found in findings.values() for damage in found.damages]
     for name, split in manifest.splits.items():
@@ -92,7 +93,7 @@ def _check_shard(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
     entries: list[IndexEntry] = []
     try:
         entries = read_index(index_text(folder / shard.file))
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, tarfile.TarError, UserError) as error:
         damages.append(f"{shard.file} is not a whole tar: {error}")
     if entries and len(entries) != shard.samples:
         damages.append(f"{shard.file} holds {len(entries)} records, the manifest says {shard.samples}")
