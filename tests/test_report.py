@@ -72,6 +72,7 @@ def eval_line(step: int, miou: float, **changes: Any) -> dict[str, Any]:
     categories = {c.category: 0.9 * miou for c in CLASSES}
     line = {"event": "eval", "step": step, "epoch": step / 50, "miou": miou, "accuracy": 0.9, "classes": ious}
     line |= {"categories": categories, "images": 500, "images_per_second": 40.0, "weights": "ema"}
+    line["category_miou"] = 0.9 * miou
     return {**line, **changes}
 
 
@@ -136,6 +137,8 @@ def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
         "6 min 40 s",
         "3.0 GiB",
         "1,000",
+        "mean of categories",
+        "The last evaluation: step 1,000",
         "rider taken for person",
         "aachen_000000_000019, mIoU 41.2 %",
         "torchrun fastseg/train.py demo",

@@ -46,7 +46,8 @@ def write_report(run_folder: Path) -> Path:
         headline=_headline(run),
         figures=_figures(run),
         best=_evaluation_title(run.best),
-        miou=_percent(number(run.best, "miou")),
+        last=_evaluation_title(run.last),
+        means=_means(run.best),
         groups=_groups(run),
         confusion=_confusion(run),
         overlays=_overlays(run.overlays),
@@ -80,12 +81,12 @@ def _headline(run: Run) -> list[Fact]:
         speeds, waiting = _values(steady, "images_per_second"), _values(steady, "waiting")
         memory, seconds = _values(run.train, "memory"), _values(run.train, "seconds")
         facts += [
-            Fact("speed", f"{compact(median(speeds))} img/s" if speeds else "–", "per GPU, median"),
+            Fact("speed", f"{compact(median(speeds))} img/s" if speeds else "–", "median, per GPU or process"),
             Fact("waiting for data", _percent(fmean(waiting)) if waiting else "–", "share of the time"),
             Fact("loss", compact(number(last, "loss")), f"at step {compact(last['step'])}"),
             Fact("steps", f"{last['step']:,}", f"{compact(number(last, 'epoch'))} epochs"),
             Fact("wall time", _duration(max(seconds)) if seconds else "–"),
-            Fact("memory", f"{max(memory) / 2**30:.1f} GiB" if memory else "–", "per GPU, peak"),
+            Fact("memory", f"{max(memory) / 2**30:.1f} GiB" if memory else "–", "peak, per GPU or process"),
         ]
     return facts
 
@@ -109,7 +110,7 @@ def _figures(run: Run) -> list[Figure]:
         _figure("Loss", [_series(name, run.train, key) for name, key in losses.items()]),
         _figure("Validation mIoU", [_series(_weights(k), lines, "miou", 100) for k, lines in by_kind.items()], " %"),
         _figure("Learning rate", [_series("learning rate", run.train, "lr")]),
-        _figure("Images per second and GPU", [_series("images/s", run.train, "images_per_second")]),
+        _figure("Images per second", [_series("per GPU or process", run.train, "images_per_second")]),
         _figure("Share of time waiting for data", [_series("waiting", run.train, "waiting", 100)], " %"),
     )
     return [figure for figure in figures if figure]
@@ -158,6 +159,11 @@ def _groups(run: Run) -> list[Group]:
         iou = number(scores, name)
         rows.setdefault(c.category, []).append(ClassRow(name, c.color, iou if math.isfinite(iou) else 0, _percent(iou)))
     return [Group(name, _percent(number(categories, name)), classes) for name, classes in rows.items()]
+
+
+def _means(best: Line) -> list[tuple[str, str]]:
+    means = {"mean of classes": "miou", "mean of categories": "category_miou"}
+    return [(name, _percent(number(best, key))) for name, key in means.items() if math.isfinite(number(best, key))]
 
 
 @dataclass(frozen=True)
