@@ -113,6 +113,8 @@ def _read(files: Files, shuffle: int = 0, seed: int = 0) -> Any:
         shard_id=files.rank,
         num_shards=files.world,
         pad_last_batch=True,
+        # In training each rank moves on to another part every epoch; in evaluation it keeps its own.
+        stick_to_shard=shuffle == 0,
         random_shuffle=shuffle > 0,
         initial_fill=max(shuffle, 1),
         seed=seed,
@@ -128,7 +130,8 @@ def frame_size(encoded_image: Any) -> Any:
 
 def draw_geometry(frame: Any, augmentation: Augmentation) -> Draw:
     """Draw ratio, crop position and flip for each sample."""
-    ratio = fn.random.uniform(range=augmentation.scale)
+    low, high = augmentation.scale
+    ratio = low + (high - low) * fn.random.uniform(range=(0.0, 1.0))  # DALI refuses a range of one value
     free = _resized(frame, ratio) - _pair(augmentation.crop)
     # Uniform over the |free| + 1 integers from 0 to free, which is negative where the crop must be padded.
     place = math.floor(fn.random.uniform(range=(0.0, 1.0), shape=2) * (math.abs(free) + 1.0))

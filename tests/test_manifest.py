@@ -1,0 +1,62 @@
+"""The manifest: read back as written, refused where it is damaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastseg.data.manifest import parse_manifest, read_manifest
+from fastseg.errors import UserError
+
+
+def document(shards: Path) -> dict:
+    return json.loads((shards / "manifest.json").read_text())
+
+
+def test_reads_back_what_was_written(shards: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(shards)
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    assert (tmp_path / "manifest.json").read_bytes() == (shards / "manifest.json").read_bytes()
+    assert read_manifest(tmp_path).digest() == manifest.digest()
+    assert manifest.split("train").samples == 11
+    assert [shard.samples for shard in manifest.split("train").shards] == [4, 4, 3]
+    assert manifest.split("train").shards[0].index == "train-000000.idx"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (["format"], "tar", "not a manifest"),
+        (["version"], 99, "99"),
+        (["image_codec"], "exe", "exe"),
+        (["mean"], [1, 2], "damaged"),
+        (["classes", 0, "color"], [1], "color"),
+        (["splits", "train", "shards", 0, "file"], "../evil.tar", "evil"),
+        (["splits", "train", "shards", 0, "file"], "pipe:touch x", "pipe"),
+        (["splits", "train", "shards", 0, "samples"], 10**12, "damaged"),
+        (["splits", "train", "shards", 0, "samples"], "many", "damaged"),
+        (["splits", "train", "pixels"], [1], "pixel counts"),
+        (["ignore"], 0, "255"),
+        (["splits"], None, "damaged"),
+    ],
+)
+def test_refuses_damage(shards: Path, path: list, value: object, says: str) -> None:
+    damaged = inner = document(shards)
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(UserError, match=says):
+        parse_manifest(damaged, "manifest.json")
+
+
+def test_a_folder_without_one_is_no_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make_shards"):
+        read_manifest(tmp_path)
+    with pytest.raises(UserError, match="make_shards"):
+        read_manifest(tmp_path / "missing")
+
+
+def test_unknown_splits_are_named(shards: Path) -> None:
+    with pytest.raises(UserError, match=r"'dev'.*train, val"):
+        read_manifest(shards).split("dev")
