@@ -135,7 +135,7 @@ def _garden(rng: np.random.Generator, x: float, side: int, z0: float, z1: float,
 
 def _border(rng: np.random.Generator, x: float, z0: float, z1: float, kind: str = "") -> Thing:
     z0 = max(z0, 2.5)
-    kind = kind or str(rng.choice(["wall", "fence", "hedge"], p=[0.3, 0.4, 0.3]))
+    kind = kind or str(rng.choice(["wall", "fence", "hedge"], p=[0.2, 0.5, 0.3]))
     if kind == "wall":
         return houses.wall(rng, x, z0, z1, rng.uniform(1.2, 2.8))
     if kind == "fence":
@@ -181,7 +181,7 @@ def _furniture(rng: np.random.Generator, plan: Plan, side: int, crossing: float 
 def _own_car(rng: np.random.Generator, camera: Camera) -> list[Thing]:
     """The camera's own bonnet and the borders of the rectified picture (all void), close before the lens."""
     u = np.linspace(0, 1, 25)
-    crest = 0.895 + rng.uniform(-0.02, 0.015) + 0.06 * (2 * u - 1) ** 4 + 0.012 * (2 * u - 1) ** 2
+    crest = 0.905 + rng.uniform(-0.02, 0.015) + 0.06 * (2 * u - 1) ** 4 + 0.012 * (2 * u - 1) ** 2
     bonnet = [camera.unproject(float(a), float(b), 2.4) for a, b in zip(u, crest, strict=True)]
     body = np.array([*bonnet, camera.unproject(1, 1.01, 2.4), camera.unproject(0, 1.01, 2.4)])
     color = grey(rng, 28, 52, 3)

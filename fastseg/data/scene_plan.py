@@ -49,16 +49,16 @@ class Plan:
 def draw_plan(rng: np.random.Generator, highlight: str) -> Plan:
     rails = highlight == "train"
     oncoming, more = 1 + int(rails or rng.random() < 0.3), int(rng.random() < 0.3)
-    parking = bool(rng.random() < 0.65), bool(rng.random() < 0.65)
-    verges = [rng.uniform(1.5, 4) if rng.random() < 0.22 else 0.0 for _ in range(2)]
+    parking = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    verges = [rng.uniform(1.5, 4) if rng.random() < 0.35 else 0.0 for _ in range(2)]
     if highlight == "terrain":
-        verges[int(rng.integers(2))] = rng.uniform(3.5, 6)
+        verges[int(rng.integers(2))] = rng.uniform(4, 8)
     return Plan(
         left=-LANE * (oncoming + 0.5) - 2.2 * parking[0],
         right=LANE * (more + 0.5) + 2.2 * parking[1],
         lanes=tuple(LANE * k for k in range(-oncoming, more + 1)),
         parking=parking,
-        sidewalks=(rng.uniform(2.0, 4.2), rng.uniform(2.0, 4.2)),
+        sidewalks=(rng.uniform(2.2, 5.0), rng.uniform(2.2, 5.0)),
         verges=(verges[0], verges[1]),
         rails=rails,
         end=rng.uniform(90, 170),

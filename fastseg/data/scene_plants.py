@@ -31,7 +31,7 @@ def blob(
     """A ragged closed outline (corners, 2) around ``at``: a circle with a 1/f rim."""
     angle = np.arange(corners) * (2 * np.pi / corners)
     waves = np.arange(2, corners // 2)
-    phase, strength = rng.uniform(0, 2 * np.pi, len(waves)), rng.normal(0, 1, len(waves)) / waves
+    phase, strength = rng.uniform(0, 2 * np.pi, len(waves)), rng.normal(0, 1, len(waves)) / waves**0.9
     rim = 1 + rough * (np.cos(angle[:, None] * waves + phase) @ strength)
     rim = np.clip(rim, 0.5, 1.45)
     return np.column_stack([at[0] + rx * rim * np.cos(angle), at[1] + ry * rim * np.sin(angle)])

@@ -13,20 +13,20 @@ Floats = NDArray[np.floating[Any]]
 # shift; pattern; whether the surface is level.
 _KINDS: dict[str, tuple[float, float, float, float, float, str, bool]] = {
     "plain": (0.0, 0.0, 0.0, 0.0, 0.0, "", False),
-    "asphalt": (0.04, 0.025, 0.05, 0.05, 0.015, "", True),
-    "slabs": (0.05, 0.04, 0.05, 0.05, 0.01, "slabs", True),
-    "cobbles": (0.06, 0.08, 0.10, 0.05, 0.015, "cobbles", True),
-    "grass": (0.12, 0.14, 0.24, 0.10, 0.06, "", True),
-    "foliage": (0.14, 0.24, 0.42, 0.16, 0.06, "", False),
-    "bark": (0.10, 0.15, 0.18, 0.08, 0.03, "", False),
-    "plaster": (0.035, 0.02, 0.03, 0.025, 0.01, "", False),
-    "concrete": (0.06, 0.04, 0.05, 0.04, 0.01, "", False),
-    "brick": (0.04, 0.05, 0.08, 0.05, 0.025, "brick", False),
-    "roof": (0.06, 0.06, 0.08, 0.05, 0.02, "tiles", False),
-    "wood": (0.06, 0.12, 0.10, 0.04, 0.04, "", False),
-    "metal": (0.04, 0.025, 0.012, 0.01, 0.006, "", False),
-    "glass": (0.12, 0.08, 0.03, 0.01, 0.03, "", False),
-    "cloth": (0.0, 0.06, 0.07, 0.03, 0.01, "", False),
+    "asphalt": (0.04, 0.025, 0.035, 0.03, 0.015, "", True),
+    "slabs": (0.05, 0.04, 0.04, 0.03, 0.01, "slabs", True),
+    "cobbles": (0.06, 0.08, 0.08, 0.03, 0.015, "cobbles", True),
+    "grass": (0.12, 0.14, 0.2, 0.08, 0.06, "", True),
+    "foliage": (0.14, 0.24, 0.36, 0.12, 0.06, "", False),
+    "bark": (0.1, 0.15, 0.14, 0.06, 0.03, "", False),
+    "plaster": (0.035, 0.02, 0.02, 0.012, 0.01, "", False),
+    "concrete": (0.06, 0.04, 0.04, 0.025, 0.01, "", False),
+    "brick": (0.04, 0.05, 0.06, 0.03, 0.025, "brick", False),
+    "roof": (0.06, 0.06, 0.06, 0.03, 0.02, "tiles", False),
+    "wood": (0.06, 0.12, 0.1, 0.04, 0.04, "", False),
+    "metal": (0.04, 0.025, 0.01, 0.005, 0.006, "", False),
+    "glass": (0.12, 0.08, 0.03, 0.005, 0.03, "", False),
+    "cloth": (0.0, 0.06, 0.07, 0.02, 0.01, "", False),
 }
 TEXTURES = {name: index for index, name in enumerate(_KINDS)}
 PATTERNS: dict[str, tuple[float, float, float, float]] = {
@@ -56,7 +56,7 @@ class Surface:
     height: float
     planes: Floats
     """(faces, 3): 1/z = a·u + b·v + c."""
-    textures: NDArray[np.int64]
+    textures: NDArray[np.uint8]
     """(faces,): indexes of :data:`TEXTURES`."""
 
 
@@ -103,7 +103,7 @@ def _shade(
     """One band of rows."""
     u = np.arange(faces.shape[1], dtype=np.float32)
     v = np.arange(top, top + len(faces), dtype=np.float32)[:, None]
-    a, b, c = (np.take(surface.planes[:, k], faces) for k in range(3))
+    a, b, c = (np.take(column, faces) for column in surface.planes.T.copy())
     z = 1 / np.clip(a * u + b * v + c, 1 / 400, 1 / 2)
     kind = np.take(surface.textures, faces)
     level = np.take(_LEVEL, kind)
@@ -111,7 +111,7 @@ def _shade(
     up = surface.height - (v - surface.center[1]) * z / surface.focal
     # Along a wall x + z grows with the distance walked whichever way it runs; on the ground x and z do.
     p, q = across + (1 - level) * z + 1000, up + level * z + 1000
-    coarse, middle, fine, pixel, warm = (np.take(_TABLE[:, k], kind) for k in range(5))
+    coarse, middle, fine, pixel, warm = (np.take(column, kind) for column in _TABLE.T.copy())
     sharp = np.exp2(np.ceil(np.log2(z * (5 / surface.focal))))
     fade = np.clip(surface.focal * 0.4 / z / 3 - 0.5, 0, 1)
     cloudy = _noise(tile, p, q, 1 / 2.5)
@@ -134,7 +134,7 @@ def _noise(tile: Floats, p: Floats, q: Floats, frequency: Floats | float) -> Flo
     return np.take(tile, (row & (TILE - 1)) * TILE + (column & (TILE - 1)))
 
 
-def _joints(kind: NDArray[np.int64], p: Floats, q: Floats, z: Floats, focal: float) -> Floats:
+def _joints(kind: NDArray[np.uint8], p: Floats, q: Floats, z: Floats, focal: float) -> Floats:
     """How dark the joints between bricks, slabs and tiles make each pixel, 0–1; they fade where they are too fine."""
     dark = np.zeros_like(p)
     pattern = np.take(_PATTERN, kind)

@@ -33,7 +33,7 @@ def walkers(rng: np.random.Generator, plan: Plan, side: int) -> list[Thing]:
     def spot() -> float:
         return float(kerb + side * rng.uniform(0.7, wide - 0.2))
 
-    for _ in range(rng.poisson(3.2)):
+    for _ in range(rng.poisson(4.5)):
         x, z = spot(), float(9 + rng.gamma(2.0, 11))
         for k in range(1 + int(rng.random() < 0.4)):
             things.append(

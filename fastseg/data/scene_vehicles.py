@@ -57,11 +57,12 @@ def _sills(body: list[Face]) -> list[Face]:
     faces = []
     for side in body[-2:]:
         (_, low, start), (_, high, end) = side.points.min(axis=0), side.points.max(axis=0)
-        x = np.sign(side.points[0, 0]) * np.abs(side.points[:, 0]).max()
-        for fraction in (0.33, 0.52, 0.7):
-            z = start + fraction * (end - start)
+        length = end - start
+        x = 0.94 * np.sign(side.points[0, 0]) * np.abs(side.points[:, 0]).max()
+        for z in (start + fraction * length for fraction in (0.33, 0.52, 0.7)):
             faces.append(Face(beside(x, z, z + 0.02, low + 0.1, high - 0.1), (10, 10, 10), "metal", 0.5, True))
-        faces.append(Face(beside(x, start, end, low, low + 0.12), (20, 20, 22), "metal", 0.8, True))
+        sill = beside(x, start + 0.06 * length, end - 0.06 * length, low, low + 0.1)
+        faces.append(Face(sill, (20, 20, 22), "metal", 0.8, True))
     return faces
 
 
@@ -70,8 +71,8 @@ def _rear(tail: Points, bumper: Points, braking: bool) -> list[Face]:
     parts: list[tuple[Points, Color]] = [
         (panel(bumper, 0, 1, 0.0, 0.55), (28, 28, 30)),
         (panel(tail, 0.36, 0.64, 0.28, 0.52), (212, 212, 205)),
-        (panel(tail, 0.01, 0.2, 0.5, 0.95), red),
-        (panel(tail, 0.8, 0.99, 0.5, 0.95), red),
+        (panel(tail, 0.01, 0.16, 0.5, 0.95), red),
+        (panel(tail, 0.84, 0.99, 0.5, 0.95), red),
         (panel(tail, 0.03, 0.12, 0.55, 0.7), (210, 150, 120)),
         (panel(tail, 0.88, 0.97, 0.55, 0.7), (210, 150, 120)),
     ]
