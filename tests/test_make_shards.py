@@ -120,16 +120,6 @@ def test_a_full_disk_keeps_what_is_finished(folder: Path, tmp_path: Path) -> Non
 def test_help_names_every_option() -> None:
     result = _run("--help")
     assert result.returncode == 0
-    for option in [
-        "--classes",
-        "--splits",
-        "--out",
-        "--image",
-        "--quality",
-        "--chroma",
-        "--mask",
-        "--height",
-        "--samples-per-shard",
-        "--seed",
-    ]:
+    encoding = ("--image", "--quality", "--chroma", "--mask", "--height", "--samples-per-shard", "--seed")
+    for option in ("--classes", "--splits", "--out", "--workers", "--overwrite", "--verify", *encoding):
         assert option in result.stdout
