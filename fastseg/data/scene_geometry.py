@@ -220,15 +220,18 @@ def envelope(pieces: Iterable[Points]) -> Points:
 
 def clip(polygon: Points, axis: int, limit: float, keep_above: bool) -> Points:
     """The part of a polygon (n, d) on one side of ``coordinate[axis] = limit`` (Sutherland and Hodgman, 1974)."""
-    distance = (polygon[:, axis] - limit) * (1 if keep_above else -1)
-    if (distance >= 0).all():
+    sign = 1 if keep_above else -1
+    if (sign * (polygon[:, axis] - limit) >= 0).all():
         return polygon
-    kept = []
-    for i in range(len(polygon)):
-        a, b = polygon[i - 1], polygon[i]
-        da, db = distance[i - 1], distance[i]
-        if (da >= 0) != (db >= 0):
-            kept.append(a + (b - a) * (da / (da - db)))
-        if db >= 0:
-            kept.append(b)
+    corners: list[list[float]] = polygon.tolist()  # lists, as a loop over an array's rows is slow
+    kept: list[list[float]] = []
+    before = corners[-1]
+    for corner in corners:
+        d0, d1 = sign * (before[axis] - limit), sign * (corner[axis] - limit)
+        if (d0 >= 0) != (d1 >= 0):
+            share = d0 / (d0 - d1)
+            kept.append([p + (q - p) * share for p, q in zip(before, corner, strict=True)])
+        if d1 >= 0:
+            kept.append(corner)
+        before = corner
     return np.array(kept).reshape(-1, polygon.shape[1])

@@ -106,7 +106,7 @@ def _frontage(rng: np.random.Generator, plan: Plan, side: int, gap: float | None
         length = rng.uniform(9, 22)
         if gap is not None and z < gap + 9 and z + length > gap:
             if gap - z > 6:
-                things.append(houses.building(rng, x + side * rng.uniform(0, 0.5), z, gap, rng.uniform(8, 18)))
+                things.append(houses.building(rng, x + side * rng.uniform(0, 0.5), z, gap, rng.uniform(9, 20)))
             z = gap + 10
             continue
         if (sure and z > 10) or rng.random() < open_share:
@@ -114,7 +114,7 @@ def _frontage(rng: np.random.Generator, plan: Plan, side: int, gap: float | None
             sure = ""
         else:
             setback = side * (rng.uniform(0, 0.5) if rng.random() < 0.8 else rng.uniform(2, 5))
-            things.append(houses.building(rng, x + setback, z, z + length, rng.uniform(8, 20)))
+            things.append(houses.building(rng, x + setback, z, z + length, rng.uniform(9, 24)))
             if abs(setback) > 2:
                 things.append(_border(rng, x, z, z + length))
         z += length + (rng.uniform(2, 5) if rng.random() < 0.12 else 0)
@@ -174,7 +174,7 @@ def _furniture(rng: np.random.Generator, plan: Plan, side: int, crossing: float 
             for z in rng.uniform(8, 50, 4)
         ]
     if rng.random() < 0.1:
-        things.append(street.guard_rail(kerb + side * 0.3, rng.uniform(8, 20), rng.uniform(30, 60)))
+        things.append(street.guard_rail(kerb + side * 0.3, rng.uniform(9, 24), rng.uniform(30, 60)))
     return things
 
 

@@ -89,16 +89,16 @@ class View:
 
 def whole_pixels(polygon: Points) -> list[tuple[int, int]]:
     """Corners rounded to pixels, repeated ones and those on a straight line left out; at least three."""
-    corners = np.rint(polygon).astype(int)
-    corners = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
-    if len(corners) > 3:
-        before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
-        kept = corners[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
-        corners = kept if len(kept) > 2 else corners
-    points = [(int(u), int(v)) for u, v in corners]
-    while points and len(points) < 3:
-        points.append(points[-1])
-    return points
+    points: list[tuple[int, int]] = []
+    for u, v in np.rint(polygon).astype(int).tolist():
+        if points and points[-1] == (u, v):
+            continue
+        if len(points) > 1:
+            (u0, v0), (u1, v1) = points[-2:]
+            if (u1 - u0) * (v - v1) == (v1 - v0) * (u - u1):
+                points.pop()
+        points.append((u, v))
+    return points + [points[-1]] * (3 - len(points))
 
 
 def ordered(things: list[Thing]) -> list[Thing]:
@@ -254,8 +254,9 @@ def shadows(thing: Thing, light: Light) -> list[Face]:
         for grown, share in ((1.25, 0.15), (1.12, 0.25), (1.0, 0.4))
     ]
     if light.strength > 0.3:
-        sun = np.array(light.sun)
-        faces.append(Face(_around(points - points[:, 1:2] / sun[1] * sun), DARK, alpha=0.5 * light.strength))
+        for part in [points] if thing.merged else thing.outlines:
+            cast = part - part[:, 1:2] / light.sun[1] * np.array(light.sun)
+            faces.append(Face(_around(cast), DARK, alpha=0.5 * light.strength))
     return faces
 
 

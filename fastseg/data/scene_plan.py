@@ -50,9 +50,9 @@ def draw_plan(rng: np.random.Generator, highlight: str) -> Plan:
     rails = highlight == "train"
     oncoming, more = 1 + int(rails or rng.random() < 0.3), int(rng.random() < 0.3)
     parking = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
-    verges = [rng.uniform(1.5, 4) if rng.random() < 0.35 else 0.0 for _ in range(2)]
+    verges = [rng.uniform(1.5, 5) if rng.random() < 0.35 else 0.0 for _ in range(2)]
     if highlight == "terrain":
-        verges[int(rng.integers(2))] = rng.uniform(4, 8)
+        verges[int(rng.integers(2))] = rng.uniform(5, 10)
     return Plan(
         left=-LANE * (oncoming + 0.5) - 2.2 * parking[0],
         right=LANE * (more + 0.5) + 2.2 * parking[1],

@@ -1,5 +1,7 @@
 """Trees, hedges and what else grows on a procedural street."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastseg.data.scene_geometry import Color, Face, Points, Thing, flat, limb, quad, upright
@@ -28,13 +30,21 @@ def blob(
     rough: float = 0.16,
     at: tuple[float, float] = (0, 0),
 ) -> Points:
-    """A ragged closed outline (corners, 2) around ``at``: a circle with a 1/f rim."""
+    """A ragged closed outline (corners, 2) around ``at``: an ellipse whose rim is 1/f noise."""
+    circle, waves, falloff = _circle(corners)
+    strength = rng.normal(0, rough, (2, len(falloff))) * falloff
+    rim = np.clip(1 + waves @ strength.ravel(), 0.5, 1.45)
+    return circle * rim[:, None] * (rx, ry) + at
+
+
+@lru_cache
+def _circle(corners: int) -> tuple[Points, Points, Points]:
+    """The unit circle (corners, 2), its cosine and sine waves (corners, 2n), and how strong each is (n,)."""
     angle = np.arange(corners) * (2 * np.pi / corners)
-    waves = np.arange(2, corners // 2)
-    phase, strength = rng.uniform(0, 2 * np.pi, len(waves)), rng.normal(0, 1, len(waves)) / waves**0.9
-    rim = 1 + rough * (np.cos(angle[:, None] * waves + phase) @ strength)
-    rim = np.clip(rim, 0.5, 1.45)
-    return np.column_stack([at[0] + rx * rim * np.cos(angle), at[1] + ry * rim * np.sin(angle)])
+    number = np.arange(2, corners // 2)
+    waves = np.concatenate([np.cos(angle[:, None] * number), np.sin(angle[:, None] * number)], axis=1)
+    # Sine and cosine of independent strengths have √2 times the power of one wave.
+    return np.column_stack([np.cos(angle), np.sin(angle)]), waves, number**-0.9 / np.sqrt(2)
 
 
 def tree(rng: np.random.Generator, x: float, z: float, height: float) -> Thing:
@@ -78,7 +88,7 @@ def _clumps(
     """Clumps inside a crown, dark below and bright on top; they stay inside its outline."""
     x, y, z = center
     faces = []
-    for k in range(16):
+    for k in range(16 if z < 60 else 6):
         angle, radius = rng.uniform(0, 2 * np.pi), 0.55 * np.sqrt(rng.random())
         dx, dy = radius * np.cos(angle), radius * np.sin(angle)
         size = rng.uniform(0.14, 0.3)

@@ -23,7 +23,7 @@ _KINDS: dict[str, tuple[float, float, float, float, float, str, bool]] = {
     "concrete": (0.06, 0.04, 0.04, 0.025, 0.01, "", False),
     "brick": (0.04, 0.05, 0.06, 0.03, 0.025, "brick", False),
     "roof": (0.06, 0.06, 0.06, 0.03, 0.02, "tiles", False),
-    "wood": (0.06, 0.12, 0.1, 0.04, 0.04, "", False),
+    "wood": (0.05, 0.06, 0.1, 0.04, 0.04, "", False),
     "metal": (0.04, 0.025, 0.01, 0.005, 0.006, "", False),
     "glass": (0.12, 0.08, 0.03, 0.005, 0.03, "", False),
     "cloth": (0.0, 0.06, 0.07, 0.02, 0.01, "", False),

@@ -30,7 +30,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks) -> DeepLab:
     """The network on the rank's device, started from the weights that the configuration names."""
     settings = config.model
     mean, std = normalisation(settings.weights, manifest.mean, manifest.std)
-    model = DeepLab(settings.arch, len(manifest.classes), mean, std, aux=config.optim.aux > 0)
+    model = DeepLab(settings.arch, len(manifest.classes), mean, std, config.optim.aux > 0, settings.channels_last)
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
@@ -38,8 +38,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks) -> DeepLab:
         barrier()
     if use_sync_bn(config, ranks):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-    return model.to(ranks.device).to(memory_format=memory_format)
+    return model.to(ranks.device)
 
 
 def build_loaders(

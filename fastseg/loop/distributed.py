@@ -123,6 +123,14 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def average_buffers(module: torch.nn.Module) -> None:
+    """Give every rank the mean of all ranks' floating-point buffers: batch norm's running statistics."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                sum_over_ranks(buffer).div_(dist.get_world_size())
+
+
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Every rank's ``state``, in rank order, on every rank."""
     if not dist.is_initialized():

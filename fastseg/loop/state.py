@@ -12,7 +12,7 @@ from fastseg.data.loader import TrainLoader
 from fastseg.data.manifest import Manifest
 from fastseg.errors import UserError
 from fastseg.loop import checkpoint
-from fastseg.loop.distributed import Ranks, gather_states
+from fastseg.loop.distributed import Ranks, average_buffers, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
@@ -30,6 +30,12 @@ class RunState:
     """Steps done."""
     best: float = -math.inf
     """Highest mIoU so far."""
+
+    def average_statistics(self) -> None:
+        """Average batch norm's running statistics over the ranks, each of which saw its own images."""
+        average_buffers(self.model)
+        if self.average:
+            average_buffers(self.average.model)
 
     def document(self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks) -> dict[str, Any] | None:
         """The checkpoint, on the first rank; every rank has to call."""

@@ -1,6 +1,9 @@
 """One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,18 +95,25 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
     cuda = ranks.device.type == "cuda"
     compiled = config.model.compile if config.model.compile is not None else cuda
-    wrapped: nn.Module = network
+    wrapped: Any = network
     if ranks.world > 1:
+        # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         wrapped = DistributedDataParallel(
             network,
             device_ids=[ranks.device.index] if cuda else None,
             gradient_as_bucket_view=True,
             # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
             static_graph=not compiled,
-            # Running statistics differ between ranks and rank 0's are kept: no broadcast in every step.
-            broadcast_buffers=False,
+            # Running statistics are averaged before they are used: no broadcast in every step.
+            **_NO_SYNC,
         )
-    return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
+    return torch.compile(wrapped) if compiled else wrapped
+
+
+# torch 2.15's name for what was broadcast_buffers.
+_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+_NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 def use_sync_bn(config: Config, ranks: Ranks) -> bool:

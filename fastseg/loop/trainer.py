@@ -63,6 +63,7 @@ class Trainer:
             if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
                 # Nothing is kept of a step whose loss has not been seen to be finite.
                 stop = self.arrived(self.mailbox.collect(), state.step) or stop
+                state.average_statistics()
                 if self.due(self.config.eval_every) and not stop:
                     self.evaluate()
                 else:

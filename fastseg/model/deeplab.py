@@ -38,10 +38,12 @@ class DeepLab(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: str, classes: int, mean: Rgb, std: Rgb, aux: bool) -> None:
+    def __init__(self, arch: str, classes: int, mean: Rgb, std: Rgb, aux: bool, channels_last: bool = True) -> None:
         """A network with fresh weights. ``mean`` and ``std`` are of R, G, B, 0–255."""
         super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+        self.net.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -49,7 +51,7 @@ class DeepLab(nn.Module):
         """``image``: uint8 N×H×W×3, RGB."""
         # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
         normalised = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        features = self.net.backbone(normalised)
+        features = self.net.backbone(normalised.contiguous(memory_format=self.memory_format))
         out = self.net.classifier(features["out"])
         if self.net.aux_classifier is None or not self.training:
             return Logits(out, None)
@@ -98,7 +100,7 @@ def restore_model(saved: dict[str, Any]) -> DeepLab:
         raise UserError(
             f"the checkpoint is damaged ({type(error).__name__}: {str(error)[:200]}); use another"
         ) from None
-    return model.to(memory_format=torch.channels_last).eval()
+    return model.eval()
 
 
 def _download(name: str) -> dict[str, Tensor]:
