@@ -55,6 +55,8 @@ def verify(folder: Path, workers: int | None = None, progress: Callable[[int, in
     tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
     total, done = sum(shard.samples for _, shard in work), 0
     findings: dict[str, _Findings] = {}
+    if progress is not None:
+        progress(0, total)
     with closing(ordered_map(_check_shard, tasks, min(workers, len(tasks)))) as results:
         for (_, shard), found in zip(work, results, strict=True):
             findings[shard.file] = found
