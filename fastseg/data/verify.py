@@ -1,5 +1,6 @@
 """Verification: a finished set of shards, re-read byte by byte and pixel by pixel against its manifest."""
 
+import hashlib
 import json
 import tarfile
 from collections import Counter
@@ -94,7 +95,10 @@ def _check_shard(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
     pixels = np.zeros(expected.classes + 1, np.int64)
     entries: list[IndexEntry] = []
     try:
-        entries = read_index(index_text(folder / shard.file))
+        text = index_text(folder / shard.file)
+        if hashlib.sha256(text.encode()).hexdigest() != shard.index_sha256:
+            damages.append(f"{shard.index} is not the index of {shard.file}")
+        entries = read_index(text)
     except (OSError, tarfile.TarError, UserError) as error:
         damages.append(f"{shard.file} is not a whole tar: {error}")
     if entries and len(entries) != shard.samples:
