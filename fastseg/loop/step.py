@@ -3,7 +3,7 @@
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
     cuda = ranks.device.type == "cuda"
     compiled = config.model.compile if config.model.compile is not None else cuda
-    wrapped: Any = network
+    wrapped: nn.Module = network
     if ranks.world > 1:
         # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -108,7 +108,7 @@ def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
             # Running statistics are averaged before they are used: no broadcast in every step.
             **_NO_SYNC,
         )
-    return torch.compile(wrapped) if compiled else wrapped
+    return cast(nn.Module, torch.compile(wrapped)) if compiled else wrapped
 
 
 # torch 2.15's name for what was broadcast_buffers.

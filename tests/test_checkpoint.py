@@ -1,0 +1,93 @@
+"""Checkpoints are whole or absent, and reading one runs nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastseg.errors import UserError
+from fastseg.labels import cityscapes
+from fastseg.loop import checkpoint
+
+DOCUMENT = {"step": 3, "model": {"w": torch.arange(4.0)}, "nested": [1, "two", None, {"x": 0.5}]}
+
+
+def test_reads_back(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", DOCUMENT)
+    saved = checkpoint.load(tmp_path / "a.pt")
+    assert torch.equal(saved["model"]["w"], DOCUMENT["model"]["w"])
+    assert {k: v for k, v in saved.items() if k != "model"} == {
+        "format": "fastseg-checkpoint",
+        "version": 1,
+        "step": 3,
+        "nested": [1, "two", None, {"x": 0.5}],
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a.pt", DOCUMENT)
+    before = (tmp_path / "a.pt").read_bytes()
+    with pytest.raises(AttributeError):
+        checkpoint.save(tmp_path / "a.pt", {"model": lambda: None})  # cannot be pickled
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_kept_under_another_name_it_outlives_the_next(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", DOCUMENT)
+    checkpoint.keep(tmp_path / "last.pt", tmp_path / "best.pt")
+    checkpoint.save(tmp_path / "last.pt", {**DOCUMENT, "step": 4})
+    assert checkpoint.load(tmp_path / "best.pt")["step"] == 3
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 4
+
+
+class Exploit:
+    """Unpickled without care this would run a command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("environment", ["0", "1"])
+def test_a_malicious_file_runs_nothing(tmp_path: Path, environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
+    torch.save({"format": "fastseg-checkpoint", "version": 1, "x": Exploit(tmp_path / "touched")}, tmp_path / "e.pt")
+    with pytest.raises(UserError, match=r"e\.pt is not a checkpoint that can be loaded safely"):
+        checkpoint.load(tmp_path / "e.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoint.load(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="is a folder"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(UserError, match="safely"):
+        checkpoint.load(tmp_path / "text.pt")
+    checkpoint.save(tmp_path / "a.pt", DOCUMENT)
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-200])
+    with pytest.raises(UserError, match="safely"):
+        checkpoint.load(tmp_path / "cut.pt")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="not a checkpoint of fastseg"):
+        checkpoint.load(tmp_path / "weights.pt")
+    torch.save({"format": "fastseg-checkpoint", "version": 2}, tmp_path / "new.pt")
+    with pytest.raises(UserError, match="version 2"):
+        checkpoint.load(tmp_path / "new.pt")
+
+
+def test_weights_are_contiguous_whatever_the_memory_order() -> None:
+    layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    weights = checkpoint.weights_of(layer)
+    assert weights["weight"].is_contiguous()
+    assert torch.equal(weights["weight"], layer.weight)
+
+
+def test_classes_survive() -> None:
+    classes = cityscapes().classes
+    assert checkpoint.unpack_classes(checkpoint.pack_classes(classes), "x") == classes
