@@ -18,8 +18,8 @@ from fastseg.data.scene_geometry import (
     quad,
     upright,
 )
-from fastseg.data.scene_paint import Light, View, look, whole_pixels
 from fastseg.data.scene_vehicles import car
+from fastseg.data.scene_view import Light, View, look, whole_pixels
 
 LIGHT = Light((0.0, 1.0, 0.0), 0.0, (1.0, 1.0, 1.0), 0.0, ((0, 0, 0), (0, 0, 0)), 0.0)
 
@@ -110,6 +110,6 @@ def test_a_face_seen_from_behind_is_left_out() -> None:
 
 
 def test_whole_pixels_drop_what_adds_nothing() -> None:
-    straight = np.array([(0.1, 0.2), (4.9, 0.0), (10.2, 0.1), (10.0, 9.8), (0.0, 10.1), (0.2, 10.3)])
-    assert whole_pixels(straight) == [(0, 0), (10, 0), (10, 10), (0, 10)]
+    straight = np.array([(0.1, 0.2), (4.9, 0.0), (10.2, 0.1), (10.0, 9.8), (0.0, 10.1), (0.2, 10.3), (0.1, 0.3)])
+    assert whole_pixels(straight) == [(0, 0), (10, 0), (10, 10), (0, 10), (0, 0)]
     assert len(whole_pixels(np.array([(3.0, 3.0), (5.0, 3.2), (5.1, 3.0)]))) == 3

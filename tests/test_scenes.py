@@ -32,7 +32,7 @@ def labels(made: Scene) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def small() -> list[tuple[Scene, NDArray[np.uint8]]]:
-    made = [scene(0, "train", index, (256, 128)) for index in range(24)]
+    made = [scene(0, "train", index, (256, 128)) for index in range(16)]
     return [(one, labels(one)) for one in made]
 
 
@@ -64,7 +64,7 @@ def test_every_class_and_void_occur_in_shares_like_the_real_ones(small: list[tup
 
 def test_eight_scenes_in_a_row_show_every_rare_class(small: list[tuple[Scene, NDArray[np.uint8]]]) -> None:
     ids = {entry.name: index for index, entry in enumerate(TABLE.classes)}
-    for start in (0, 8, 16):
+    for start in (0, 8):
         seen = np.unique([np.bincount(mask.ravel(), minlength=256) > 0 for _, mask in small[start : start + 8]], axis=0)
         missing = [name for name in HIGHLIGHTS if not seen[:, ids[name]].any()]
         assert not missing
@@ -107,7 +107,9 @@ def test_a_smaller_picture_shows_the_same_street() -> None:
 
 
 def test_files_cost_what_real_ones_do(tmp_path: Path) -> None:
-    png, jpeg, mask = [], [], []
+    png: list[int] = []
+    jpeg: list[int] = []
+    mask: list[int] = []
     for index in (0, 3):
         made = scene(0, "train", index, (2048, 1024))
         Image.fromarray(made.image).save(tmp_path / "image.png")
@@ -127,11 +129,11 @@ def test_classes_have_looks_to_learn_but_no_colour_of_their_own(small: list[tupl
         rows = np.broadcast_to(np.arange(128)[:, None, None], (128, 256, 1)) * 1.5
         return np.concatenate([made.image, rows], axis=2).reshape(-1, 4).astype(float)
 
-    pixels = np.concatenate([features(made) for made, _ in small[:16]])
-    truth = np.concatenate([mask.ravel() for _, mask in small[:16]])
+    pixels = np.concatenate([features(made) for made, _ in small[:12]])
+    truth = np.concatenate([mask.ravel() for _, mask in small[:12]])
     common = [0, 2, 8, 10]  # road, building, vegetation, sky
     centers = np.array([pixels[truth == k].mean(axis=0) for k in common])
-    held_out, answer = features(small[20][0]), small[20][1].ravel()
+    held_out, answer = features(small[14][0]), small[14][1].ravel()
     kept = np.isin(answer, common)
     nearest = np.array(common)[((held_out[kept, None] - centers) ** 2).sum(axis=2).argmin(axis=1)]
     assert (nearest == answer[kept]).mean() > 0.5
@@ -181,7 +183,8 @@ def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) 
         options = ["--train", "3", "--val", "1", "--test", "1", "--size", "128x64", "--seed", "9"]
         command = [*COMMAND, "--out", str(tmp_path / name), *options, "--workers", workers]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "5 scenes of 128x64" in done.stdout
+        assert "made 5 scenes of 128x64" in done.stdout
+        assert "5/5" in done.stderr
         return {
             str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()
         }

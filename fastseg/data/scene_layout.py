@@ -174,7 +174,7 @@ def _furniture(rng: np.random.Generator, plan: Plan, side: int, crossing: float 
             for z in rng.uniform(8, 50, 4)
         ]
     if rng.random() < 0.1:
-        things.append(street.guard_rail(kerb + side * 0.3, rng.uniform(9, 24), rng.uniform(30, 60)))
+        things.append(street.guard_rail(kerb + side * 0.3, rng.uniform(8, 20), rng.uniform(30, 60)))
     return things
 
 

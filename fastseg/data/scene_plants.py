@@ -44,7 +44,7 @@ def _circle(corners: int) -> tuple[Points, Points, Points]:
     number = np.arange(2, corners // 2)
     waves = np.concatenate([np.cos(angle[:, None] * number), np.sin(angle[:, None] * number)], axis=1)
     # Sine and cosine of independent strengths have √2 times the power of one wave.
-    return np.column_stack([np.cos(angle), np.sin(angle)]), waves, number**-0.9 / np.sqrt(2)
+    return np.column_stack([np.cos(angle), np.sin(angle)]), waves, number**-0.85 / np.sqrt(2)
 
 
 def tree(rng: np.random.Generator, x: float, z: float, height: float) -> Thing:
@@ -72,7 +72,7 @@ def tree(rng: np.random.Generator, x: float, z: float, height: float) -> Thing:
         )
         for _ in range(3)
     ]
-    crown = Face(upright(x + lean, middle, z - 0.05, blob(rng, rx, ry, 110)), tone(leaf, 0.8), "foliage")
+    crown = Face(upright(x + lean, middle, z - 0.05, blob(rng, rx, ry, 140)), tone(leaf, 0.8), "foliage")
     return Thing(
         "vegetation",
         [trunk.points, crown.points],

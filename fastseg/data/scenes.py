@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastseg.data.scene_layout import lay_out
-from fastseg.data.scene_paint import Light, View, paint
+from fastseg.data.scene_paint import paint
 from fastseg.data.scene_plan import HIGHLIGHTS
+from fastseg.data.scene_view import Light, View
 from fastseg.files import write_atomic
 
 CITIES: dict[str, tuple[str, ...]] = {
