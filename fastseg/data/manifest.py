@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,11 @@ class Manifest:
     version: int = VERSION
 
     def to_json(self) -> str:
-        """The text of ``manifest.json``: the same manifest gives the same bytes."""
+        """The text of ``manifest.json``, a line for each field: the same manifest gives the same bytes."""
         document = {"format": FORMAT, **asdict(self)}
-        return json.dumps(document, indent=1, sort_keys=True) + "\n"
+        compact = partial(json.dumps, sort_keys=True, separators=(",", ":"))
+        lines = (f"{json.dumps(name)}: {compact(value)}" for name, value in document.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def digest(self) -> str:
         """SHA-256 of the text: names the data a checkpoint was trained on."""

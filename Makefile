@@ -1,0 +1,42 @@
+# make install   an environment in .venv with everything
+# make test      checks and all tests            make quick   without the slow ones
+# make demo      scenes → shards → training → scores → runs/demo/report.html
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: install test quick lint demo clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is no Python 3.10 or newer with venv; name one: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+quick: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+data/demo: $(INSTALLED)
+	$(BIN)/python tools/make_scenes.py --out data/demo --train 48 --val 12 --size 512x256 --seed 1
+
+demo: data/demo
+	$(BIN)/python tools/make_shards.py data/demo --out shards/demo
+	rm -rf runs/demo
+	$(BIN)/torchrun fastseg/train.py --gpus 1 --recipe demo
+	$(BIN)/fastseg-eval runs/demo/checkpoints/best.pt
+	@echo "the report: runs/demo/report.html"
+
+clean:
+	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo
