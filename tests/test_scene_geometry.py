@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fastseg.data.scene_geometry import (
+from fastseg.data.scenes.geometry import (
     Camera,
     Face,
     clip,
@@ -18,8 +18,8 @@ from fastseg.data.scene_geometry import (
     quad,
     upright,
 )
-from fastseg.data.scene_vehicles import car
-from fastseg.data.scene_view import Light, View, look, whole_pixels
+from fastseg.data.scenes.vehicles import car
+from fastseg.data.scenes.view import Light, View, look, whole_pixels
 
 LIGHT = Light((0.0, 1.0, 0.0), 0.0, (1.0, 1.0, 1.0), 0.0, ((0, 0, 0), (0, 0, 0)), 0.0)
 

@@ -14,9 +14,9 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage, json2l
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastseg.data.scene_geometry import Camera
-from fastseg.data.scene_plan import HIGHLIGHTS
 from fastseg.data.scenes import Scene, scene, write_scene
+from fastseg.data.scenes.geometry import Camera
+from fastseg.data.scenes.plan import HIGHLIGHTS
 from fastseg.labels import IGNORE, cityscapes
 
 TABLE = cityscapes()

@@ -11,7 +11,7 @@ import torch
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.data.manifest import Manifest
-from fastseg.errors import UserError
+from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
 from fastseg.loop.distributed import Ranks, barrier
 from fastseg.loop.optim import peak_rate, rate_at
@@ -89,7 +89,7 @@ class Trainer:
     def arrived(self, numbers: list[float] | None, step: int) -> bool:
         """Look at what :class:`TrainStep` computed in step ``step`` (from 1); returns whether a rank wants to stop.
 
-        Raises :class:`UserError`, on every rank alike, where the loss is not finite.
+        Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite.
         """
         if numbers is None:
             return False
@@ -97,6 +97,8 @@ class Trainer:
         loss = main + self.config.optim.aux * aux
         overflow_is_normal = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow_is_normal):
+            if not self.ranks.first:
+                sys.exit(USER_ERROR)  # the first rank says it for all
             raise UserError(
                 f"at step {step} the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
                 f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Color, Face, Points, Thing, flat, panel, panels, quad
+from fastseg.data.scenes.geometry import Color, Face, Points, Thing, flat, panel, panels, quad
 
 PLASTERS: tuple[Color, ...] = (
     (196, 184, 160), (206, 200, 188), (178, 164, 138), (190, 160, 120), (168, 170, 168), (210, 190, 150),

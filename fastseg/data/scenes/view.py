@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastseg.data.scene_geometry import NEAR, Camera, Color, Face, Points, Thing, clip, envelope
+from fastseg.data.scenes.geometry import NEAR, Camera, Color, Face, Points, Thing, clip, envelope
 
 
 @dataclass(frozen=True)

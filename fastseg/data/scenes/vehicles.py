@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Color, Face, Points, Thing, beside, disc, extrude, panel, sides, solid
+from fastseg.data.scenes.geometry import Color, Face, Points, Thing, beside, disc, extrude, panel, sides, solid
 
 GLASS: Color = (44, 52, 58)
 RUBBER: Color = (26, 26, 27)

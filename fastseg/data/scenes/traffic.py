@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from fastseg.data import scene_furniture as street
-from fastseg.data import scene_people as people
-from fastseg.data import scene_vehicles as vehicles
-from fastseg.data.scene_geometry import Thing, place
-from fastseg.data.scene_plan import Plan
+from fastseg.data.scenes import furniture as street
+from fastseg.data.scenes import people as people
+from fastseg.data.scenes import vehicles as vehicles
+from fastseg.data.scenes.geometry import Thing, place
+from fastseg.data.scenes.plan import Plan
 
 
 def parked(rng: np.random.Generator, plan: Plan, side: int, gap: float | None) -> list[Thing]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Color, Face, Points, Thing, disc, flat, ground, limb, panel, quad, upright
+from fastseg.data.scenes.geometry import Color, Face, Points, Thing, disc, flat, ground, limb, panel, quad, upright
 
 STEEL: tuple[Color, ...] = ((104, 108, 108), (70, 76, 74), (130, 130, 126), (60, 62, 64), (84, 96, 88))
 

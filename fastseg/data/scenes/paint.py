@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from fastseg.data.scene_geometry import NEAR, Color, Face, Points, Thing, convex_hull
-from fastseg.data.scene_texture import TEXTURES, Surface, texture
-from fastseg.data.scene_view import Light, Seen, View, look
+from fastseg.data.scenes.geometry import NEAR, Color, Face, Points, Thing, convex_hull
+from fastseg.data.scenes.texture import TEXTURES, Surface, texture
+from fastseg.data.scenes.view import Light, Seen, View, look
 
 FAR = 400.0
 """Metres; the depth of the sky."""

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Color, Face, Points, Thing, flat, limb, quad, upright
+from fastseg.data.scenes.geometry import Color, Face, Points, Thing, flat, limb, quad, upright
 
 GREENS: tuple[Color, ...] = ((66, 84, 48), (76, 92, 50), (54, 74, 46), (92, 102, 56), (84, 92, 64), (104, 98, 52))
 BARK: Color = (72, 62, 52)

@@ -2,7 +2,19 @@
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Color, Face, Points, Thing, disc, extrude, limb, mirrored, sides, solid, upright
+from fastseg.data.scenes.geometry import (
+    Color,
+    Face,
+    Points,
+    Thing,
+    disc,
+    extrude,
+    limb,
+    mirrored,
+    sides,
+    solid,
+    upright,
+)
 
 SKINS: tuple[Color, ...] = ((206, 166, 142), (186, 142, 116), (150, 106, 80), (96, 68, 52))
 HAIRS: tuple[Color, ...] = ((36, 28, 24), (70, 50, 36), (120, 96, 66), (134, 130, 126))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastseg.data.scene_geometry import Camera, Color
+from fastseg.data.scenes.geometry import Camera, Color
 
 HIGHLIGHTS = ("train", "bus", "truck", "motorcycle", "wall", "rider", "fence", "terrain")
 """Rare classes take turns: each scene is sure to show one of them, eight scenes in a row all of them."""

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fastseg.data import scene_buildings as houses
-from fastseg.data import scene_furniture as street
-from fastseg.data import scene_plants as plants
-from fastseg.data import scene_traffic as moving
-from fastseg.data.scene_geometry import Camera, Color, Face, Thing, ground, quad
-from fastseg.data.scene_plan import LANE, Plan, draw_camera, draw_plan, grey, span
+from fastseg.data.scenes import buildings as houses
+from fastseg.data.scenes import furniture as street
+from fastseg.data.scenes import plants as plants
+from fastseg.data.scenes import traffic as moving
+from fastseg.data.scenes.geometry import Camera, Color, Face, Thing, ground, quad
+from fastseg.data.scenes.plan import LANE, Plan, draw_camera, draw_plan, grey, span
 
 
 def lay_out(rng: np.random.Generator, highlight: str) -> tuple[Camera, list[Thing]]:

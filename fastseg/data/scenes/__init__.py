@@ -18,10 +18,10 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastseg.data.scene_layout import lay_out
-from fastseg.data.scene_paint import paint
-from fastseg.data.scene_plan import HIGHLIGHTS
-from fastseg.data.scene_view import Light, View
+from fastseg.data.scenes.layout import lay_out
+from fastseg.data.scenes.paint import paint
+from fastseg.data.scenes.plan import HIGHLIGHTS
+from fastseg.data.scenes.view import Light, View
 from fastseg.files import write_atomic
 
 CITIES: dict[str, tuple[str, ...]] = {
