@@ -75,9 +75,9 @@ def demo() -> Config:
         name="demo",
         eval_every=4,
         save_every=4,
-        log_every=2,
+        log_every=6,
         data=DataConfig(
-            batch=4, crop=(256, 256), scale=(0.75, 1.5), contrast=0.0, saturation=0.0, hue=0.0, eval_batch=4
+            batch=4, crop=(192, 256), scale=(0.75, 1.5), contrast=0.0, saturation=0.0, hue=0.0, eval_batch=4
         ),
         model=ModelConfig(arch="deeplabv3_mobilenet_v3_large", weights="none"),
         optim=OptimConfig(epochs=12, lr=0.05, lr_batch=4, warmup=0.5, ema=0.9, clip=5.0),

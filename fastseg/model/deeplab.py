@@ -44,6 +44,11 @@ class DeepLab(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
         self.net.to(memory_format=self.memory_format)
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # torch's default, which torchvision's ResNets keep. Its MobileNetV3 has 0.01: a thousand steps until
+                # the running statistics mean anything, so that short runs evaluate to nonsense.
+                module.momentum = 0.1
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
