@@ -109,7 +109,7 @@ def test_evaluation_counts_every_sample_once(shards: Path, manifest: Manifest, w
         lengths.add(len(loader))
     assert len(lengths) == 1
     assert len(frames) == len(set(frames)) == 5
-    assert loader.keys() == [f"lindau_{i:06d}_000019" for i in range(5)]
+    assert loader.sample_keys() == [f"lindau_{i:06d}_000019" for i in range(5)]
 
 
 def test_an_evaluation_that_was_left_early_starts_anew(shards: Path, manifest: Manifest) -> None:
@@ -127,7 +127,7 @@ def test_images_survive_the_way(shards: Path, manifest: Manifest) -> None:
     source = shards.parent / "source"
     loader = EvalLoader(open_files(shards, manifest, "val"), manifest.split("val"), batch=5, device=CPU, threads=1)
     batch = next(iter(loader))
-    for i, key in enumerate(loader.keys()):
+    for i, key in enumerate(loader.sample_keys()):
         image = np.asarray(Image.open(source / "leftImg8bit/val/lindau" / f"{key}_leftImg8bit.png"))
         mask = np.asarray(Image.open(source / "gtFine/val/lindau" / f"{key}_gtFine_labelIds.png"))
         assert np.abs(batch.image[i].numpy().astype(int) - image).mean() < 2.5

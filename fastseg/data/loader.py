@@ -125,7 +125,7 @@ class EvalLoader:
         """Batches of this rank."""
         return self._steps
 
-    def keys(self) -> list[str]:
+    def sample_keys(self) -> list[str]:
         """The keys of all samples of the split, in order."""
         texts = ((index, read_bytes(index).decode("utf-8", "replace")) for index in self._files.indexes)
         return [entry.key for index, text in texts for entry in read_index(text, index)]

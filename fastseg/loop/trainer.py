@@ -153,7 +153,7 @@ class Trainer:
             weights="ema" if self.state.average else "model",
         )
         log.write("confusion", {"matrix": result.matrix.tolist()})
-        keys = self.eval_loader.keys()
+        keys = self.eval_loader.sample_keys()
         log.replace_overlays(
             {
                 f"{i:02d}_{keys[s.place]}_{s.iou:.3f}": panel(s.image, s.label, s.prediction, self.manifest.classes)

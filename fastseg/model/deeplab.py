@@ -102,9 +102,8 @@ def restore_model(saved: dict[str, Any]) -> DeepLab:
         model = DeepLab(saved["arch"], len(saved["classes"]), tuple(saved["mean"]), tuple(saved["std"]), aux)
         model.net.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(
-            f"the checkpoint is damaged ({type(error).__name__}: {str(error)[:200]}); use another"
-        ) from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"the checkpoint is damaged ({reason}); use another") from None
     return model.eval()
 
 

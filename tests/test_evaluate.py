@@ -1,0 +1,153 @@
+"""``fastseg-eval`` as users type it, against the official evaluator on the same predictions."""
+
+import json
+from pathlib import Path
+
+import commands
+import layouts
+import numpy as np
+import pytest
+import torch
+from official import official
+from PIL import Image
+
+from fastseg.data.loader import EvalLoader, open_files
+from fastseg.data.manifest import read_manifest
+from fastseg.data.packing import pack
+from fastseg.data.sources import open_source
+from fastseg.labels import cityscapes
+from fastseg.loop import checkpoint
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, restore_model
+from fastseg.score.evaluator import predict
+
+ARCH = "deeplabv3_mobilenet_v3_large"
+
+
+def val_loader(shards: Path) -> EvalLoader:
+    manifest = read_manifest(shards)
+    files, split = open_files(shards, manifest, "val"), manifest.split("val")
+    return EvalLoader(files, split, batch=1, device=torch.device("cpu"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that predicts many classes: random weights, statistics of noise."""
+    torch.manual_seed(0)
+    model = DeepLab(ARCH, 19, IMAGENET_MEAN, IMAGENET_STD, aux=False)
+    with torch.no_grad():
+        frames = torch.cat([batch.image for batch in val_loader(shards)])
+        for _ in range(20):
+            model.train()(frames)
+        logits = model.eval()(frames).out.transpose(0, 1).flatten(1)
+        head = model.net.classifier[4]  # every class gets its share of the pixels
+        head.bias.copy_((head.bias - logits.mean(1)) / logits.std(1))
+        head.weight.div_(logits.std(1).view(-1, 1, 1, 1))
+    path = tmp_path_factory.mktemp("checkpoint") / "ckpt.pt"
+    document = {
+        "step": 0,
+        "arch": ARCH,
+        "model": checkpoint.weights_of(model.net),
+        "ema": None,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "classes": checkpoint.pack_classes(cityscapes().classes),
+        "config": {"shards": str(shards)},
+    }
+    checkpoint.save(path, document)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores(trained: Path) -> dict:
+    """What the command writes with --json."""
+    path = trained.with_name("scores.json")
+    result = commands.run("fastseg-eval", trained, "--json", path, "--precision", "fp32")
+    assert result.returncode == 0, result.stderr
+    assert "mean of classes" in result.stdout
+    assert "5 images of" in result.stdout
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_equals_the_official_evaluator(scores: dict, trained: Path, shards: Path, tmp_path: Path) -> None:
+    predictions, label_ids = predict_val(trained, shards)
+    expected = official(predictions, label_ids, tmp_path)
+    assert len(np.unique(predictions)) > 8  # the agreement is about something
+    for name, value in scores["classes"].items():
+        ours = np.nan if value is None else value
+        assert ours == pytest.approx(expected["classScores"][name], abs=1e-6, nan_ok=True), name
+    for name, value in scores["categories"].items():
+        assert value == pytest.approx(expected["categoryScores"][name], abs=1e-6), name
+    assert scores["miou"] == pytest.approx(expected["averageScoreClasses"], abs=1e-6)
+    assert scores["category_miou"] == pytest.approx(expected["averageScoreCategories"], abs=1e-6)
+
+
+def predict_val(trained: Path, shards: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions (train ids) for the val frames, and the source's label ids."""
+    model, loader = restore_model(checkpoint.load(trained)), val_loader(shards)
+    predictions = [predict(model, batch.image)[0].numpy() for batch in loader]
+    truths = (shards.parent / "source/gtFine/val/lindau" / f"{key}_gtFine_labelIds.png" for key in loader.sample_keys())
+    return np.stack(predictions), np.stack([np.asarray(Image.open(path)) for path in truths])
+
+
+@pytest.mark.slow
+def test_two_ranks_and_other_batches_give_the_same_matrix(scores: dict, trained: Path, tmp_path: Path) -> None:
+    result = commands.run(
+        *("fastseg-eval", trained, "--gpus", 2, "--batch", 2, "--precision", "fp32", "--json", tmp_path / "two.json")
+    )
+    assert result.returncode == 0, result.stderr
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["matrix"] == scores["matrix"]
+    assert two["images"] == scores["images"] == 5
+
+
+@pytest.mark.slow
+def test_frames_of_several_sizes(trained: Path, tmp_path: Path) -> None:
+    source = layouts.write_cityscapes(tmp_path / "source", 2, 2, size=(96, 64))
+    for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+        path = source / kind / "val/lindau" / f"lindau_000001_000019_{suffix}.png"
+        Image.open(path).resize((80, 112), Image.Resampling.NEAREST).save(path)
+    manifest = pack(open_source(source), tmp_path / "shards", workers=1)
+    assert len(manifest.split("val").sizes) == 2
+    result = commands.run("fastseg-eval", trained, "--shards", tmp_path / "shards", "--batch", 2)
+    assert result.returncode == 0, result.stderr
+    assert "2 images of" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["none.pt"], ["none.pt does not exist"]),
+        (["setup.cfg"], ["setup.cfg is not a checkpoint"]),
+        (["CKPT", "--shards", "nowhere"], ["nowhere", "tools/make_shards.py"]),
+        (["CKPT", "--split", "dev"], ["'dev'", "train, val"]),
+        (["CKPT", "--batch", "0"], ["--batch is 0"]),
+        (["CKPT", "--device", "cuda"], ["no GPU"]),
+    ],
+)
+def test_what_cannot_be_done_gets_one_sentence(arguments: list[str], says: list[str], trained: Path) -> None:
+    words = [str(trained) if word == "CKPT" else word for word in arguments]
+    commands.refused(commands.run("fastseg-eval", *words), *says)
+
+
+@pytest.mark.slow
+def test_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
+    source = open_source(layouts.write_folder_dataset(tmp_path / "source"))
+    pack(source, tmp_path / "shards", workers=1)
+    result = commands.run("fastseg-eval", trained, "--shards", tmp_path / "shards")
+    commands.refused(result, "the checkpoint knows 19 classes (road, sidewalk, building, …)", "holds 3 (ground, box")
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    document = torch.load(trained, weights_only=True)
+    del document["model"]["classifier.1.weight"]
+    torch.save(document, tmp_path / "damaged.pt")
+    commands.refused(commands.run("fastseg-eval", tmp_path / "damaged.pt"), "damaged", "classifier.1.weight")
+
+
+def test_weights_of_the_average_are_preferred(trained: Path) -> None:
+    document = checkpoint.load(trained)
+    document["ema"] = {name: torch.zeros_like(value) for name, value in document["model"].items()}
+    assert restore_model(document).net.classifier[4].weight.abs().sum() == 0
