@@ -106,7 +106,7 @@ def evaluate_checkpoint(
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     with autocast(precision, ranks.device), progress as show:
         result = evaluate(partial(predict, model), loader, len(manifest.classes), progress=show)
-    if not ranks.first:
+    if not ranks.first or result is None:
         return
     scores = score(result.matrix, manifest.classes)
     console = Console()

@@ -30,6 +30,8 @@ class RunState:
     """Steps done."""
     best: float = -math.inf
     """Highest mIoU so far."""
+    evaluation_owed: bool = False
+    """An evaluation of this step was due and did not come to its end."""
 
     def average_statistics(self) -> None:
         """Average batch norm's running statistics over the ranks, each of which saw its own images."""
@@ -46,6 +48,7 @@ class RunState:
             "step": self.step,
             "steps_per_epoch": loader.steps_per_epoch,
             "best": self.best,
+            "evaluation_owed": self.evaluation_owed,
             "arch": config.model.arch,
             "model": checkpoint.weights_of(self.model.net),
             "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
@@ -67,7 +70,7 @@ class RunState:
             self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
         self.train_step.optimizer.load_state_dict(saved["optimizer"])
         self.train_step.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best = saved["step"], saved["best"]
+        self.step, self.best, self.evaluation_owed = saved["step"], saved["best"], saved["evaluation_owed"]
 
 
 def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:

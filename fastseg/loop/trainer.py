@@ -49,7 +49,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
-        state, stop = self.state, False
+        state = self.state
+        stop = self.pause() if state.evaluation_owed else False
         while state.step < self.total and not stop:
             self.clock.ask()
             batch = self.loader.next()
@@ -61,19 +62,26 @@ class Trainer:
             # These are the numbers of the step before: the device never waits for the host to look.
             stop = self.arrived(self.mailbox.exchange(numbers), state.step - 1)
             if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
-                # Nothing is kept of a step whose loss has not been seen to be finite.
-                stop = self.arrived(self.mailbox.collect(), state.step) or stop
-                state.average_statistics()
-                if self.due(self.config.eval_every) and not stop:
-                    self.evaluate()
-                else:
-                    self.save()
-                self.clock.restart()
+                stop = self.pause(stop)
         if stop:
             self.say(f"stopped at step {state.step} of {self.total}; the same command goes on from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
             self.say(f"finished; the report is {write_report(self.config.folder)}")
+
+    def pause(self, stop: bool = False) -> bool:
+        """Between steps: evaluate if that is due, and save. Returns whether to stop."""
+        state, improved = self.state, False
+        # Nothing is kept of a step whose loss has not been seen to be finite.
+        stop = self.arrived(self.mailbox.collect(), state.step) or stop
+        state.average_statistics()
+        state.evaluation_owed |= self.due(self.config.eval_every)
+        if state.evaluation_owed and not stop:
+            improved, stop = self.evaluate()
+            state.evaluation_owed = stop
+        self.save(keep=improved)
+        self.clock.restart()
+        return stop
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
@@ -128,18 +136,29 @@ class Trainer:
                 memory=float(peak_memory(self.ranks.device)),
             )
 
-    def evaluate(self) -> None:
-        """Score the averaged weights (or the trained ones) on the evaluation split; save, and keep the best."""
+    def evaluate(self) -> tuple[bool, bool]:
+        """Score the averaged weights (or the trained ones) on the evaluation split.
+
+        Returns whether they are the best so far, and whether a rank was asked to stop meanwhile.
+        """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         with autocast(self.state.train_step.precision, self.ranks.device):
             classes = self.manifest.classes
-            result = evaluate(partial(predict, model), self.eval_loader, len(classes), keep_worst=WORST_IMAGES)
+            result = evaluate(
+                partial(predict, model),
+                self.eval_loader,
+                len(classes),
+                keep_worst=WORST_IMAGES,
+                interrupted=lambda: self.stopping.asked,
+            )
+        if result is None:
+            return False, True
         scores = score(result.matrix, classes)
         improved = scores.miou > self.state.best
         self.state.best = max(self.state.best, scores.miou)
         if self.log:
             self.record(self.log, result, scores)
-        self.save(keep=improved)
+        return improved, False
 
     def record(self, log: RunLog, result: Evaluation, scores: Score) -> None:
         """Write an evaluation to the run's folder."""

@@ -58,15 +58,19 @@ def evaluate(
     *,
     keep_worst: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Run ``infer`` (images → train ids, see :func:`predict`) over this rank's batches and add up all ranks.
 
-    ``progress`` is told how many images this rank has done, of how many.
+    ``progress`` is told how many images this rank has done, of how many. ``interrupted`` is asked before every
+    batch whether to give up; where one rank did, all get None.
     """
     start = time.perf_counter()
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
     place, worst = loader.first, WorstFrames(keep_worst)
     for batch in loader:
+        if interrupted():
+            break
         prediction = infer(batch.image)
         for i in range(int(batch.valid.sum())):  # what is not valid comes last
             one = confusion_matrix(prediction[i, None], batch.label[i, None], batch.valid[i, None], classes)
@@ -75,12 +79,13 @@ def evaluate(
             place += 1
         if progress:
             progress(place - loader.first, loader.count)
+    left_out = int(sum_over_ranks(torch.tensor(loader.first + loader.count - place)))
     images = int(sum_over_ranks(torch.tensor(place - loader.first)))
     total = sum_over_ranks(matrix).cpu().numpy()
     seconds = time.perf_counter() - start
     samples = [sample for state in gather_states({"worst": worst.samples()}) for sample in state["worst"]]
     samples = sorted(samples, key=lambda sample: (sample.iou, sample.place))[:keep_worst]
-    return Evaluation(total, images, images / seconds, samples)
+    return None if left_out else Evaluation(total, images, images / seconds, samples)
 
 
 class WorstFrames:
