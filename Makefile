@@ -28,10 +28,11 @@ test: lint
 quick: lint
 	$(BIN)/python -m pytest -m "not slow"
 
-data/demo: $(INSTALLED)
+data/demo/done: | $(INSTALLED)
 	$(BIN)/python tools/make_scenes.py --out data/demo --train 48 --val 12 --size 512x256 --seed 1
+	@touch $@
 
-demo: data/demo
+demo: data/demo/done
 	$(BIN)/python tools/make_shards.py data/demo --out shards/demo
 	rm -rf runs/demo
 	$(BIN)/torchrun fastseg/train.py --gpus 1 --recipe demo

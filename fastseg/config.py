@@ -138,8 +138,8 @@ class Config:
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     resume: str = "auto"
-    """auto: go on from the run's last checkpoint if it has one; never: start anew, replacing the run's results;
-    or a checkpoint file to go on from."""
+    """auto: go on from the run's last checkpoint if it has one; never: start anew and move
+    earlier results aside; or a checkpoint file to go on from."""
     seed: int = 0
     """Of the weights' first values, the order of samples and all augmentation."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -16,13 +16,16 @@ class UserError(Exception):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line: a :class:`UserError` or a full disk becomes one line on stderr.
 
-    Exits with 2 after a user's error, 130 after Ctrl-C; any other exception is a bug of ours and keeps its
-    traceback.
+    Exits with 2 after a user's error, 130 after Ctrl-C, 141 when nobody reads the output any more; any other
+    exception is a bug of ours and keeps its traceback.
     """
     try:
         main()
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever read our output has gone: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

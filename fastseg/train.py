@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,7 +52,7 @@ def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
         Command,
         args=arguments,
         default=Command(Launch(recipe=name), RECIPES[name]()),
-        description=f"{Command.__doc__}\n\nRecipe {name}: {RECIPES[name].__doc__}",
+        description=f"{getdoc(Command)}\n\nRecipe {name}: {getdoc(RECIPES[name])}",
         config=(tyro.conf.FlagConversionOff,),
     )
     return command.launch, command.config

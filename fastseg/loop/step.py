@@ -49,7 +49,8 @@ class TrainStep:
         same, so that N ranks compute what one would with N times the batch. Where the loss is not finite the
         weights stay as they are.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         with autocast(self.precision, self._ranks.device):
             sums = self._network(image, label)
         totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_tensor([float(stop)])]))

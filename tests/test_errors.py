@@ -1,0 +1,55 @@
+"""What becomes of errors at the end of a command."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from fastseg.errors import UserError, run_command
+
+
+def fail_with(error: BaseException) -> None:
+    def main() -> None:
+        raise error
+
+    run_command(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UserError("x is 3; it must be 4"), 2, "error: x is 3; it must be 4\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 2, "error: the disk is full at /a/b; "),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ],
+)
+def test_one_sentence_and_a_code(
+    error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fail_with(error)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(says)
+
+
+def test_ranks_say_who_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit):
+        fail_with(UserError("no"))
+    assert capsys.readouterr().err == "error: [rank 3] no\n"
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(PermissionError):
+        fail_with(PermissionError(errno.EACCES, "denied"))
+    with pytest.raises(ZeroDivisionError):
+        fail_with(ZeroDivisionError())
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    script = "from fastseg.errors import run_command\nrun_command(lambda: print('line\\n' * 100_000))"
+    command = f'{sys.executable} -c "$0" | head -1'
+    result = subprocess.run(["bash", "-c", command, script], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "line\n"
+    assert result.stderr == ""
