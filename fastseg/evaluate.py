@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.errors import UserError, run_command
-from fastseg.files import write_atomic
+from fastseg.files import is_remote, write_atomic
 from fastseg.progress import show_progress
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def _main() -> None:
     from fastseg.loop.distributed import become_ranks, joined_ranks
 
     saved = checkpoint.load(options.checkpoint)
-    shards = options.shards or str(saved["config"]["shards"])
+    shards = options.shards or str(saved["shards"])
+    if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
+        raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
     manifest = read_manifest(shards)
     check_classes(saved, manifest, shards)
     open_files(shards, manifest, options.split)

@@ -8,9 +8,10 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 def cityscapes() -> Config:
     """The best published single-scale recipe for DeepLabv3-R50 on Cityscapes, on 768² crops.
 
-    Expect: 79–80 % val mIoU after 215 epochs, as mmsegmentation (79.89, R-50-D8 769² 80k) and PaddleSeg (79.90,
-    1024×512 80k) publish for their DeepLabv3 with the same settings: SGD 0.01 at a batch of 8, momentum 0.9, decay
-    5e-4, poly 0.9, ratio 0.5–2, photometric distortion, 0.4 auxiliary loss. Not yet measured with fastseg.
+    Expect: 79–80 % val mIoU after 215 epochs at a global batch of 8, as mmsegmentation (79.89, R-50-D8 769² 80k) and
+    PaddleSeg (79.90, 1024×512 80k) publish for their DeepLabv3 with SGD 0.01, momentum 0.9, decay 5e-4, poly 0.9, ratio
+    0.5–2, photometric distortion and 0.4 auxiliary loss. Not yet measured with fastseg, nor are larger batches, for
+    which the learning rate grows in proportion.
     Differences: torchvision's head (ASPP of 256 channels), 768 for 769, norms and biases are not decayed, one epoch
     of warm-up, averaged weights, no limit on one class's share of a crop.
     """

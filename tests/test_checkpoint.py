@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fastseg.errors import UserError
-from fastseg.labels import cityscapes
 from fastseg.loop import checkpoint
 
 DOCUMENT = {"step": 3, "model": {"w": torch.arange(4.0)}, "nested": [1, "two", None, {"x": 0.5}]}
@@ -88,6 +87,9 @@ def test_weights_are_contiguous_whatever_the_memory_order() -> None:
     assert torch.equal(weights["weight"], layer.weight)
 
 
-def test_classes_survive() -> None:
-    classes = cityscapes().classes
-    assert checkpoint.unpack_classes(checkpoint.pack_classes(classes), "x") == classes
+def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", DOCUMENT)
+    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
+    checkpoint.remove_unfinished(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    checkpoint.remove_unfinished(tmp_path / "missing")

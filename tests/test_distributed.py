@@ -15,7 +15,8 @@ from fastseg.loop.distributed import become_ranks
 SCRIPT = """
 import sys
 from fastseg.errors import run_command
-from fastseg.loop.distributed import average_buffers, become_ranks, gather_states, joined_ranks, sum_over_ranks
+from fastseg.loop.distributed import become_ranks, gather_on_first, gather_states, joined_ranks, mean_over_ranks
+from fastseg.loop.distributed import sum_over_ranks
 import torch
 
 def main():
@@ -23,10 +24,10 @@ def main():
     with joined_ranks("cpu") as ranks:
         total = sum_over_ranks(torch.tensor(ranks.rank + 1))
         states = gather_states({"rank": ranks.rank})
-        norm = torch.nn.BatchNorm1d(1)
-        norm.running_mean.fill_(ranks.rank)
-        average_buffers(norm)
-        print(f"rank {ranks.rank} of {ranks.world}: {total} {states} {norm.running_mean.item()}\\n", end="", flush=True)
+        assert gather_on_first(ranks.rank) == ([0, 1] if ranks.first else [])
+        mean = mean_over_ranks([torch.full((2, 3), float(ranks.rank)), torch.tensor(1.0 + ranks.rank)])
+        assert (mean[0] == 0.5).all() and mean[0].shape == (2, 3)
+        print(f"rank {ranks.rank} of {ranks.world}: {total} {states} {mean[1].item()}\\n", end="", flush=True)
 
 run_command(main)
 """
@@ -47,7 +48,7 @@ def test_one_process_becomes_two(launcher: list[str], tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     states = "[{'rank': 0}, {'rank': 1}]"
     assert sorted(line for line in run.stdout.splitlines() if line) == [
-        f"rank {rank} of 2: 3 {states} 0.5" for rank in (0, 1)
+        f"rank {rank} of 2: 3 {states} 1.5" for rank in (0, 1)
     ]
 
 
@@ -74,7 +75,7 @@ def test_a_mismatch_with_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     [
         (0, "auto", 0, "1 or more"),
         (8, "auto", 2, "there are 2 GPUs here; use --gpus 2"),
-        (10_000, "auto", 0, "there is no GPU here and only"),
+        (10_000, "auto", 0, "there is no GPU to use and only"),
         (1, "cuda", 0, "no GPU"),
     ],
 )

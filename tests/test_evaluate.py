@@ -51,7 +51,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
         "classes": checkpoint.pack_classes(cityscapes().classes),
-        "config": {"shards": str(shards)},
+        "shards": str(shards),
     }
     checkpoint.save(path, document)
     return path

@@ -82,7 +82,7 @@ def run_graph(
             given([d[2] for d in draws], np.int32),
         )
         frame = pipeline.frame_size(encoded)
-        window = pipeline.look(frame, draw, CROP)
+        window = pipeline.look(frame, draw, settings)
         return (
             pipeline.crop_image(encoded, draw, window, settings, "cpu", "jpg"),
             pipeline.crop_mask(encoded_mask, draw, window, settings, "cpu"),

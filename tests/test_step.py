@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import os
+import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -11,7 +14,7 @@ from torch import nn
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.loop.distributed import Ranks, joined_ranks
-from fastseg.loop.step import TrainStep
+from fastseg.loop.step import LossNetwork, TrainStep
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -59,12 +62,16 @@ def three_steps(step: TrainStep, image: torch.Tensor, label: torch.Tensor) -> li
     return [step(image, label, RATE).tolist() for _ in range(3)]
 
 
-def run_rank(rank: int, folder: Path) -> None:
-    import os
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
+
+def run_rank(rank: int, folder: Path, port: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29617")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     with joined_ranks("cpu") as ranks:
         image, label = batch(void_rows=40)
         share = slice(2 * rank, 2 * rank + 2)
@@ -75,7 +82,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    mp.spawn(run_rank, args=(tmp_path, free_port()), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     step = frozen(TrainStep(network(), CONFIG, ALONE))
     expected = three_steps(step, *batch(void_rows=40))
@@ -124,6 +131,26 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(name: str) -> None:
     assert not numbers[0].isfinite()
     for parameter_name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[parameter_name])
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
+    model = network()
+    step = TrainStep(model, CONFIG, ALONE)  # without clipping
+    before = copy.deepcopy(dict(model.named_parameters()))
+    model.net.classifier[1].weight.register_hook(lambda gradient: gradient * torch.inf)
+    main, _, norm, _ = step(*batch(), 0.1).tolist()
+    assert np.isfinite(main)
+    assert not np.isfinite(norm)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.slow
+def test_network_and_loss_compile_to_one_graph() -> None:
+    network_and_loss = LossNetwork(network(channels_last=True), None).eval()
+    network_and_loss.model.training = True  # the auxiliary head too, without dropout
+    compiled = torch.compile(network_and_loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*batch()), network_and_loss(*batch()), rtol=1e-4, atol=1e-2)
 
 
 def test_an_all_void_batch_changes_no_weight_but_by_decay() -> None:

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 
 from fastseg.loop.timing import Mailbox, StepClock
@@ -16,6 +17,7 @@ def test_waiting_is_the_time_between_asking_and_getting() -> None:
         time.sleep(0.05)
         clock.got()
         time.sleep(0.05)
+        clock.stepped()
     window = clock.take()
     assert window.steps == 2
     assert window.seconds >= 0.2
@@ -28,19 +30,27 @@ def test_a_restart_forgets() -> None:
     clock.ask()
     time.sleep(0.05)
     clock.got()
+    clock.stepped()
     clock.restart()
     again = time.perf_counter()
     clock.ask()
     clock.got()
+    clock.stepped()
     window = clock.take()
     assert window.steps == 1
     assert window.seconds <= time.perf_counter() - again + 1e-3
 
 
-def test_numbers_come_one_exchange_late() -> None:
+def test_on_the_cpu_numbers_arrive_at_once() -> None:
     mailbox = Mailbox(CPU)
-    assert mailbox.exchange(torch.tensor([1.0])) is None
-    assert mailbox.exchange(torch.tensor([2.0])) == [1.0]
-    assert mailbox.collect() == [2.0]
+    assert mailbox.exchange(1, torch.tensor([1.0])) == (1, [1.0])
     assert mailbox.collect() is None
-    assert mailbox.exchange(torch.tensor([3.0])) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: there numbers come one step late")
+def test_on_a_gpu_numbers_come_one_step_late() -> None:
+    mailbox = Mailbox(torch.device("cuda", 0))
+    assert mailbox.exchange(1, torch.tensor([1.0], device="cuda")) is None
+    assert mailbox.exchange(2, torch.tensor([2.0], device="cuda")) == (1, [1.0])
+    assert mailbox.collect() == (2, [2.0])
+    assert mailbox.collect() is None

@@ -11,6 +11,7 @@ resized frame is smaller than the crop and has to be padded. Resizing, cropping 
 """
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, NamedTuple
 
 import nvidia.dali.fn as fn
@@ -19,10 +20,6 @@ import nvidia.dali.types as types
 from nvidia.dali import pipeline_def
 
 from fastseg.labels import IGNORE
-
-# Rows and columns decoded beyond the visible region, so that interpolation at its edge sees the real
-# neighbours: the antialiasing filter reaches 1/r pixels, 2 at the usual smallest ratio of 0.5.
-MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def train_graph(files: Files, augmentation: Augmentation, device: str, fill_buff
     encoded_image, encoded_mask = _read(files, shuffle=fill_buffer, seed=read_seed)
     frame = frame_size(encoded_image)
     draw = draw_geometry(frame, augmentation)
-    window = look(frame, draw, augmentation.crop)
+    window = look(frame, draw, augmentation)
     image = crop_image(encoded_image, draw, window, augmentation, device, files.image_codec)
     return image, crop_mask(encoded_mask, draw, window, augmentation, device)
 
@@ -98,8 +95,9 @@ def train_graph(files: Files, augmentation: Augmentation, device: str, fill_buff
 def eval_graph(files: Files, device: str) -> Any:
     """Whole frames in order: image uint8 H×W×3 and mask uint8 H×W×1 on ``device``."""
     encoded_image, encoded_mask = _read(files)
-    image = fn.decoders.image(encoded_image, device=_decoder(device, files.image_codec), output_type=types.RGB)
-    mask = fn.decoders.image(encoded_mask, device="cpu", output_type=types.GRAY)
+    decoder = _decoder(device, files.image_codec)
+    image = fn.decoders.image(encoded_image, output_type=types.RGB, **decoder)
+    mask = fn.decoders.image(encoded_mask, output_type=types.GRAY)
     return (image.gpu(), mask.gpu()) if device == "gpu" else (image, mask)
 
 
@@ -139,8 +137,9 @@ def draw_geometry(frame: Any, augmentation: Augmentation) -> Draw:
     return Draw(ratio, offset, fn.random.coin_flip(probability=augmentation.flip))
 
 
-def look(frame: Any, draw: Draw, crop: tuple[int, int]) -> Window:
+def look(frame: Any, draw: Draw, augmentation: Augmentation) -> Window:
     """The part of the frame that a draw shows, and where it goes in the crop."""
+    crop = augmentation.crop
     resized = _resized(frame, draw.ratio)
     first = math.max(draw.offset, 0.0)
     size = math.min(draw.offset + _pair(crop), resized) - first
@@ -149,8 +148,11 @@ def look(frame: Any, draw: Draw, crop: tuple[int, int]) -> Window:
     # Flipped, what lay on the left lies on the right.
     flip = _horizontal(draw.flip)
     before = left_out + flip * (_pair(crop) - size - 2.0 * left_out)
-    low = math.max(math.floor(start) - MARGIN, 0.0)
-    high = math.min(math.ceil(stop) + MARGIN, frame)
+    # Decoded is a little more, so that interpolation at the edge sees the real neighbours: antialiasing reaches
+    # 1 / ratio pixels.
+    margin = ceil(1 / augmentation.scale[0]) + 2.0
+    low = math.max(math.floor(start) - margin, 0.0)
+    high = math.min(math.ceil(stop) + margin, frame)
     return Window(start, stop, size, before, fn.cast(low, dtype=types.INT32), fn.cast(high, dtype=types.INT32))
 
 
@@ -164,19 +166,22 @@ def crop_image(encoded: Any, draw: Draw, window: Window, augmentation: Augmentat
 
 def crop_mask(encoded: Any, draw: Draw, window: Window, augmentation: Augmentation, device: str) -> Any:
     """The same for the mask, by nearest neighbour and padded with the ignore value: uint8 h×w×1."""
-    mask = _decode(encoded, window, "cpu", types.GRAY)
+    mask = _decode(encoded, window, {}, types.GRAY)
     mask = mask.gpu() if device == "gpu" else mask
     return _pad(_resize(mask, draw, window, types.INTERP_NN), window, augmentation.crop, (IGNORE,))
 
 
-def _decoder(device: str, codec: str) -> str:
-    # Only JPEG is decoded by the GPU; a PNG under "mixed" falls back to the CPU without a word.
-    return "mixed" if device == "gpu" and codec == "jpg" else "cpu"
+def _decoder(device: str, codec: str) -> dict[str, Any]:
+    """Where an image is decoded. Only JPEG by the GPU: a PNG under "mixed" falls back to the CPU without a word."""
+    if device == "cpu" or codec != "jpg":
+        return {"device": "cpu"}
+    # Halved chroma is interpolated as the CPU's decoder does it, so that both see the same pixels.
+    return {"device": "mixed", "jpeg_fancy_upsampling": True}
 
 
-def _decode(encoded: Any, window: Window, device: str, output_type: Any) -> Any:
+def _decode(encoded: Any, window: Window, decoder: dict[str, Any], output_type: Any) -> Any:
     return fn.decoders.image_slice(
-        encoded, start=window.low, end=window.high, axes=[0, 1], device=device, output_type=output_type
+        encoded, start=window.low, end=window.high, axes=[0, 1], output_type=output_type, **decoder
     )
 
 

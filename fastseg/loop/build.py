@@ -17,24 +17,24 @@ from fastseg.loop.step import TrainStep, use_sync_bn
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation
 
 
-def build_state(config: Config, manifest: Manifest, ranks: Ranks) -> RunState:
-    """Network, optimiser and average, with their first values."""
+def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
+    """Network, optimiser and average, with their first values; a resumed run needs no pretrained ones."""
     torch.manual_seed(config.seed)  # the same weights on every rank …
-    model = build_model(config, manifest, ranks)
+    model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
     average = Average(model, config.optim.ema) if config.optim.ema else None
     return RunState(model, TrainStep(model, config, ranks), average)
 
 
-def build_model(config: Config, manifest: Manifest, ranks: Ranks) -> DeepLab:
-    """The network on the rank's device, started from the weights that the configuration names."""
+def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
+    """The network on the rank's device, started from ``weights``."""
     settings = config.model
     mean, std = normalisation(settings.weights, manifest.mean, manifest.std)
     model = DeepLab(settings.arch, len(manifest.classes), mean, std, config.optim.aux > 0, settings.channels_last)
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
-            load_weights(model, settings.arch, settings.weights)
+            load_weights(model, settings.arch, weights)
         barrier()
     if use_sync_bn(config, ranks):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastseg.errors import UserError
 from fastseg.files import atomic_path
-from fastseg.labels import SegmentationClass, parse_class
+from fastseg.labels import SegmentationClass
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 1
@@ -66,6 +66,7 @@ def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]
     return [{**asdict(c), "color": list(c.color)} for c in classes]
 
 
-def unpack_classes(entries: Any, where: str) -> tuple[SegmentationClass, ...]:
-    """The class table back from :func:`pack_classes`."""
-    return tuple(parse_class(entry, f"{where}, class {i}") for i, entry in enumerate(entries))
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while saving left in ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

@@ -74,7 +74,6 @@ def _of_launcher(variable: str) -> bool:
         "LOCAL_RANK",
         "WORLD_SIZE",
         "LOCAL_WORLD_SIZE",
-        "OMP_NUM_THREADS",
     )
 
 
@@ -86,7 +85,7 @@ def _check_count(wanted: int, available: int) -> None:
         raise UserError(f"--gpus is {wanted}, but there are {available} GPUs here; use --gpus {available}")
     if not available and wanted > cores:
         raise UserError(
-            f"--gpus is {wanted}, but there is no GPU here and only {cores} CPU cores; use --gpus {cores} or fewer"
+            f"--gpus is {wanted}, but there is no GPU to use and only {cores} CPU cores; use --gpus {cores} or fewer"
         )
 
 
@@ -123,12 +122,13 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def average_buffers(module: torch.nn.Module) -> None:
-    """Give every rank the mean of all ranks' floating-point buffers: batch norm's running statistics."""
-    if dist.is_initialized():
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                sum_over_ranks(buffer).div_(dist.get_world_size())
+def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The mean of each tensor over all ranks, in new tensors of one type and device; one message for all."""
+    if not dist.is_initialized() or not tensors:
+        return [tensor.clone() for tensor in tensors]
+    flat = sum_over_ranks(torch.cat([tensor.flatten() for tensor in tensors])) / dist.get_world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,6 +138,15 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, state)
     return states
+
+
+def gather_on_first(value: Any) -> list[Any]:
+    """Every rank's ``value``, in rank order, on the first rank; nothing on the others."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
 
 
 def barrier() -> None:

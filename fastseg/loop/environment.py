@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+DALI = "nvidia-dali-cuda130"
 PACKAGES = (
     "fastseg-deeplab",
     "torch",
     "torchvision",
-    "nvidia-dali-cuda130",
+    DALI,
     "torchmetrics",
     "cityscapesScripts",
     "webdataset",

@@ -22,7 +22,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     ]
     if config.name == "adam":
         return torch.optim.Adam(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    for parameter in parameters if config.momentum else ():
+        # Made by a first step that is skipped (found_inf), the momentum would be memory that nobody wrote.
+        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def peak_rate(config: OptimConfig, global_batch: int) -> float:
@@ -61,12 +65,12 @@ class Average:
         now, average = model.state_dict(), self.model.state_dict()
         floating = [name for name, value in now.items() if value.is_floating_point()]
         self._now, self._average = [now[n] for n in floating], [average[n] for n in floating]
-        self._counts = [(average[n], now[n]) for n in now.keys() - set(floating)]
+        counts = [name for name in now if name not in set(floating)]
+        self._now_counts, self._average_counts = [now[n] for n in counts], [average[n] for n in counts]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the trained network's values after step ``step`` (from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._now, 1 - decay)
-        for average, now in self._counts:
-            average.copy_(now)
+        torch._foreach_copy_(self._average_counts, self._now_counts)

@@ -11,9 +11,10 @@ from fastseg.config import Config
 from fastseg.data.loader import TrainLoader
 from fastseg.data.manifest import Manifest
 from fastseg.errors import UserError
+from fastseg.files import is_remote
 from fastseg.loop import checkpoint
-from fastseg.loop.distributed import Ranks, average_buffers, gather_states
-from fastseg.loop.environment import environment
+from fastseg.loop.distributed import Ranks, gather_states
+from fastseg.loop.environment import DALI, environment
 from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
@@ -33,15 +34,29 @@ class RunState:
     evaluation_owed: bool = False
     """An evaluation of this step was due and did not come to its end."""
 
-    def average_statistics(self) -> None:
-        """Average batch norm's running statistics over the ranks, each of which saw its own images."""
-        average_buffers(self.model)
-        if self.average:
-            average_buffers(self.average.model)
+    def statistics(self) -> list[torch.Tensor]:
+        """Copies of batch norm's running statistics, which every rank has from its own images."""
+        return [buffer.clone() for buffer in self._statistics()]
 
-    def document(self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks) -> dict[str, Any] | None:
+    def set_statistics(self, values: list[torch.Tensor]) -> None:
+        """Put the running statistics at ``values``."""
+        for buffer, value in zip(self._statistics(), values, strict=True):
+            buffer.copy_(value)
+
+    def _statistics(self) -> list[torch.Tensor]:
+        models = [self.model, self.average.model] if self.average else [self.model]
+        return [buffer for model in models for buffer in model.net.buffers() if buffer.is_floating_point()]
+
+    def document(
+        self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
+    ) -> dict[str, Any] | None:
         """The checkpoint, on the first rank; every rank has to call."""
-        states = gather_states({"rng": _rng_state(ranks.device), "loader": loader.state()})
+        mine = {
+            "rng": _rng_state(ranks.device),
+            "loader": loader.state(),
+            "statistics": [value.cpu() for value in own],
+        }
+        states = gather_states(mine)
         if not ranks.first:
             return None
         return {
@@ -58,29 +73,55 @@ class RunState:
             "scaler": self.train_step.scaler.state_dict(),
             "ranks": states,
             "config": config.to_dict(),
+            "device": ranks.device.type,
+            "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
             "classes": checkpoint.pack_classes(manifest.classes),
             "dataset": {"name": manifest.name, "digest": manifest.digest()},
             "versions": environment(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over weights, average, optimiser and scaler of a checkpoint."""
+        """Take over weights, average, optimiser and scaler of a checkpoint; its settings are the configuration's."""
         self.model.net.load_state_dict(saved["model"])
         if self.average:
             self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
-        self.train_step.optimizer.load_state_dict(saved["optimizer"])
-        self.train_step.scaler.load_state_dict(saved["scaler"])
+        for model in (self.model, self.average.model) if self.average else (self.model,):
+            model.mean.copy_(torch.tensor(saved["mean"]))
+            model.std.copy_(torch.tensor(saved["std"]))
+        optimizer = self.train_step.optimizer
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(saved["optimizer"])
+        for group, ours in zip(optimizer.param_groups, settings, strict=True):
+            group.update(ours)
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    # The fused kernels read both side by side: the same memory order, whatever the file's.
+                    state[name] = torch.empty_like(parameter).copy_(value)
+        if saved["scaler"]:
+            self.train_step.scaler.load_state_dict(saved["scaler"])
         self.step, self.best, self.evaluation_owed = saved["step"], saved["best"], saved["evaluation_owed"]
+
+    def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+        """Put this rank's random generators and statistics where they were; returns its loader's state."""
+        mine = saved["ranks"][ranks.rank]
+        self.set_statistics(mine["statistics"])
+        torch.set_rng_state(mine["rng"]["cpu"])
+        if ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["rng"]["cuda"], ranks.device)
+        return dict(mine["loader"])
 
 
 def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
-    """The checkpoint that ``config.resume`` names, if there is one, and if it belongs to this network and data.
+    """The run's last checkpoint, or the one that ``config.resume`` names; None to start anew.
 
-    Raises :class:`UserError` with the difference where it does not.
+    Raises :class:`UserError` with the difference where it is of another network or data set.
     """
-    path = config.folder / "checkpoints" / "last.pt" if config.resume == "auto" else Path(config.resume)
-    if config.resume == "never" or (config.resume == "auto" and not path.exists()):
+    own = config.folder / "checkpoints" / "last.pt"
+    if config.resume == "never" or (config.resume == "auto" and not own.exists()):
         return None
+    # A run that was started from a file has gone on since: its own checkpoint is the newer one.
+    path = own if own.exists() else Path(config.resume)
     saved = checkpoint.load(path)
     classes = [c["name"] for c in saved["classes"]]
     here = [c.name for c in manifest.classes]
@@ -101,20 +142,19 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
-    """Whether ranks, batch and seed are still those of the checkpoint, so that readers and dice can go on."""
-    then = saved["config"]
-    return len(saved["ranks"]) == ranks.world and (then["data"]["batch"], then["seed"]) == (
-        config.data.batch,
-        config.seed,
+    """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation, seed, device and DALI."""
+    return (
+        len(saved["ranks"]) == ranks.world
+        and saved["device"] == ranks.device.type
+        and saved["versions"].get(DALI) == environment().get(DALI)
+        and _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
     )
 
 
-def restore_rng(saved: dict[str, Any], ranks: Ranks) -> None:
-    """Put this rank's random generators where they were."""
-    state = saved["ranks"][ranks.rank]["rng"]
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and ranks.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], ranks.device)
+def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
+    speed_only = ("threads", "prefetch", "eval_batch")
+    data = {name: value for name, value in config["data"].items() if name not in speed_only}
+    return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:

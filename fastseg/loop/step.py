@@ -44,10 +44,10 @@ class TrainStep:
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
-        Returns float32 [main loss, auxiliary loss, gradient norm (0 unless clipped), ranks that want to stop] over
+        Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
         all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
-        same, so that N ranks compute what one would with N times the batch. Where the loss is not finite the
-        weights stay as they are.
+        same, so that N ranks compute what one would with N times the batch. Where the loss or the gradient is
+        not finite the weights stay as they are.
         """
         if not self.model.training:
             self.model.train()
@@ -63,10 +63,11 @@ class TrainStep:
     def _update(self, loss: Tensor, total: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        norm = loss.new_zeros(())
+        self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._optim.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.clip)
+            nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
         if not self.scaler.is_enabled():
             # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
             self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]

@@ -39,21 +39,26 @@ class StepClock:
 
     def got(self) -> None:
         """Call when the batch is there."""
-        self._steps += 1
         if isinstance(self._asked, float):
             self._waited += time.perf_counter() - self._asked
         else:
             self._gaps.append((self._asked, self._event()))
+
+    def stepped(self) -> None:
+        """Call when a step is known to be done."""
+        self._steps += 1
 
     def take(self) -> Window:
         """The window since the last one; begins a new one. Without a step since then it is the last one again."""
         if not self._steps:
             return self._last
         done = [pair for pair in self._gaps if pair[1].query()]
+        pending = [pair for pair in self._gaps if pair not in done]
         waited = self._waited + sum(begin.elapsed_time(end) for begin, end in done) / 1000
         seconds = time.perf_counter() - self._start
         self._last = Window(seconds, self._steps, min(waited / seconds, 1.0))
         self.restart()
+        self._gaps = pending
         return self._last
 
     @staticmethod
@@ -64,29 +69,27 @@ class StepClock:
 
 
 class Mailbox:
-    """Brings a few numbers of every step to the host one step late, so that the device always has work queued."""
+    """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._waiting: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
+        self._waiting: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
 
-    def exchange(self, numbers: torch.Tensor) -> list[float] | None:
-        """Post this step's numbers and get the ones posted before; None the first time."""
-        before = self.collect()
+    def exchange(self, step: int, numbers: torch.Tensor) -> tuple[int, list[float]] | None:
+        """Post the numbers of ``step`` and get those that have arrived, with their step; None the first time."""
         if not self._cuda:
-            self._waiting = (numbers, None)
-            return before
+            return step, numbers.tolist()
+        before = self.collect()
         copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._waiting = (copy, event)
+        self._waiting = (step, copy, event)
         return before
 
-    def collect(self) -> list[float] | None:
-        """The numbers posted last, waiting for them; None if they were taken already."""
+    def collect(self) -> tuple[int, list[float]] | None:
+        """The numbers still on their way, waiting for them; None if there are none."""
         if self._waiting is None:
             return None
-        (numbers, event), self._waiting = self._waiting, None
-        if event is not None:
-            event.synchronize()
-        return numbers.tolist()
+        (step, numbers, event), self._waiting = self._waiting, None
+        event.synchronize()
+        return step, numbers.tolist()

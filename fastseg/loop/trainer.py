@@ -13,7 +13,7 @@ from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.data.manifest import Manifest
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
-from fastseg.loop.distributed import Ranks, barrier
+from fastseg.loop.distributed import Ranks, barrier, mean_over_ranks
 from fastseg.loop.optim import peak_rate, rate_at
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.state import RunState
@@ -59,12 +59,13 @@ class Trainer:
             if state.average:
                 state.average.update(state.step)
             state.step += 1
-            # These are the numbers of the step before: the device never waits for the host to look.
-            stop = self.arrived(self.mailbox.exchange(numbers), state.step - 1)
+            # On a GPU these are the numbers of the step before: it never waits for the host to look.
+            stop = self.arrived(self.mailbox.exchange(state.step, numbers))
             if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
                 stop = self.pause(stop)
         if stop:
-            self.say(f"stopped at step {state.step} of {self.total}; the same command goes on from there")
+            again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
+            self.say(f"stopped at step {state.step} of {self.total}; {again} goes on from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
             self.say(f"finished; the report is {write_report(self.config.folder)}")
@@ -73,13 +74,15 @@ class Trainer:
         """Between steps: evaluate if that is due, and save. Returns whether to stop."""
         state, improved = self.state, False
         # Nothing is kept of a step whose loss has not been seen to be finite.
-        stop = self.arrived(self.mailbox.collect(), state.step) or stop
-        state.average_statistics()
+        stop = self.arrived(self.mailbox.collect()) or stop
+        own = state.statistics()
+        state.set_statistics(mean_over_ranks(own))
         state.evaluation_owed |= self.due(self.config.eval_every)
         if state.evaluation_owed and not stop:
             improved, stop = self.evaluate()
             state.evaluation_owed = stop
-        self.save(keep=improved)
+        self.save(own, keep=improved)
+        state.set_statistics(own)
         self.clock.restart()
         return stop
 
@@ -94,14 +97,15 @@ class Trainer:
         every, step = epochs * self.steps_per_epoch, self.state.step
         return step == self.total or step // every > (step - 1) // every
 
-    def arrived(self, numbers: list[float] | None, step: int) -> bool:
-        """Look at what :class:`TrainStep` computed in step ``step`` (from 1); returns whether a rank wants to stop.
+    def arrived(self, mail: tuple[int, list[float]] | None) -> bool:
+        """Look at a step (from 1) and what :class:`TrainStep` computed in it; returns whether a rank wants to stop.
 
         Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite.
         """
-        if numbers is None:
+        if mail is None:
             return False
-        main, aux, norm, stops = numbers
+        step, (main, aux, norm, stops) = mail
+        self.clock.stepped()
         loss = main + self.config.optim.aux * aux
         overflow_is_normal = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
         if not math.isfinite(loss) or not (math.isfinite(norm) or overflow_is_normal):
@@ -186,14 +190,20 @@ class Trainer:
             f"({result.images_per_second:.1f} images/s)"
         )
 
-    def save(self, keep: bool = False) -> None:
-        """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call."""
-        document = self.state.document(self.config, self.manifest, self.loader, self.ranks)
+    def save(self, own: list[torch.Tensor], keep: bool = False) -> None:
+        """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call.
+
+        ``own`` are this rank's statistics; the network holds the mean of all ranks'.
+        """
+        document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
         if document:
             folder = self.config.folder / "checkpoints"
-            checkpoint.save(folder / "last.pt", document)
             if keep:
-                checkpoint.keep(folder / "last.pt", folder / "best.pt")
+                # First the best: killed before the last follows, the run comes here again from an older one.
+                checkpoint.save(folder / "best.pt", document)
+                checkpoint.keep(folder / "best.pt", folder / "last.pt")
+            else:
+                checkpoint.save(folder / "last.pt", document)
         barrier()
 
     def say(self, sentence: str) -> None:
@@ -203,7 +213,7 @@ class Trainer:
 
 
 class Stopping:
-    """Whether SIGTERM or Ctrl-C has asked this process to stop. Asked twice, it stops at once."""
+    """Whether SIGTERM or Ctrl-C has asked this process to stop. A second Ctrl-C stops it at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -221,7 +231,9 @@ class Stopping:
 
     def _ask(self, number: int, _frame: object) -> None:
         self._signal = number
-        signal.signal(number, signal.SIG_DFL)
+        # Batch systems send SIGTERM to a job's every process, and torchrun passes it on: it comes twice.
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def total_steps(config: Config, steps_per_epoch: int) -> int:

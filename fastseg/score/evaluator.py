@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastseg.data.loader import Batch, EvalLoader
-from fastseg.loop.distributed import gather_states, sum_over_ranks
+from fastseg.loop.distributed import gather_on_first, gather_states, sum_over_ranks
 from fastseg.model.deeplab import DeepLab, upsample
 from fastseg.score.metrics import confusion_matrix
 
@@ -41,7 +41,7 @@ class Evaluation:
     images_per_second: float
     """Over all ranks, from the first frame asked for to the last one counted."""
     worst: list[Sample]
-    """The frames with the least IoU, worst first."""
+    """The frames with the least IoU, worst first; on the first rank only."""
 
 
 @torch.inference_mode()
@@ -83,9 +83,16 @@ def evaluate(
     images = int(sum_over_ranks(torch.tensor(place - loader.first)))
     total = sum_over_ranks(matrix).cpu().numpy()
     seconds = time.perf_counter() - start
-    samples = [sample for state in gather_states({"worst": worst.samples()}) for sample in state["worst"]]
-    samples = sorted(samples, key=lambda sample: (sample.iou, sample.place))[:keep_worst]
+    samples = _gather_worst(worst.samples(), keep_worst)
     return None if left_out else Evaluation(total, images, images / seconds, samples)
+
+
+def _gather_worst(mine: list[Sample], most: int) -> list[Sample]:
+    """The worst of all ranks' samples on the first rank; only those travel, since frames are large."""
+    ranked = [(sample.iou, sample.place) for sample in mine]
+    chosen = sorted(pair for state in gather_states({"ranked": ranked}) for pair in state["ranked"])[:most]
+    sent = gather_on_first([sample for sample in mine if (sample.iou, sample.place) in chosen])
+    return sorted((sample for samples in sent for sample in samples), key=lambda sample: (sample.iou, sample.place))
 
 
 class WorstFrames:

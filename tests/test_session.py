@@ -1,0 +1,129 @@
+"""Going on from a checkpoint under other settings, in this process."""
+
+
+import pytest
+import torch
+from conftest import with_changes
+
+from fastseg.config import Config
+from fastseg.data.manifest import read_manifest
+from fastseg.errors import UserError
+from fastseg.loop import session
+from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.distributed import Ranks
+from fastseg.loop.state import RunState, find_checkpoint
+from fastseg.loop.trainer import Trainer
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def stopped(tiny: Config) -> Config:
+    """A run of two steps of which a checkpoint is left."""
+    manifest = read_manifest(tiny.shards)
+    state = build_state(tiny, manifest, ALONE)
+    trainer = Trainer(tiny, manifest, ALONE, state, build_loaders(tiny, manifest, ALONE, None), None)
+    for _ in range(2):
+        batch = trainer.loader.next()
+        state.train_step(batch.image, batch.label, 0.01)
+        state.step += 1
+    trainer.save(state.statistics())
+    return tiny
+
+
+def resume(config: Config) -> tuple[RunState, list[str]]:
+    manifest = read_manifest(config.shards)
+    saved = find_checkpoint(config, manifest)
+    state = build_state(config, manifest, ALONE, resumed=saved is not None)
+    loaders, said = session.resume(config, manifest, ALONE, state, saved)
+    loaders[0].next()
+    return state, said
+
+
+def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
+    state, said = resume(with_changes(stopped, data__prefetch=1, optim__epochs=5.0))
+    assert said == ["going on after step 2"]
+    assert state.step == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data__hue": 0.0, "data__contrast": 0.0}, {"data__crop": (48, 64)}, {"data__batch": 2}, {"seed": 5}],
+    ids=["augmentation", "crop", "batch", "seed"],
+)
+def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
+    state, said = resume(with_changes(stopped, **change))
+    assert "the data's order starts anew" in said[0]
+    assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
+
+
+def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, optim__momentum=0.5, optim__weight_decay=0.05))
+    assert {group["momentum"] for group in state.train_step.optimizer.param_groups} == {0.5}
+    assert {group["weight_decay"] for group in state.train_step.optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_memory_order_may_change(stopped: Config) -> None:
+    """The fused optimisers read weights, gradients and momentum side by side, whatever their strides say."""
+    one, other = resume(stopped)[0], resume(with_changes(stopped, model__channels_last=False))[0]
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    for a, b in pairs:
+        momentum_a, momentum_b = (
+            state.train_step.optimizer.state[p]["momentum_buffer"] for state, p in ((one, a), (other, b))
+        )
+        assert torch.equal(momentum_a, momentum_b)
+        assert momentum_a.stride() == a.stride()
+        assert momentum_b.stride() == b.stride()
+
+
+def test_precision_may_change(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, model__precision="fp16"))
+    assert state.train_step.scaler.is_enabled()
+
+
+def test_pretrained_weights_are_not_needed_again(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, model__weights="gone.pt"))
+    assert state.step == 2
+    assert state.model.mean.tolist() == pytest.approx(read_manifest(stopped.shards).mean)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model__arch": "deeplabv3_resnet50"}, "its network is deeplabv3_mobilenet_v3_large"),
+        ({"optim__name": "adam"}, "its optimiser is sgd, the run's is adam"),
+        ({"optim__aux": 0.0}, "its auxiliary head is True"),
+    ],
+)
+def test_another_run_is_refused(stopped: Config, change: dict, says: str) -> None:
+    config = with_changes(stopped, **change)
+    with pytest.raises(UserError, match=says):
+        find_checkpoint(config, read_manifest(config.shards))
+
+
+def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> None:
+    file = stopped.folder / "checkpoints" / "last.pt"
+    other = with_changes(stopped, name="other", resume=str(file))
+    manifest = read_manifest(stopped.shards)
+    assert find_checkpoint(other, manifest)["step"] == 2
+    state = build_state(other, manifest, ALONE)
+    state.step = 7
+    trainer = Trainer(other, manifest, ALONE, state, build_loaders(other, manifest, ALONE, None), None)
+    trainer.save(state.statistics())
+    assert find_checkpoint(other, manifest)["step"] == 7
+    assert find_checkpoint(with_changes(other, resume="never"), manifest) is None
+
+
+def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(stopped.shards)
+    for other, says in (([None, manifest.digest()], "of step None"), ([2, "x"], "different data sets")):
+        states = [{"seen": [2, manifest.digest()]}, {"seen": other}]
+        monkeypatch.setattr(session, "gather_states", lambda _state, states=states: states)
+        with pytest.raises(UserError, match=says):
+            session.agree({"step": 2}, manifest)
+
+
+def test_an_earlier_run_is_set_aside(stopped: Config) -> None:
+    session.set_aside(stopped.folder)
+    assert not stopped.folder.exists()
+    assert len(list(stopped.runs.glob("tiny.*/checkpoints/last.pt"))) == 1
