@@ -1,6 +1,5 @@
 """Going on from a checkpoint under other settings, in this process."""
 
-
 import pytest
 import torch
 from conftest import with_changes

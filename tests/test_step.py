@@ -43,6 +43,7 @@ def batch(size: int = 4, void_rows: int = 0) -> tuple[torch.Tensor, torch.Tensor
 
 def frozen(step: TrainStep) -> TrainStep:
     """Batch norm and dropout as in evaluation: their statistics are a rank's own business."""
+    nn.Module.train(step.model, False)
     step.model.train = lambda _mode=True: nn.Module.train(step.model, False)  # type: ignore[method-assign]
     # The auxiliary head speaks in training only; the flag alone is set.
     original = step.model.forward
