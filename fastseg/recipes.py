@@ -52,7 +52,10 @@ def camvid() -> Config:
     """CamVid's 11 classes at 360×480, from scratch: 367 training images, whole-frame sized crops.
 
     Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % test mIoU, also without pretrained
-    weights (Jégou et al. 2017, arXiv 1611.09326).
+    weights (Jégou et al. 2017, arXiv 1611.09326). As a proxy, 14 epochs of the small network on 240×320 crops reach
+    39 % val mIoU in half an hour on two CPU cores: --model.arch deeplabv3_mobilenet_v3_large --data.crop 240 320
+    --data.scale 0.5 1.25 --data.batch 8 --optim.epochs 14 --optim.lr 0.05 --optim.lr-batch 8 --optim.warmup 0.5
+    --optim.ema 0.98.
     """
     return Config(
         shards="shards/camvid",

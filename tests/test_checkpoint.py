@@ -8,7 +8,8 @@ import torch
 from fastseg.errors import UserError
 from fastseg.loop import checkpoint
 
-DOCUMENT = {"step": 3, "model": {"w": torch.arange(4.0)}, "nested": [1, "two", None, {"x": 0.5}]}
+PLAIN = {"step": 3, "arch": "a", "ema": None, "mean": [1.0], "std": [2.0], "classes": [{"x": 0.5}], "shards": "s"}
+DOCUMENT = {**PLAIN, "model": {"w": torch.arange(4.0)}}
 
 
 def test_reads_back(tmp_path: Path) -> None:
@@ -18,8 +19,7 @@ def test_reads_back(tmp_path: Path) -> None:
     assert {k: v for k, v in saved.items() if k != "model"} == {
         "format": "fastseg-checkpoint",
         "version": 1,
-        "step": 3,
-        "nested": [1, "two", None, {"x": 0.5}],
+        **PLAIN,
     }
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
@@ -78,6 +78,9 @@ def test_refuses_other_files(tmp_path: Path) -> None:
     torch.save({"format": "fastseg-checkpoint", "version": 2}, tmp_path / "new.pt")
     with pytest.raises(UserError, match="version 2"):
         checkpoint.load(tmp_path / "new.pt")
+    checkpoint.save(tmp_path / "part.pt", {"step": 1})
+    with pytest.raises(UserError, match="lacks arch, model"):
+        checkpoint.load(tmp_path / "part.pt")
 
 
 def test_weights_are_contiguous_whatever_the_memory_order() -> None:

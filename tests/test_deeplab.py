@@ -68,6 +68,17 @@ def test_loads_a_network_of_other_classes_but_for_its_last_layers(tmp_path: Path
     assert model.net.classifier[4].weight.shape[0] == 5
 
 
+def test_loads_a_checkpoint_of_ours_with_what_it_was_fed(tmp_path: Path) -> None:
+    trained = DeepLab(SMALL, 5, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), aux=True)
+    document = {"model": trained.net.state_dict(), "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    torch.save(document, tmp_path / "last.pt")
+    model = DeepLab(SMALL, 5, *RGB, aux=True)
+    load_weights(model, SMALL, str(tmp_path / "last.pt"))
+    assert model.mean.tolist() == [1.0, 2.0, 3.0]
+    assert model.std.tolist() == [4.0, 5.0, 6.0]
+    assert torch.equal(model.net.classifier[4].weight, trained.net.classifier[4].weight)
+
+
 def test_loads_without_the_auxiliary_head(tmp_path: Path) -> None:
     trained = get_model(SMALL, weights=None, weights_backbone=None, num_classes=5, aux_loss=True)
     model = DeepLab(SMALL, 5, *RGB, aux=False)

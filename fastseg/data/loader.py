@@ -34,7 +34,8 @@ class TrainLoader:
     """Endless augmented batches; epochs are reshuffled, ranks see disjoint samples and equally many steps.
 
     An epoch is ``steps_per_epoch`` full batches; what is left of a rank's samples then (less than a batch, or
-    one repeated sample) is skipped. Every epoch each rank moves on to another part of the split.
+    one repeated sample) is read and thrown away, so that all ranks stay in step. Every epoch each rank moves on
+    to another part of the split.
     """
 
     def __init__(

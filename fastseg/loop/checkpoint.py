@@ -14,6 +14,8 @@ from fastseg.labels import SegmentationClass
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 1
+REQUIRED = ("step", "arch", "model", "ema", "mean", "std", "classes", "shards")
+"""What an evaluation needs; a run that goes on needs more (:class:`fastseg.loop.state.RunState`)."""
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
@@ -48,8 +50,10 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
-    if document["version"] != VERSION:
-        raise UserError(f"{path} has format version {document['version']}, this fastseg reads {VERSION}")
+    if document.get("version") != VERSION:
+        raise UserError(f"{path} has format version {document.get('version')}, this fastseg reads {VERSION}")
+    if missing := [name for name in REQUIRED if name not in document]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; it is damaged, use another")
     return document
 
 

@@ -87,7 +87,11 @@ def load_weights(model: DeepLab, arch: str, weights: str) -> None:
     elif weights == "imagenet":
         state = _download(arch.removeprefix("deeplabv3_"))
     else:
-        state = _read_state(Path(weights))
+        document = _read_file(Path(weights))
+        state = _state_dict(document, weights)
+        if "mean" in document and "std" in document:  # a checkpoint of ours knows what it was fed
+            model.mean.copy_(torch.tensor(document["mean"]))
+            model.std.copy_(torch.tensor(document["std"]))
     _load_fitting(model.net, _network_names(state), weights)
 
 
@@ -120,10 +124,10 @@ def _download(name: str) -> dict[str, Tensor]:
         raise UserError(f"the download of {entry.url} is damaged ({error}); try again") from None
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path) -> Any:
     try:
         # Always explicit: the environment can switch the safe default off.
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(
             f"--model.weights is {path}, which is no file; it takes imagenet, coco, none or a file"
@@ -131,10 +135,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a file of weights that can be loaded safely: {reason}") from None
+
+
+def _state_dict(document: Any, source: str) -> dict[str, Tensor]:
+    """The weights in a file: the averaged ones of a checkpoint, its plain ones, or the file itself."""
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         document = document.get("ema") or document["model"]
-    if not isinstance(document, dict) or not all(isinstance(v, Tensor) for v in document.values()):
-        raise UserError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
+    if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
+        raise UserError(f"{source} holds no state dict; save one with torch.save(model.state_dict(), …)")
     return document
 
 

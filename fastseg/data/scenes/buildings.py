@@ -56,7 +56,7 @@ def _facade(rng: np.random.Generator, front: Points, length: float, height: floa
     """Ground floor, windows by storey, cornices, perhaps balconies and dirt under the eaves."""
     ground_floor = rng.uniform(3.2, 4.2)
     share = ground_floor / height
-    trim = _tone(color, rng.choice([0.8, 1.15]))
+    trim = _tone(color, float(rng.choice([0.8, 1.15])))
     faces = []
     if rng.random() < 0.55:
         faces += _shops(rng, panel(front, 0, 1, 0, share), length)

@@ -59,7 +59,7 @@ def person(rng: np.random.Generator, label: str = "person", child: bool = False)
     """A pedestrian, standing or walking, along the street or across it."""
     across = rng.random() < 0.35
     stride = rng.uniform(0.15, 0.36) if across else rng.uniform(0.0, 0.1)
-    side = rng.choice([-1.0, 1.0])
+    side = float(rng.choice([-1.0, 1.0]))
     shirt, trousers, skin = _pick(rng, CLOTHES), _pick(rng, TROUSERS), _pick(rng, SKINS)
     hip = 0.05 if across else 0.09
     wide = 0.15 if across else 0.225
@@ -80,7 +80,7 @@ def person(rng: np.random.Generator, label: str = "person", child: bool = False)
         (limb((s * (wide + 0.05) + swing, 1.12), (s * (wide + 0.02) + 1.7 * swing, 0.82), 0.1, 0.07), color)
         for s, color in ((-1.0, shirt), (1.0, skin if rng.random() < 0.3 else shirt))
     ]
-    hem = rng.choice([0.82, 0.7, 0.5], p=[0.6, 0.25, 0.15])
+    hem = float(rng.choice([0.82, 0.7, 0.5], p=[0.6, 0.25, 0.15]))
     torso = mirrored([(hip + 0.09, hem), (wide * 0.85, 1.15), (wide, 1.42), (0.08, 1.5)])
     parts += [arms[0], hands[0], (torso, shirt), arms[1], hands[1]]
     parts.append(
