@@ -71,8 +71,8 @@ def camvid() -> Config:
 def demo() -> Config:
     """A few minutes on two CPU cores: the small network from scratch on procedural streets of 512×256.
 
-    Expect: the loss falls from about 3 to below 1, mIoU clearly above the 2 % of guessing "road". What it
-    measures is that everything works.
+    Expect: in four minutes the loss falls from about 4 to 1.4 and the val mIoU reaches about 20 %, where guessing
+    "road" gives 2 (bench/results/cpu-demo.json). What it measures is that everything works.
     """
     return Config(
         shards="shards/demo",
