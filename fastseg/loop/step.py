@@ -53,7 +53,8 @@ class TrainStep:
             self.model.train()
         with autocast(self.precision, self._ranks.device):
             sums = self._network(image, label)
-        totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_tensor([float(stop)])]))
+        # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
+        totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
         pixels = totals[1:4:2].clamp(min=1.0)
         main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
         set_rate(self.optimizer, rate)
@@ -82,7 +83,7 @@ def precision_of(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Without these instructions bf16 is emulated on the CPU, at half the speed of fp32.
+    # Without these instructions bf16 is emulated on the CPU, slower than fp32.
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
 

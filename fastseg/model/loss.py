@@ -1,5 +1,7 @@
 """Cross-entropy as a sum and a count, so that several ranks weigh every pixel alike."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,6 @@ def _pixel_losses(logits: Tensor, target: Tensor) -> Tensor:
 
 def _hard(losses: Tensor, threshold: float) -> Tensor:
     """Pixels whose true class gets less than ``threshold``, or the hardest sixteenth if they are fewer."""
-    limit = -torch.log(losses.new_tensor(threshold))
     least = max(losses.numel() // 16, 1)
     sixteenth = losses.flatten().topk(least).values[-1]
-    return losses >= torch.minimum(limit, sixteenth)
+    return losses >= sixteenth.clamp(max=-math.log(threshold))
