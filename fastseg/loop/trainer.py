@@ -52,23 +52,29 @@ class Trainer:
         state = self.state
         stop = self.pause() if state.evaluation_owed else False
         while state.step < self.total and not stop:
-            self.clock.ask()
-            batch = self.loader.next()
-            self.clock.got()
-            numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
-            if state.average:
-                state.average.update(state.step)
-            state.step += 1
-            # On a GPU these are the numbers of the step before: it never waits for the host to look.
-            stop = self.arrived(self.mailbox.exchange(state.step, numbers))
-            if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
-                stop = self.pause(stop)
+            stop = self.advance()
         if stop:
             again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
             self.say(f"stopped at step {state.step} of {self.total}; {again} goes on from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
             self.say(f"finished; the report is {write_report(self.config.folder)}")
+
+    def advance(self) -> bool:
+        """One step, and the evaluation and the checkpoint where they are due after it. Returns whether to stop."""
+        state = self.state
+        self.clock.ask()
+        batch = self.loader.next()
+        self.clock.got()
+        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
+        if state.average:
+            state.average.update(state.step)
+        state.step += 1
+        # On a GPU these are the numbers of the step before: it never waits for the host to look.
+        stop = self.arrived(self.mailbox.exchange(state.step, numbers))
+        if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
+            stop = self.pause(stop)
+        return stop
 
     def pause(self, stop: bool = False) -> bool:
         """Between steps: evaluate if that is due, and save. Returns whether to stop."""
