@@ -1,0 +1,202 @@
+"""Contestants measured in turns: each in processes of its own, all but the one being measured stopped.
+
+Window by window every contestant has its turn, so that whatever the machine does meanwhile happens to all of them.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bench.suite.remote import Failure, Worker
+from bench.suite.rows import Row, ratio_to_ours
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One entry of a stage: what to measure and how it is set."""
+
+    stage: str
+    """loader, compute, train, packing, evaluation, scaling."""
+    name: str
+    """As the tables show it; ours start with "fastseg", the replaced project's is "seed"."""
+    unit: str
+    """Of the rate, such as images/s."""
+    factory: str
+    """"module:function", called with the settings in the contestant's process; returns a worker.Contender."""
+    settings: dict[str, Any]
+    """Numbers, strings, lists, dicts and None."""
+    candidates: tuple[dict[str, Any], ...] = ()
+    """Further settings to choose from by a short window each, the usual best first."""
+    requires: tuple[str, ...] = ()
+    """Distributions; where one is missing the contestant is listed as not installed."""
+    absent: str | None = None
+    """Why it cannot run here (needs a GPU, …); it is listed with that."""
+    python: str = sys.executable
+    """Interpreter of the environment that it lives in."""
+    prefix: tuple[str, ...] = ()
+    """What stands between the interpreter and ``-m bench.suite.worker``: ("-m", "torch.distributed.run", …)."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is fastseg's."""
+        return self.name.startswith("fastseg")
+
+    @property
+    def command(self) -> list[str]:
+        """What starts its worker."""
+        order = json.dumps({"factory": self.factory, "settings": self.settings})
+        return [self.python, *self.prefix, "-m", "bench.suite.worker", order]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long to measure."""
+
+    windows: int = 5
+    seconds: float = 3.0
+    """Length of a window."""
+    warmup: float = 1.5
+    """Seconds of steps before every window that do not count."""
+    patience: float = 600.0
+    """Seconds after which a contestant that does not answer is given up."""
+
+
+@dataclass
+class Entry:
+    """A contestant and what it has shown so far."""
+
+    contestant: Contestant
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    skipped: str | None = None
+    failed: bool = False
+    """Whether it was skipped because it went wrong."""
+    traceback: str = ""
+    """Where in its process, if it said."""
+    threads: int | None = None
+    """Of torch's, in its process."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Of the windows so far; none once it has failed."""
+        return () if self.skipped else tuple(answer["units"] / answer["seconds"] for answer in self.answers)
+
+
+class Contest:
+    """The contestants of one stage."""
+
+    def __init__(self, contestants: Sequence[Contestant], timing: Timing, tell: Tell = lambda _: None) -> None:
+        self.timing, self.tell = timing, tell
+        self.entries = [Entry(contestant, skipped=why_not(contestant)) for contestant in contestants]
+
+    def run(self) -> None:
+        """Measure all windows. However it ends, no process is left, and :meth:`rows` has what was measured."""
+        workers: list[tuple[Entry, Worker]] = []
+        with TemporaryDirectory(prefix="fastseg-bench-") as logs:
+            try:
+                self._start(workers, Path(logs))
+                for window in range(self.timing.windows):
+                    self._round(workers, window)
+            finally:
+                for _, worker in workers:
+                    worker.dismiss()  # All before the first is waited for: they close side by side.
+                for _, worker in workers:
+                    worker.end()
+
+    def rows(self) -> list[Row]:
+        """A row for every contestant, in order; those not measured so far are skipped."""
+        ours = next((entry.rates for entry in self.entries if entry.contestant.ours and entry.rates), ())
+        return [_row(entry, ours) for entry in self.entries]
+
+    @property
+    def failures(self) -> list[Entry]:
+        """Those that went wrong."""
+        return [entry for entry in self.entries if entry.failed]
+
+    def _start(self, workers: list[tuple[Entry, Worker]], logs: Path) -> None:
+        # One after the other: a compiler or a library that tunes itself as it starts has the machine for itself.
+        for number, entry in enumerate(self.entries):
+            if entry.skipped is None:
+                self.tell(f"{_title(entry.contestant)}: starting")
+                worker = Worker(entry.contestant.command, logs / f"{number}.log", self.timing.patience)
+                workers.append((entry, worker))
+                with _failing(entry):
+                    entry.threads = worker.ready()
+
+    def _round(self, workers: Sequence[tuple[Entry, Worker]], window: int) -> None:
+        for entry, worker in workers:
+            if not entry.failed:
+                self.tell(f"{_title(entry.contestant)}: window {window + 1} of {self.timing.windows}")
+                with _failing(entry):
+                    entry.answers.append(worker.measure(self.timing.warmup, self.timing.seconds))
+
+
+@contextmanager
+def _failing(entry: Entry) -> Iterator[None]:
+    """A failure of the contestant is its own: the contest goes on without it."""
+    try:
+        yield
+    except Failure as failure:
+        entry.skipped, entry.failed, entry.traceback = str(failure), True, failure.traceback
+
+
+def choose(contestant: Contestant, timing: Timing, tell: Tell = lambda _: None) -> Contestant:
+    """The contestant with the fastest of its candidates' settings; as it is if none of them works."""
+    if len(contestant.candidates) < 2 or why_not(contestant):
+        return with_settings(contestant, next(iter(contestant.candidates), {}))
+    tried = [with_settings(contestant, candidate) for candidate in contestant.candidates]
+    contest = Contest(tried, replace(timing, windows=1), lambda text: tell(f"{text} (choosing settings)"))
+    contest.run()
+    best = max(contest.entries, key=lambda entry: max(entry.rates, default=0.0))
+    return best.contestant
+
+
+def with_settings(contestant: Contestant, settings: dict[str, Any]) -> Contestant:
+    """The contestant with some settings replaced and nothing left to choose."""
+    return replace(contestant, settings=contestant.settings | settings, candidates=())
+
+
+def why_not(contestant: Contestant) -> str | None:
+    """Why it cannot take part; None if it can."""
+    missing = [name for name in contestant.requires if contestant.python == sys.executable and not _installed(name)]
+    return contestant.absent or (f"not installed: {', '.join(missing)}" if missing else None)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _title(contestant: Contestant) -> str:
+    return f"{contestant.stage}: {contestant.name}"
+
+
+def _row(entry: Entry, ours: Sequence[float]) -> Row:
+    c, rates = entry.contestant, entry.rates
+    if not rates:
+        return Row(c.stage, c.name, c.unit, c.settings, skipped=entry.skipped or "not measured: interrupted")
+    figures = [answer["figures"] for answer in entry.answers]
+    medians = {name: median(part[name] for part in figures) for name in set(figures[0]).intersection(*figures)}
+    return Row(
+        c.stage,
+        c.name,
+        c.unit,
+        c.settings,
+        rates,
+        ratio_to_ours(rates, ours),
+        {name: medians[name] for name in figures[0] if math.isfinite(medians.get(name, math.nan))},
+        median(answer["cpu_seconds"] / answer["seconds"] for answer in entry.answers),
+        entry.threads,
+    )

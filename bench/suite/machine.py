@@ -1,0 +1,59 @@
+"""What a run of the suite ran on: the environment of fastseg's runs, the commit, and what of the machine was used."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+
+from fastseg.loop.environment import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def machine() -> dict[str, str]:
+    """Versions, hardware, command, commit, affinity and threads, as text."""
+    return {
+        **environment(),
+        "commit": commit(),
+        "affinity": _ranges(sorted(os.sched_getaffinity(0))),
+        "threads": str(torch.get_num_threads()),
+        **{name: os.environ[name] for name in THREADS if name in os.environ},
+        "governor": _read(GOVERNOR) or "unknown",
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, "(changed)" behind it if files differ from it; "unknown" outside a repository."""
+    head = _git("rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    return head + (" (changed)" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0-3,8 for 0, 1, 2, 3, 8: as taskset takes it."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ",".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None

@@ -1,0 +1,184 @@
+"""The command line of bench/throughput.py, and what it asks every stage to do."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bench import peers
+from bench.suite.contest import Timing
+from bench.suite.plot import check_plot
+from bench.suite.request import STAGES, Request
+from fastseg.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORKS = ("compute", "train", "evaluation", "scaling")
+"""Stages that run a network, with smaller defaults on a CPU."""
+READERS = ("loader", "train", "packing", "evaluation")
+"""Stages that read frames."""
+Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
+
+
+def _shown_as(name: str) -> object:
+    """How the help names a value whose default its text explains."""
+    return tyro.conf.arg(metavar=name, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure loading, computing, training, packing and evaluating, ours beside its peers on the same work.
+
+    Contestants run in processes of their own and are measured in turns, all but one of them stopped. Ctrl-C shows
+    what has been measured so far.
+    """
+
+    stages: Annotated[tuple[str, ...] | None, _shown_as("STAGE ...")] = None
+    """Of loader, compute, train, packing, evaluation, scaling. Default: all; scaling only where there are several
+    GPUs or --ranks are given."""
+    peers: Annotated[tuple[str, ...], _shown_as("NAME ...")] = ("all",)
+    """all, none, or names of files below bench/peers."""
+    shards: Annotated[Path | None, _shown_as("DIR")] = None
+    """Set that the frames are taken from. Default: shards/cityscapes, or the only set below shards/; without one,
+    procedural streets of 2048x1024, kept in the user's cache."""
+    frames: Annotated[int | None, _shown_as("N")] = None
+    """How many frames all contestants read. Default: 32."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU if there is one."""
+    crop: Annotated[tuple[int, int] | None, _shown_as("H W")] = None
+    """Training crop, pixels. Default: 768 768; 256 256 where a network runs on a CPU."""
+    scale: Annotated[tuple[float, float], _shown_as("LOW HIGH")] = (0.5, 2.0)
+    """Range of the ratio by which frames are resized before the crop."""
+    batch: Annotated[int | None, _shown_as("N")] = None
+    """Images per step and rank. Default: 8; 4 where a network runs on a CPU."""
+    arch: Annotated[Arch | None, _shown_as("NAME")] = None
+    """Network: deeplabv3_resnet50, deeplabv3_resnet101 or deeplabv3_mobilenet_v3_large. Default: ResNet-50 on a GPU,
+    MobileNetV3 on a CPU."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of our network's convolutions and products, as in training."""
+    ranks: Annotated[int | None, _shown_as("N")] = None
+    """Gloo ranks on the CPU that scaling goes up to. Default: the GPUs there are, one rank each."""
+    windows: Annotated[int | None, _shown_as("N")] = None
+    """Measurements of each contestant. Default: 5."""
+    seconds: Annotated[float | None, _shown_as("S")] = None
+    """Length of a window. Default: 3."""
+    warmup: Annotated[float | None, _shown_as("S")] = None
+    """Seconds before every window that do not count. Default: 1.5."""
+    sweep: bool = True
+    """Try several settings (workers, threads, image format) of each contestant first, and go on with its best."""
+    quick: bool = False
+    """Two minutes on two cores: 8 frames, 3 windows of half a second, crops of 128 for networks, no sweep."""
+    ablate: bool = False
+    """Instead of the peers, measure ours with one optimisation taken away at a time."""
+    json: Annotated[Path | None, _shown_as("FILE")] = None
+    """Write environment, settings and results there."""
+    plot: Annotated[Path | None, _shown_as("FILE.png|svg")] = None
+    """Draw the results."""
+    markdown: bool = False
+    """Print the tables as GitHub shows them."""
+
+
+def check(options: Options) -> None:
+    """:class:`UserError` for what can be known to fail before anything is measured."""
+    _known("--stages", options.stages or (), STAGES)
+    _known("--peers", tuple(name for name in options.peers if name not in ("all", "none")), peers.known())
+    positive = {"frames": 1, "batch": 2, "ranks": 1, "windows": 1, "seconds": 0.01, "warmup": 0}
+    for name, least in positive.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value < 1e6:
+            raise UserError(f"--{name} is {value}; it must be at least {least}")
+    if options.crop and not all(16 <= side <= 8192 for side in options.crop):
+        raise UserError(f"--crop is {options.crop[0]} {options.crop[1]}; each way it must be 16 to 8192 pixels")
+    if not 0 < options.scale[0] <= options.scale[1] <= 16:
+        raise UserError(f"--scale is {options.scale[0]} {options.scale[1]}; give a low and a high ratio up to 16")
+    if options.plot:
+        check_plot(options.plot)
+    for flag, path in (("json", options.json), ("plot", options.plot)):
+        if path and path.is_dir():
+            raise UserError(f"--{flag} is {path}, which is a folder; name a file")
+
+
+def device(options: Options) -> str:
+    """cuda or cpu."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but torch finds no GPU; leave --device out to measure on the CPU")
+    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def chosen_stages(options: Options, device: str) -> tuple[str, ...]:
+    """The stages asked for, in the order in which they are run."""
+    import torch
+
+    several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
+    if options.stages and "scaling" in options.stages and not several:
+        raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
+    chosen = options.stages or tuple(stage for stage in STAGES if stage != "scaling" or several)
+    return tuple(stage for stage in STAGES if stage in chosen)
+
+
+def timing(options: Options) -> Timing:
+    """How long to measure."""
+    usual = Timing(windows=3, seconds=0.5, warmup=0.2) if options.quick else Timing()
+    given = {name: getattr(options, name) for name in ("windows", "seconds", "warmup")}
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+
+def request(options: Options, device: str, stage: str) -> Request:
+    """What a stage is asked to measure, without the frames."""
+    small = stage in NETWORKS and device == "cpu"
+    side = (128 if options.quick else 256) if small else 768
+    return Request(
+        device=device,
+        crop=options.crop or (side, side),
+        scale=options.scale,
+        batch=options.batch or (4 if small else 8),
+        arch=options.arch or ("deeplabv3_mobilenet_v3_large" if device == "cpu" else "deeplabv3_resnet50"),
+        peers=_peers(options.peers),
+        cores=len(os.sched_getaffinity(0)),
+        ranks=options.ranks,
+        quick=options.quick,
+        precision=options.precision,
+    )
+
+
+def frame_count(options: Options) -> int:
+    """How many frames all contestants read."""
+    return options.frames or (8 if options.quick else 32)
+
+
+def frame_source(options: Options) -> tuple[Path | None, str]:
+    """The set of shards that the frames come from, None for procedural streets; and a line that says so."""
+    if options.shards:
+        return options.shards, f"frames from {options.shards}"
+    sets = sorted(path.parent for path in (ROOT / "shards").glob("*/manifest.json"))
+    usual = ROOT / "shards" / "cityscapes"
+    found = usual if usual in sets else sets[0] if len(sets) == 1 else None
+    if found:
+        return found, f"frames from {found.relative_to(ROOT)} (--shards names another set)"
+    why = f"there are {len(sets)} sets below shards/ and none is named" if sets else "there is no set below shards/"
+    return None, f"procedural frames of 2048x1024: {why} (--shards DIR)"
+
+
+def to_json(options: Options, timing: Timing, requests: dict[str, Request]) -> dict[str, Any]:
+    """The settings of a run as numbers, strings, lists and None."""
+
+    def plain(fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+
+    asked = {stage: {k: v for k, v in vars(r).items() if k != "frames"} for stage, r in requests.items()}
+    return {"options": plain(vars(options)), "timing": vars(timing), "stages": asked}
+
+
+def _known(flag: str, names: tuple[str, ...], known: Any) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} has {name!r}; it must be of: {', '.join(known)}")
+
+
+def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
+    if "all" in names:
+        return tuple(peers.known())
+    return tuple(name for name in names if name != "none")

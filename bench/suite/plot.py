@@ -1,0 +1,116 @@
+"""Results as a picture: a panel for each stage, a bar for each contestant, a whisker from its least to its greatest."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.suite.rows import Results, Row
+from bench.suite.show import baseline, measured, number, stages
+from fastseg.errors import UserError
+from fastseg.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg")
+OURS, THEIRS, INK, FAINT = "#1b7f5c", "#b4bcc4", "#22282e", "#68727c"
+BAR, HEADER = 0.42, 0.95
+"""Inches of height: of a bar with the space around it, and of what a panel needs besides."""
+WHAT = {
+    "loader": "Loading: from files to batches ready for training",
+    "compute": "Compute: forward, backward and optimiser step on a batch already there",
+    "train": "Training: the whole loop, loader and step together",
+    "packing": "Packing: from PNGs to shards",
+    "evaluation": "Evaluation: whole frames through the network and into the confusion matrix",
+    "scaling": "Scaling: the training step on several ranks",
+}
+
+
+def check_plot(path: Path) -> None:
+    """:class:`UserError` where :func:`plot` would fail, before anything is measured."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--plot is {path}; its name must end in {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("--plot needs matplotlib; install it with: pip install 'fastseg-deeplab[bench]'") from None
+
+
+def plot(results: Results, path: Path) -> None:
+    """Draw the measured rows into a PNG or SVG."""
+    check_plot(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {name: found for name, rows in stages(results.rows).items() if (found := measured(rows))}
+    if not panels:
+        raise UserError(f"there is nothing to draw into {path}: no contestant was measured")
+    heights = [BAR * len(rows) + HEADER for rows in panels.values()]
+    style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplots(
+            len(panels), figsize=(9.5, sum(heights) + 1.0), height_ratios=heights, squeeze=False, layout="constrained"
+        )
+        for axis, (name, rows) in zip(axes[:, 0], panels.items(), strict=True):
+            _panel(axis, name, rows)
+        figure.suptitle(_title(results.environment), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.supxlabel(_legend(results.rows), x=0.01, ha="left", fontsize=8.5, color=FAINT)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white")
+        pyplot.close(figure)
+
+
+def _panel(axis: "Axes", name: str, rows: Sequence[Row]) -> None:
+    fastest_first = sorted(rows, key=lambda row: -row.spread.median)
+    ours = baseline(rows)
+    medians = [row.spread.median for row in fastest_first]
+    whiskers = [
+        [row.spread.median - row.spread.min for row in fastest_first],
+        [row.spread.max - row.spread.median for row in fastest_first],
+    ]
+    lines = range(len(rows))
+    colours = [OURS if row.ours else THEIRS for row in fastest_first]
+    axis.barh(lines, medians, height=0.66, color=colours)
+    axis.errorbar(medians, lines, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+    for line, row in enumerate(fastest_first):
+        axis.annotate(
+            _words(row, ours),
+            (row.spread.max, line),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    axis.set_yticks(lines, ["\n".join(textwrap.wrap(row.contestant, 34)) for row in fastest_first])
+    for label, row in zip(axis.get_yticklabels(), fastest_first, strict=True):
+        label.set_fontweight("bold" if row.ours else "normal")
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.34 * max(row.spread.max for row in rows))  # Room for the words.
+    axis.set_title(f"{WHAT.get(name, name)} ({rows[0].unit}, more is better)", loc="left", fontsize=10)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8, colors=FAINT)
+
+
+def _words(row: Row, ours: Row | None) -> str:
+    rate = number(row.spread.median)
+    if ours is None or row is ours or row.ratio is None:
+        return rate
+    ratio = row.ratio.median
+    return f"{rate}   {ours.contestant} is {1 / ratio:.1f}× faster" if ratio < 0.95 else f"{rate}   {ratio:.2f}×"
+
+
+def _title(environment: dict[str, str]) -> str:
+    gpus = environment.get("gpus", "none")
+    machine = f"{environment.get('processor', '')}, {environment.get('cores', '?')} cores"
+    return f"fastseg beside its rivals, on {machine if gpus == 'none' else f'{gpus}; {machine}'}"
+
+
+def _legend(rows: Sequence[Row]) -> str:
+    windows = max(len(row.windows) for row in rows)
+    what = f"Bars: median of {windows} windows, measured in turns; whiskers: slowest to fastest window. Green: fastseg."
+    absent = dict.fromkeys(row.contestant for row in rows if row.skipped)
+    return what + (f"\nNot measured: {', '.join(absent)}." if absent else "")

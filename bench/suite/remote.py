@@ -1,0 +1,132 @@
+"""The contest's side of a worker: started, asked, stopped in between, ended."""
+
+import json
+import os
+import select
+import subprocess
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.suite import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE = 5.0
+"""Seconds that a worker has to close what it holds, before it is killed."""
+
+
+class Failure(Exception):
+    """A contestant went wrong; the text is one sentence that says how."""
+
+    def __init__(self, sentence: str, traceback: str = "") -> None:
+        super().__init__(sentence)
+        self.traceback = traceback
+
+
+class Worker:
+    """A contestant's process and all that it starts. Once it is ready, frozen except while it is asked."""
+
+    def __init__(self, command: list[str], log: Path, patience: float) -> None:
+        self.log, self.patience = log, patience
+        self.mark = uuid.uuid4().hex
+        self.guard = processes.start_guard(self.mark, ROOT)
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {processes.MARK: self.mark},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                preexec_fn=os.setpgrp,  # Ctrl-C is ours to answer.
+            )
+        self._received = b""
+
+    def ready(self) -> int | None:
+        """Wait until the contender is built; the number of torch's threads there. Then it is frozen."""
+        try:
+            threads: int | None = self._answer()["threads"]
+            return threads
+        finally:
+            processes.freeze(self._root, self.mark)
+
+    def measure(self, warmup: float, seconds: float) -> dict[str, Any]:
+        """Thaw it for one window: units, seconds, cpu_seconds, figures."""
+        processes.thaw(self._root, self.mark)
+        try:
+            self._send({"warmup": warmup, "seconds": seconds})
+            return self._answer()
+        finally:
+            processes.freeze(self._root, self.mark)
+
+    def dismiss(self) -> None:
+        """Tell it to close and leave; does not wait."""
+        processes.thaw(self._root, self.mark)
+        if self.process.stdin:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+    def end(self) -> None:
+        """Wait a little until it has left, then kill whatever is still there."""
+        self.dismiss()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        self.guard.communicate()
+        self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    @property
+    def _root(self) -> int:
+        # Once waited for, its number may be another process's.
+        return self.process.pid if self.process.returncode is None else -1
+
+    def _send(self, order: dict[str, float]) -> None:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise Failure(self._last_words()) from None
+
+    def _answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._line())
+        if "error" in answer:
+            raise Failure(f"failed: {answer['error']}", answer["traceback"])
+        return answer
+
+    def _line(self) -> bytes:
+        """The next line of the protocol, that is, the next that holds an object."""
+        assert self.process.stdout
+        deadline = time.monotonic() + self.patience
+        while True:
+            line, found, rest = self._received.partition(b"\n")
+            if found:
+                self._received = rest
+                if line.startswith(b"{"):
+                    return line
+            elif time.monotonic() > deadline:
+                raise Failure(f"gave no answer in {self.patience:g} s")
+            elif select.select([self.process.stdout], [], [], 0.2)[0]:
+                block = os.read(self.process.stdout.fileno(), 1 << 16)
+                if not block:
+                    raise Failure(self._last_words())
+                self._received += block
+            elif self.process.poll() is not None:  # Its children may still hold the pipe open.
+                raise Failure(self._last_words())
+
+    def _last_words(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        code = self.process.poll()
+        how = (
+            "closed its pipe"
+            if code is None
+            else f"was killed by signal {-code}"
+            if code < 0
+            else f"exited with {code}"
+        )
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"its process {how}; the last it said: {lines[-1].strip()[:200] if lines else 'nothing'}"

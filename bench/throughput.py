@@ -1,0 +1,156 @@
+"""Images per second, ours beside what people would use instead: python bench/throughput.py --help"""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+if __package__ in (None, ""):
+    # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from bench.suite import options as asked
+from bench.suite.contest import Contest, Contestant, Entry, Timing, choose, with_settings
+from bench.suite.frames import Frames, frames_of_shards, procedural_frames
+from bench.suite.options import Options
+from bench.suite.plot import plot
+from bench.suite.request import Request
+from bench.suite.rows import Results, Row
+from bench.suite.show import markdown, measured, show_line, skipped, stage_table
+from fastseg.errors import run_command
+
+
+def main() -> None:
+    """Parse the command line, measure, and show what was found; exits with 1 if something of ours went wrong."""
+    options = tyro.cli(Options)
+    # A service manager's or a batch system's way to say Ctrl-C: show what there is, and leave nobody behind.
+    signal.signal(signal.SIGTERM, _terminate)
+    asked.check(options)
+    requests = _requests(options)
+    run = Run(options, asked.timing(options))
+    stopped = run.measure(_contestants(options, requests))
+    write(options, run, requests)
+    if stopped:
+        print("interrupted; shown is what was measured before", file=sys.stderr)
+    sys.exit(stopped or int(any(entry.contestant.ours for entry in run.failures)))
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _requests(options: Options) -> dict[str, Request]:
+    """Every stage's request, with the frames where it reads some."""
+    device = asked.device(options)
+    requests = {stage: asked.request(options, device, stage) for stage in asked.chosen_stages(options, device)}
+    readers = [stage for stage in requests if stage in asked.READERS]
+    if readers:
+        frames = _frames(options)
+        requests |= {stage: replace(requests[stage], frames=frames) for stage in readers}
+    return requests
+
+
+def _frames(options: Options) -> Frames:
+    source, sentence = asked.frame_source(options)
+    print(sentence, file=sys.stderr)
+    with show_line() as tell:
+
+        def show(what: str, done: int, total: int) -> None:
+            tell(f"making {what}: {done} of {total}")
+
+        count = asked.frame_count(options)
+        return frames_of_shards(source, count, progress=show) if source else procedural_frames(count, progress=show)
+
+
+def _contestants(options: Options, requests: dict[str, Request]) -> dict[str, list[Contestant]]:
+    """Who is measured in which stage; a stage's module is imported only if it is asked for."""
+    if not options.ablate:
+        return {stage: _module(stage).contestants(request) for stage, request in requests.items()}
+    from bench.suite import ablation
+
+    return {stage: found for stage, request in requests.items() if (found := ablation.contestants(request))}
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"bench.suite.stages.{stage}")
+
+
+class Run:
+    """Stage after stage, each shown when it is done."""
+
+    def __init__(self, options: Options, timing: Timing) -> None:
+        self.options, self.timing = options, timing
+        self.console = Console()
+        self.rows: list[Row] = []
+        self.derived: list[dict[str, Any]] = []
+        self.failures: list[Entry] = []
+
+    def measure(self, stages: dict[str, list[Contestant]]) -> int:
+        """Measure all stages. Returns 0, or the exit code that says how it was interrupted."""
+        try:
+            for stage, contestants in stages.items():
+                self._stage(stage, contestants)
+        except KeyboardInterrupt:
+            return 130
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    def _stage(self, stage: str, contestants: Sequence[Contestant]) -> None:
+        contest = Contest(contestants, self.timing)
+        try:
+            with show_line() as tell:
+                contest = Contest([self._settled(contestant, tell) for contestant in contestants], self.timing, tell)
+                contest.run()
+        finally:
+            rows = contest.rows()
+            self.rows += rows
+            self.failures += contest.failures
+            derive = getattr(_module(stage), "derived", None) if not self.options.ablate else None
+            derived = derive(self.rows) if derive else []
+            self.derived += derived
+            self._show(rows, contest.failures, [figure["sentence"] for figure in derived])
+
+    def _settled(self, contestant: Contestant, tell: Any) -> Contestant:
+        if not self.options.sweep or self.options.quick:
+            return with_settings(contestant, next(iter(contestant.candidates), {}))
+        return choose(contestant, self.timing, tell)
+
+    def _show(self, rows: Sequence[Row], failures: Sequence[Entry], sentences: Sequence[str]) -> None:
+        if self.options.markdown:
+            print("\n".join([markdown(rows), *(f"\n{sentence}" for sentence in sentences)]), end="\n\n")
+        else:
+            if measured(rows):
+                self.console.print(stage_table(rows))
+            for sentence in [*(f"not measured: {line}" for line in skipped(rows)), *sentences]:
+                self.console.print(Text(sentence), soft_wrap=True)
+            print()
+        for entry in failures:
+            if entry.traceback:
+                print(f"{entry.contestant.stage}, {entry.contestant.name}:\n{entry.traceback}", file=sys.stderr)
+
+
+def write(options: Options, run: Run, requests: dict[str, Request]) -> None:
+    """The files that were asked for."""
+    if not (options.json or options.plot):
+        return
+    from bench.suite.machine import machine
+
+    settings = asked.to_json(options, run.timing, requests)
+    results = Results(machine(), settings, tuple(run.rows), tuple(run.derived))
+    if options.json:
+        results.write(options.json)
+    if options.plot and measured(run.rows):
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    run_command(main)
