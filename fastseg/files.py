@@ -4,7 +4,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fastseg.errors import UserError
 
@@ -58,22 +60,39 @@ def read_bytes(path: str) -> bytes:
     Raises :class:`FileNotFoundError` where there is none, and :class:`UserError` where the storage cannot be
     asked.
     """
-    if not is_remote(path):
-        return Path(path).read_bytes()
+    return _get(path) if is_remote(path) else Path(path).read_bytes()
+
+
+def read_range(path: str, offset: int, size: int) -> bytes:
+    """``size`` bytes of an ``s3://`` object from ``offset`` on, fewer at its end; raises as :func:`read_bytes`."""
+    return _get(path, Range=f"bytes={offset}-{offset + size - 1}")
+
+
+def _get(path: str, **options: str) -> bytes:
     try:
-        import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise UserError(f"{path} needs boto3; install it with: pip install 'fastseg-deeplab[s3]'") from error
     bucket, _, key = path.removeprefix("s3://").partition("/")
     try:
-        return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        return _storage(os.environ.get("AWS_ENDPOINT_URL")).get_object(Bucket=bucket, Key=key, **options)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket", "404"):
             raise FileNotFoundError(path) from error
+        if error.response["Error"]["Code"] == "InvalidRange":  # it begins behind the end
+            return b""
         raise UserError(f"{path} cannot be read: {error}") from error
     except BotoCoreError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+@cache
+def _storage(endpoint: str | None) -> Any:
+    """A client, which threads may share; making one takes longer than a request."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=64))
 
 
 def _fsync(path: Path) -> None:

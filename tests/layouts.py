@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastseg.data.draws import Window
+
 CLASSES = {
     "name": "shapes",
     "classes": [
@@ -84,3 +86,16 @@ def write_pair(folder: Path, split: str, stem: str, seed: int = 0, size: tuple[i
         path = folder / split / kind / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
+
+
+def reference_crop(frame: np.ndarray, window: Window, crop: tuple[int, int], fill: object) -> np.ndarray:
+    """What a window of ``frame`` (an image, or a mask of two dimensions) becomes, by Pillow step by step."""
+    part = Image.fromarray(np.ascontiguousarray(frame[window.top : window.bottom, window.left : window.right]))
+    method = Image.Resampling.BILINEAR if frame.ndim == 3 else Image.Resampling.NEAREST
+    shown = np.asarray(part.resize((window.width, window.height), method))
+    out = np.empty((*crop, *frame.shape[2:]), np.uint8)
+    out[:] = fill
+    rows = slice(window.above, window.above + window.height)
+    columns = slice(window.before, window.before + window.width)
+    out[rows, columns] = shown[:, ::-1] if window.flip else shown
+    return out

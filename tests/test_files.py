@@ -12,9 +12,9 @@ import boto3
 import pytest
 import torch
 
+from fastseg.data.draws import Augmentation
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
-from fastseg.data.pipeline import Augmentation
 from fastseg.errors import UserError
 from fastseg.files import atomic_path, join, read_bytes, sha256, write_atomic
 
@@ -44,7 +44,7 @@ def test_join_knows_prefixes() -> None:
 
 @pytest.fixture
 def bucket(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The packed set in an S3 server on loopback: a process, since DALI asks it while it holds Python's lock."""
+    """The packed set in an S3 server on loopback: a process of its own, as in life."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from fastseg.data.draws import Augmentation
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import Manifest, read_manifest
-from fastseg.data.pipeline import Augmentation
 from fastseg.errors import UserError
 
 CPU = torch.device("cpu")

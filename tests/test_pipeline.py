@@ -1,31 +1,30 @@
-"""The graph's geometry against an independent one: resize the whole frame with Pillow, then crop, pad and flip."""
+"""The graphs' geometry against an independent one: Pillow's crop, resize, flip and paste."""
 
 import io
 
 import numpy as np
-import nvidia.dali.fn as fn
-import nvidia.dali.types as types
 import pytest
-from nvidia.dali import pipeline_def
+from layouts import reference_crop
 from PIL import Image
 
 from fastseg.data import pipeline
-from fastseg.data.pipeline import Augmentation, Draw
+from fastseg.data.draws import Augmentation, Colour, Window, draw_window, random_numbers
+from fastseg.data.feed import Crop, collate
+from fastseg.data.finish import Finisher
 
 SIZE = (96, 160)
 CROP = (64, 80)
 FILL = (124, 116, 104)
+PLAIN = Colour(1.0, 1.0, 1.0, 0.0)
 
-# ratio, (row, column) of the crop in the resized frame, flip
-DRAWS = [
-    (1.0, (0, 0), 0),
-    (1.0, (17, 33), 1),
-    (2.0, (101, 55), 0),
-    (1.37, (30, 80), 1),
-    (0.8, (12, 40), 0),
-    (0.53, (-9, 3), 1),  # 51 rows: padded above and below
-    (0.5, (-16, 0), 0),  # padded above only
-    (0.42, (-5, -10), 1),  # smaller than the crop both ways
+WINDOWS = [
+    Window(0, 64, 0, 80, 64, 80, 0, 0, False),
+    Window(17, 81, 33, 113, 64, 80, 0, 0, True),
+    Window(51, 83, 28, 68, 64, 80, 0, 0, False),  # twice as large
+    Window(22, 69, 58, 116, 64, 80, 0, 0, True),
+    Window(0, 96, 2, 153, 51, 80, 9, 0, True),  # padded above and below
+    Window(0, 96, 0, 160, 40, 67, 13, 10, True),  # on all sides
+    *(draw_window(random_numbers(0, 0, i), SIZE, Augmentation(CROP, scale=(0.4, 3.0))) for i in range(12)),
 ]
 
 
@@ -46,145 +45,106 @@ def decoded(image: np.ndarray, codec: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encode(image, codec).tobytes())))
 
 
-def reference(frame: np.ndarray, ratio: float, offset: tuple[int, int], flip: int, fill: object) -> np.ndarray:
-    """What the crop shows, step by step; masks (two dimensions) by nearest neighbour."""
-    size = [int(np.floor(np.float32(n) * np.float32(ratio) + np.float32(0.5))) for n in frame.shape[:2]]
-    if frame.ndim == 3:
-        resized = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
-    else:
-        rows, columns = (((np.arange(s) + 0.5) * n / s).astype(int) for s, n in zip(size, frame.shape, strict=True))
-        resized = frame[rows][:, columns]
-    out = np.empty((*CROP, *frame.shape[2:]), np.uint8)
-    out[:] = fill
-    rows, columns = (range(max(o, 0), min(o + c, s)) for o, c, s in zip(offset, CROP, size, strict=True))
-    out[rows.start - offset[0] : rows.stop - offset[0], columns.start - offset[1] : columns.stop - offset[1]] = resized[
-        rows.start : rows.stop, columns.start : columns.stop
-    ]
-    return out[:, ::-1] if flip else out
-
-
 def run_graph(
-    image: np.ndarray, mask: np.ndarray, draws: list, codec: str = "PNG", **augmentation: float
+    image: np.ndarray,
+    mask: np.ndarray,
+    windows: list[Window] = WINDOWS,
+    codec: str = "PNG",
+    colour: Colour = PLAIN,
+    by_torch: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The graph's own steps, with the draws given instead of drawn."""
-    settings = Augmentation(CROP, fill=FILL, **augmentation)
-
-    @pipeline_def(batch_size=len(draws), num_threads=1, device_id=None, seed=1)
-    def graph():
-        def given(values, dtype):
-            return fn.external_source(lambda: [np.asarray(v, dtype) for v in values], batch=True)
-
-        encoded = given([encode(image, codec)] * len(draws), np.uint8)
-        encoded_mask = given([encode(mask, "TIFF")] * len(draws), np.uint8)
-        draw = Draw(
-            given([d[0] for d in draws], np.float32),
-            given([d[1] for d in draws], np.float32),
-            given([d[2] for d in draws], np.int32),
-        )
-        frame = pipeline.frame_size(encoded)
-        window = pipeline.look(frame, draw, settings)
-        return (
-            pipeline.crop_image(encoded, draw, window, settings, "cpu", "jpg"),
-            pipeline.crop_mask(encoded_mask, draw, window, settings, "cpu"),
-        )
-
-    images, masks = graph().run()
-    return images.as_array(), masks.as_array()[..., 0]
+    """Crops of one frame, by the graph alone or with what finishes its windows on a CPU."""
+    encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
+    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, colour) for window in windows])
+    settings = Augmentation(CROP, fill=FILL, brightness=float(colour != PLAIN))
+    options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
+    if by_torch:
+        parts, masks, *numbers = pipeline.windows_graph(lambda: crops, settings, "jpg", **options).run()
+        images = Finisher(settings, 2)(list(parts), *(number.as_array() for number in numbers)).numpy()
+    else:
+        images, masks = pipeline.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
+        images = images.as_array()
+    return images, masks.as_array()[..., 0]
 
 
-def ties(draw: tuple) -> np.ndarray:
+def ties(window: Window) -> np.ndarray:
     """Where in the crop a sampling point falls between two pixels of the frame, so that rounding decides."""
     lines = []
-    for n, crop, offset, flip in zip(SIZE, CROP, draw[1], (0, draw[2]), strict=True):
-        resized = int(np.floor(n * draw[0] + 0.5))
-        point = (np.arange(offset, offset + crop) + 0.5) * n / resized
-        line = np.abs(point - np.round(point)) < 1e-4
-        lines.append(line[::-1] if flip else line)
+    for length, size, before, crop, flip in (
+        (window.bottom - window.top, window.height, window.above, CROP[0], False),
+        (window.right - window.left, window.width, window.before, CROP[1], window.flip),
+    ):
+        point = (np.arange(size) + 0.5) * length / size
+        near = np.abs(point - np.round(point)) < 1e-4
+        line = np.zeros(crop, bool)
+        line[before : before + size] = near[::-1] if flip else near
+        lines.append(line)
     return lines[0][:, None] | lines[1][None, :]
 
 
+@pytest.mark.parametrize("by_torch", [False, True], ids=["graph", "torch"])
 @pytest.mark.parametrize("codec", ["PNG", "JPEG"])
-def test_image_equals_resize_crop_pad_flip(codec: str) -> None:
+def test_image_equals_crop_resize_flip_paste(codec: str, by_torch: bool) -> None:
     frame = smooth_frame()
-    mask = np.zeros(SIZE, np.uint8)
-    images, _ = run_graph(frame, mask, DRAWS, codec)
-    for image, draw in zip(images, DRAWS, strict=True):
-        expected = reference(decoded(frame, codec), *draw, fill=FILL)
+    images, _ = run_graph(frame, np.zeros(SIZE, np.uint8), codec=codec, by_torch=by_torch)
+    for image, window in zip(images, WINDOWS, strict=True):
+        expected = reference_crop(decoded(frame, codec), window, CROP, FILL)
         difference = np.abs(image.astype(int) - expected)
-        assert difference.mean() < 0.6, draw
-        assert difference.max() <= 6, draw
+        assert difference.mean() < 0.6, window
+        assert difference.max() <= 6, window
 
 
 def test_mask_equals_nearest_neighbour() -> None:
     mask = np.random.default_rng(1).integers(0, 19, SIZE, np.uint8)
     mask[::5] = 255
-    _, masks = run_graph(smooth_frame(), mask, DRAWS)
-    for result, draw in zip(masks, DRAWS, strict=True):
-        expected = reference(mask, *draw, fill=255)
-        assert ((result == expected) | ties(draw)).all(), draw
+    _, masks = run_graph(smooth_frame(), mask)
+    for result, window in zip(masks, WINDOWS, strict=True):
+        expected = reference_crop(mask, window, CROP, 255)
+        assert ((result == expected) | ties(window)).all(), window
+        assert ties(window).mean() < 0.5
         assert set(np.unique(result)) <= set(np.unique(mask))
 
 
-def test_padding_is_exact() -> None:
-    ratio, offset, flip = DRAWS[-1]
-    images, masks = run_graph(np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8), [(ratio, offset, flip)])
-    expected = reference(np.zeros(SIZE, np.uint8), ratio, offset, flip, fill=255)
-    assert (masks[0] == expected).all()
-    assert (images[0][expected == 255] == FILL).all()
-    assert (images[0][expected == 0] == 0).all()
+@pytest.mark.parametrize("by_torch", [False, True], ids=["graph", "torch"])
+def test_padding_is_exact(by_torch: bool) -> None:
+    black = np.zeros((*SIZE, 3), np.uint8)
+    images, masks = run_graph(black, black[..., 0], by_torch=by_torch)
+    for image, mask, window in zip(images, masks, WINDOWS, strict=True):
+        assert (mask == reference_crop(black[..., 0], window, CROP, 255)).all()
+        assert (image[mask == 255] == FILL).all()
+        assert (image[mask == 0] == 0).all()
 
 
 def test_checkerboard_stays_aligned() -> None:
     """The mask is a function of the image's pixels, so after any draw it still is."""
     rows, columns = np.indices(SIZE) // 16
     board = ((rows + columns) % 2).astype(np.uint8)
-    images, masks = run_graph(np.repeat(board[..., None] * 255, 3, axis=2), board, DRAWS)
-    inside = masks != 255
-    assert inside.sum() > 20_000
-    disagree = (images[..., 0] > 127) != (masks == 1)
-    assert (disagree & inside).sum() / inside.sum() < 0.03
+    for by_torch in (False, True):
+        images, masks = run_graph(np.repeat(board[..., None] * 255, 3, axis=2), board, by_torch=by_torch)
+        inside = masks != 255
+        assert inside.sum() > 50_000
+        disagree = (images[..., 0] > 127) != (masks == 1)
+        assert (disagree & inside).sum() / inside.sum() < 0.03
 
 
 def test_colour_changes_the_image_only() -> None:
     frame, mask = smooth_frame(), np.random.default_rng(2).integers(0, 19, SIZE, np.uint8)
-    plain, plain_mask = run_graph(frame, mask, [DRAWS[1]] * 16)
-    changed, changed_mask = run_graph(frame, mask, [DRAWS[1]] * 16, brightness=0.4)
+    plain, plain_mask = run_graph(frame, mask)
+    changed, changed_mask = run_graph(frame, mask, colour=Colour(0.6, 1.0, 1.0, 0.0))
     assert (plain_mask == changed_mask).all()
-    ratios = changed.mean(axis=(1, 2, 3)) / plain.mean(axis=(1, 2, 3))
-    assert 0 < (np.abs(ratios - 1) < 0.01).sum() < 16  # half of them, by a coin
-    assert ratios.min() > 0.55
-    assert ratios.max() < 1.45
-    # Where nothing saturates, brightness is one factor for all pixels.
-    darkest = changed[ratios.argmin()] / np.maximum(plain[ratios.argmin()], 40)
-    assert darkest[plain[ratios.argmin()] >= 40].std() < 0.02
+    inside = mask_inside(plain_mask, plain)
+    assert np.abs(changed[inside] - plain[inside] * 0.6).max() <= 1.5
+    assert (changed[~inside] == FILL).all()
 
 
-def test_draws_cover_the_allowed_positions() -> None:
-    @pipeline_def(batch_size=400, num_threads=1, device_id=None, seed=5)
-    def graph():
-        frame = types.Constant([96.0, 160.0], dtype=types.FLOAT)
-        draw = pipeline.draw_geometry(frame, Augmentation(CROP, scale=(0.5, 2.0)))
-        return draw.ratio, draw.offset, draw.flip
-
-    ratio, offset, flip = (output.as_array() for output in graph().run())
-    ratio = ratio.reshape(-1)
-    free = np.floor(np.array(SIZE) * ratio[:, None] + 0.5) - CROP
-    assert ((offset >= np.minimum(free, 0)) & (offset <= np.maximum(free, 0))).all()
-    assert (offset == np.round(offset)).all()
-    share = offset[free > 40] / free[free > 40]
-    assert share.min() < 0.1
-    assert share.max() > 0.9
-    assert 0.45 < share.mean() < 0.55
-    assert (offset[free < 0] < 0).any()
-    assert 0.4 < flip.mean() < 0.6
-    assert 0.5 <= ratio.min() < 0.55
-    assert 1.95 < ratio.max() < 2.0
+def mask_inside(masks: np.ndarray, images: np.ndarray) -> np.ndarray:
+    return ~((masks == 255) & (images == FILL).all(-1))
 
 
 def test_gpu_graph_can_be_defined_without_a_gpu() -> None:
     """Operator names and arguments are checked when the graph is defined; no driver is needed for that."""
-    files = pipeline.Files(("a.tar",), ("a.idx",), "jpg", "tif")
     settings = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
-    graph = pipeline.train_graph(files, settings, "gpu", 8, 0, batch_size=2, num_threads=1, device_id=0)
-    assert graph is not None
-    assert pipeline.eval_graph(files, "gpu", batch_size=2, num_threads=1, device_id=0) is not None
+    for augmentation in (settings, Augmentation(CROP)):
+        graph = pipeline.train_graph(lambda: None, augmentation, "gpu", "jpg", batch_size=2, num_threads=1, device_id=0)
+        assert graph is not None
+    assert pipeline.eval_graph(lambda: None, "gpu", "jpg", batch_size=2, num_threads=1, device_id=0) is not None

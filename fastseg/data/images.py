@@ -5,8 +5,10 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from fastseg.data.tiles import blocks_per_tile
 from fastseg.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
@@ -49,6 +51,15 @@ def read_labels(data: bytes, where: str) -> Image.Image:
     return mask if mask.mode == "L" else mask.convert("L")
 
 
+def image_size(data: NDArray[np.uint8]) -> tuple[int, int]:
+    """Height and width of an image file, from its header. Raises :class:`UserError` for what is no image."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception as error:  # see _load
+        raise UserError(f"a record's image cannot be read ({error}); run make_shards.py --verify") from None
+
+
 def is_baseline_jpeg(data: bytes) -> bool:
     """Whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
     if data[:2] != b"\xff\xd8":
@@ -64,11 +75,13 @@ def is_baseline_jpeg(data: bytes) -> bool:
 
 
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
-    """Baseline JPEG; ``chroma`` is ``444`` or ``420``.
+    """Baseline JPEG, from which windows can be cut (see :mod:`fastseg.data.tiles`); ``chroma`` is ``444`` or ``420``.
 
     The standard Huffman tables: optimised ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
-    return _save(image, "JPEG", quality=quality, subsampling={"444": 0, "420": 2}[chroma])
+    tile = blocks_per_tile(image.width, chroma)
+    subsampling = {"444": 0, "420": 2}[chroma]
+    return _save(image, "JPEG", quality=quality, subsampling=subsampling, restart_marker_blocks=tile)
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -1,22 +1,21 @@
-"""Batches for one rank: a split's shards through a DALI graph into torch tensors, without a copy."""
+"""Batches for one rank: a split's records through a DALI graph into torch tensors."""
 
 import os
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from fastseg.data.draws import Augmentation
+from fastseg.data.feed import epoch_steps, eval_feed, train_feed
+from fastseg.data.finish import Finisher
 from fastseg.data.manifest import Manifest, Shard, Split
-from fastseg.data.pipeline import Augmentation, Files, eval_graph, train_graph
-from fastseg.data.shards import read_index
+from fastseg.data.pipeline import Crops, eval_graph, train_graph, windows_graph
+from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError
-from fastseg.files import is_remote, join, read_bytes
-
-# Samples held by the reader to shuffle among; the order was already shuffled when the shards were packed.
-SHUFFLE_BUFFER = 1024
+from fastseg.files import is_remote, join
 
 
 class Batch(NamedTuple):
@@ -33,9 +32,8 @@ class Batch(NamedTuple):
 class TrainLoader:
     """Endless augmented batches; epochs are reshuffled, ranks see disjoint samples and equally many steps.
 
-    An epoch is ``steps_per_epoch`` full batches; what is left of a rank's samples then (less than a batch, or
-    one repeated sample) is read and thrown away, so that all ranks stay in step. Every epoch each rank moves on
-    to another part of the split.
+    An epoch is ``steps_per_epoch`` full global batches in an order of its own; the samples left over then, fewer
+    than a global batch, are others every time.
     """
 
     def __init__(
@@ -52,46 +50,57 @@ class TrainLoader:
         state: dict[str, Any] | None = None,
     ) -> None:
         """``state`` continues exactly after a :meth:`state`."""
-        samples = split.samples
-        self.steps_per_epoch = samples // files.world // batch
+        self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
         if self.steps_per_epoch < 1:
             raise UserError(
-                f"the split has {samples} samples, too few for one step of {files.world} × {batch}; "
+                f"the split has {split.samples} samples, too few for one step of {files.world} × {batch}; "
                 "lower --data.batch or --gpus"
             )
-        largest_part = ceil(samples / files.world)
-        self._unused_steps = ceil(largest_part / batch) - self.steps_per_epoch
-        self._position = int(state["position"]) if state else 0
+        self._epoch: int = state["epoch"] if state else 0
+        self._step: int = state["step"] if state else 0
         self._valid = torch.ones(batch, dtype=torch.bool, device=device)
-        self._pipeline = train_graph(
-            files,
-            augmentation,
-            _dali_device(device),
-            min(SHUFFLE_BUFFER, largest_part),
-            seed,
-            batch_size=batch,
-            num_threads=threads,
-            prefetch_queue_depth=prefetch,
-            device_id=device.index,
-            # Ranks draw different augmentations; DALI's own seeds are 32 bits wide.
-            seed=(seed * 1_000_003 + files.rank) % 2**31,
-            **({"checkpoint": bytes(state["dali"].numpy())} if state else {}),
+        feed = train_feed(
+            Reader(files), augmentation, batch=batch, seed=seed, start=(self._epoch, self._step), ahead=prefetch
         )
+        options = _pipeline_options(device, batch, threads, prefetch)
+        self._next = (_on_cpu if device.type == "cpu" else _on_gpu)(feed, files, augmentation, options)
 
     def next(self) -> Batch:
-        """The next batch; waits until DALI has it ready."""
-        if self._position == self.steps_per_epoch:
-            for _ in range(self._unused_steps):
-                _run(self._pipeline)
-            self._position = 0
-        self._position += 1
-        image, mask = _run(self._pipeline)
+        """The next batch; waits until it is ready."""
+        if self._step == self.steps_per_epoch:
+            self._epoch, self._step = self._epoch + 1, 0
+        self._step += 1
+        image, mask = self._next()
         return Batch(image, mask.squeeze(-1), self._valid)
 
     def state(self) -> dict[str, Any]:
-        """Position in the epoch and DALI's readers and random generators, after the last batch handed out."""
-        dali = bytearray(self._pipeline.checkpoint())
-        return {"position": self._position, "dali": torch.frombuffer(dali, dtype=torch.uint8).clone()}
+        """Where the loader is after the last batch handed out."""
+        return {"epoch": self._epoch, "step": self._step}
+
+
+Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _on_gpu(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+    pipeline = train_graph(feed, augmentation, "gpu", files.image_codec, **options)
+
+    def following() -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = _run(pipeline)
+        return _tensor(image), _tensor(mask)
+
+    return following
+
+
+def _on_cpu(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+    pipeline = windows_graph(feed, augmentation, files.image_codec, **options)
+    finish = Finisher(augmentation, options["num_threads"])
+
+    def following() -> tuple[torch.Tensor, torch.Tensor]:
+        windows, mask, *numbers = _run(pipeline)
+        images = finish(list(windows), *(number.as_array() for number in numbers))
+        return images, _tensor(mask)
+
+    return following
 
 
 class EvalLoader:
@@ -104,22 +113,14 @@ class EvalLoader:
         self, files: Files, split: Split, *, batch: int, device: torch.device, threads: int, prefetch: int = 2
     ) -> None:
         """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says."""
-        samples, batch = split.samples, batch if len(split.sizes) == 1 else 1
+        samples, self._batch = split.samples, batch if len(split.sizes) == 1 else 1
         self.first = samples * files.rank // files.world
         """Place in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
-        self._steps = ceil(ceil(samples / files.world) / batch)
-        self._files, self._batch, self.device = files, batch, device
-        self._build = partial(
-            eval_graph,
-            files,
-            _dali_device(device),
-            batch_size=batch,
-            num_threads=threads,
-            prefetch_queue_depth=prefetch,
-            device_id=device.index,
-        )
+        self._steps = ceil(ceil(samples / files.world) / self._batch)
+        self._reader, self._prefetch, self.device = Reader(files), prefetch, device
+        self._options = _pipeline_options(device, self._batch, threads, prefetch)
         self._pipeline: Any = None
 
     def __len__(self) -> int:
@@ -128,17 +129,24 @@ class EvalLoader:
 
     def sample_keys(self) -> list[str]:
         """The keys of all samples of the split, in order."""
-        texts = ((index, read_bytes(index).decode("utf-8", "replace")) for index in self._files.indexes)
-        return [entry.key for index, text in texts for entry in read_index(text, index)]
+        return [self._reader.key(place) for place in range(len(self._reader))]
 
     def __iter__(self) -> Iterator[Batch]:
+        """One pass over this rank's frames."""
         # A pipeline that was left in the middle would go on from there: only a finished one is kept.
         pipeline, self._pipeline = self._pipeline or self._build(), None
         for step in range(self._steps):
-            image, mask = _run(pipeline)
+            image, mask = (_tensor(output) for output in _run(pipeline))
             places = torch.arange(step * self._batch, (step + 1) * self._batch, device=self.device)
             yield Batch(image, mask.squeeze(-1), places < self.count)
         self._pipeline = pipeline
+
+    def _build(self) -> Any:
+        # The last frame again where a step has none of its own.
+        last = self.first + max(self.count - 1, 0)
+        places = [min(self.first + i, last) for i in range(self._steps * self._batch)]
+        feed = eval_feed(self._reader, places, batch=self._batch, ahead=self._prefetch)
+        return eval_graph(feed, _dali_device(self.device), self._reader.files.image_codec, **self._options)
 
 
 def cpu_threads(processes: int) -> int:
@@ -180,7 +188,20 @@ def _dali_device(device: torch.device) -> str:
     return "gpu" if device.type == "cuda" else "cpu"
 
 
-def _run(pipeline: Any) -> tuple[torch.Tensor, ...]:
-    """One batch of each output as a torch tensor that shares DALI's memory (kept alive by DLPack)."""
-    stream = torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None
-    return tuple(torch.from_dlpack(output.as_tensor()) for output in pipeline.run(stream))
+def _pipeline_options(device: torch.device, batch: int, threads: int, prefetch: int) -> dict[str, Any]:
+    return {
+        "batch_size": batch,
+        "num_threads": threads,
+        "prefetch_queue_depth": prefetch,
+        "device_id": device.index,
+    }
+
+
+def _run(pipeline: Any) -> Any:
+    """One batch of each output."""
+    return pipeline.run(torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None)
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    """A dense output as a torch tensor that shares DALI's memory (kept alive by DLPack)."""
+    return torch.from_dlpack(output.as_tensor())

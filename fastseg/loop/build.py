@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fastseg.config import Config
+from fastseg.data.draws import Augmentation
 from fastseg.data.loader import EvalLoader, TrainLoader, cpu_threads, open_files
 from fastseg.data.manifest import Manifest
-from fastseg.data.pipeline import Augmentation
 from fastseg.loop.distributed import Ranks, barrier
 from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-DALI = "nvidia-dali-cuda130"
 PACKAGES = (
     "fastseg-deeplab",
     "torch",
     "torchvision",
-    DALI,
+    "nvidia-dali-cuda130",
     "torchmetrics",
     "cityscapesScripts",
     "webdataset",

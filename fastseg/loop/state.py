@@ -14,7 +14,7 @@ from fastseg.errors import UserError
 from fastseg.files import is_remote
 from fastseg.loop import checkpoint
 from fastseg.loop.distributed import Ranks, gather_states
-from fastseg.loop.environment import DALI, environment
+from fastseg.loop.environment import environment
 from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
@@ -73,7 +73,6 @@ class RunState:
             "scaler": self.train_step.scaler.state_dict(),
             "ranks": states,
             "config": config.to_dict(),
-            "device": ranks.device.type,
             "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
             "classes": checkpoint.pack_classes(manifest.classes),
             "dataset": {"name": manifest.name, "digest": manifest.digest()},
@@ -107,7 +106,7 @@ class RunState:
         mine = saved["ranks"][ranks.rank]
         self.set_statistics(mine["statistics"])
         torch.set_rng_state(mine["rng"]["cpu"])
-        if ranks.device.type == "cuda":
+        if ranks.device.type == "cuda" and "cuda" in mine["rng"]:
             torch.cuda.set_rng_state(mine["rng"]["cuda"], ranks.device)
         return dict(mine["loader"])
 
@@ -142,12 +141,9 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
-    """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation, seed, device and DALI."""
-    return (
-        len(saved["ranks"]) == ranks.world
-        and saved["device"] == ranks.device.type
-        and saved["versions"].get(DALI) == environment().get(DALI)
-        and _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
+    """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation and seed."""
+    return len(saved["ranks"]) == ranks.world and _decides_batches(saved["config"]) == _decides_batches(
+        config.to_dict()
     )
 
 

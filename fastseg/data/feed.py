@@ -1,0 +1,132 @@
+"""What the DALI graphs are fed with: records in their order, drawn, read ahead and cut, batch by batch.
+
+Order and draws are pure functions of (seed, epoch, sample): a feed goes on after any step exactly, on any machine, and
+N ranks together see what one would see with N times the batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, count, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from fastseg.data.draws import Augmentation, Colour, Window, draw_colour, draw_window, random_numbers
+from fastseg.data.images import image_size
+from fastseg.data.pipeline import Crops, Frames
+from fastseg.data.reader import Bytes, Reader
+from fastseg.data.tiles import Tiles, cut, find_tiles
+
+Place = TypeVar("Place")
+Sample = TypeVar("Sample")
+
+LOCAL_THREADS = 4
+"""That read records: a page cache is quick, a disk answers several at once."""
+REMOTE_THREADS = 32
+"""Object storage takes tens of milliseconds to answer, however many ask."""
+
+
+class Crop(NamedTuple):
+    """One training sample on its way to the graph."""
+
+    image: Bytes
+    """Encoded: the tiles under the window, or all."""
+    origin: tuple[int, int]
+    """Row and column of the frame where ``image`` begins."""
+    mask: Bytes
+    """Encoded, whole."""
+    window: Window
+    colour: Colour
+
+
+def train_feed(
+    reader: Reader, augmentation: Augmentation, *, batch: int, seed: int, start: tuple[int, int], ahead: int
+) -> Callable[[], Crops]:
+    """A function that returns the next batch of this rank, from (epoch, step) ``start`` on, endlessly."""
+    cropper = Cropper(reader, augmentation, seed)
+    samples = chain.from_iterable(
+        ((epoch, place) for place in rank_order(reader, batch, seed, epoch)) for epoch in count(start[0])
+    )
+    crops = read_ahead(islice(samples, start[1] * batch, None), cropper.crop, reader, ahead * batch)
+    return lambda: collate(list(islice(crops, batch)))
+
+
+def eval_feed(reader: Reader, places: list[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
+    """A function that returns the next batch of whole frames, going round ``places`` for ever."""
+    frames = read_ahead(chain.from_iterable(places for _ in count()), reader.read, reader, ahead * batch)
+    return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
+
+
+def epoch_steps(samples: int, world: int, batch: int) -> int:
+    """Full steps of an epoch: what is left over is less than one, and others come to it next time."""
+    return samples // (world * batch)
+
+
+def rank_order(reader: Reader, batch: int, seed: int, epoch: int) -> list[int]:
+    """The places that this rank reads in an epoch: of each step its part of the global batch."""
+    rank, world, samples = reader.files.rank, reader.files.world, len(reader)
+    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    steps = epoch_steps(samples, world, batch)
+    return [int(place) for place in order[: steps * world * batch].reshape(steps, world, batch)[:, rank].flat]
+
+
+def read_ahead(
+    places: Iterable[Place], read: Callable[[Place], Sample], reader: Reader, depth: int
+) -> Iterator[Sample]:
+    """``read(place)`` for every place, in order, ``depth`` samples ahead of whoever takes them."""
+    waiting: deque[Future[Sample]] = deque()
+    pool = ThreadPoolExecutor(REMOTE_THREADS if reader.remote else LOCAL_THREADS, "fastseg-read")
+    try:
+        for place in places:
+            waiting.append(pool.submit(read, place))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Cropper:
+    """Draws what a sample shows, and cuts from its record what that needs."""
+
+    def __init__(self, reader: Reader, augmentation: Augmentation, seed: int) -> None:
+        self._reader, self._augmentation, self._seed = reader, augmentation, seed
+        self._known: dict[int, tuple[tuple[int, int], Tiles | None]] = {}
+
+    def crop(self, sample: tuple[int, int]) -> Crop:
+        """The crop of (epoch, place)."""
+        epoch, place = sample
+        image, mask = self._reader.read(place)
+        size, tiles = self._look_up(place, image)
+        rng = random_numbers(self._seed, epoch, place)
+        window = draw_window(rng, size, self._augmentation)
+        colour = draw_colour(rng, self._augmentation)
+        if tiles is None:
+            return Crop(image, (0, 0), mask, window, colour)
+        part, top, left = cut(image, tiles, window.top, window.bottom, window.left, window.right)
+        return Crop(part, (top, left), mask, window, colour)
+
+    def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
+        """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
+        if place not in self._known:
+            tiles = find_tiles(image)
+            self._known[place] = ((tiles.height, tiles.width) if tiles else image_size(image)), tiles
+        return self._known[place]
+
+
+def collate(crops: list[Crop]) -> Crops:
+    """A batch of crops as the graph takes it."""
+    windows = [crop.window for crop in crops]
+    start = np.array([(w.top, w.left) for w in windows], np.int32)
+    stop = np.array([(w.bottom, w.right) for w in windows], np.int32)
+    return Crops(
+        image=[crop.image for crop in crops],
+        mask=[crop.mask for crop in crops],
+        image_start=start - np.array([crop.origin for crop in crops], np.int32),
+        mask_start=start,
+        shape=stop - start,
+        size=np.array([(w.height, w.width) for w in windows], np.int32),
+        before=np.array([(w.above, w.before) for w in windows], np.int32),
+        flip=np.array([w.flip for w in windows], np.int32),
+        colour=np.array([crop.colour for crop in crops], np.float32),
+    )

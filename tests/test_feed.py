@@ -1,0 +1,130 @@
+"""Records in order, read ahead, cut: by rank, by epoch, and after a restart."""
+
+import dataclasses
+import io
+import threading
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import reference_crop
+from PIL import Image
+
+from fastseg.data.draws import Augmentation
+from fastseg.data.feed import Cropper, eval_feed, rank_order, read_ahead, train_feed
+from fastseg.data.loader import open_files
+from fastseg.data.manifest import read_manifest
+from fastseg.data.reader import Files, Reader
+from fastseg.errors import UserError
+
+
+@pytest.fixture
+def files(shards: Path) -> Files:
+    return open_files(shards, read_manifest(shards), "train")
+
+
+def of_rank(files: Files, rank: int, world: int) -> Reader:
+    return Reader(dataclasses.replace(files, rank=rank, world=world))
+
+
+def test_ranks_share_the_batches_that_one_rank_would_have(files: Files) -> None:
+    alone = rank_order(of_rank(files, 0, 1), 4, seed=5, epoch=2)
+    halves = [rank_order(of_rank(files, rank, 2), 2, seed=5, epoch=2) for rank in range(2)]
+    assert len(alone) == len(set(alone)) == 8
+    for step in range(2):
+        together = [place for half in halves for place in half[step * 2 : step * 2 + 2]]
+        assert together == alone[step * 4 : step * 4 + 4]
+
+
+def test_every_epoch_and_seed_has_its_order(files: Files) -> None:
+    reader = of_rank(files, 0, 1)
+    orders = {tuple(rank_order(reader, 1, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+    assert all(sorted(order) == list(range(11)) for order in orders)
+
+
+def same(a: tuple, b: tuple) -> bool:
+    return all(all(np.array_equal(x, y) for x, y in zip(m, n, strict=True)) for m, n in zip(a, b, strict=True))
+
+
+def test_a_feed_starts_anywhere(files: Files) -> None:
+    def feed(epoch: int, step: int):
+        settings = Augmentation((48, 64), hue=9)
+        return train_feed(Reader(files), settings, batch=3, seed=1, start=(epoch, step), ahead=2)
+
+    from_start = feed(0, 0)
+    whole = [from_start() for _ in range(9)]  # three steps an epoch
+    for epoch, step in ((0, 0), (0, 2), (0, 3), (1, 1), (2, 0)):
+        other = feed(epoch, step)
+        for expected in islice(whole, epoch * 3 + step, None):
+            assert same(other(), expected)
+
+
+def test_a_crop_decodes_to_what_the_whole_shows(files: Files) -> None:
+    reader, settings = Reader(files), Augmentation((48, 64))
+    cropper = Cropper(reader, settings, seed=0)
+    for place in range(11):
+        crop, window = cropper.crop((1, place)), cropper.crop((1, place)).window
+        top, left = crop.origin
+        part = np.asarray(Image.open(io.BytesIO(crop.image)))
+        whole = np.asarray(Image.open(io.BytesIO(reader.read(place).image)))
+        inside = window._replace(
+            top=window.top - top, bottom=window.bottom - top, left=window.left - left, right=window.right - left
+        )
+        expected = reference_crop(whole, window, settings.crop, 0)
+        assert (reference_crop(part, inside, settings.crop, 0) == expected).all()
+
+
+def test_frames_go_round(files: Files) -> None:
+    reader = Reader(files)
+    feed = eval_feed(reader, [3, 4, 4, 4], batch=2, ahead=1)
+    for places in ((3, 4), (4, 4), (3, 4)):
+        for image, place in zip(feed().image, places, strict=True):
+            assert (image == reader.read(place).image).all()
+
+
+def test_reading_keeps_a_bounded_distance(files: Files) -> None:
+    asked: list[int] = []
+    lock = threading.Lock()
+
+    def read(place: int) -> int:
+        with lock:
+            asked.append(place)
+        return place
+
+    items: Iterator[int] = read_ahead(count(), read, Reader(files), depth=5)
+    assert list(islice(items, 20)) == list(range(20))
+    assert max(asked) <= 25
+    items.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_arrives_where_the_sample_would(files: Files) -> None:
+    def read(place: int) -> int:
+        if place == 2:
+            raise UserError("broken")
+        return place
+
+    items = read_ahead(count(), read, Reader(files), depth=5)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(UserError, match="broken"):
+        next(items)
+
+
+def test_a_short_tar_is_named(files: Files, tmp_path: Path) -> None:
+    tar = tmp_path / "short.tar"
+    tar.write_bytes(Path(files.tars[0]).read_bytes()[:9000])
+    reader = Reader(dataclasses.replace(files, tars=(str(tar), *files.tars[1:])))
+    with pytest.raises(
+        UserError, match=r"short\.tar ends at byte 9000, within record aachen_\d+_000019, which reaches"
+    ):
+        for place in range(11):
+            reader.read(place)
+
+
+def test_an_index_of_other_files_is_refused(files: Files) -> None:
+    with pytest.raises(UserError, match=r"names no png of record aachen"):
+        Reader(dataclasses.replace(files, image_codec="png"))
+    with pytest.raises(UserError, match=r"gone\.idx is missing"):
+        Reader(dataclasses.replace(files, indexes=("gone.idx", *files.indexes[1:])))
