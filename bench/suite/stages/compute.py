@@ -1,0 +1,98 @@
+"""Compute: forward and backward pass and update on one resident synthetic batch, so no loader has a part in it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench import peers
+from bench.suite.contest import Contestant
+from bench.suite.flops import step_flops
+from bench.suite.request import Request
+from bench.suite.rows import Row
+from bench.suite.steps import (
+    CLASSES,
+    RATE,
+    Steps,
+    first_device,
+    recipe,
+    settings_of,
+    synthetic_batch,
+    synthetic_manifest,
+)
+from fastseg.config import Config
+from fastseg.loop.build import build_state
+from fastseg.loop.distributed import Ranks
+from fastseg.loop.timing import Mailbox
+
+PEERS = ("step_seed", "step_torchvision")
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours, then the peers that take part."""
+    settings = settings_of(request)
+    return [
+        Contestant("compute", "fastseg", "images/s", f"{__name__}:open_ours", settings),
+        *(peer_contestant(name, settings) for name in PEERS if request.takes(name)),
+    ]
+
+
+def peer_contestant(name: str, settings: dict[str, Any]) -> Contestant:
+    """A module of bench/peers with ``open_step``."""
+    module = peers.load(name)
+    factory = f"bench.peers.{name}:open_step"
+    return Contestant("compute", module.NAME, "images/s", factory, settings, requires=module.REQUIRES)
+
+
+class Ours:
+    """What the trainer does with a batch, and nothing else: the step, the average, the numbers to the host."""
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        self.state = build_state(config, synthetic_manifest(), ranks)
+        self.mailbox = Mailbox(ranks.device)
+        self.image, self.label = synthetic_batch(config.data.batch, config.data.crop, ranks.device)
+
+    def train(self) -> None:
+        """One step."""
+        state = self.state
+        numbers = state.train_step(self.image, self.label, RATE)
+        if state.average:
+            state.average.update(state.step)
+        state.step += 1
+        self.mailbox.exchange(state.step, numbers)
+
+    def steps(self) -> Steps:
+        """As a contender."""
+        data, model = self.config.data, self.config.model
+        flops = step_flops(model.arch, CLASSES, data.batch, data.crop, self.config.optim.aux > 0)
+        return Steps(self.train, data.batch, flops, self.ranks.device, self.state.train_step.precision)
+
+
+def open_ours(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:
+    """The step of the Cityscapes recipe."""
+    set_backends()
+    return Ours(recipe(arch, crop, batch, precision), alone(device)).steps()
+
+
+def set_backends() -> None:
+    """As :func:`fastseg.loop.session.train` does."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+
+
+def alone(device: str) -> Ranks:
+    """The only rank there is."""
+    return Ranks(rank=0, world=1, local_rank=0, local_world=1, device=first_device(device))
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What ours makes of the processor: MFU against the datasheet where it is known, and against plain products."""
+    row = next((row for row in rows if row.stage == "compute" and row.ours and "tflops" in row.figures), None)
+    if row is None:
+        return []
+    peaks = {"mfu_datasheet": "the datasheet's peak", "mfu_measured": "what matrix products reach in the same run"}
+    found = {name: row.figures[name] for name in peaks if name in row.figures}
+    shares = ", ".join(f"{100 * value:.0f} % of {peaks[name]}" for name, value in found.items())
+    sentence = f"fastseg computes {row.figures['tflops']:.3g} TFLOP/s, {shares}."
+    return [{"name": f"compute/{next(iter(found))}", "value": next(iter(found.values())), "sentence": sentence}]

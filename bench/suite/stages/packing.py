@@ -1,0 +1,94 @@
+"""Packing: source images and masks to a finished set of shards, beside the least that anybody has to do for it.
+
+Imports nothing heavy: every packing starts processes, which import this.
+"""
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bench.suite.contest import Contestant
+from bench.suite.request import Request
+from bench.suite.rows import Row
+from fastseg.data.images import encode_jpeg
+from fastseg.data.packing import PackOptions, pack
+from fastseg.data.records import Codec
+from fastseg.data.sources import open_source
+from fastseg.parallel import ordered_map
+
+BARE = "bare PNG decode + JPEG encode"
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours, then its two dearest parts alone."""
+    assert request.frames is not None
+    settings = {"source": str(request.frames.source), "workers": request.cores}
+    return [
+        Contestant("packing", "fastseg", "frames/s", f"{__name__}:Packing", settings),
+        Contestant("packing", BARE, "frames/s", f"{__name__}:Bare", settings),
+    ]
+
+
+class Packing:
+    """A contender: a step packs all frames into a new folder."""
+
+    def __init__(self, source: str, workers: int) -> None:
+        self.source, self.workers = open_source(Path(source)), workers
+        self.folder = Path(tempfile.mkdtemp(prefix="fastseg-packing-"))
+
+    def step(self) -> int:
+        """Pack; returns the frames."""
+        # Into the folder of the step before: killed, it leaves one set behind and not many.
+        shutil.rmtree(self.folder)
+        pack(self.source, self.folder, PackOptions(), self.workers)
+        return len(self.source.samples)
+
+    def figures(self) -> dict[str, float]:
+        """Bytes of a packed frame, image and mask."""
+        size = sum(path.stat().st_size for path in self.folder.glob("*.tar"))
+        return {"bytes_per_frame": size / len(self.source.samples)}
+
+    def close(self) -> None:
+        """Remove what was packed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Bare:
+    """A contender: a step decodes and encodes the images of all frames by as many processes, and drops the bytes."""
+
+    def __init__(self, source: str, workers: int) -> None:
+        self.images, self.workers = sorted(Path(source).glob("*/images/*.png")), workers
+
+    def step(self) -> int:
+        """Decode and encode; returns the frames."""
+        tasks = ((str(path),) for path in self.images)
+        deque(ordered_map(decode_and_encode, tasks, min(self.workers, len(self.images))), maxlen=0)
+        return len(self.images)
+
+    def figures(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing outlives a step."""
+
+
+def decode_and_encode(path: str) -> bytes:
+    """A PNG file as the JPEG that a shard would hold."""
+    codec = Codec()
+    return encode_jpeg(Image.open(path).convert("RGB"), codec.quality, codec.chroma)
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What share of its time packing spends on what has to be."""
+    bare = next((row for row in rows if row.stage == "packing" and row.contestant == BARE and row.ratio), None)
+    if bare is None or bare.ratio is None:
+        return []
+    share = 1 / bare.ratio.median
+    sentence = f"Packing reaches {100 * share:.0f} % of the speed of decoding and encoding the images alone."
+    return [{"name": "packing/bare", "value": share, "sentence": sentence}]

@@ -1,0 +1,108 @@
+"""Scaling: the same step on 1, 2, 4 … ranks, each with its own batch, their gradients exchanged by DDP."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bench.suite.contest import Contestant
+from bench.suite.request import Request
+from bench.suite.rows import Row
+from bench.suite.stages.compute import Ours, set_backends
+from bench.suite.steps import peak_memory, recipe, settings_of
+from fastseg.config import Config
+from fastseg.loop.distributed import joined_ranks
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours on one rank, on two, on four, up to all."""
+    most = largest(request)
+    counts = sorted({most, *(2**i for i in range(most.bit_length()) if 2**i <= most)})
+    return [contestant(request, ranks, f"fastseg, {ranks} {'rank' if ranks == 1 else 'ranks'}") for ranks in counts]
+
+
+def largest(request: Request) -> int:
+    """Ranks that a run goes up to: those asked for on the CPU, else one for every GPU."""
+    return request.ranks or (torch.cuda.device_count() if request.device == "cuda" else 1)
+
+
+def contestant(request: Request, ranks: int, name: str, factory: str = f"{__name__}:open_ranks") -> Contestant:
+    """The step on ``ranks`` ranks, started by torchrun where there are several."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    settings = settings_of(request) | {
+        "device": "cpu" if request.ranks else request.device,
+        "ranks": ranks,
+        # One rank alone gets no more of the CPU than each of many, or it would win by that.
+        "threads": max(request.cores // largest(request), 1),
+    }
+    return Contestant("scaling", name, "images/s", factory, settings, prefix=launcher if ranks > 1 else ())
+
+
+class RankedSteps:
+    """A contender on every rank: rank 0 is driven by the worker, the others do the steps that it announces."""
+
+    warmup_steps = 3  # DDP rebuilds its buckets after the first
+
+    def __init__(self, config: Config, device: str, ranks: int) -> None:
+        self._stack = ExitStack()
+        self.ranks = self._stack.enter_context(joined_ranks(device))
+        if self.ranks.world != ranks:
+            raise ValueError(f"{self.ranks.world} ranks were started, not {ranks}")
+        self.ours = Ours(config, self.ranks)
+
+    def step(self) -> int:
+        """One step of all ranks; returns the images of all."""
+        self._announce(True)
+        self.ours.train()
+        return self.ours.config.data.batch * self.ranks.world
+
+    def follow(self) -> None:
+        """What ranks other than 0 do until it closes."""
+        while self._announce(False):
+            self.ours.train()
+        self._stack.close()
+
+    def figures(self) -> dict[str, float]:
+        """The peak of memory of rank 0."""
+        return {"peak_memory_bytes": peak_memory(self.ranks.device)}
+
+    def close(self) -> None:
+        """Let the other ranks go."""
+        self._announce(False)
+        self._stack.close()
+
+    def _announce(self, more: bool) -> bool:
+        """Whether rank 0 goes on, told to all: on the CPU by gloo, so that no GPU is waited for."""
+        word = torch.tensor([int(more)])
+        if self.ranks.world > 1:
+            dist.broadcast(word, src=0)
+        return bool(word.item())
+
+
+def open_ranks(
+    device: str, arch: str, crop: list[int], batch: int, precision: str, ranks: int, threads: int
+) -> RankedSteps:
+    """The step of the Cityscapes recipe on this rank of ``ranks``."""
+    set_backends()
+    torch.set_num_threads(threads)
+    return RankedSteps(recipe(arch, crop, batch, precision), device, ranks)
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Efficiency: the speed of N ranks over N times that of one."""
+    rates = {
+        row.settings["ranks"]: row.spread.median for row in rows if row.stage == "scaling" and row.ours and row.windows
+    }
+    if 1 not in rates:
+        return []
+    found = {ranks: rate / (ranks * rates[1]) for ranks, rate in rates.items() if ranks > 1}
+    return [
+        {
+            "name": f"scaling/efficiency_per_rank/{ranks}",
+            "value": share,
+            "sentence": f"{ranks} ranks compute {100 * share:.0f} % of {ranks} times what one does.",
+        }
+        for ranks, share in found.items()
+    ]

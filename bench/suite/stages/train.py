@@ -1,0 +1,115 @@
+"""Train: the real loop, from shards to updated weights, without what happens between epochs."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bench.suite.contest import Contestant
+from bench.suite.request import Request
+from bench.suite.rows import Row
+from bench.suite.stages.compute import alone, set_backends
+from bench.suite.steps import peak_memory, recipe, settings_of
+from fastseg.config import Config
+from fastseg.data.manifest import read_manifest
+from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.distributed import Ranks
+from fastseg.loop.trainer import Trainer
+
+NEVER = 1e9
+"""Epochs until an evaluation, a checkpoint or the end."""
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours alone."""
+    assert request.frames is not None
+    settings = settings_of(request) | {
+        "scale": list(request.scale),
+        "shards": str(request.frames.shards()),
+    }
+    return [Contestant("train", "fastseg", "images/s", f"{__name__}:open_train", settings)]
+
+
+class Train:
+    """A contender: one step of :class:`fastseg.loop.trainer.Trainer` a step."""
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        manifest = read_manifest(config.shards)
+        self.device, self.batch = ranks.device, config.data.batch
+        # What was prepared ahead while the process was stopped comes for nothing.
+        self.warmup_steps = config.data.prefetch + 2
+        state, loaders = build_state(config, manifest, ranks), build_loaders(config, manifest, ranks, None)
+        with _signals_kept():
+            self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
+        self._steps = 0
+
+    def step(self) -> int:
+        """A batch and all that the loop does with it; returns its images."""
+        if self._steps == self.warmup_steps:
+            self.trainer.clock.restart()  # The share of waiting is the window's.
+        self._steps += 1
+        self.trainer.advance()
+        return self.batch
+
+    def figures(self) -> dict[str, float]:
+        """waiting: share of the time that the device waited for data; gpu_utilisation: 0–1, as the driver sees it."""
+        self._steps = 0
+        return {
+            "waiting": self.trainer.clock.take().waiting,
+            "peak_memory_bytes": peak_memory(self.device),
+            **utilisation(self.device),
+        }
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+
+def open_train(
+    device: str, arch: str, crop: list[int], batch: int, precision: str, scale: list[float], shards: str
+) -> Train:
+    """The loop of the Cityscapes recipe on ``shards``."""
+    set_backends()
+    config = recipe(arch, crop, batch, precision)
+    config = replace(
+        config,
+        shards=shards,
+        eval_every=NEVER,
+        save_every=NEVER,
+        log_every=10**9,
+        data=replace(config.data, scale=(scale[0], scale[1])),
+        optim=replace(config.optim, epochs=NEVER),
+    )
+    return Train(config, alone(device))
+
+
+def utilisation(device: torch.device) -> dict[str, float]:
+    """Share of the driver's last sampling period in which a kernel ran; nothing where the driver cannot be asked."""
+    if device.type != "cuda":
+        return {}
+    try:
+        return {"gpu_utilisation": torch.cuda.utilization(device) / 100}
+    except Exception:  # nvidia-ml-py is not installed, or the driver refuses in one of its many ways
+        return {}
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """The trainer answers Ctrl-C and SIGTERM after the step; a contestant has to leave at once."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The loop's share of compute alone: what is missing is the data path's cost."""
+    rates = {row.stage: row.spread.median for row in reversed(rows) if row.contestant == "fastseg" and row.windows}
+    if not {"train", "compute"} <= rates.keys():
+        return []
+    share = rates["train"] / rates["compute"]
+    sentence = f"The whole loop reaches {100 * share:.0f} % of compute alone."
+    return [{"name": "train/compute", "value": share, "sentence": sentence}]

@@ -1,0 +1,130 @@
+"""What all contestants that compute have in common: the recipe, the batch, and the figures of a window."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench.suite.flops import datasheet_peak, measured_peak
+from bench.suite.request import Request
+from fastseg.config import Config, DataConfig, ModelConfig
+from fastseg.data.manifest import Manifest
+from fastseg.labels import IGNORE, cityscapes
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+
+CLASSES = 19
+"""Of the synthetic batch: Cityscapes'."""
+
+RATE = 1e-4
+"""Learning rate: noise is learnt by nobody, and weights that diverge would change the time of a step."""
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """What every factory of a contestant that computes is called with."""
+    return {
+        "device": request.device,
+        "arch": request.arch,
+        "crop": list(request.crop),
+        "batch": request.batch,
+        "precision": request.precision,
+    }
+
+
+def recipe(arch: str, crop: list[int], batch: int, precision: str) -> Config:
+    """The Cityscapes recipe on other work, from fresh weights."""
+    return Config(
+        data=DataConfig(batch=batch, crop=(crop[0], crop[1])),
+        model=ModelConfig(arch=arch, weights="none", precision=precision),  # type: ignore[arg-type]
+    )
+
+
+def synthetic_manifest() -> Manifest:
+    """Of a set that is not there: what a network needs to know of its data."""
+    return Manifest("synthetic", cityscapes().classes, {}, "jpg", "tif", IMAGENET_MEAN, IMAGENET_STD)
+
+
+def synthetic_batch(batch: int, crop: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random uint8 N×H×W×3 and N×H×W train ids, on ``device``; of the labels one in twenty is ignored."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (batch, *crop, 3), dtype=torch.uint8, generator=generator)
+    label = torch.randint(0, CLASSES, (batch, *crop), dtype=torch.uint8, generator=generator)
+    label[torch.rand(batch, *crop, generator=generator) < 0.05] = IGNORE
+    return image.to(device), label.to(device)
+
+
+def normalised(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same batch as the usual loaders hand it over: float32 N×3×H×W, contiguous, and int64 N×H×W."""
+    mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((image - mean) / std).permute(0, 3, 1, 2).contiguous(), label.long()
+
+
+def first_device(name: str) -> torch.device:
+    """``cuda`` or ``cpu`` as a device, the GPU with its number."""
+    return torch.device("cuda", 0) if name == "cuda" else torch.device("cpu")
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes: the most that tensors held on the GPU, or that this process held on the CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+
+
+class Steps:
+    """A contender that repeats one step on a resident batch and says how well that uses the processor."""
+
+    # The first step compiles, and cuDNN tries its algorithms in it.
+    warmup_steps = 2
+
+    def __init__(self, train: Callable[[], object], images: int, flops: int, device: torch.device, precision: str):
+        """``train`` does one step, of ``images`` images and ``flops`` operations."""
+        self._train, self._images, self._flops, self._device = train, images, flops, device
+        self._peaks = {"mfu_measured": measured_peak(device, precision)}
+        if device.type == "cuda":
+            datasheet = datasheet_peak(torch.cuda.get_device_name(device))
+            self._peaks |= {"mfu_datasheet": datasheet} if datasheet else {}
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        self._times: list[tuple[Any, Any]] = []
+
+    def step(self) -> int:
+        """One step; returns its images."""
+        begin = self._now()
+        self._train()
+        self._times.append((begin, self._now()))
+        return self._images
+
+    def figures(self) -> dict[str, float]:
+        """tflops: TFLOP/s of the median step since the last call; its shares of the processor's peaks, 0–1.
+
+        The median because the steps of the warm-up are among them.
+        """
+        times, self._times = self._times, []
+        tflops = self._flops / median(self._seconds(*pair) for pair in times) / 1e12
+        return {
+            "tflops": tflops,
+            **{name: tflops / peak for name, peak in self._peaks.items()},
+            "peak_tflops_measured": self._peaks["mfu_measured"],
+            "peak_memory_bytes": peak_memory(self._device),
+        }
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _seconds(self, begin: Any, end: Any) -> float:
+        if self._device.type != "cuda":
+            return float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000

@@ -1,0 +1,255 @@
+"""The benchmark's stages: peers do the work that ours does, variants too, and every contestant runs."""
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench.peers import step_seed, step_torchvision
+from bench.suite import ablation
+from bench.suite.contest import Contest, Contestant, Timing
+from bench.suite.flops import datasheet_peak, measured_peak, step_flops
+from bench.suite.frames import Frames, frames_of_shards
+from bench.suite.request import Request
+from bench.suite.rows import Row
+from bench.suite.stages import compute, evaluation, packing, scaling, train
+from bench.suite.stages.compute import Ours, alone
+from bench.suite.steps import normalised, recipe
+from bench.suite.worker import build
+from fastseg.config import Config
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+
+ARCH = "deeplabv3_mobilenet_v3_large"
+CROP = [64, 64]
+SMALL = {"device": "cpu", "arch": ARCH, "crop": CROP, "batch": 2, "precision": "fp32"}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Networks this small wait longer for a second thread than it saves."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def frames(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    return frames_of_shards(shards, 6, cache=tmp_path_factory.mktemp("cache"), workers=1)
+
+
+@pytest.fixture
+def request_(frames: Frames) -> Request:
+    return Request("cpu", (64, 64), (0.5, 2.0), 2, ARCH, ("step_seed", "step_torchvision"), 1, frames, precision="fp32")
+
+
+def contender(contestant: Contestant) -> object:
+    """Built as the worker does, from what travels as JSON."""
+    chosen = contestant.settings | (contestant.candidates[-1] if contestant.candidates else {})
+    return build(json.loads(json.dumps({"factory": contestant.factory, "settings": chosen})))
+
+
+def without_dropout(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def ours(aux: float = 0.4, part: str | None = None) -> Ours:
+    config = recipe(ARCH, CROP, 2, "fp32")
+    config = replace(config, optim=replace(config.optim, aux=aux))
+    if part in ablation.SWITCHES:
+        config = replace(config, model=replace(config.model, **ablation.SWITCHES[part]))
+    made = Ours(config, alone("cpu"))
+    if part in ablation.REPLACEMENTS:
+        ablation.REPLACEMENTS[part](made)
+    without_dropout(made.state.model)
+    return made
+
+
+def learnt(made: Ours) -> list[dict[str, torch.Tensor]]:
+    """The weights, and their average."""
+    assert made.state.average
+    return [made.state.model.state_dict(), made.state.average.model.state_dict()]
+
+
+@pytest.mark.parametrize(
+    ("make", "aux"),
+    [
+        (lambda: step_seed.Step(ARCH, CPU), 0.0),
+        (lambda: step_torchvision.Step(ARCH, CPU, "fp32"), 0.5),
+    ],
+    ids=["seed", "torchvision"],
+)
+def test_step_peers_do_our_work(make: Callable[[], step_seed.Step | step_torchvision.Step], aux: float) -> None:
+    """The same weights and batch: the same loss, and the same gradient of every parameter."""
+    mine, peer = ours(aux), make()
+    peer.model.load_state_dict(mine.state.model.net.state_dict())
+    without_dropout(peer.model)
+    theirs = peer.train(*normalised(mine.image, mine.label))
+    main, aux_loss, norm, _ = mine.state.train_step(mine.image, mine.label, 1e-4).tolist()
+    assert main + aux * aux_loss == pytest.approx(theirs, rel=1e-5)
+    assert norm > 0
+    expected = dict(mine.state.model.net.named_parameters())
+    for name, parameter in peer.model.named_parameters():
+        assert parameter.grad is not None
+        distance = (parameter.grad - expected[name].grad).norm()
+        # One activation that rounds to the other side of its kink turns a gradient by up to 2 %.
+        assert distance <= 0.05 * expected[name].grad.norm() + 1e-6 * norm, name
+
+
+@pytest.mark.parametrize("part", [*ablation.SWITCHES, *ablation.REPLACEMENTS])
+def test_variants_learn_the_same(part: str) -> None:
+    """What is taken away costs time at most: two steps end at the same weights and averages."""
+    whole, variant = ours(), ours(part=part)
+    for made in (whole, variant):
+        for _ in range(2):
+            made.train()
+    torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")
+    for expected, found in zip(learnt(whole), learnt(variant), strict=True):
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_variants_lack_their_part() -> None:
+    assert ours().state.train_step.optimizer.defaults["fused"]
+    assert not ours(part="fused optimiser").state.train_step.optimizer.defaults["fused"]
+    weight = "backbone.0.0.weight"
+    assert ours().state.model.net.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
+    assert ours(part="channels_last").state.model.net.state_dict()[weight].is_contiguous()
+
+
+def test_a_bad_step_is_skipped_by_the_host_too() -> None:
+    made = ours(part="skipping on the device")
+    before = [parameter.detach().clone() for parameter in made.state.model.parameters()]
+    made.state.model.net.classifier[1].weight.register_hook(lambda gradient: gradient * torch.inf)
+    made.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, made.state.model.parameters(), strict=True))
+
+
+def test_evaluation_peer_finds_our_matrix(frames: Frames) -> None:
+    """The same weights on the same lossless frames: the same predictions but for a few ties."""
+    config = recipe(ARCH, CROP, 2, "fp32")
+    png = Config(shards=str(frames.shards("png-tif")), data=config.data, model=config.model)
+    mine = evaluation.Evaluation(png, alone("cpu"))
+    mine.model.mean.copy_(torch.tensor(IMAGENET_MEAN))
+    mine.model.std.copy_(torch.tensor(IMAGENET_STD))
+    peer = step_seed.Evaluation(frames.source / "val", CPU, ARCH, mine.classes, 1, 0)
+    weights = mine.model.net.state_dict()
+    peer.model.load_state_dict({name: weights[name] for name in peer.model.state_dict()})
+    val = frames.about["val"]
+    assert sum(mine.step() for _ in range(val)) == sum(peer.step() for _ in range(val)) == val
+    assert mine.matrix.sum() > 0
+    theirs = peer.metric.confmat
+    assert isinstance(theirs, torch.Tensor)
+    differing = (mine.matrix - theirs).abs().sum() / 2
+    assert differing <= 0.001 * mine.matrix.sum()
+
+
+@pytest.mark.parametrize("stage", [compute, train, evaluation, packing])
+def test_every_contestant_runs(stage: object, request_: Request) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    contestants = stage.contestants(request_)  # type: ignore[attr-defined]
+    assert contestants[0].ours
+    for contestant in contestants:
+        made = contender(contestant)
+        assert all(made.step() > 0 for _ in range(2))  # type: ignore[attr-defined]
+        assert all(value >= 0 for value in made.figures().values())  # type: ignore[attr-defined]
+        made.close()  # type: ignore[attr-defined]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_packing_cleans_up(request_: Request) -> None:
+    made = contender(packing.contestants(request_)[0])
+    assert isinstance(made, packing.Packing)
+    assert made.step() == len(made.source.samples)
+    assert (made.folder / "manifest.json").exists()
+    made.close()
+    assert not made.folder.exists()
+
+
+def test_peers_can_be_left_out(request_: Request) -> None:
+    without = replace(request_, peers=())
+    assert [c.name for c in compute.contestants(without)] == ["fastseg"]
+    assert [c.name for c in evaluation.contestants(without)] == ["fastseg"]
+
+
+def test_ablation_lists_what_is_in_use(request_: Request) -> None:
+    names = [c.name for c in ablation.contestants(request_, "compute")]
+    assert names[0] == "fastseg"
+    assert "fastseg without channels_last" in names
+    assert "fastseg without compile" not in names  # not on a CPU
+    assert "fastseg without mixed precision" not in names  # fp32 was asked for
+    assert ablation.contestants(request_, "scaling") == []
+    ranked = ablation.contestants(replace(request_, ranks=2), "scaling")
+    assert [c.settings.get("without") for c in ranked] == [None, *ablation.DDP_OPTIONS]
+
+
+@pytest.mark.slow
+def test_ranks_scale_and_end(request_: Request) -> None:
+    """Real ranks under torchrun, driven by the contest."""
+    two = replace(request_, ranks=2)
+    variant = ablation.contestants(two, "scaling")[1]
+    contest = Contest([*scaling.contestants(two), variant], Timing(windows=2, seconds=0.1, warmup=0.0, patience=120))
+    contest.run()
+    rows = contest.rows()
+    assert [row.skipped for row in rows] == [None] * 3
+    assert [row.settings["ranks"] for row in rows] == [1, 2, 2]
+
+
+def row(stage: str, rate: float, contestant: str = "fastseg", **parts: object) -> Row:
+    return Row(stage, contestant, "images/s", **{"settings": {}, "windows": (rate,) * 3} | parts)  # type: ignore[arg-type]
+
+
+def test_what_rows_say_together() -> None:
+    rows = [row("compute", 50.0, figures={"tflops": 300.0, "mfu_datasheet": 0.3, "mfu_measured": 0.4})]
+    assert train.derived(rows) == []
+    assert compute.derived(rows)[0]["value"] == 0.3
+    assert "300 TFLOP/s, 30 % of the datasheet" in compute.derived(rows)[0]["sentence"]
+    share = train.derived([*rows, row("train", 49.0)])[0]
+    assert share == {
+        "name": "train/compute",
+        "value": pytest.approx(0.98),
+        "sentence": "The whole loop reaches 98 % of compute alone.",
+    }
+    ranks = [row("scaling", rate, f"fastseg, {n}", settings={"ranks": n}) for n, rate in ((1, 10.0), (2, 19.0))]
+    assert scaling.derived(ranks)[0]["value"] == pytest.approx(0.95)
+    assert scaling.derived(ranks[1:]) == []
+
+
+def test_operations_of_a_step() -> None:
+    """The known figure of DeepLabv3-R50 at 768², and what has to be in proportion."""
+    known = step_flops("deeplabv3_resnet50", 19, 2, (768, 768), aux=True)
+    assert known == pytest.approx(2 * 2.336e12, rel=1e-3)
+    one, two = (step_flops(ARCH, 19, batch, (64, 64), aux=True) for batch in (2, 4))
+    assert two == 2 * one
+    assert step_flops(ARCH, 19, 2, (64, 64), aux=False) < one
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA RTX A1000", None),
+    ],
+)
+def test_datasheet_peaks(gpu: str, peak: float | None) -> None:
+    assert datasheet_peak(gpu) == peak
+
+
+def test_measured_peak_leaves_the_settings() -> None:
+    torch.set_float32_matmul_precision("highest")
+    assert measured_peak(CPU, "fp32") > 0
+    assert torch.get_float32_matmul_precision() == "highest"
