@@ -51,20 +51,20 @@ def run_graph(
     windows: list[Window] = WINDOWS,
     codec: str = "PNG",
     colour: Colour = PLAIN,
-    by_torch: bool = False,
+    finished: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crops of one frame, by the graph alone or with what finishes its windows on a CPU."""
     encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
     crops = collate([Crop(encoded, (0, 0), encoded_mask, window, colour) for window in windows])
     settings = Augmentation(CROP, fill=FILL, brightness=float(colour != PLAIN))
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
-    if by_torch:
-        parts, masks, *numbers = pipeline.windows_graph(lambda: crops, settings, "jpg", **options).run()
-        images = Finisher(settings, 2)(list(parts), *(number.as_array() for number in numbers)).numpy()
-    else:
-        images, masks = pipeline.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
-        images = images.as_array()
-    return images, masks.as_array()[..., 0]
+    if finished:
+        images, masks, *numbers = pipeline.windows_graph(lambda: crops, settings, "jpg", **options).run()
+        finish = Finisher(settings, 2)
+        out, labels = finish(list(images), list(masks), *(number.as_array() for number in numbers))
+        return out.numpy(), labels.numpy()[..., 0]
+    images, masks = pipeline.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
+    return images.as_array(), masks.as_array()[..., 0]
 
 
 def ties(window: Window) -> np.ndarray:
@@ -82,11 +82,11 @@ def ties(window: Window) -> np.ndarray:
     return lines[0][:, None] | lines[1][None, :]
 
 
-@pytest.mark.parametrize("by_torch", [False, True], ids=["graph", "torch"])
+@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
 @pytest.mark.parametrize("codec", ["PNG", "JPEG"])
-def test_image_equals_crop_resize_flip_paste(codec: str, by_torch: bool) -> None:
+def test_image_equals_crop_resize_flip_paste(codec: str, finished: bool) -> None:
     frame = smooth_frame()
-    images, _ = run_graph(frame, np.zeros(SIZE, np.uint8), codec=codec, by_torch=by_torch)
+    images, _ = run_graph(frame, np.zeros(SIZE, np.uint8), codec=codec, finished=finished)
     for image, window in zip(images, WINDOWS, strict=True):
         expected = reference_crop(decoded(frame, codec), window, CROP, FILL)
         difference = np.abs(image.astype(int) - expected)
@@ -94,10 +94,11 @@ def test_image_equals_crop_resize_flip_paste(codec: str, by_torch: bool) -> None
         assert difference.max() <= 6, window
 
 
-def test_mask_equals_nearest_neighbour() -> None:
+@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
+def test_mask_equals_nearest_neighbour(finished: bool) -> None:
     mask = np.random.default_rng(1).integers(0, 19, SIZE, np.uint8)
     mask[::5] = 255
-    _, masks = run_graph(smooth_frame(), mask)
+    _, masks = run_graph(smooth_frame(), mask, finished=finished)
     for result, window in zip(masks, WINDOWS, strict=True):
         expected = reference_crop(mask, window, CROP, 255)
         assert ((result == expected) | ties(window)).all(), window
@@ -105,10 +106,10 @@ def test_mask_equals_nearest_neighbour() -> None:
         assert set(np.unique(result)) <= set(np.unique(mask))
 
 
-@pytest.mark.parametrize("by_torch", [False, True], ids=["graph", "torch"])
-def test_padding_is_exact(by_torch: bool) -> None:
+@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
+def test_padding_is_exact(finished: bool) -> None:
     black = np.zeros((*SIZE, 3), np.uint8)
-    images, masks = run_graph(black, black[..., 0], by_torch=by_torch)
+    images, masks = run_graph(black, black[..., 0], finished=finished)
     for image, mask, window in zip(images, masks, WINDOWS, strict=True):
         assert (mask == reference_crop(black[..., 0], window, CROP, 255)).all()
         assert (image[mask == 255] == FILL).all()
@@ -119,8 +120,8 @@ def test_checkerboard_stays_aligned() -> None:
     """The mask is a function of the image's pixels, so after any draw it still is."""
     rows, columns = np.indices(SIZE) // 16
     board = ((rows + columns) % 2).astype(np.uint8)
-    for by_torch in (False, True):
-        images, masks = run_graph(np.repeat(board[..., None] * 255, 3, axis=2), board, by_torch=by_torch)
+    for finished in (False, True):
+        images, masks = run_graph(np.repeat(board[..., None] * 255, 3, axis=2), board, finished=finished)
         inside = masks != 255
         assert inside.sum() > 50_000
         disagree = (images[..., 0] > 127) != (masks == 1)

@@ -15,8 +15,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 """Pillow would also try formats that start other programs (EPS)."""
 
 ROWS_PER_STRIP = 32
-"""Of the mask's TIFF. A crop decodes only the strips it touches, and each strip starts a new LZW dictionary:
-16 rows cost 21 % more bytes than 32, 64 save 13 % and decode more rows that nobody needs."""
+"""Of the mask's TIFF. A crop decodes only the strips it touches."""
 
 
 def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
@@ -90,8 +89,12 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def encode_tiff(mask: Image.Image) -> bytes:
-    """TIFF of a mask (mode ``L``): LZW in strips of :data:`ROWS_PER_STRIP` rows."""
-    return _save(mask, "TIFF", compression="tiff_lzw", strip_size=ROWS_PER_STRIP * mask.width)
+    """TIFF of a mask (mode ``L``): PackBits in strips of :data:`ROWS_PER_STRIP` rows.
+
+    On street scenes of 2048×1024, one core: 57 KB, encoded in 1.6 ms, a crop decoded in 0.7. LZW has 42 KB, 10.6 and
+    1.2 ms; a PNG 17 KB and has to be decoded whole.
+    """
+    return _save(mask, "TIFF", compression="packbits", strip_size=ROWS_PER_STRIP * mask.width)
 
 
 def _save(image: Image.Image, format: str, **options: Any) -> bytes:

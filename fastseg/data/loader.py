@@ -63,7 +63,7 @@ class TrainLoader:
             Reader(files), augmentation, batch=batch, seed=seed, start=(self._epoch, self._step), ahead=prefetch
         )
         options = _pipeline_options(device, batch, threads, prefetch)
-        self._next = (_on_cpu if device.type == "cpu" else _on_gpu)(feed, files, augmentation, options)
+        self._next = (_finished_here if device.type == "cpu" else _by_graph)(feed, files, augmentation, options)
 
     def next(self) -> Batch:
         """The next batch; waits until it is ready."""
@@ -81,8 +81,10 @@ class TrainLoader:
 Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _on_gpu(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
-    pipeline = train_graph(feed, augmentation, "gpu", files.image_codec, **options)
+def _by_graph(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+    """Batches that are whole when they leave DALI."""
+    device = "cpu" if options["device_id"] is None else "gpu"
+    pipeline = train_graph(feed, augmentation, device, files.image_codec, **options)
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = _run(pipeline)
@@ -91,14 +93,16 @@ def _on_gpu(feed: Callable[[], Crops], files: Files, augmentation: Augmentation,
     return following
 
 
-def _on_cpu(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+def _finished_here(
+    feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]
+) -> Tensors:
+    """Batches whose windows DALI has decoded."""
     pipeline = windows_graph(feed, augmentation, files.image_codec, **options)
     finish = Finisher(augmentation, options["num_threads"])
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
-        windows, mask, *numbers = _run(pipeline)
-        images = finish(list(windows), *(number.as_array() for number in numbers))
-        return images, _tensor(mask)
+        images, masks, *numbers = _run(pipeline)
+        return finish(list(images), list(masks), *(number.as_array() for number in numbers))
 
     return following
 

@@ -54,20 +54,23 @@ class Frames(NamedTuple):
 @pipeline_def
 def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device: str, codec: str) -> Any:
     """Crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    crops = _take(source, augmentation)
-    image = pad(resize(decode_image(crops, device, codec), crops), crops, augmentation)
-    return image, crop_mask(crops, augmentation, device)
+    crops = take(source, augmentation)
+    image, mask = decode_image(crops, device, codec), decode_mask(crops)
+    mask = mask.gpu() if device == "gpu" else mask
+    image = pad(resize(image, crops, types.INTERP_LINEAR), crops, augmentation.crop, augmentation.fill)
+    mask = pad(resize(mask, crops, types.INTERP_NN), crops, augmentation.crop, (IGNORE,))
+    return image, mask
 
 
 @pipeline_def
 def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec: str) -> Any:
-    """The same on the CPU, with image windows as they were decoded: whoever calls has to finish them.
+    """The same on the CPU as far as decoding; :class:`fastseg.data.finish.Finisher` does the rest.
 
-    Returns windows (uint8, of various sizes), masks, and ``size``, ``before`` and ``flip`` of :class:`Crops`.
+    Returns windows of images and masks (uint8, of various sizes), and ``size``, ``before`` and ``flip`` of
+    :class:`Crops`.
     """
-    crops = _take(source, augmentation)
-    image = decode_image(crops, "cpu", codec)
-    return image, crop_mask(crops, augmentation, "cpu"), crops.size, crops.before, crops.flip
+    crops = take(source, augmentation)
+    return decode_image(crops, "cpu", codec), decode_mask(crops), crops.size, crops.before, crops.flip
 
 
 @pipeline_def
@@ -79,7 +82,8 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str) -> Any:
     return (image.gpu(), mask.gpu()) if device == "gpu" else (image, mask)
 
 
-def _take(source: Callable[[], Crops], augmentation: Augmentation) -> Crops:
+def take(source: Callable[[], Crops], augmentation: Augmentation) -> Crops:
+    """The batch that ``source`` returns, as the nodes of a graph; colours only where there are any."""
     needed = len(Crops._fields) if augmentation.coloured else Crops._fields.index("colour")
     return Crops(*fn.external_source(lambda: source()[:needed], num_outputs=needed))
 
@@ -94,15 +98,13 @@ def decode_image(crops: Crops, device: str, codec: str) -> Any:
     return fn.color_twist(image, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
 
-def crop_mask(crops: Crops, augmentation: Augmentation, device: str) -> Any:
-    """The same for the mask, by nearest neighbour and padded with the ignore value: uint8 h×w×1."""
-    mask = _decode(crops.mask, crops.mask_start, crops.shape, types.GRAY)
-    mask = resize(mask.gpu() if device == "gpu" else mask, crops, types.INTERP_NN)
-    return pad(mask, crops, augmentation, (IGNORE,))
+def decode_mask(crops: Crops) -> Any:
+    """The windows of the masks: uint8, on the CPU."""
+    return _decode(crops.mask, crops.mask_start, crops.shape, types.GRAY)
 
 
-def resize(window: Any, crops: Crops, interpolation: Any = types.INTERP_LINEAR) -> Any:
-    """Resize (images antialiased) and flip windows."""
+def resize(window: Any, crops: Crops, interpolation: Any) -> Any:
+    """Resize (bilinear: antialiased) and flip windows."""
     shape, size = (fn.cast(numbers, dtype=types.FLOAT) for numbers in (crops.shape, crops.size))
     # A region that ends before it starts is resized mirrored.
     mirrored = types.Constant([0.0, 1.0], dtype=types.FLOAT) * fn.cast(crops.flip, dtype=types.FLOAT) * shape
@@ -111,15 +113,15 @@ def resize(window: Any, crops: Crops, interpolation: Any = types.INTERP_LINEAR) 
     )
 
 
-def pad(window: Any, crops: Crops, augmentation: Augmentation, fill: tuple[int, ...] | None = None) -> Any:
-    """Put resized windows at their place in the crop, on ``fill`` (None: the augmentation's colour)."""
+def pad(window: Any, crops: Crops, crop: tuple[int, int], fill: tuple[int, ...]) -> Any:
+    """Put resized windows at their place in the crop, on ``fill``."""
     return fn.slice(
         window,
         start=-crops.before,
-        shape=list(augmentation.crop),
+        shape=list(crop),
         axes=[0, 1],
         out_of_bounds_policy="pad",
-        fill_values=list(fill or augmentation.fill),
+        fill_values=list(fill),
     )
 
 

@@ -30,7 +30,7 @@ class Codec:
     chroma: Literal["444", "420"] = "444"
     """Colour at full resolution (444: 2 dB better on Cityscapes) or halved both ways (420: a quarter fewer bytes)."""
     mask: Literal["tif", "png"] = "tif"
-    """tif: LZW in strips of rows, of which a crop decodes only its own; png: a third of the bytes, decoded whole."""
+    """tif: PackBits in strips of rows, of which a crop decodes only its own; png: fewer bytes, decoded whole."""
     height: int | None = None
     """Pack images this many pixels high, the width in proportion; lower ones stay as they are. Default: no change."""
 
