@@ -1,0 +1,184 @@
+"""Loading: from records or files to batches that are ready to train on; ours whole and part by part, then the peers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import peers
+from bench.suite.contest import Contestant
+from bench.suite.frames import Frames, Work
+from bench.suite.request import Request
+from bench.suite.rows import Row
+
+SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
+"""Codecs of image and mask → the contestant that reads them."""
+PARTS = {
+    "read": "fastseg: reading and cutting alone",
+    "image": "fastseg: … and decoding images",
+    "mask": "fastseg: … and decoding masks",
+}
+"""Of the way of a batch: each with those before it, but images and masks are not decoded together."""
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours from every kind of shards, parts of ours, and the peers that take part."""
+    assert request.frames is not None
+    settings = settings_of(request)
+    ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
+    found = [
+        ours(f"{name}{' on the CPU' * (way == 'cpu' != request.device)}", settings | {"codecs": codecs, "way": way})
+        for way in ways
+        for codecs, name in SETS.items()
+    ]
+    found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
+    return found + [_peer(name, request, settings) for name in peers.loaders() if request.takes(name)]
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """The frames and the work, as every factory of this stage takes them."""
+    assert request.frames is not None
+    work = {"crop": request.crop, "scale": request.scale, "batch": request.batch, "device": request.device}
+    return {"root": str(request.frames.root), "work": work, "threads": request.cores}
+
+
+def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Contestant:
+    """One contestant of ours."""
+    return Contestant("loader", name, "images/s", f"{__name__}:{factory}", settings)
+
+
+def _peer(name: str, request: Request, settings: dict[str, Any]) -> Contestant:
+    module = peers.load(name)
+    lacking = peers.missing(module)
+    absent = f"not installed: {', '.join(lacking)}" if lacking else None
+    candidates = () if absent else tuple(module.candidates(request.cores))
+    factory = f"{__name__}:open_peer"
+    settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}
+    title, python = module.NAME, peers.interpreter(module)
+    return Contestant("loader", title, "images/s", factory, settings, candidates, absent=absent, python=python)
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """How much slower the seed is, and where a frame's time goes in ours."""
+    rates = {row.contestant: row.spread.median for row in rows if row.stage == "loader" and row.windows}
+    found = []
+    if {"fastseg", "seed"} <= rates.keys():
+        times = rates["fastseg"] / rates["seed"]
+        found.append({"name": "loader/seed", "value": times, "sentence": f"ours loads {times:.1f}× what the seed does"})
+    if {"fastseg", *PARTS.values()} <= rates.keys():
+        whole, read, image, mask = (1000 / rates[name] for name in ("fastseg", *PARTS.values()))
+        spent = {
+            "reading and cutting": read,
+            "decoding the image": image - read,
+            "decoding the mask": mask - read,
+            "resizing and handing over": whole - image - mask + read,
+        }
+        slowest = max(spent, key=lambda part: spent[part])
+        listed = ", ".join(f"{part} {milliseconds:.2f} ms" for part, milliseconds in spent.items())
+        sentence = f"a frame takes {whole:.2f} ms: {listed}; the bottleneck is {slowest}"
+        found.append({"name": "loader/parts", "value": spent[slowest] / whole, "parts": spent, "sentence": sentence})
+    return found
+
+
+class Batches:
+    """A contender: one batch a step."""
+
+    def __init__(self, batches: Iterator[int], warmup_steps: int) -> None:
+        """``batches`` yields how many images each batch has; ``warmup_steps`` empties what was made ahead."""
+        self._batches, self.warmup_steps = batches, warmup_steps
+
+    def step(self) -> int:
+        """The next batch; returns its images."""
+        return next(self._batches)
+
+    def figures(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def close(self) -> None:
+        """Let the library end what it has started."""
+        if hasattr(self._batches, "close"):
+            self._batches.close()
+
+
+def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Batches:
+    """A peer's batches, from the frames below ``root``."""
+    module, frames, what = peers.load(peer), Frames(Path(root)), Work(**work)
+    module.prepare(frames)
+
+    def images() -> Iterator[int]:
+        for image, _label in module.batches(frames, what, **settings):
+            yield len(image)
+
+    # Workers of a DataLoader hold two finished batches each.
+    return Batches(images(), 2 * settings.get("workers", settings.get("threads", 1)) + 2)
+
+
+def open_ours(
+    root: str, work: dict[str, Any], threads: int, codecs: str = "jpg-tif", way: str = "cpu", prefetch: int = 2
+) -> Batches:
+    """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu."""
+    import torch
+
+    from fastseg.data.loader import TrainLoader, open_files
+    from fastseg.data.manifest import read_manifest
+
+    shards, what = Frames(Path(root)).shards(codecs), Work(**work)
+    manifest = read_manifest(shards)
+    loader = TrainLoader(
+        open_files(shards, manifest, "train"),
+        manifest.split("train"),
+        what.augmentation,
+        batch=what.batch,
+        device=torch.device("cuda", 0) if way == "stream" else torch.device("cpu"),
+        threads=threads,
+        prefetch=prefetch,
+        seed=0,
+    )
+
+    def images() -> Iterator[int]:
+        while True:
+            batch = loader.next()
+            # What the CPU's way has made still has to go to the device that trains.
+            image, _label = (part.to(what.device, non_blocking=True) for part in batch[:2])
+            yield len(image)
+
+    return Batches(images(), prefetch + 2)
+
+
+def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
+    """Our batches as far as one of :data:`PARTS`."""
+    from fastseg.data.feed import train_feed
+    from fastseg.data.loader import open_files
+    from fastseg.data.manifest import read_manifest
+    from fastseg.data.reader import Reader
+
+    shards, what = Frames(Path(root)).shards(), Work(**work)
+    reader = Reader(open_files(shards, read_manifest(shards), "train"))
+    feed = train_feed(reader, what.augmentation, batch=what.batch, seed=0, start=(0, 0), ahead=2)
+    run = feed if part == "read" else _decoding(part, feed, what, threads)
+
+    def images() -> Iterator[int]:
+        while True:
+            run()
+            yield what.batch
+
+    return Batches(images(), 4)
+
+
+def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> Callable[[], Any]:
+    """A graph that decodes images or masks and does nothing else."""
+    from nvidia.dali import pipeline_def
+
+    from fastseg.data import pipeline
+
+    device = "gpu" if work.device == "cuda" else "cpu"
+
+    @pipeline_def
+    def graph() -> Any:
+        crops = pipeline.take(feed, work.augmentation)
+        if part == "image":
+            return pipeline.decode_image(crops, device, "jpg")
+        return pipeline.decode_mask(crops)
+
+    number = 0 if device == "gpu" else None
+    return graph(batch_size=work.batch, num_threads=threads, device_id=number, prefetch_queue_depth=2).run
