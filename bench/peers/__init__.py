@@ -1,0 +1,78 @@
+"""The rivals: a small file for each, the real library used as its own documentation recommends.
+
+A loader's peer ``bench/peers/NAME.py`` has
+
+- ``NAME``, as tables show it; ``REQUIRES``, the distributions that it needs; perhaps ``ENVIRONMENT``, the environment
+  variable that names another Python interpreter to run it with;
+- ``candidates(cores, device) -> list[dict]``: the settings worth trying, the usual best first;
+- ``prepare(frames)``: converts the frames to the library's own format, once;
+- ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W where its
+  docstring says nothing else, on ``work.device``;
+- ``sample(image, mask, draw, work, **settings)``: the work that ``batches`` does for one sample, from the encoded bytes
+  of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the Window to show.
+
+Peers import their libraries inside their functions, so that listing them needs none. Files that begin with an
+underscore are shared by several; ``step_…`` are peers of the training step.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from fastseg.errors import UserError
+
+STEP = "step_"
+
+
+def known() -> list[str]:
+    """Names of all peers, by their files."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def loaders() -> list[str]:
+    """Names of the loaders among them."""
+    return [name for name in known() if not name.startswith(STEP)]
+
+
+def load(name: str) -> ModuleType:
+    """The peer called ``name``; :class:`UserError` for any other name."""
+    if name not in known():
+        raise UserError(f"there is no peer {name!r}; choose from: {', '.join(known())}")
+    return importlib.import_module(f"bench.peers.{name}")
+
+
+def worker_counts(cores: int) -> list[int]:
+    """Numbers of worker processes or threads worth trying: one a core, and half as many more."""
+    return [cores, cores + max(cores // 2, 1)]
+
+
+def interpreter(peer: ModuleType) -> str:
+    """The Python that runs it: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
+    return os.environ.get(getattr(peer, "ENVIRONMENT", ""), "") or sys.executable
+
+
+def missing(peer: ModuleType) -> list[str]:
+    """The distributions that the peer needs and its interpreter does not have."""
+    python = interpreter(peer)
+    return [name for name in peer.REQUIRES if not (_here(name) if python == sys.executable else _there(python, name))]
+
+
+def _here(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _there(python: str, name: str) -> bool:
+    """Whether another interpreter has the distribution; not, if it cannot be started."""
+    command = [python, "-c", "import sys; from importlib import metadata; metadata.version(sys.argv[1])", name]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False

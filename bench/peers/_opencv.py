@@ -1,0 +1,66 @@
+"""A sample by OpenCV, for the peers that leave decoding and augmenting to the user.
+
+OpenCV's INTER_LINEAR does not antialias: where a frame shrinks, it looks at four pixels and does less work than the
+others. INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbour pick.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.suite.frames import Draw, Work
+from fastseg.data.draws import Window
+from fastseg.labels import IGNORE
+
+
+@cache
+def opencv() -> Any:
+    """The library, without threads of its own: the loader has its workers."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    return cv2
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple[Tensor, Tensor]:
+    """Decode image and mask (JPEG, PNG or TIFF) and show the drawn window: uint8 h×w×3 and h×w."""
+    frame = decode(image, opencv().IMREAD_COLOR_RGB)
+    labels = decode(mask, opencv().IMREAD_GRAYSCALE)
+    window = draw(frame.shape[:2])
+    return finish(cut(frame, window), cut(labels, window), window, work)
+
+
+def decode(data: bytes, flags: int) -> np.ndarray:
+    """Decode an image file."""
+    return opencv().imdecode(np.frombuffer(data, np.uint8), flags)
+
+
+def cut(array: np.ndarray, window: Window) -> np.ndarray:
+    """A view of the part of a frame that the window shows."""
+    return array[window.top : window.bottom, window.left : window.right]
+
+
+def finish(image: np.ndarray, labels: np.ndarray, window: Window, work: Work) -> tuple[Tensor, Tensor]:
+    """Resize, flip and pad what was cut out."""
+    cv2 = opencv()
+    shown = resize(image, window, cv2.INTER_LINEAR), resize(labels, window, cv2.INTER_NEAREST_EXACT)
+    if window.flip:
+        shown = cv2.flip(shown[0], 1), cv2.flip(shown[1], 1)
+    return pad(shown[0], window, work, work.fill), pad(shown[1], window, work, IGNORE)
+
+
+def resize(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
+    """Resize what was cut out to the rows and columns that it takes of the crop."""
+    return opencv().resize(array, (window.width, window.height), interpolation=interpolation)
+
+
+def pad(array: np.ndarray, window: Window, work: Work, value: int | tuple[int, int, int]) -> Tensor:
+    """The finished crop."""
+    below, after = work.crop[0] - window.above - window.height, work.crop[1] - window.before - window.width
+    if window.above or window.before or below or after:
+        edges = (window.above, below, window.before, after)
+        array = opencv().copyMakeBorder(array, *edges, opencv().BORDER_CONSTANT, value=value)
+    return torch.from_numpy(array)

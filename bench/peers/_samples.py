@@ -1,0 +1,90 @@
+"""What the peers that use torch's DataLoader share: endless reshuffled samples, and the way to the device."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from bench.suite.frames import Draw, Frames, Work
+
+Ticket = tuple[int, int]
+"""Epoch and sample: enough to draw what a sample shows."""
+Make = Callable[[bytes, bytes, Draw], Any]
+"""Encoded image, encoded mask, draw → a sample."""
+
+
+class Endless(Sampler[Ticket]):
+    """Epochs of all samples, each in an order of its own, one after the other without an end.
+
+    The end of an epoch would empty the workers' queues; with a few frames it would come often.
+    """
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+
+    def __iter__(self) -> Iterator[Ticket]:
+        epoch = 0
+        while True:
+            for sample in np.random.default_rng((self.seed, epoch)).permutation(self.samples):
+                yield epoch, int(sample)
+            epoch += 1
+
+
+class Files(Dataset[Any]):
+    """The training frames from their files, each made what a peer makes of it."""
+
+    def __init__(self, frames: Frames, work: Work, make: Make, image: str = "jpg", mask: str = "png") -> None:
+        self._paths = [(str(frames.image(key, image)), str(frames.mask(key, mask))) for key in frames.keys]
+        self._work, self._make = work, make
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, ticket: Ticket) -> Any:
+        image, mask = (read(path) for path in self._paths[ticket[1]])
+        return self._make(image, mask, self._work.draw_for(*ticket))
+
+
+def read(path: str) -> bytes:
+    """All bytes of a file."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a Path would be built for every sample
+        return file.read()
+
+
+def from_files(dataset: Files, work: Work, workers: int, **options: Any) -> Iterable[Any]:
+    """torch's DataLoader over a dataset of files, without an end."""
+    return DataLoader(
+        dataset,
+        work.batch,
+        sampler=Endless(len(dataset), work.seed),
+        num_workers=workers,
+        pin_memory=work.device == "cuda",
+        **options,
+    )
+
+
+def hand_over(batches: Iterable[Any], work: Work) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (image, label) on the device; from pinned memory the copy goes on beside the work there."""
+    for image, label in batches:
+        yield image.to(work.device, non_blocking=True), label.to(work.device, non_blocking=True)
+
+
+def stacked(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch out of samples."""
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def own_numbers(seed: int) -> np.random.Generator:
+    """The random numbers of this worker process, for loaders that do not say which epoch and sample they are at."""
+    worker = get_worker_info()
+    return _numbers(seed, worker.id if worker else 0)
+
+
+@cache
+def _numbers(seed: int, worker: int) -> np.random.Generator:
+    return np.random.default_rng((seed, worker))

@@ -1,0 +1,76 @@
+"""LitData: the JPEGs and masks optimised into its chunks, streamed; torchvision.io and transforms.v2 do the rest."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from bench.peers import worker_counts
+from bench.suite.frames import Draw, Frames, Work, once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "LitData + torchvision v2"
+REQUIRES = ("litdata", "torchvision")
+CHUNK = "8MB"
+"""A chunk; its usual 64 MB would put all frames of a benchmark into one."""
+
+
+def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
+    """Numbers of workers."""
+    return [{"workers": workers} for workers in worker_counts(cores)]
+
+
+def prepare(frames: Frames) -> None:
+    """Write the encoded frames into chunks, once."""
+    os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # It would ask the network.
+    once(frames.root / "litdata", partial(_optimise, frames))
+
+
+def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    import litdata
+
+    from bench.peers._samples import hand_over
+
+    prepare(frames)
+    stream = litdata.StreamingDataset(str(frames.root / "litdata"), shuffle=True, seed=work.seed)
+    # The parallel dataset is LitData's way to go round and round without the end of an epoch.
+    endless = litdata.ParallelStreamingDataset(
+        [stream], length=float("inf"), transform=partial(_augment, work=work), seed=work.seed
+    )
+    loader = litdata.StreamingDataLoader(
+        endless, batch_size=work.batch, num_workers=workers, pin_memory=work.device == "cuda"
+    )
+    return hand_over(loader, work)
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
+    """Decode and augment one sample: uint8 h×w×3 and h×w."""
+    from bench.peers import torchvision_v2
+
+    return torchvision_v2.sample(image, mask, draw, work)
+
+
+def _augment(samples: tuple[dict[str, bytes]], rngs: dict[str, Any], work: Work) -> tuple["Tensor", "Tensor"]:
+    """What LitData's own random numbers draw of a sample."""
+    return sample(samples[0]["image"], samples[0]["mask"], work.draw(rngs["numpy"]), work)
+
+
+def _optimise(frames: Frames, folder: Path) -> None:
+    # LitData would work in, and first empty, /tmp/chunks and /tmp/data, whosever they are.
+    with TemporaryDirectory(dir=folder.parent) as temporary:
+        os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{temporary}/chunks"
+        os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = f"{temporary}/data"
+        import litdata
+
+        inputs = [(str(frames.image(key)), str(frames.mask(key))) for key in frames.keys]
+        litdata.optimize(_encoded, inputs, str(folder), chunk_bytes=CHUNK, num_workers=1, verbose=False)
+
+
+def _encoded(paths: tuple[str, str]) -> dict[str, bytes]:
+    image, mask = paths
+    return {"image": Path(image).read_bytes(), "mask": Path(mask).read_bytes()}

@@ -1,0 +1,100 @@
+"""nvImageCodec decodes only what the window shows, of JPEG and TIFF or PNG; the rest by OpenCV or, on a GPU, torch.
+
+On the CPU it is libjpeg-turbo and libtiff behind one interface; on a GPU nvJPEG decodes a batch in one call.
+See _opencv.py: on the CPU its images are not antialiased.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.peers import worker_counts
+from bench.suite.frames import Draw, Frames, Work
+from fastseg.data.draws import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "nvImageCodec + OpenCV"
+REQUIRES = ("nvidia-nvimgcodec-cu13", "opencv-python-headless")
+
+
+def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """Where images are decoded, numbers of workers, and how masks are stored."""
+    ways = ("cuda", "cpu") if device == "cuda" else ("cpu",)
+    return [
+        {"decode": way, "workers": workers, "masks": masks}
+        for way in ways
+        for workers in worker_counts(cores)
+        for masks in ("tif", "png")
+    ]
+
+
+def prepare(frames: Frames) -> None:
+    """It reads the JPEGs and the masks' TIFFs or PNGs."""
+
+
+def batches(
+    frames: Frames, work: Work, workers: int, masks: str = "png", decode: str = "cpu"
+) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    from bench.peers._samples import Files, from_files, hand_over
+
+    if decode == "cuda":
+        from bench.peers._cuda import batches_decoded_on_gpu
+
+        return batches_decoded_on_gpu(frames, work, workers, _show_on_gpu, masks)
+    dataset = Files(frames, work, partial(sample, work=work), mask=masks)
+    return hand_over(from_files(dataset, work, workers), work)
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
+    """Decode what the window shows, and augment it: uint8 h×w×3 and h×w."""
+    from nvidia import nvimgcodec
+
+    from bench.peers import _opencv
+
+    coded = nvimgcodec.CodeStream(image)
+    window = draw((coded.height, coded.width))
+    decoder, grey = _decoder("cpu", os.getpid())
+    frame = np.asarray(decoder.decode(_region(coded, window)))
+    labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), window), params=grey))
+    return _opencv.finish(frame, labels, window, work)
+
+
+def _region(coded: Any, window: Window) -> Any:
+    """The part of a coded image that the window shows."""
+    from nvidia import nvimgcodec
+
+    region = nvimgcodec.Region(window.top, window.left, window.bottom, window.right)
+    return coded.get_sub_code_stream(region=region)
+
+
+@cache
+def _decoder(device: str, _process: int) -> tuple[Any, Any]:
+    """A decoder and its parameters for masks; each process has its own, as threads do not survive a fork."""
+    from nvidia import nvimgcodec
+
+    grey = nvimgcodec.DecodeParams(color_spec=nvimgcodec.ColorSpec.GRAY)
+    if device == "cuda":
+        return nvimgcodec.Decoder(), grey
+    backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
+    place = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
+    return nvimgcodec.Decoder(device_id=place, backends=backends, max_num_cpu_threads=1), grey
+
+
+def _show_on_gpu(images: list[bytes], windows: list[Window], work: Work) -> list["Tensor"]:
+    import torch
+    from nvidia import nvimgcodec
+
+    from bench.peers.torchvision_v2 import show_image
+
+    coded = [_region(nvimgcodec.CodeStream(image), window) for image, window in zip(images, windows, strict=True)]
+    decoder, _ = _decoder("cuda", os.getpid())
+    stream = torch.cuda.current_stream().cuda_stream
+    frames = [torch.from_dlpack(frame).permute(2, 0, 1) for frame in decoder.decode(coded, cuda_stream=stream)]
+    whole = [w._replace(top=0, left=0, bottom=w.bottom - w.top, right=w.right - w.left) for w in windows]
+    return [show_image(frame, window, work) for frame, window in zip(frames, whole, strict=True)]

@@ -1,0 +1,135 @@
+"""SPDL: a pipeline of threads. Its own decoder (FFmpeg, which also crops, resizes and flips) or OpenCV inside.
+
+FFmpeg's libraries have to be on the machine; where they are not, only OpenCV is tried. FFmpeg's resize antialiases;
+see _opencv.py for the other. On a GPU, images may be decoded by nvJPEG and augmented by torch.
+"""
+
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.peers import worker_counts
+from bench.suite.frames import Draw, Frames, Work
+from fastseg.data.draws import Window
+from fastseg.labels import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "SPDL"
+REQUIRES = ("spdl-core", "spdl-io", "opencv-python-headless")
+QUEUE = 2
+"""Finished batches that wait."""
+
+
+def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """Who decodes, how masks are stored, and numbers of threads."""
+    decoders = [("opencv", "tif"), ("opencv", "png")]
+    decoders += [("ffmpeg", "tif")] if has_ffmpeg() else []
+    decoders += [("nvjpeg", "tif")] if device == "cuda" else []
+    return [
+        {"decoder": decoder, "masks": masks, "threads": threads}
+        for decoder, masks in decoders
+        for threads in worker_counts(cores)
+    ]
+
+
+@cache
+def has_ffmpeg() -> bool:
+    """Whether SPDL finds FFmpeg's libraries."""
+    from spdl.io.utils import get_ffmpeg_filters
+
+    try:
+        return bool(get_ffmpeg_filters())
+    except RuntimeError:
+        return False
+
+
+def prepare(frames: Frames) -> None:
+    """It reads the JPEGs and the masks' TIFFs or PNGs."""
+
+
+def batches(
+    frames: Frames, work: Work, threads: int, decoder: str = "opencv", masks: str = "png"
+) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    from spdl.pipeline import PipelineBuilder
+
+    from bench.peers._cuda import encoded_sample
+    from bench.peers._samples import Endless, Files, hand_over
+
+    on_gpu = decoder == "nvjpeg"
+    make: Any = partial(encoded_sample, work=work) if on_gpu else partial(sample, work=work, decoder=decoder)
+    finish: Any = partial(_show_on_gpu if on_gpu else _batch, work=work)
+    dataset = Files(frames, work, make, mask=masks)
+    builder: PipelineBuilder[Any, Any] = PipelineBuilder()
+    pipeline = (
+        builder.add_source(Endless(len(dataset), work.seed))
+        .pipe(dataset.__getitem__, concurrency=threads)
+        .aggregate(work.batch)
+        .pipe(finish)
+        .add_sink(QUEUE)
+        .build(num_threads=threads, max_failures=0)
+    )
+    with pipeline.auto_stop():
+        yield from hand_over(pipeline, work)
+
+
+def sample(
+    image: bytes, mask: bytes, draw: Draw, work: Work, decoder: str = "opencv", **_settings: Any
+) -> tuple["Tensor", "Tensor"]:
+    """Decode and augment one sample: uint8 h×w×3 and h×w."""
+    from bench.peers import _opencv
+
+    if decoder == "opencv":
+        return _opencv.sample(image, mask, draw, work)
+    import spdl.io
+
+    packets = spdl.io.demux_image(image)
+    window = draw((packets.height, packets.width))
+    # As exact as swscale can: its default rounds chroma.
+    shown = _filter(packets, window, "bilinear+accurate_rnd+full_chroma_int", "rgb24")
+    labels = _filter(spdl.io.demux_image(mask), window, "neighbor", "gray")[..., 0]
+    return _opencv.pad(shown, window, work, work.fill), _opencv.pad(labels, window, work, IGNORE)
+
+
+def _filter(packets: Any, window: Window, flags: str, pixels: str) -> np.ndarray:
+    """Decode an image; FFmpeg's filters show the window."""
+    import spdl.io
+
+    height, width = window.bottom - window.top, window.right - window.left
+    filters = [
+        f"crop={width}:{height}:{window.left}:{window.top}:exact=1",
+        f"scale={window.width}:{window.height}:flags={flags}",
+        *(["hflip"] if window.flip else []),
+        f"format={pixels}",
+    ]
+    frames = spdl.io.decode_packets(packets, filter_desc=",".join(filters))
+    return spdl.io.to_numpy(spdl.io.convert_frames(frames))
+
+
+def _batch(samples: list[tuple["Tensor", "Tensor"]], work: Work) -> tuple["Tensor", "Tensor"]:
+    from bench.peers._samples import stacked
+
+    image, label = stacked(samples)
+    return (image.pin_memory(), label.pin_memory()) if work.device == "cuda" else (image, label)
+
+
+def _show_on_gpu(samples: list[Any], work: Work) -> tuple["Tensor", "Tensor"]:
+    """Decode the images by nvJPEG; all on torch's stream, whose memory it is."""
+    import spdl.io
+    import torch
+
+    from bench.peers._cuda import collate
+    from bench.peers.torchvision_v2 import show_image
+
+    images, windows, labels = collate(samples)
+    allocator = (torch.cuda.caching_allocator_alloc, torch.cuda.caching_allocator_delete)
+    place = spdl.io.cuda_config(
+        torch.cuda.current_device(), stream=torch.cuda.current_stream().cuda_stream, allocator=allocator
+    )
+    frames = [spdl.io.to_torch(spdl.io.decode_image_nvjpeg(image, device_config=place)) for image in images]
+    shown = [show_image(frame, window, work) for frame, window in zip(frames, windows, strict=True)]
+    return torch.stack(shown), labels.pin_memory()

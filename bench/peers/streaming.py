@@ -1,0 +1,84 @@
+"""mosaicml-streaming: the JPEGs and masks in its MDS shards; OpenCV decodes and augments in torch's DataLoader.
+
+It asks for an older numpy than DALI's environment has: give it an environment of its own, with opencv-python-headless
+beside it, and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py: its images are not
+antialiased.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.peers import worker_counts
+from bench.suite.frames import Draw, Frames, Work, once
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "mosaicml-streaming + OpenCV"
+REQUIRES = ("mosaicml-streaming", "opencv-python-headless")
+ENVIRONMENT = "FASTSEG_BENCH_STREAMING_PYTHON"
+MASKS = ("tif", "png")
+EPOCH = 1 << 16
+"""Samples of an epoch: the frames many times over, so that its end does not come within a measurement."""
+
+
+def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
+    """Numbers of workers, and how masks are stored."""
+    return [{"workers": workers, "masks": masks} for workers in worker_counts(cores) for masks in MASKS]
+
+
+def prepare(frames: Frames) -> None:
+    """Write the encoded frames into its shards, once."""
+    for masks in MASKS:
+        once(frames.root / f"mds-{masks}", partial(_write, frames, masks))
+
+
+def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    from streaming import StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+    from torch.utils.data import DataLoader
+
+    from bench.peers._samples import hand_over
+
+    prepare(frames)
+    clean_stale_shared_memory()  # Of a process that was killed; a new one would refuse to start.
+    folder = str(frames.root / f"mds-{masks}")
+    dataset = StreamingDataset(
+        local=folder, shuffle=True, shuffle_seed=work.seed, batch_size=work.batch, epoch_size=EPOCH
+    )
+    loader = DataLoader(
+        dataset,
+        work.batch,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=work.device == "cuda",
+        collate_fn=partial(_augment, work=work),
+    )
+    while True:
+        yield from hand_over(loader, work)
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
+    """Decode and augment one sample: uint8 h×w×3 and h×w."""
+    from bench.peers import _opencv
+
+    return _opencv.sample(image, mask, draw, work)
+
+
+def _augment(encoded: list[dict[str, bytes]], work: Work) -> tuple["Tensor", "Tensor"]:
+    """A batch, in the worker that read it."""
+    from bench.peers._samples import own_numbers, stacked
+
+    draw = work.draw(own_numbers(work.seed))
+    return stacked([sample(entry["image"], entry["mask"], draw, work) for entry in encoded])
+
+
+def _write(frames: Frames, masks: str, folder: Path) -> None:
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(folder), columns={"image": "bytes", "mask": "bytes"}) as writer:
+        for key in frames.keys:
+            writer.write({"image": frames.image(key).read_bytes(), "mask": frames.mask(key, masks).read_bytes()})

@@ -1,0 +1,65 @@
+"""webdataset reads our own tar shards, OpenCV decodes and augments, WebLoader feeds.
+
+See _opencv.py: its images are not antialiased.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench.peers import worker_counts
+from bench.suite.frames import Draw, Frames, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "webdataset + OpenCV"
+REQUIRES = ("webdataset", "opencv-python-headless")
+SHUFFLE = 64
+"""Encoded samples among which each worker shuffles."""
+
+
+def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
+    """Numbers of workers, and how masks are stored."""
+    return [{"workers": workers, "masks": masks} for workers in worker_counts(cores) for masks in ("tif", "png")]
+
+
+def prepare(frames: Frames) -> None:
+    """It reads our shards as they are."""
+
+
+def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    import webdataset
+
+    from bench.peers._samples import hand_over, stacked
+    from fastseg.data.manifest import read_manifest
+
+    shards = frames.shards(f"jpg-{masks}")
+    tars = [str(shards / shard.file) for shard in read_manifest(shards).split("train").shards]
+    # Resampled: every worker draws its shards with replacement, without an end.
+    dataset = (
+        webdataset.WebDataset(tars, resampled=True, shardshuffle=False, seed=work.seed)
+        .shuffle(SHUFFLE)
+        .to_tuple("jpg", f"mask.{masks}")
+        .compose(partial(_samples, work=work))
+        .batched(work.batch, collation_fn=stacked, partial=False)
+    )
+    loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers, pin_memory=work.device == "cuda")
+    return hand_over(loader, work)
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
+    """Decode and augment one sample: uint8 h×w×3 and h×w."""
+    from bench.peers import _opencv
+
+    return _opencv.sample(image, mask, draw, work)
+
+
+def _samples(encoded: Iterable[tuple[bytes, bytes]], work: Work) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """A worker's stream of samples."""
+    from bench.peers._samples import own_numbers
+
+    draw = work.draw(own_numbers(work.seed))
+    for image, mask in encoded:
+        yield sample(image, mask, draw, work)

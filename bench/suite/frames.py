@@ -1,0 +1,221 @@
+"""The frames that all contestants share, in every format that one of them reads, and the work that all do on them.
+
+The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs (the bytes that the shards hold)
+and as shards of three codecs. They come out of a set of shards, or are procedural where there is none, and are
+cached: a second call finds them. Imports nothing heavy at its top: a peer's environment may lack what packing needs.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from fastseg.data.draws import Augmentation, Window, draw_window, random_numbers
+from fastseg.errors import UserError
+
+CODECS = ("jpg-tif", "jpg-png", "png-tif")
+"""Image and mask of the sets of shards."""
+SHARDS = 4
+"""Shards of the train split in each set: readers that share work by shards have some to share."""
+DONE = "done"
+VERSION = 1
+
+Draw = Callable[[tuple[int, int]], Window]
+"""Draws a window of a frame of (height, width) pixels."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is made, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every loader does: resize by a random ratio, crop, flip, pad, and hand over batches."""
+
+    crop: tuple[int, int] = (768, 768)
+    """Height and width of the crops, pixels."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the ratio by which frames are resized before the crop."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    batch: int = 8
+    """Samples in a batch."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """RGB of the padding; labels are padded with 255."""
+    device: str = "cpu"
+    """Where the batches have to be in the end: cpu or cuda."""
+    seed: int = 0
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What draws the windows."""
+        return Augmentation(self.crop, self.scale, self.flip, fill=self.fill)
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """A draw from ``rng``; loaders that see a stream of samples have one for each worker."""
+        return partial(draw_window, rng, augmentation=self.augmentation)
+
+    def draw_for(self, epoch: int, sample: int) -> Draw:
+        """The draw of one sample of one epoch, for loaders that know them."""
+        return self.draw(random_numbers(self.seed, epoch, sample))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A finished folder of frames; raises :class:`UserError` on first use if it is none."""
+
+    root: Path
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """keys (of train, in order), val (how many), size (height, width of the first), classes (how many)."""
+        try:
+            return json.loads((self.root / DONE).read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{self.root} holds no finished frames; remove it and start the benchmark again") from None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the training frames, in order."""
+        return tuple(self.about["keys"])
+
+    @property
+    def source(self) -> Path:
+        """A data set of own images: ``{train,val}/{images,masks}/KEY.png`` (train ids, 255 = ignored), classes.json."""
+        return self.root / "source"
+
+    def image(self, key: str, suffix: str = "jpg") -> Path:
+        """A training image: ``png``, the source; ``jpg``, what the shards hold."""
+        return self.source / "train/images" / f"{key}.png" if suffix == "png" else self.root / "jpg" / f"{key}.jpg"
+
+    def mask(self, key: str, suffix: str = "png") -> Path:
+        """Its mask of train ids: ``png``, the source; ``tif``, what the shards hold."""
+        return self.source / "train/masks" / f"{key}.png" if suffix == "png" else self.root / "tif" / f"{key}.tif"
+
+    def shards(self, codecs: str = "jpg-tif") -> Path:
+        """The set of shards of one of :data:`CODECS`."""
+        return self.root / "shards" / codecs
+
+
+def frames_of_shards(
+    shards: Path,
+    count: int = 32,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Frames:
+    """The first ``count`` training frames (and a quarter as many of val) of a set of shards, or all it has.
+
+    Raises :class:`UserError` where ``shards`` is no finished set or its train split has no masks.
+    """
+    from bench.suite.sources import write_from_shards
+    from fastseg.data.manifest import read_manifest
+
+    manifest = read_manifest(shards)
+    if not manifest.split("train").labelled:
+        raise UserError(f"the split 'train' of {shards} has no masks; name a set that can be trained on: --shards")
+    made_from = {"shards": manifest.digest(), "count": count}
+    return _frames(made_from, partial(write_from_shards, shards, manifest, count), cache, workers, progress)
+
+
+def procedural_frames(
+    count: int = 32,
+    size: tuple[int, int] = (2048, 1024),
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Frames:
+    """``count`` procedural street scenes of ``size`` (width, height) for training, and a quarter as many for val."""
+    from bench.suite.sources import write_scenes
+
+    made_from = {"scenes": size, "count": count}
+    return _frames(made_from, partial(write_scenes, count, size), cache, workers, progress)
+
+
+def once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """``folder``; where it is missing, ``build`` first fills it in a temporary place: it is whole or absent."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            build(made)
+            with suppress(FileExistsError):  # Another process was faster.
+                _rename(made, folder)
+    return folder
+
+
+def _rename(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:  # Not empty, on most file systems.
+        if not folder.is_dir():
+            raise
+        raise FileExistsError(folder) from None
+
+
+def _frames(
+    made_from: dict[str, Any],
+    write_source: Callable[..., None],
+    cache: Path | None,
+    workers: int | None,
+    progress: Progress | None,
+) -> Frames:
+    """The frames that ``write_source(folder, workers, progress)`` gives, made now or long ago."""
+    if made_from["count"] < 1:
+        raise UserError(f"--frames is {made_from['count']}; it must be at least 1")
+    named = json.dumps([VERSION, made_from, _code()], sort_keys=True)
+    home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastseg/bench"
+    show = progress or _silent
+
+    def build(root: Path) -> None:
+        write_source(root / "source", workers, show)
+        _pack(root, workers, show)
+        (root / DONE).write_text(json.dumps({"made_from": made_from, **_describe(root)}))
+
+    return Frames(once(home / hashlib.sha256(named.encode()).hexdigest()[:16], build))
+
+
+def _silent(*_: object) -> None:
+    pass
+
+
+def _code() -> str:
+    """Names the code that encodes frames: when it changes, so do the bytes that a benchmark should read."""
+    from fastseg.data import images, records, shards
+
+    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, shards)]
+    return hashlib.sha256(b"".join(files)).hexdigest()
+
+
+def _pack(root: Path, workers: int | None, show: Progress) -> None:
+    """The sets of shards, and the JPEGs and TIFFs of the training frames as files."""
+    from bench.suite.sources import extract
+    from fastseg.data.packing import PackOptions, pack
+    from fastseg.data.records import Codec
+    from fastseg.data.sources import open_source
+
+    source = open_source(root / "source")
+    per_shard = -(-sum(sample.split == "train" for sample in source.samples) // SHARDS)
+    for name in CODECS:
+        image, mask = name.split("-")
+        codec = Codec(image=image, mask=mask)  # type: ignore[arg-type]
+        show_set = partial(show, f"shards {name}")
+        pack(source, root / "shards" / name, PackOptions(codec, per_shard), workers, progress=show_set)
+    extract(root / "shards/jpg-tif", {"jpg": root / "jpg", "mask.tif": root / "tif"})
+
+
+def _describe(root: Path) -> dict[str, Any]:
+    from fastseg.data.manifest import read_manifest
+
+    manifest = read_manifest(root / "shards" / CODECS[0])
+    keys = sorted(path.stem for path in (root / "jpg").iterdir())
+    height, width, _ = manifest.split("train").sizes[0]
+    val = manifest.splits["val"].samples if "val" in manifest.splits else 0
+    return {"keys": keys, "val": val, "size": [height, width], "classes": len(manifest.classes)}
