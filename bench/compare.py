@@ -119,7 +119,7 @@ def _pairs(before: Results, after: Results) -> list[tuple[Row, Row]]:
 def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> Table:
     table = Table("stage", "contestant")
     for column in ("before", "after", "change", "95 % interval", "p"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
     colours = {"slower": "red", "faster": "green", "within noise": None}
     for (before, after), change in zip(pairs, changes, strict=True):

@@ -25,7 +25,7 @@ from bench.suite.plot import plot
 from bench.suite.request import Request
 from bench.suite.rows import Results, Row
 from bench.suite.show import markdown, measured, show_line, skipped, stage_table
-from fastseg.errors import run_command
+from fastseg.errors import UserError, run_command
 
 
 def main() -> None:
@@ -76,7 +76,10 @@ def _contestants(options: Options, requests: dict[str, Request]) -> dict[str, li
         return {stage: _module(stage).contestants(request) for stage, request in requests.items()}
     from bench.suite import ablation
 
-    return {stage: found for stage, request in requests.items() if (found := ablation.contestants(request))}
+    found = {stage: ablation.contestants(request, stage) for stage, request in requests.items()}
+    if not any(found.values()):
+        raise UserError(f"--ablate has nothing to take away from {', '.join(found)}; add --stages loader compute")
+    return {stage: contestants for stage, contestants in found.items() if contestants}
 
 
 def _module(stage: str) -> Any:
@@ -88,7 +91,8 @@ class Run:
 
     def __init__(self, options: Options, timing: Timing) -> None:
         self.options, self.timing = options, timing
-        self.console = Console()
+        # Through a pipe, too, a table is as wide as it needs.
+        self.console = Console() if sys.stdout.isatty() else Console(width=140)
         self.rows: list[Row] = []
         self.derived: list[dict[str, Any]] = []
         self.failures: list[Entry] = []

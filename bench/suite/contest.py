@@ -154,7 +154,8 @@ def choose(contestant: Contestant, timing: Timing, tell: Tell = lambda _: None) 
     if len(contestant.candidates) < 2 or why_not(contestant):
         return with_settings(contestant, next(iter(contestant.candidates), {}))
     tried = [with_settings(contestant, candidate) for candidate in contestant.candidates]
-    contest = Contest(tried, replace(timing, windows=1), lambda text: tell(f"{text} (choosing settings)"))
+    short = replace(timing, windows=1, seconds=timing.seconds / 2)
+    contest = Contest(tried, short, lambda text: tell(f"{text} (choosing settings)"))
     contest.run()
     best = max(contest.entries, key=lambda entry: max(entry.rates, default=0.0))
     return best.contestant

@@ -67,15 +67,15 @@ class Options:
     """Seconds before every window that do not count. Default: 1.5."""
     sweep: bool = True
     """Try several settings (workers, threads, image format) of each contestant first, and go on with its best."""
-    quick: bool = False
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Two minutes on two cores: 8 frames, 3 windows of half a second, crops of 128 for networks, no sweep."""
-    ablate: bool = False
+    ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Instead of the peers, measure ours with one optimisation taken away at a time."""
     json: Annotated[Path | None, _shown_as("FILE")] = None
     """Write environment, settings and results there."""
     plot: Annotated[Path | None, _shown_as("FILE.png|svg")] = None
     """Draw the results."""
-    markdown: bool = False
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the tables as GitHub shows them."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.suite.rows import Results, Row
-from bench.suite.show import baseline, measured, number, stages
+from bench.suite.show import baseline, factor, measured, number, stages
 from fastseg.errors import UserError
 from fastseg.files import atomic_path
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 OURS, THEIRS, INK, FAINT = "#1b7f5c", "#b4bcc4", "#22282e", "#68727c"
-BAR, HEADER = 0.42, 0.95
-"""Inches of height: of a bar with the space around it, and of what a panel needs besides."""
+BAR, AROUND, TEXTS = 0.36, 0.75, 0.9
+"""Inches of height: of a bar with the space around it, of a panel's title and scale, of the texts above and below."""
 WHAT = {
     "loader": "Loading: from files to batches ready for training",
-    "compute": "Compute: forward, backward and optimiser step on a batch already there",
-    "train": "Training: the whole loop, loader and step together",
+    "compute": "Compute: the training step alone, on a batch already there",
+    "train": "Training: loader and step together",
     "packing": "Packing: from PNGs to shards",
-    "evaluation": "Evaluation: whole frames through the network and into the confusion matrix",
+    "evaluation": "Evaluation: from whole frames to scores",
     "scaling": "Scaling: the training step on several ranks",
 }
 
@@ -44,15 +44,17 @@ def plot(results: Results, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = {name: found for name, rows in stages(results.rows).items() if (found := measured(rows))}
     if not panels:
         raise UserError(f"there is nothing to draw into {path}: no contestant was measured")
-    heights = [BAR * len(rows) + HEADER for rows in panels.values()]
+    bars = [len(rows) for rows in panels.values()]
+    size = (9.5, BAR * sum(bars) + AROUND * len(bars) + TEXTS)
     style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(
-            len(panels), figsize=(9.5, sum(heights) + 1.0), height_ratios=heights, squeeze=False, layout="constrained"
+            len(panels), figsize=size, height_ratios=bars, squeeze=False, layout=ConstrainedLayoutEngine(h_pad=0.1)
         )
         for axis, (name, rows) in zip(axes[:, 0], panels.items(), strict=True):
             _panel(axis, name, rows)
@@ -87,20 +89,19 @@ def _panel(axis: "Axes", name: str, rows: Sequence[Row]) -> None:
     axis.set_yticks(lines, ["\n".join(textwrap.wrap(row.contestant, 34)) for row in fastest_first])
     for label, row in zip(axis.get_yticklabels(), fastest_first, strict=True):
         label.set_fontweight("bold" if row.ours else "normal")
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1.34 * max(row.spread.max for row in rows))  # Room for the words.
-    axis.set_title(f"{WHAT.get(name, name)} ({rows[0].unit}, more is better)", loc="left", fontsize=10)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(0, 1.3 * max(row.spread.max for row in rows))  # Room for the words.
+    axis.set_title(f"{WHAT.get(name, name)} ({rows[0].unit}; longer is better)", loc="left", fontsize=10)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8, colors=FAINT)
 
 
 def _words(row: Row, ours: Row | None) -> str:
-    rate = number(row.spread.median)
+    rate = f"{number(row.spread.median)} {row.unit}"
     if ours is None or row is ours or row.ratio is None:
         return rate
-    ratio = row.ratio.median
-    return f"{rate}   {ours.contestant} is {1 / ratio:.1f}× faster" if ratio < 0.95 else f"{rate}   {ratio:.2f}×"
+    return f"{rate}, {factor(row)}"
 
 
 def _title(environment: dict[str, str]) -> str:
@@ -111,6 +112,9 @@ def _title(environment: dict[str, str]) -> str:
 
 def _legend(rows: Sequence[Row]) -> str:
     windows = max(len(row.windows) for row in rows)
-    what = f"Bars: median of {windows} windows, measured in turns; whiskers: slowest to fastest window. Green: fastseg."
+    lines = [f"Bars: median of {windows} windows, measured in turns. Whiskers: from the slowest to the fastest window."]
+    firsts = [ours.contestant for found in stages(rows).values() if (ours := baseline(found))]
+    if firsts:
+        lines.append(f"Green: fastseg. Factors compare with {' or '.join(dict.fromkeys(firsts))}, window by window.")
     absent = dict.fromkeys(row.contestant for row in rows if row.skipped)
-    return what + (f"\nNot measured: {', '.join(absent)}." if absent else "")
+    return "\n".join([*lines, *([f"Not measured: {', '.join(absent)}."] if absent else [])])

@@ -14,14 +14,15 @@ from bench.suite.rows import Row, Spread
 
 SECONDS = 10.0
 """Between two plain lines of progress."""
-COLUMNS = ("contestant", "median", "min–max", "ratio to ours", "", "cores", "settings")
+COLUMNS = ("contestant", "median", "min–max", "ratio to ours", "cores", "settings")
 
 
 def stage_table(rows: Sequence[Row]) -> Table:
     """One stage's measured rows; ours stand out."""
     table = Table(title=_title(rows), title_justify="left", caption=_caption(rows), caption_justify="left")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("contestant", "settings") else "right")
+        words = column in ("contestant", "settings")
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     for row in measured(rows):
         table.add_row(*map(Text, _cells(row, rows)), style="bold green" if row.ours else None)
     return table
@@ -31,7 +32,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """One stage's rows as GitHub shows tables, the skipped ones below."""
     lines = [f"**{_title(rows)}**", ""]
     if measured(rows):
-        lines += [f"| {' | '.join(COLUMNS)} |", "|---|---:|---:|---:|---:|---:|---|"]
+        lines += [f"| {' | '.join(COLUMNS)} |", "|---|---:|---:|---:|---:|---|"]
         lines += [f"| {' | '.join(_escape(cell) for cell in _cells(row, rows))} |" for row in measured(rows)]
     if caption := _caption(rows):
         lines += ["", caption]
@@ -65,12 +66,12 @@ def number(value: float) -> str:
     return f"{value:,.{max(digits, 0)}f}"
 
 
-def verdict(row: Row, ours: Row | None) -> str:
-    """What the ratio means: "ours is 5.6× faster"; nothing for ours."""
-    ratio = row.ratio.median if row.ratio else None
-    if ratio is None or row.ours or ours is None:
+def factor(row: Row) -> str:
+    """The ratio to ours in words: 5.6× slower, 1.07× faster, even; nothing where there is none."""
+    if row.ratio is None:
         return ""
-    return f"ours is {1 / ratio:.1f}× faster" if ratio < 0.95 else f"{ratio:.2f}× ours" if ratio > 1.05 else "even"
+    ratio = row.ratio.median
+    return f"{1 / ratio:.1f}× slower" if ratio < 0.95 else f"{ratio:.2f}× faster" if ratio > 1.05 else "even"
 
 
 def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -87,11 +88,16 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
         row.contestant,
         number(row.spread.median),
         _range(row.spread),
-        f"{row.ratio.median:.2f}×" if row.ratio else "–",
-        verdict(row, baseline(rows)),
+        _ratio(row, baseline(rows)),
         f"{row.cores_used:.1f}" if row.cores_used is not None else "–",
         settings,
     ]
+
+
+def _ratio(row: Row, ours: Row | None) -> str:
+    if row.ratio is None:
+        return "–"
+    return f"{row.ratio.median:.2f}×" + ("" if row is ours else f", {factor(row)}")
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -115,7 +121,9 @@ def _short(values: Sequence[Any]) -> bool:
 
 
 def _value(value: Any) -> str:
-    return "×".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    return ("–" if any(isinstance(part, float) for part in value) else "×").join(map(str, value))
 
 
 def _range(found: Spread) -> str:

@@ -1,0 +1,81 @@
+"""``python bench/throughput.py`` as a user types it: wrong, stopped, and to its end."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import commands
+import pytest
+
+from bench.suite.rows import read_results
+
+COMMAND = (commands.BIN / "python", "bench/throughput.py")
+TINY = ("--stages", "compute", "--device", "cpu", "--arch", "deeplabv3_mobilenet_v3_large", "--crop", "32", "32")
+SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--stages", "load"), "--stages has 'load'; it must be of: loader, compute, train, packing, evaluation"),
+        (("--peers", "seed", "ffcv"), "--peers has 'ffcv'; it must be of: "),
+        (("--plot", "bars.jpg"), "--plot is bars.jpg; its name must end in .png or .svg"),
+        (("--json", "."), "--json is ., which is a folder; name a file"),
+        (("--windows", "0"), "--windows is 0; it must be at least 1"),
+        (("--batch", "1"), "--batch is 1; it must be at least 2"),
+        (("--crop", "0", "768"), "--crop is 0 768; each way it must be 16 to 8192 pixels"),
+        (("--scale", "2", "0.5"), "--scale is 2.0 0.5; give a low and a high ratio up to 16"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(flags: tuple[str, ...], says: str) -> None:
+    commands.refused(commands.run(*COMMAND, *flags), says)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--stages", "scaling", "--device", "cpu"), "there are not several GPUs; add --ranks 2"),
+        (("--stages", "loader", "--shards", "no/such"), "no/such"),
+    ],
+)
+def test_requests_that_this_machine_cannot_meet_are_one_sentence(flags: tuple[str, ...], says: str) -> None:
+    commands.refused(commands.run(*COMMAND, *flags), says)
+
+
+@pytest.mark.slow
+def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    flags = (*SMALL, "--peers", "seed", "--windows", "2", "--markdown", "--json", out)
+    done = commands.run(*COMMAND, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "**compute (images/s)**" in done.stdout
+    assert "| seed | " in done.stdout
+    results = read_results(out)
+    assert [row.contestant for row in results.rows] == ["fastseg", "seed"]
+    assert all(len(row.windows) == 2 and row.threads for row in results.rows)
+    assert results.rows[1].ratio is not None
+    assert {"commit", "affinity", "threads", "governor", "torch", "processor"} <= results.environment.keys()
+    asked = json.loads(out.read_text())["settings"]
+    assert asked["stages"]["compute"]["crop"] == [32, 32]
+    assert asked["timing"]["windows"] == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    process = commands.start(*COMMAND, *SMALL, "--peers", "none", "--windows", "100000", "--json", out)
+    assert process.stdout
+    # Without a terminal there is a line every ten seconds: the second one comes when windows have been measured.
+    deadline = time.monotonic() + 120
+    while "window" not in (line := process.stdout.readline()) or "window 1 of" in line:
+        assert line, "it ended"
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "compute (images/s)" in said
+    assert "interrupted; shown is what was measured before" in said
+    (row,) = read_results(out).rows
+    assert 0 < len(row.windows) < 100000
