@@ -5,7 +5,8 @@ see _opencv.py for the other. On a GPU, images may be decoded by nvJPEG and augm
 """
 
 from collections.abc import Iterator
-from functools import cache, partial
+from ctypes.util import find_library
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,15 +37,9 @@ def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
     ]
 
 
-@cache
 def has_ffmpeg() -> bool:
-    """Whether SPDL finds FFmpeg's libraries."""
-    from spdl.io.utils import get_ffmpeg_filters
-
-    try:
-        return bool(get_ffmpeg_filters())
-    except RuntimeError:
-        return False
+    """Whether FFmpeg's libraries are here. SPDL is not asked: its own install handlers for SIGTERM when they load."""
+    return find_library("avfilter") is not None
 
 
 def prepare(frames: Frames) -> None:
