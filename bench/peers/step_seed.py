@@ -72,7 +72,7 @@ class Evaluation:
     def __init__(self, folder: Path, device: torch.device, arch: str, classes: int, batch: int, workers: int) -> None:
         self.model = get_model(arch, weights=None, weights_backbone=None, num_classes=classes).to(device).eval()
         self.metric = JaccardIndex(task="multiclass", num_classes=classes, ignore_index=IGNORE).to(device)
-        self.device, self.warmup_steps = device, 2 * workers + 1
+        self.device, self.warmup_steps = device, 2 * workers + 1 if device.type == "cuda" else 1
         self.loader = DataLoader(
             PngFrames(folder),
             batch,

@@ -62,7 +62,9 @@ class Evaluation:
             device=ranks.device,
             threads=cpu_threads(1),
         )
-        self.warmup_steps = 4  # more than the loader prepared while the process was stopped
+        # On a GPU more than the loader prepared while the process was stopped; on a CPU, where a frame takes seconds to
+        # predict and milliseconds to load, that makes no difference.
+        self.warmup_steps = 4 if ranks.device.type == "cuda" else 1
         self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=ranks.device)
         self._batches = self._endless()
 

@@ -40,7 +40,7 @@ class Train:
         manifest = read_manifest(config.shards)
         self.device, self.batch = ranks.device, config.data.batch
         # What was prepared ahead while the process was stopped comes for nothing.
-        self.warmup_steps = config.data.prefetch + 2
+        self.warmup_steps = config.data.prefetch + 1
         state, loaders = build_state(config, manifest, ranks), build_loaders(config, manifest, ranks, None)
         with _signals_kept():
             self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
