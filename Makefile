@@ -14,7 +14,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 		{ echo "error: $(PYTHON) is no Python 3.10 or newer with venv; name one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	@touch $@
 
 lint: install

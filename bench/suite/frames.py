@@ -188,9 +188,9 @@ def _silent(*_: object) -> None:
 
 def _code() -> str:
     """Names the code that encodes frames: when it changes, so do the bytes that a benchmark should read."""
-    from fastseg.data import images, records, shards
+    from fastseg.data import images, records, shards, tiles
 
-    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, shards)]
+    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, shards, tiles)]
     return hashlib.sha256(b"".join(files)).hexdigest()
 
 

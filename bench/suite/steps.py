@@ -83,13 +83,10 @@ class Steps:
 
     def __init__(self, train: Callable[[], object], images: int, flops: int, device: torch.device, precision: str):
         """``train`` does one step, of ``images`` images and ``flops`` operations."""
-        self._train, self._images, self._flops, self._device = train, images, flops, device
-        self._peaks = {"mfu_measured": measured_peak(device, precision)}
-        if device.type == "cuda":
-            datasheet = datasheet_peak(torch.cuda.get_device_name(device))
-            self._peaks |= {"mfu_datasheet": datasheet} if datasheet else {}
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
+        self._train, self._images, self._flops = train, images, flops
+        self._device, self._precision = device, precision
+        self._datasheet = datasheet_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._product = 0.0
         self._times: list[tuple[Any, Any]] = []
 
     def step(self) -> int:
@@ -106,11 +103,18 @@ class Steps:
         """
         times, self._times = self._times, []
         tflops = self._flops / median(self._seconds(*pair) for pair in times) / 1e12
+        memory = peak_memory(self._device)
+        # Here and not at the start, where other contestants are starting too.
+        self._product = max(self._product, measured_peak(self._device, self._precision))
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
         return {
             "tflops": tflops,
-            **{name: tflops / peak for name, peak in self._peaks.items()},
-            "peak_tflops_measured": self._peaks["mfu_measured"],
-            "peak_memory_bytes": peak_memory(self._device),
+            **({"mfu_datasheet": tflops / self._datasheet} if self._datasheet else {}),
+            "mfu_measured": tflops / self._product,
+            "peak_tflops_measured": self._product,
+            "peak_memory_bytes": memory,
         }
 
     def close(self) -> None:

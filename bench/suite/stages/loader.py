@@ -50,7 +50,7 @@ def _peer(name: str, request: Request, settings: dict[str, Any]) -> Contestant:
     module = peers.load(name)
     lacking = peers.missing(module)
     absent = f"not installed: {', '.join(lacking)}" if lacking else None
-    candidates = () if absent else tuple(module.candidates(request.cores))
+    candidates = () if absent else tuple(module.candidates(request.cores, request.device))
     factory = f"{__name__}:open_peer"
     settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}
     title, python = module.NAME, peers.interpreter(module)
