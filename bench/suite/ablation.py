@@ -12,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import fastseg.loop.step as step_module
+from bench.suite import loader_ablation
 from bench.suite.contest import Contestant
 from bench.suite.request import Request
 from bench.suite.stages import compute, scaling
@@ -29,7 +30,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def contestants(request: Request, stage: str) -> list[Contestant]:
-    """Ours as it is, then without one part after the other, of the stage ``compute`` or ``scaling``."""
+    """Ours as it is, then without one part after the other, of a stage where there is something to take away."""
+    if stage == "loader":
+        return loader_ablation.contestants(request)
     if stage == "compute":
         settings = settings_of(request)
         factory = f"{__name__}:open_variant"

@@ -1,0 +1,101 @@
+"""Our loader with exactly one optimisation taken away: replaced in the contestant's process by what one would have had
+without it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from bench.suite.contest import Contestant
+from bench.suite.request import Request
+from bench.suite.stages.loader import Batches, open_ours, ours, settings_of
+
+OTHER_SETTINGS: dict[str, dict[str, Any]] = {
+    "TIFF masks (PNG)": {"codecs": "jpg-png"},
+    "JPEG images (PNG)": {"codecs": "png-tif"},
+    "batches made ahead": {"prefetch": 1},
+}
+"""Name → settings of :func:`bench.suite.stages.loader.open_ours`."""
+
+
+def contestants(request: Request) -> list[Contestant]:
+    """Ours as it is, then without one part after the other."""
+    settings = settings_of(request) | {"way": "stream" if request.device == "cuda" else "cpu"}
+    without = [*OTHER_SETTINGS, *(part for part, (_, devices) in REPLACEMENTS.items() if request.device in devices)]
+    return [ours("fastseg", settings)] + [
+        Contestant(
+            "loader", f"fastseg without {part}", "images/s", f"{__name__}:open_variant", settings | {"without": part}
+        )
+        for part in without
+    ]
+
+
+def open_variant(without: str, **settings: Any) -> Batches:
+    """Our batches without one of :data:`OTHER_SETTINGS` or :data:`REPLACEMENTS`."""
+    if without in OTHER_SETTINGS:
+        return open_ours(**settings | OTHER_SETTINGS[without])
+    REPLACEMENTS[without][0]()
+    return open_ours(**settings)
+
+
+def _whole_jpegs() -> None:
+    """The decoder gets the whole file and has to read it as far as the window reaches."""
+    from fastseg.data import feed
+
+    feed.find_tiles = lambda _image: None  # type: ignore[assignment]
+
+
+def _whole_frames() -> None:
+    """Everything is decoded, then the window is taken."""
+    import nvidia.dali.fn as fn
+
+    from fastseg.data import pipeline
+
+    def decode(encoded: Any, start: Any, shape: Any, output_type: Any, **decoder: Any) -> Any:
+        whole = fn.decoders.image(encoded, output_type=output_type, **decoder)
+        return fn.slice(whole, start=start, shape=shape, axes=[0, 1])
+
+    _whole_jpegs()
+    pipeline._decode = decode
+
+
+def _resize_by_dali() -> None:
+    """The graph that a GPU runs."""
+    from fastseg.data import loader
+
+    loader._finished_here = loader._by_graph
+
+
+def _read_when_asked() -> None:
+    """Records are read and cut by the thread that waits for them."""
+    from fastseg.data import feed
+
+    def read(places: Iterable[Any], read_one: Callable[[Any], Any], _reader: Any, _depth: int) -> Iterator[Any]:
+        yield from map(read_one, places)
+
+    feed.read_ahead = read  # type: ignore[assignment]
+
+
+def _floats() -> None:
+    """Batches are normalised on the CPU and handed over as float32, as usual loaders do."""
+    import torch
+
+    from fastseg.data.loader import Batch, TrainLoader
+    from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+
+    following = TrainLoader.next
+
+    def normalised(loader: TrainLoader) -> Batch:
+        batch = following(loader)
+        mean, std = (torch.tensor(values, device=batch.image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return batch._replace(image=(batch.image - mean) / std)
+
+    TrainLoader.next = normalised  # type: ignore[method-assign, assignment]
+
+
+REPLACEMENTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "cutting JPEGs": (_whole_jpegs, ("cpu", "cuda")),
+    "decoding the window alone": (_whole_frames, ("cpu", "cuda")),
+    "resizing by torch": (_resize_by_dali, ("cpu",)),
+    "reading ahead": (_read_when_asked, ("cpu", "cuda")),
+    "handing over bytes": (_floats, ("cpu", "cuda")),
+}
+"""Name → what takes it away, and the devices on which it is in use."""
