@@ -75,6 +75,13 @@ def peak_memory(device: torch.device) -> float:
     return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps of a GPU's memory between steps: while this contestant waits, others need it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 class Steps:
     """A contender that repeats one step on a resident batch and says how well that uses the processor."""
 
@@ -106,9 +113,7 @@ class Steps:
         memory = peak_memory(self._device)
         # Here and not at the start, where other contestants are starting too.
         self._product = max(self._product, measured_peak(self._device, self._precision))
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self._device)
+        release_memory(self._device)
         return {
             "tflops": tflops,
             **({"mfu_datasheet": tflops / self._datasheet} if self._datasheet else {}),

@@ -11,9 +11,13 @@ from bench.suite.contest import Contestant
 from bench.suite.request import Request
 from bench.suite.rows import Row
 from bench.suite.stages.compute import Ours, set_backends
-from bench.suite.steps import peak_memory, recipe, settings_of
+from bench.suite.steps import peak_memory, recipe, release_memory, settings_of
 from fastseg.config import Config
 from fastseg.loop.distributed import joined_ranks
+
+
+END, STEP, RELEASE = range(3)
+"""What rank 0 says to the others."""
 
 
 def contestants(request: Request) -> list[Contestant]:
@@ -54,31 +58,37 @@ class RankedSteps:
 
     def step(self) -> int:
         """One step of all ranks; returns the images of all."""
-        self._announce(True)
+        self._announce(STEP)
         self.ours.train()
         return self.ours.config.data.batch * self.ranks.world
 
     def follow(self) -> None:
         """What ranks other than 0 do until it closes."""
-        while self._announce(False):
-            self.ours.train()
+        while (word := self._announce()) != END:
+            if word == STEP:
+                self.ours.train()
+            else:
+                release_memory(self.ranks.device)
         self._stack.close()
 
     def figures(self) -> dict[str, float]:
         """The peak of memory of rank 0."""
-        return {"peak_memory_bytes": peak_memory(self.ranks.device)}
+        memory = peak_memory(self.ranks.device)
+        self._announce(RELEASE)
+        release_memory(self.ranks.device)
+        return {"peak_memory_bytes": memory}
 
     def close(self) -> None:
         """Let the other ranks go."""
-        self._announce(False)
+        self._announce(END)
         self._stack.close()
 
-    def _announce(self, more: bool) -> bool:
-        """Whether rank 0 goes on, told to all: on the CPU by gloo, so that no GPU is waited for."""
-        word = torch.tensor([int(more)])
+    def _announce(self, word: int = END) -> int:
+        """What rank 0 has to say, told to all: on the CPU by gloo, so that no GPU is waited for."""
+        said = torch.tensor([word])
         if self.ranks.world > 1:
-            dist.broadcast(word, src=0)
-        return bool(word.item())
+            dist.broadcast(said, src=0)
+        return int(said.item())
 
 
 def open_ranks(
