@@ -15,7 +15,6 @@ from bench.suite.steps import peak_memory, recipe, release_memory, settings_of
 from fastseg.config import Config
 from fastseg.loop.distributed import joined_ranks
 
-
 END, STEP, RELEASE = range(3)
 """What rank 0 says to the others."""
 
