@@ -52,6 +52,11 @@ class Work:
     """Where the batches have to be in the end: cpu or cuda."""
     seed: int = 0
 
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Work":
+        """From its fields as JSON has them, lists for tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()})
+
     @property
     def augmentation(self) -> Augmentation:
         """What draws the windows."""

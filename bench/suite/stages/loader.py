@@ -102,7 +102,7 @@ class Batches:
 
 def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Batches:
     """A peer's batches, from the frames below ``root``."""
-    module, frames, what = peers.load(peer), Frames(Path(root)), Work(**work)
+    module, frames, what = peers.load(peer), Frames(Path(root)), Work.from_json(work)
     module.prepare(frames)
 
     def images() -> Iterator[int]:
@@ -122,7 +122,7 @@ def open_ours(
     from fastseg.data.loader import TrainLoader, open_files
     from fastseg.data.manifest import read_manifest
 
-    shards, what = Frames(Path(root)).shards(codecs), Work(**work)
+    shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest = read_manifest(shards)
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
@@ -152,7 +152,7 @@ def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batch
     from fastseg.data.manifest import read_manifest
     from fastseg.data.reader import Reader
 
-    shards, what = Frames(Path(root)).shards(), Work(**work)
+    shards, what = Frames(Path(root)).shards(), Work.from_json(work)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
     feed = train_feed(reader, what.augmentation, batch=what.batch, seed=0, start=(0, 0), ahead=2)
     run = feed if part == "read" else _decoding(part, feed, what, threads)
