@@ -67,6 +67,8 @@ class Timing:
     """Length of a window."""
     warmup: float = 1.5
     """Seconds of steps before every window that do not count."""
+    together: int = 1
+    """Contestants that start side by side: a compiler or a library that tunes itself wants the machine for itself."""
     patience: float = 600.0
     """Seconds after which a contestant that does not answer is given up."""
 
@@ -123,12 +125,14 @@ class Contest:
         return [entry for entry in self.entries if entry.failed]
 
     def _start(self, workers: list[tuple[Entry, Worker]], logs: Path) -> None:
-        # One after the other: a compiler or a library that tunes itself as it starts has the machine for itself.
-        for number, entry in enumerate(self.entries):
-            if entry.skipped is None:
+        taking_part = [(number, entry) for number, entry in enumerate(self.entries) if entry.skipped is None]
+        for at in range(0, len(taking_part), self.timing.together):
+            begun = len(workers)
+            for number, entry in taking_part[at : at + self.timing.together]:
                 self.tell(f"{_title(entry.contestant)}: starting")
-                worker = Worker(entry.contestant.command, logs / f"{number}.log", self.timing.patience)
-                workers.append((entry, worker))
+                log = logs / f"{number}.log"
+                workers.append((entry, Worker(entry.contestant.command, log, self.timing.patience)))
+            for entry, worker in workers[begun:]:
                 with _failing(entry):
                     entry.threads = worker.ready()
 

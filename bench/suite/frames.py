@@ -55,7 +55,8 @@ class Work:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Work":
         """From its fields as JSON has them, lists for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()})
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in document.items()}
+        return cls(**fields)
 
     @property
     def augmentation(self) -> Augmentation:

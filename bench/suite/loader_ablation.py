@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.suite.contest import Contestant
 from bench.suite.request import Request
-from bench.suite.stages.loader import Batches, open_ours, ours, settings_of
+from bench.suite.stages.loader import WAY, Batches, open_ours, ours, settings_of
 
 OTHER_SETTINGS: dict[str, dict[str, Any]] = {
     "TIFF masks (PNG)": {"codecs": "jpg-png"},
@@ -18,7 +18,7 @@ OTHER_SETTINGS: dict[str, dict[str, Any]] = {
 
 def contestants(request: Request) -> list[Contestant]:
     """Ours as it is, then without one part after the other."""
-    settings = settings_of(request) | {"way": "stream" if request.device == "cuda" else "cpu"}
+    settings = settings_of(request) | WAY[request.device]
     without = [*OTHER_SETTINGS, *(part for part, (_, devices) in REPLACEMENTS.items() if request.device in devices)]
     return [ours("fastseg", settings)] + [
         Contestant(

@@ -68,7 +68,8 @@ class Options:
     sweep: bool = True
     """Try several settings (workers, threads, image format) of each contestant first, and go on with its best."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Two minutes on two cores: 8 frames, 3 windows of half a second, crops of 128 for networks, no sweep."""
+    """Two minutes on two cores: 8 frames, 3 windows of half a second, crops of 128 for networks, fewer contestants
+    and stages, no sweep."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Instead of the peers, measure ours with one optimisation taken away at a time."""
     json: Annotated[Path | None, _shown_as("FILE")] = None
@@ -115,13 +116,15 @@ def chosen_stages(options: Options, device: str) -> tuple[str, ...]:
     several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
     if options.stages and "scaling" in options.stages and not several:
         raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
-    chosen = options.stages or tuple(stage for stage in STAGES if stage != "scaling" or several)
+    left_out = [*["scaling"] * (not several), *["evaluation"] * options.quick]
+    chosen = options.stages or tuple(stage for stage in STAGES if stage not in left_out)
     return tuple(stage for stage in STAGES if stage in chosen)
 
 
 def timing(options: Options) -> Timing:
     """How long to measure."""
-    usual = Timing(windows=3, seconds=0.5, warmup=0.2) if options.quick else Timing()
+    quick = Timing(windows=3, seconds=0.5, warmup=0.2, together=len(os.sched_getaffinity(0)))
+    usual = quick if options.quick else Timing()
     given = {name: getattr(options, name) for name in ("windows", "seconds", "warmup")}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 

@@ -46,7 +46,8 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    panels = {name: found for name, rows in stages(results.rows).items() if (found := measured(rows))}
+    whole = [row for row in results.rows if not row.part]
+    panels = {name: found for name, rows in stages(whole).items() if (found := measured(rows))}
     if not panels:
         raise UserError(f"there is nothing to draw into {path}: no contestant was measured")
     bars = [len(rows) for rows in panels.values()]

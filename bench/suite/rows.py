@@ -62,6 +62,11 @@ class Row:
         return self.contestant.startswith("fastseg")
 
     @property
+    def part(self) -> bool:
+        """Whether it is a part of ours alone ("fastseg: reading"), which does not compare with the others."""
+        return self.contestant.startswith("fastseg: ")
+
+    @property
     def spread(self) -> Spread:
         """Of the rates; only for a row that was measured."""
         return spread(self.windows)

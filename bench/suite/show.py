@@ -95,7 +95,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _ratio(row: Row, ours: Row | None) -> str:
-    if row.ratio is None:
+    if row.ratio is None or row.part:
         return "–"
     return f"{row.ratio.median:.2f}×" + ("" if row is ours else f", {factor(row)}")
 

@@ -155,9 +155,12 @@ def _channel_sums(image: Image.Image) -> tuple[int, ...]:
 
 def _positions(mask: Image.Image) -> dict[int, tuple[tuple[int, int], ...]]:
     """Up to :data:`POSITIONS` pixels of each class, evenly spaced in the row order of a coarse grid."""
-    grid = np.asarray(mask)[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
-    if not grid.size:  # Fewer than five pixels a side.
+    width, height = mask.width // STRIDE, mask.height // STRIDE
+    if not (width and height):
         return {}
+    # The middle of every cell; by Pillow, which need not copy the whole mask for it.
+    cells = (0, 0, width * STRIDE, height * STRIDE)
+    grid = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST, cells))
     order = np.argsort(grid, axis=None, kind="stable")
     train_ids, starts = np.unique(grid.ravel()[order], return_index=True)
     found = {}

@@ -28,9 +28,9 @@ def contestants(request: Request) -> list[Contestant]:
     settings = settings_of(request) | {"shards": str(request.frames.shards())}
     found = [Contestant("evaluation", "fastseg", "frames/s", f"{__name__}:open_evaluation", settings)]
     if request.takes("step_seed"):
-        found.append(_seed(request, request.frames))
+        found.append(replace(_seed(request, request.frames), absent="left out by --quick" if request.quick else None))
     absent = None if request.frames.about["val"] else f"the frames have no {SPLIT} split"
-    return [replace(contestant, absent=absent) for contestant in found]
+    return [replace(contestant, absent=absent or contestant.absent) for contestant in found]
 
 
 def _seed(request: Request, frames: Frames) -> Contestant:

@@ -12,6 +12,10 @@ from bench.suite.rows import Row
 
 SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
 """Codecs of image and mask → the contestant that reads them."""
+WAY: dict[str, dict[str, Any]] = {"cuda": {"way": "stream"}, "cpu": {"way": "cpu"}}
+"""Our way in on a device."""
+QUICK = ("seed", "torchvision_v2", "nvimagecodec")
+"""Peers of a quick run."""
 PARTS = {
     "read": "fastseg: reading and cutting alone",
     "image": "fastseg: … and decoding images",
@@ -24,6 +28,9 @@ def contestants(request: Request) -> list[Contestant]:
     """Ours from every kind of shards, parts of ours, and the peers that take part."""
     assert request.frames is not None
     settings = settings_of(request)
+    takes = [name for name in peers.loaders() if request.takes(name)]
+    if request.quick:
+        return [ours("fastseg", settings | WAY[request.device])] + [_peer(name, request, settings) for name in takes]
     ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
     found = [
         ours(f"{name}{' on the CPU' * (way == 'cpu' != request.device)}", settings | {"codecs": codecs, "way": way})
@@ -31,7 +38,7 @@ def contestants(request: Request) -> list[Contestant]:
         for codecs, name in SETS.items()
     ]
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
-    return found + [_peer(name, request, settings) for name in peers.loaders() if request.takes(name)]
+    return found + [_peer(name, request, settings) for name in takes]
 
 
 def settings_of(request: Request) -> dict[str, Any]:
@@ -50,6 +57,8 @@ def _peer(name: str, request: Request, settings: dict[str, Any]) -> Contestant:
     module = peers.load(name)
     lacking = peers.missing(module)
     absent = f"not installed: {', '.join(lacking)}" if lacking else None
+    if request.quick and name not in QUICK:
+        absent = "left out by --quick"
     candidates = () if absent else tuple(module.candidates(request.cores, request.device))
     factory = f"{__name__}:open_peer"
     settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}
