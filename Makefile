@@ -1,11 +1,13 @@
-# make install   an environment in .venv with everything
+# make install   an environment in .venv with everything but the benchmark's peers
+# make bench     images per second beside the peers
 # make test      checks and all tests            make quick   without the slow ones
 # make demo      scenes → shards → training → scores → runs/demo/report.html
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .venv/peers
 
-.PHONY: install test quick lint demo clean
+.PHONY: install test quick lint bench demo clean
 
 install: $(INSTALLED)
 
@@ -14,10 +16,14 @@ $(INSTALLED): setup.cfg pyproject.toml
 		{ echo "error: $(PYTHON) is no Python 3.10 or newer with venv; name one: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	@touch $@
 
-lint: install
+lint: $(PEERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,6 +33,9 @@ test: lint
 
 quick: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(PEERS)
+	$(BIN)/python bench/throughput.py
 
 data/demo/done: | $(INSTALLED)
 	$(BIN)/python tools/make_scenes.py --out data/demo --train 48 --val 12 --size 512x256 --seed 1

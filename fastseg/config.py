@@ -33,9 +33,10 @@ class DataConfig:
     eval_batch: int = 1
     """Whole frames per GPU and step of the validation."""
     threads: int | None = None
-    """CPU threads for decoding, per GPU; None: all cores, shared among the GPUs of the machine, at most 16."""
+    """CPU threads for decoding (and on a CPU as many for resizing), per GPU; None: all cores, shared among the GPUs
+    of the machine, at most 16."""
     prefetch: int = 2
-    """Batches prepared ahead."""
+    """Batches decoded ahead, and as many read ahead of those."""
 
     def __post_init__(self) -> None:
         _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")

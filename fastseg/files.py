@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,16 @@ def read_range(path: str, offset: int, size: int) -> bytes:
 
 def _get(path: str, **options: str) -> bytes:
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError, ResponseStreamingError
     except ImportError as error:
         raise UserError(f"{path} needs boto3; install it with: pip install 'fastseg-deeplab[s3]'") from error
     bucket, _, key = path.removeprefix("s3://").partition("/")
+    client = _storage(os.environ.get("AWS_ENDPOINT_URL"))
     try:
-        return _storage(os.environ.get("AWS_ENDPOINT_URL")).get_object(Bucket=bucket, Key=key, **options)["Body"].read()
+        # The client tries requests again by itself, but not the reading of what they bring.
+        with suppress(ResponseStreamingError, ReadTimeoutError):
+            return client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
+        return client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
     except ClientError as error:
         if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket", "404"):
             raise FileNotFoundError(path) from error

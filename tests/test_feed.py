@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import reference_crop
+import torch
+from layouts import reference_crop, write_cityscapes
 from PIL import Image
 
 from fastseg.data.draws import Augmentation
 from fastseg.data.feed import Cropper, eval_feed, rank_order, read_ahead, train_feed
-from fastseg.data.loader import open_files
+from fastseg.data.loader import TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
+from fastseg.data.packing import PackOptions, pack
 from fastseg.data.reader import Files, Reader
+from fastseg.data.records import Codec
+from fastseg.data.sources import open_source
 from fastseg.errors import UserError
 
 
@@ -125,3 +129,37 @@ def test_an_index_of_other_files_is_refused(files: Files) -> None:
         Reader(dataclasses.replace(files, image_codec="png"))
     with pytest.raises(UserError, match=r"gone\.idx is missing"):
         Reader(dataclasses.replace(files, indexes=("gone.idx", *files.indexes[1:])))
+
+
+def test_halved_chroma_is_cut_with_its_neighbours(tmp_path: Path) -> None:
+    """Windows anywhere show what the whole image does, though chroma is interpolated."""
+    source = open_source(write_cityscapes(tmp_path / "source", train=1, val=1, size=(320, 160)))
+    pack(source, tmp_path / "set", PackOptions(Codec(chroma="420")), workers=1)
+    reader = Reader(open_files(tmp_path / "set", read_manifest(tmp_path / "set"), "train"))
+    whole = np.asarray(Image.open(io.BytesIO(reader.read(0).image)))
+    cropper = Cropper(reader, Augmentation((32, 32), scale=(1.0, 1.0), flip=0.0), seed=0)
+    for epoch in range(60):
+        crop = cropper.crop((epoch, 0))
+        part, (top, left), w = np.asarray(Image.open(io.BytesIO(crop.image))), crop.origin, crop.window
+        shown = part[w.top - top : w.bottom - top, w.left - left : w.right - left]
+        assert (shown == whole[w.top : w.bottom, w.left : w.right]).all()
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    source = open_source(write_cityscapes(tmp_path / "source", train=1, val=1))
+    pack(source, tmp_path / "set", workers=1)
+    files = open_files(tmp_path / "set", read_manifest(tmp_path / "set"), "train")
+    tar = Path(files.tars[0])
+    data = tar.read_bytes()
+    at = data.index(b"\xff\xd8\xff")
+    tar.write_bytes(data[:at] + bytes(400) + data[at + 400 :])
+    with pytest.raises(UserError, match=r"train-000000\.tar, record aachen_000000_000019: the image cannot be read"):
+        Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
+
+
+def test_indexes_must_fit_the_manifest(shards: Path, files: Files) -> None:
+    split = read_manifest(shards).split("train")
+    fewer = dataclasses.replace(files, tars=files.tars[:1], indexes=files.indexes[:1])
+    options = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 1, "seed": 0}
+    with pytest.raises(UserError, match="name 4 records, the manifest 11"):
+        TrainLoader(fewer, split, Augmentation((32, 32)), **options)

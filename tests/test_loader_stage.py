@@ -9,10 +9,11 @@ import torch
 from bench.suite import loader_ablation
 from bench.suite.frames import Frames, Work, frames_of_shards
 from bench.suite.request import Request
-from bench.suite.rows import Row
+from bench.suite.rows import Row, ratio_to_ours
 from bench.suite.stages import loader as stage
 from bench.suite.worker import build
 from fastseg.data import feed, loader, pipeline
+from fastseg.data.finish import Finisher
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
@@ -32,11 +33,10 @@ def request_(frames: Frames) -> Request:
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a variant replaces in this process comes back."""
     replaced = (
-        (feed, "find_tiles"),
         (feed, "read_ahead"),
         (loader, "_finished_here"),
         (pipeline, "_decode"),
-        (TrainLoader, "next"),
+        (Finisher, "__call__"),
     )
     for place, name in replaced:
         monkeypatch.setattr(place, name, getattr(place, name))
@@ -44,8 +44,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_contestant_runs(request_: Request) -> None:
     found = stage.contestants(request_)
-    assert [c.name for c in found][:4] == [*stage.SETS.values(), stage.PARTS["read"]]
-    assert len(found) == 7
+    assert [c.name for c in found][:3] == [*stage.SETS.values()]
+    assert len(found) == 8
     for contestant in found:
         settings = contestant.settings | (contestant.candidates[0] if contestant.candidates else {})
         contender = build(json.loads(json.dumps({"factory": contestant.factory, "settings": settings})))
@@ -73,7 +73,7 @@ def test_variants_hand_over_the_same(frames: Frames, part: str) -> None:
     assert (image.float() - ours.image.float()).abs().mean() < 0.5
 
 
-@pytest.mark.parametrize("codecs", ["jpg-png", "png-tif"])
+@pytest.mark.parametrize("codecs", ["jpg-png", "png-tif", "plain-tif"])
 def test_other_codecs_show_the_same(frames: Frames, codecs: str) -> None:
     ours, other = first_batch(frames), first_batch(frames, codecs)
     assert torch.equal(other.label, ours.label)
@@ -93,7 +93,10 @@ def test_the_ablation_takes_away_what_is_in_use(request_: Request) -> None:
 def test_the_bottleneck_has_a_name() -> None:
     rates = {"fastseg": 100.0, "seed": 10.0}
     rates |= dict(zip(stage.PARTS.values(), (1000.0, 200.0, 500.0), strict=True))
-    rows = [Row("loader", name, "images/s", {}, (rate,)) for name, rate in rates.items()]
+    rows = [
+        Row("loader", name, "images/s", {"way": "cpu"}, (rate,), ratio_to_ours((rate,), (100.0,)))
+        for name, rate in rates.items()
+    ]
     ratio, parts = stage.derived(rows)
     assert ratio["value"] == pytest.approx(10)
     assert parts["parts"] == pytest.approx(

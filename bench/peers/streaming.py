@@ -1,8 +1,8 @@
 """mosaicml-streaming: the JPEGs and masks in its MDS shards; OpenCV decodes and augments in torch's DataLoader.
 
 It asks for an older numpy than DALI's environment has: give it an environment of its own, with opencv-python-headless
-beside it, and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py: its images are not
-antialiased.
+and cityscapesScripts beside it, and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py:
+its images are not antialiased.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "mosaicml-streaming + OpenCV"
-REQUIRES = ("mosaicml-streaming", "opencv-python-headless")
+REQUIRES = ("mosaicml-streaming", "opencv-python-headless", "cityscapesScripts")
 ENVIRONMENT = "FASTSEG_BENCH_STREAMING_PYTHON"
 MASKS = ("tif", "png")
 EPOCH = 1 << 16

@@ -35,7 +35,7 @@ def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Ite
     from bench.peers._samples import hand_over, stacked
     from fastseg.data.manifest import read_manifest
 
-    shards = frames.shards(f"jpg-{masks}")
+    shards = frames.shards(f"plain-{masks}")
     tars = [str(shards / shard.file) for shard in read_manifest(shards).split("train").shards]
     # Resampled: every worker draws its shards with replacement, without an end.
     dataset = (

@@ -1,8 +1,10 @@
 """The frames that all contestants share, in every format that one of them reads, and the work that all do on them.
 
-The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs (the bytes that the shards hold)
-and as shards of three codecs. They come out of a set of shards, or are procedural where there is none, and are
-cached: a second call finds them. Imports nothing heavy at its top: a peer's environment may lack what packing needs.
+The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs and as shards of several codecs. The
+JPEGs that peers read are plain: with the restart markers of ours, decoders take up to a fifth longer (see "Restart
+Markers" in libjpeg-turbo's README), which only cutting makes up for. The frames come out of a set of shards, or are
+procedural where there is none, and are cached: a second call finds them. Imports nothing heavy at its top: a peer's
+environment may lack what packing needs.
 """
 
 import hashlib
@@ -21,12 +23,12 @@ import numpy as np
 from fastseg.data.draws import Augmentation, Window, draw_window, random_numbers
 from fastseg.errors import UserError
 
-CODECS = ("jpg-tif", "jpg-png", "png-tif")
-"""Image and mask of the sets of shards."""
+CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
+"""Image and mask of the sets of shards; plain: JPEGs without restart markers, which cannot be cut."""
 SHARDS = 4
 """Shards of the train split in each set: readers that share work by shards have some to share."""
 DONE = "done"
-VERSION = 1
+VERSION = 2
 
 Draw = Callable[[tuple[int, int]], Window]
 """Draws a window of a frame of (height, width) pixels."""
@@ -96,9 +98,14 @@ class Frames:
         """A data set of own images: ``{train,val}/{images,masks}/KEY.png`` (train ids, 255 = ignored), classes.json."""
         return self.root / "source"
 
+    @property
+    def plain(self) -> Path:
+        """The training frames with plain JPEGs for images."""
+        return self.root / "plain"
+
     def image(self, key: str, suffix: str = "jpg") -> Path:
-        """A training image: ``png``, the source; ``jpg``, what the shards hold."""
-        return self.source / "train/images" / f"{key}.png" if suffix == "png" else self.root / "jpg" / f"{key}.jpg"
+        """A training image: ``png``, the source; ``jpg``, plain, of our quality."""
+        return (self.source if suffix == "png" else self.plain) / "train/images" / f"{key}.{suffix}"
 
     def mask(self, key: str, suffix: str = "png") -> Path:
         """Its mask of train ids: ``png``, the source; ``tif``, what the shards hold."""
@@ -201,27 +208,29 @@ def _code() -> str:
 
 
 def _pack(root: Path, workers: int | None, show: Progress) -> None:
-    """The sets of shards, and the JPEGs and TIFFs of the training frames as files."""
-    from bench.suite.sources import extract
+    """The sets of shards, and the TIFFs of the training frames as files."""
+    from bench.suite.sources import extract, write_plain
     from fastseg.data.packing import PackOptions, pack
     from fastseg.data.records import Codec
     from fastseg.data.sources import open_source
 
-    source = open_source(root / "source")
-    per_shard = -(-sum(sample.split == "train" for sample in source.samples) // SHARDS)
+    write_plain(root / "source", root / "plain", workers, show)
     for name in CODECS:
         image, mask = name.split("-")
-        codec = Codec(image=image, mask=mask)  # type: ignore[arg-type]
+        source = open_source(root / ("plain" if image == "plain" else "source"))
+        per_shard = -(-sum(sample.split == "train" for sample in source.samples) // SHARDS)
+        # Plain JPEGs are packed as they are.
+        codec = Codec(image="png" if image == "png" else "jpg", mask=mask)  # type: ignore[arg-type]
         show_set = partial(show, f"shards {name}")
         pack(source, root / "shards" / name, PackOptions(codec, per_shard), workers, progress=show_set)
-    extract(root / "shards/jpg-tif", {"jpg": root / "jpg", "mask.tif": root / "tif"})
+    extract(root / "shards/jpg-tif", {"mask.tif": root / "tif"})
 
 
 def _describe(root: Path) -> dict[str, Any]:
     from fastseg.data.manifest import read_manifest
 
     manifest = read_manifest(root / "shards" / CODECS[0])
-    keys = sorted(path.stem for path in (root / "jpg").iterdir())
+    keys = sorted(path.stem for path in (root / "tif").iterdir())
     height, width, _ = manifest.split("train").sizes[0]
     val = manifest.splits["val"].samples if "val" in manifest.splits else 0
     return {"keys": keys, "val": val, "size": [height, width], "classes": len(manifest.classes)}

@@ -11,9 +11,14 @@ from bench.suite.stages.loader import WAY, Batches, open_ours, ours, settings_of
 OTHER_SETTINGS: dict[str, dict[str, Any]] = {
     "TIFF masks (PNG)": {"codecs": "jpg-png"},
     "JPEG images (PNG)": {"codecs": "png-tif"},
+    "cutting JPEGs": {"codecs": "plain-tif"},
     "batches made ahead": {"prefetch": 1},
 }
 """Name → settings of :func:`bench.suite.stages.loader.open_ours`."""
+
+
+WITH = {"cutting JPEGs nor decoding their window alone": "cutting JPEGs"}
+"""Of :data:`REPLACEMENTS`, those that need other settings too."""
 
 
 def contestants(request: Request) -> list[Contestant]:
@@ -33,14 +38,7 @@ def open_variant(without: str, **settings: Any) -> Batches:
     if without in OTHER_SETTINGS:
         return open_ours(**settings | OTHER_SETTINGS[without])
     REPLACEMENTS[without][0]()
-    return open_ours(**settings)
-
-
-def _whole_jpegs() -> None:
-    """The decoder gets the whole file and has to read it as far as the window reaches."""
-    from fastseg.data import feed
-
-    feed.find_tiles = lambda _image: None  # type: ignore[assignment]
+    return open_ours(**settings | OTHER_SETTINGS.get(WITH.get(without, ""), {}))
 
 
 def _whole_frames() -> None:
@@ -53,7 +51,6 @@ def _whole_frames() -> None:
         whole = fn.decoders.image(encoded, output_type=output_type, **decoder)
         return fn.slice(whole, start=start, shape=shape, axes=[0, 1])
 
-    _whole_jpegs()
     pipeline._decode = decode
 
 
@@ -75,27 +72,30 @@ def _read_when_asked() -> None:
 
 
 def _floats() -> None:
-    """Batches are normalised on the CPU and handed over as float32, as usual loaders do."""
+    """The finishing threads normalise, and float32 is handed over, as usual loaders do."""
     import torch
 
-    from fastseg.data.loader import Batch, TrainLoader
+    from fastseg.data.finish import Finisher
     from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 
-    following = TrainLoader.next
+    finish, (mean, std) = Finisher.__call__, (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def normalised(loader: TrainLoader) -> Batch:
-        batch = following(loader)
-        mean, std = (torch.tensor(values, device=batch.image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return batch._replace(image=(batch.image - mean) / std)
+    def normalise(image: torch.Tensor, out: torch.Tensor) -> None:
+        torch.div(image - mean, std, out=out)
 
-    TrainLoader.next = normalised  # type: ignore[method-assign, assignment]
+    def finished(self: Finisher, *windows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = finish(self, *windows)
+        floats = torch.empty(images.shape)
+        list(self._pool.map(normalise, images, floats))
+        return floats, labels
+
+    Finisher.__call__ = finished  # type: ignore[method-assign, assignment]
 
 
 REPLACEMENTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
-    "cutting JPEGs": (_whole_jpegs, ("cpu", "cuda")),
-    "decoding the window alone": (_whole_frames, ("cpu", "cuda")),
+    "cutting JPEGs nor decoding their window alone": (_whole_frames, ("cpu", "cuda")),
     "resizing by torch": (_resize_by_dali, ("cpu",)),
     "reading ahead": (_read_when_asked, ("cpu", "cuda")),
-    "handing over bytes": (_floats, ("cpu", "cuda")),
+    "handing over bytes": (_floats, ("cpu",)),
 }
 """Name → what takes it away, and the devices on which it is in use."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from bench.suite.frames import Progress
 from fastseg.data.manifest import Manifest, Shard, read_manifest
+from fastseg.data.records import Codec
 from fastseg.data.shards import Component, read_index
 from fastseg.data.sources import Sample, open_source
 from fastseg.files import read_bytes
@@ -73,6 +75,23 @@ def write_labelled(split: Path, sample: Sample, table: LabelTable) -> None:
     _save(Image.fromarray(table.lookup()[labels].astype(np.uint8)), split / "masks" / f"{sample.key}.png")
     (split / "images").mkdir(parents=True, exist_ok=True)
     (split / "images" / f"{sample.key}.png").write_bytes(sample.image.read())
+
+
+def write_plain(source: Path, plain: Path, workers: int | None, progress: Progress) -> None:
+    """The training frames again, their images as JPEGs of our quality without restart markers."""
+    images = sorted((source / "train/images").iterdir())
+    (plain / "train/images").mkdir(parents=True)
+    shutil.copytree(source / "train/masks", plain / "train/masks")
+    shutil.copy(source / "classes.json", plain)
+    tasks = [(image, plain / "train/images" / f"{image.stem}.jpg") for image in images]
+    _run(write_jpeg, tasks, workers, progress, "plain JPEGs")
+
+
+def write_jpeg(image: Path, path: Path) -> None:
+    """An image as Pillow writes it by itself, of the quality and with the chroma that our shards have."""
+    codec = Codec()
+    subsampling = {"444": 0, "420": 2}[codec.chroma]
+    Image.open(image).convert("RGB").save(path, quality=codec.quality, subsampling=subsampling)
 
 
 def extract(shards: Path, folders: dict[str, Path]) -> None:

@@ -4,7 +4,7 @@ Order and draws are pure functions of (seed, epoch, sample): a feed goes on afte
 N ranks together see what one would see with N times the batch.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count, islice
@@ -15,16 +15,23 @@ import numpy as np
 from fastseg.data.draws import Augmentation, Colour, Window, draw_colour, draw_window, random_numbers
 from fastseg.data.images import image_size
 from fastseg.data.pipeline import Crops, Frames
-from fastseg.data.reader import Bytes, Reader
-from fastseg.data.tiles import Tiles, cut, find_tiles
+from fastseg.data.reader import Reader
+from fastseg.data.tiles import Bytes, Tiles, cut, find_tiles
+from fastseg.errors import UserError
 
 Place = TypeVar("Place")
 Sample = TypeVar("Sample")
 
+ORDER = 1
+"""Tells an epoch's order from its samples' draws: two streams of random numbers from one seed."""
 LOCAL_THREADS = 4
 """That read records: a page cache is quick, a disk answers several at once."""
 REMOTE_THREADS = 32
 """Object storage takes tens of milliseconds to answer, however many ask."""
+
+
+REMEMBERED = 4096
+"""Images whose tiles are remembered: 8 KB each at 2048×1024."""
 
 
 class Crop(NamedTuple):
@@ -66,7 +73,7 @@ def epoch_steps(samples: int, world: int, batch: int) -> int:
 def rank_order(reader: Reader, batch: int, seed: int, epoch: int) -> list[int]:
     """The places that this rank reads in an epoch: of each step its part of the global batch."""
     rank, world, samples = reader.files.rank, reader.files.world, len(reader)
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    order = np.random.default_rng((seed, epoch, samples, ORDER)).permutation(samples)
     steps = epoch_steps(samples, world, batch)
     return [int(place) for place in order[: steps * world * batch].reshape(steps, world, batch)[:, rank].flat]
 
@@ -74,9 +81,11 @@ def rank_order(reader: Reader, batch: int, seed: int, epoch: int) -> list[int]:
 def read_ahead(
     places: Iterable[Place], read: Callable[[Place], Sample], reader: Reader, depth: int
 ) -> Iterator[Sample]:
-    """``read(place)`` for every place, in order, ``depth`` samples ahead of whoever takes them."""
+    """``read(place)`` for places without an end, in order, at least ``depth`` samples ahead of whoever takes them."""
     waiting: deque[Future[Sample]] = deque()
-    pool = ThreadPoolExecutor(REMOTE_THREADS if reader.remote else LOCAL_THREADS, "fastseg-read")
+    threads = REMOTE_THREADS if reader.remote else LOCAL_THREADS
+    depth = max(depth, 2 * threads) if reader.remote else depth
+    pool = ThreadPoolExecutor(threads, "fastseg-read")
     try:
         for place in places:
             waiting.append(pool.submit(read, place))
@@ -91,7 +100,7 @@ class Cropper:
 
     def __init__(self, reader: Reader, augmentation: Augmentation, seed: int) -> None:
         self._reader, self._augmentation, self._seed = reader, augmentation, seed
-        self._known: dict[int, tuple[tuple[int, int], Tiles | None]] = {}
+        self._known: OrderedDict[int, tuple[tuple[int, int], Tiles | None]] = OrderedDict()
 
     def crop(self, sample: tuple[int, int]) -> Crop:
         """The crop of (epoch, place)."""
@@ -103,15 +112,33 @@ class Cropper:
         colour = draw_colour(rng, self._augmentation)
         if tiles is None:
             return Crop(image, (0, 0), mask, window, colour)
-        part, top, left = cut(image, tiles, window.top, window.bottom, window.left, window.right)
+        part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))
         return Crop(part, (top, left), mask, window, colour)
 
     def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
         """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
-        if place not in self._known:
+        found = self._known.get(place)
+        if found is None:
             tiles = find_tiles(image)
-            self._known[place] = ((tiles.height, tiles.width) if tiles else image_size(image)), tiles
-        return self._known[place]
+            try:
+                found = ((tiles.height, tiles.width) if tiles else image_size(image)), tiles
+            except UserError as error:
+                raise UserError(f"{self._reader.where(place)}: {error}; run make_shards.py --verify") from None
+            self._known[place] = found
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+def _with_neighbours(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a window; halved chroma is interpolated from a pixel around it."""
+    more = int(tiles.tile_height > 8)
+    return (
+        max(window.top - more, 0),
+        min(window.bottom + more, tiles.height),
+        max(window.left - more, 0),
+        min(window.right + more, tiles.width),
+    )
 
 
 def collate(crops: list[Crop]) -> Crops:

@@ -7,6 +7,7 @@ channels at once (AVX2, https://github.com/pytorch/pytorch/pull/90771). Nearest 
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ class Finisher:
         # A thread per sample: were torch to split each image too, threads would wait for each other.
         mine = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "fastseg-resize", initializer=torch.set_num_threads, initargs=(1,))
-        list(self._pool.map(int, range(threads)))
+        # All start now: one that started later would set the number of threads of whoever comes after it.
+        together = Barrier(threads)
+        list(self._pool.map(lambda _: together.wait(), range(threads)))
         torch.set_num_threads(mine)
 
     def __call__(

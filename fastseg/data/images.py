@@ -56,7 +56,7 @@ def image_size(data: NDArray[np.uint8]) -> tuple[int, int]:
         with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
             return image.height, image.width
     except Exception as error:  # see _load
-        raise UserError(f"a record's image cannot be read ({error}); run make_shards.py --verify") from None
+        raise UserError(f"the image cannot be read ({error})") from None
 
 
 def is_baseline_jpeg(data: bytes) -> bool:

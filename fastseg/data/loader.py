@@ -59,9 +59,8 @@ class TrainLoader:
         self._epoch: int = state["epoch"] if state else 0
         self._step: int = state["step"] if state else 0
         self._valid = torch.ones(batch, dtype=torch.bool, device=device)
-        feed = train_feed(
-            Reader(files), augmentation, batch=batch, seed=seed, start=(self._epoch, self._step), ahead=prefetch
-        )
+        reader = _reader(files, split)
+        feed = train_feed(reader, augmentation, batch=batch, seed=seed, start=(self._epoch, self._step), ahead=prefetch)
         options = _pipeline_options(device, batch, threads, prefetch)
         self._next = (_finished_here if device.type == "cpu" else _by_graph)(feed, files, augmentation, options)
 
@@ -123,7 +122,7 @@ class EvalLoader:
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
         self._steps = ceil(ceil(samples / files.world) / self._batch)
-        self._reader, self._prefetch, self.device = Reader(files), prefetch, device
+        self._reader, self._prefetch, self.device = _reader(files, split), prefetch, device
         self._options = _pipeline_options(device, self._batch, threads, prefetch)
         self._pipeline: Any = None
 
@@ -190,6 +189,16 @@ def _check_size(folder: Path, shard: Shard) -> None:
 
 def _dali_device(device: torch.device) -> str:
     return "gpu" if device.type == "cuda" else "cpu"
+
+
+def _reader(files: Files, split: Split) -> Reader:
+    reader = Reader(files)
+    if len(reader) != split.samples:
+        raise UserError(
+            f"the indexes of {files.tars[0]} and its like name {len(reader)} records, the manifest {split.samples}; "
+            "copy or pack the set again"
+        )
+    return reader
 
 
 def _pipeline_options(device: torch.device, batch: int, threads: int, prefetch: int) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from fastseg.parallel import ordered_map, worker_count
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
 
+ENCODING = 2
+"""Grows when the same samples and options give other bytes: 1 had no restart markers, and masks by LZW."""
+
 Progress = Callable[[int, int], None]
 """Called with the samples that are packed and all there are: once before the first, then after each."""
 
@@ -80,7 +83,7 @@ def _digest(source: Source, options: PackOptions) -> str:
         ]
         for sample in source.samples
     ]
-    document = [samples, asdict(source.table), asdict(options)]
+    document = [ENCODING, samples, asdict(source.table), asdict(options)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

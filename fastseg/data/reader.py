@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,10 @@ class Reader:
         """The key of a record."""
         return self._places[place].key
 
+    def where(self, place: int) -> str:
+        """Tar and key of a record, to name it to the user."""
+        return f"{self._places[place].tar}, record {self._places[place].key}"
+
     def read(self, place: int) -> Encoded:
         """The record at ``place``. Raises :class:`UserError` where the tar ends before it does."""
         record = self._places[place]
@@ -93,13 +97,24 @@ def _index(path: str) -> str:
     try:
         return read_bytes(path).decode("utf-8", "replace")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing, though the manifest names it; copy or pack the set again") from None
+        raise _missing(path) from None
+
+
+def _range(path: str, offset: int, size: int) -> bytes:
+    try:
+        return read_range(path, offset, size)
+    except FileNotFoundError:
+        raise _missing(path) from None
+
+
+def _missing(path: str) -> UserError:
+    return UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
 
 
 def _open(tar: str) -> Callable[[int, int], bytes]:
     """A function of offset and size."""
     if is_remote(tar):
-        return lambda offset, size: read_range(tar, offset, size)
+        return partial(_range, tar)
     file = Path(tar).open("rb")  # noqa: SIM115 (open as long as the reader is)
     # Not through a memory map: a page that has to come from the disk would be waited for with Python's lock held.
     return lambda offset, size: os.pread(file.fileno(), size, offset)

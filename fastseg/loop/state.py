@@ -142,8 +142,10 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
     """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation and seed."""
-    return len(saved["ranks"]) == ranks.world and _decides_batches(saved["config"]) == _decides_batches(
-        config.to_dict()
+    return (
+        len(saved["ranks"]) == ranks.world
+        and all("epoch" in rank["loader"] for rank in saved["ranks"])  # in older files DALI's own state
+        and _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
     )
 
 

@@ -1,6 +1,7 @@
 """Loading: from records or files to batches that are ready to train on; ours whole and part by part, then the peers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def contestants(request: Request) -> list[Contestant]:
         for way in ways
         for codecs, name in SETS.items()
     ]
+    found.append(ours("fastseg, colours drawn too", settings | WAY[request.device] | {"colours": True}))
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
     return found + [_peer(name, request, settings) for name in takes]
 
@@ -57,23 +59,27 @@ def _peer(name: str, request: Request, settings: dict[str, Any]) -> Contestant:
     module = peers.load(name)
     lacking = peers.missing(module)
     absent = f"not installed: {', '.join(lacking)}" if lacking else None
-    if request.quick and name not in QUICK:
-        absent = "left out by --quick"
+    absent = "left out by --quick" if request.quick and name not in QUICK else absent
     candidates = () if absent else tuple(module.candidates(request.cores, request.device))
     factory = f"{__name__}:open_peer"
     settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}
     title, python = module.NAME, peers.interpreter(module)
-    return Contestant("loader", title, "images/s", factory, settings, candidates, absent=absent, python=python)
+    return Contestant(
+        "loader", title, "images/s", factory, settings, candidates, module.REQUIRES, absent=absent, python=python
+    )
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """How much slower the seed is, and where a frame's time goes in ours."""
     rates = {row.contestant: row.spread.median for row in rows if row.stage == "loader" and row.windows}
     found = []
-    if {"fastseg", "seed"} <= rates.keys():
-        times = rates["fastseg"] / rates["seed"]
+    seed = next((row for row in rows if row.stage == "loader" and row.contestant == "seed" and row.ratio), None)
+    if seed and seed.ratio:
+        times = 1 / seed.ratio.median
         found.append({"name": "loader/seed", "value": times, "sentence": f"ours loads {times:.1f}× what the seed does"})
-    if {"fastseg", *PARTS.values()} <= rates.keys():
+    # Where all parts share the cores, times add up; a GPU works beside them.
+    on_cpu = any(row.settings.get("way") == "cpu" and row.contestant == "fastseg" for row in rows)
+    if on_cpu and {"fastseg", *PARTS.values()} <= rates.keys():
         whole, read, image, mask = (1000 / rates[name] for name in ("fastseg", *PARTS.values()))
         spent = {
             "reading and cutting": read,
@@ -123,20 +129,29 @@ def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Ba
 
 
 def open_ours(
-    root: str, work: dict[str, Any], threads: int, codecs: str = "jpg-tif", way: str = "cpu", prefetch: int = 2
+    root: str,
+    work: dict[str, Any],
+    threads: int,
+    codecs: str = "jpg-tif",
+    way: str = "cpu",
+    prefetch: int = 2,
+    colours: bool = False,
 ) -> Batches:
-    """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu."""
+    """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu; ``colours``: with
+    the changes of colour that the Cityscapes recipe draws."""
     import torch
 
+    from fastseg.config import DataConfig
     from fastseg.data.loader import TrainLoader, open_files
     from fastseg.data.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest = read_manifest(shards)
+    changes = {name: getattr(DataConfig(), name) * colours for name in ("brightness", "contrast", "saturation", "hue")}
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
         manifest.split("train"),
-        what.augmentation,
+        replace(what.augmentation, **changes),
         batch=what.batch,
         device=torch.device("cuda", 0) if way == "stream" else torch.device("cpu"),
         threads=threads,
