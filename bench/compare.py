@@ -25,6 +25,8 @@ LEVEL = 0.05
 SMALLEST = 0.03
 """Change of the median below which nothing is called: two runs of the same code on the same machine can lie that
 far apart, since processes land on other pages and cores, which the windows within a run cannot show."""
+ENOUGH = 4
+"""Windows of each run: with three and three, the clearest of the 20 ways to deal them out has p = 0.1."""
 ROUNDS = 20_000
 MACHINE = ("processor", "cores", "gpus", "affinity", "threads", "governor", "system")
 
@@ -36,7 +38,8 @@ class Options:
     Beyond noise is a change of a contestant's median for which all three hold: an exact rank test (Mann–Whitney,
     two-sided) of its windows gives p < 0.05, for which each run must have 4 windows or more; the 95 % bootstrap
     interval of the ratio of medians leaves out 1; and it is 3 % or more, because two runs of the same code differ that
-    much. The exit code is 1 if something of fastseg's got slower beyond noise.
+    much. The exit code is 1 if something of fastseg's got slower beyond noise; parts of it alone, and fastseg without
+    one of its parts, do not count.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
@@ -96,15 +99,20 @@ def main() -> None:
     console = Console()
     if pairs:
         console.print(_table(pairs, changes))
-    for sentence in [*_differences(*runs), *_settings(pairs), *_lonely(*runs)]:
+    for sentence in [*_differences(*runs), *_settings(pairs), *_few(pairs), *_lonely(*runs)]:
         console.print(Text(sentence), soft_wrap=True)
     slower = [
         row.contestant
         for (row, _), change in zip(pairs, changes, strict=True)
-        if row.ours and change.verdict == "slower"
+        if _counts(row) and change.verdict == "slower"
     ]
     print(f"slower beyond noise: {', '.join(slower)}" if slower else "nothing of fastseg's got slower beyond noise")
     sys.exit(1 if slower else 0)
+
+
+def _counts(row: Row) -> bool:
+    """Whether it is something that people use."""
+    return row.ours and not row.part and " without " not in row.contestant
 
 
 def _pairs(before: Results, after: Results) -> list[tuple[Row, Row]]:
@@ -155,6 +163,15 @@ def _settings(pairs: list[tuple[Row, Row]]) -> list[str]:
         if changed:
             found.append(f"note: {a.stage}, {a.contestant} had other settings: {changed}")
     return found
+
+
+def _few(pairs: list[tuple[Row, Row]]) -> list[str]:
+    """One note for all that were measured too few times."""
+    least = min((len(row.windows) for pair in pairs for row in pair), default=ENOUGH)
+    if least >= ENOUGH:
+        return []
+    said = f"{least} window{'s' * (least != 1)}"
+    return [f"note: a run has only {said} of a contestant; with fewer than {ENOUGH} nothing can be called slower"]
 
 
 def _lonely(before: Results, after: Results) -> list[str]:

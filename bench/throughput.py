@@ -24,7 +24,7 @@ from bench.suite.options import Options
 from bench.suite.plot import plot
 from bench.suite.request import Request
 from bench.suite.rows import Results, Row
-from bench.suite.show import markdown, measured, show_line, skipped, stage_table
+from bench.suite.show import markdown, measured, sentences, show_line, skipped, stage_table
 from fastseg.errors import UserError, run_command
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     asked.check(options)
     requests = _requests(options)
-    run = Run(options, asked.timing(options))
+    run = Run(options, asked.timing(options), asked.device(options))
     stopped = run.measure(_contestants(options, requests))
     write(options, run, requests)
     if stopped:
@@ -89,8 +89,9 @@ def _module(stage: str) -> Any:
 class Run:
     """Stage after stage, each shown when it is done."""
 
-    def __init__(self, options: Options, timing: Timing) -> None:
+    def __init__(self, options: Options, timing: Timing, device: str) -> None:
         self.options, self.timing = options, timing
+        self.sweep_timing = asked.sweep_timing(timing, device)
         # Through a pipe, too, a table is as wide as it needs.
         self.console = Console() if sys.stdout.isatty() else Console(width=140)
         self.rows: list[Row] = []
@@ -121,20 +122,20 @@ class Run:
             derive = getattr(_module(stage), "derived", None) if not self.options.ablate else None
             derived = derive(self.rows) if derive else []
             self.derived += derived
-            self._show(rows, contest.failures, [figure["sentence"] for figure in derived])
+            self._show(rows, contest.failures, sentences(derived))
 
     def _settled(self, contestant: Contestant, tell: Any) -> Contestant:
         if not self.options.sweep or self.options.quick:
             return with_settings(contestant, next(iter(contestant.candidates), {}))
-        return choose(contestant, self.timing, tell)
+        return choose(contestant, self.sweep_timing, tell)
 
-    def _show(self, rows: Sequence[Row], failures: Sequence[Entry], sentences: Sequence[str]) -> None:
+    def _show(self, rows: Sequence[Row], failures: Sequence[Entry], said: Sequence[str]) -> None:
         if self.options.markdown:
-            print("\n".join([markdown(rows), *(f"\n{sentence}" for sentence in sentences)]), end="\n\n")
+            print("\n".join([markdown(rows), *(f"\n{sentence}" for sentence in said)]), end="\n\n")
         else:
             if measured(rows):
                 self.console.print(stage_table(rows))
-            for sentence in [*(f"not measured: {line}" for line in skipped(rows)), *sentences]:
+            for sentence in [*(f"not measured: {line}" for line in skipped(rows)), *said]:
                 self.console.print(Text(sentence), soft_wrap=True)
             print()
         for entry in failures:

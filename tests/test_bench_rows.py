@@ -10,7 +10,7 @@ import pytest
 from bench.suite.contest import Contest, Contestant, Timing
 from bench.suite.plot import plot
 from bench.suite.rows import Results, Row, Spread, ratio_to_ours, read_results, spread
-from bench.suite.show import differing, factor, markdown, number, skipped
+from bench.suite.show import baseline, differing, factor, markdown, number, sentences, skipped
 from fastseg.errors import UserError
 
 OURS = Row(
@@ -23,6 +23,7 @@ OURS = Row(
     {"peak_memory_bytes": 1e9},
     1.9,
     2,
+    {"torch": "2.12"},
 )
 SEED = replace(
     OURS,
@@ -56,12 +57,13 @@ def test_ratios_refer_to_the_first_of_ours_that_was_measured() -> None:
     def answer(units: int, seconds: float) -> dict[str, Any]:
         return {"units": units, "seconds": seconds, "cpu_seconds": 2 * seconds, "figures": {"a": units, "b": 1}}
 
-    names = ("seed", "fastseg stream", "fastseg cpu")
+    names = ("seed", "fastseg stream", "fastseg cpu", "fastseg: reading")
     contest = Contest([Contestant("loader", name, "images/s", "no:one", {}) for name in names], Timing())
-    seed, stream, cpu = contest.entries
+    seed, stream, cpu, part = contest.entries
     seed.answers = [answer(10, 2.0), answer(20, 2.0)]
     stream.answers, stream.skipped = [answer(1, 1.0)], "failed: it broke"
     cpu.answers = [answer(40, 2.0), answer(40, 1.0)]
+    part.answers = [answer(400, 2.0), answer(400, 1.0)]
     rows = contest.rows()
     assert rows[0].windows == (5.0, 10.0)
     assert rows[0].ratio == Spread(0.25, 0.25, 0.25)
@@ -69,6 +71,20 @@ def test_ratios_refer_to_the_first_of_ours_that_was_measured() -> None:
     assert rows[0].cores_used == 2
     assert (rows[1].windows, rows[1].skipped) == ((), "failed: it broke")
     assert rows[2].ratio == Spread(1.0, 1.0, 1.0)
+    assert rows[3].ratio == Spread(10.0, 10.0, 10.0)
+    assert baseline(rows) == rows[2]
+
+
+def test_a_part_is_no_baseline() -> None:
+    """It would make everybody look slow."""
+    names = ("fastseg: reading", "fastseg", "seed")
+    contest = Contest([Contestant("loader", name, "images/s", "no:one", {}) for name in names], Timing())
+    for entry, units in zip(contest.entries, (100, 10, 5), strict=True):
+        entry.answers = [{"units": units, "seconds": 1.0, "cpu_seconds": 1.0, "figures": {}}]
+    part, ours, seed = contest.rows()
+    assert seed.ratio == Spread(0.5, 0.5, 0.5)
+    assert baseline([part, ours, seed]) == ours
+    assert baseline([part, seed]) is None
 
 
 def test_results_come_back_from_json(tmp_path: Path) -> None:
@@ -135,6 +151,18 @@ def test_a_table_shows_settings_in_which_contestants_differ() -> None:
     assert lines[7] == "batch 8, crop 768×768, 3 windows"
     assert lines[-1] == "- litdata: not installed: litdata"
     assert skipped([OURS, ABSENT]) == ["litdata: not installed: litdata"]
+
+
+def test_a_loaders_work_stands_below_its_table() -> None:
+    work = {"crop": [96, 128], "scale": [0.5, 2.0], "batch": 4, "device": "cpu", "seed": 7, "fill": [1, 2, 3]}
+    rows = [replace(row, settings={"work": work, "threads": 2}) for row in (OURS, SEED)]
+    assert markdown(rows).splitlines()[-1] == "threads 2, crop 96×128, scale 0.5–2.0, batch 4, 3 windows"
+    rows[1] = replace(SEED, settings={"work": work | {"batch": 8}, "threads": 2})
+    assert differing(rows) == {"batch": [4, 8]}
+
+
+def test_what_rows_say_together_are_sentences() -> None:
+    assert sentences([{"name": "a", "sentence": "half of it"}, {"sentence": "Whole"}]) == ["Half of it.", "Whole."]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,23 @@ def test_a_slower_peer_is_none_of_our_business(tmp_path: Path) -> None:
     assert done.stdout.count("slower") == 2  # The seed's row, and the last line.
 
 
+def test_parts_and_fastseg_without_a_part_do_not_count(tmp_path: Path) -> None:
+    names = ("fastseg: reading", "fastseg without compile")
+    before = replace(BEFORE, rows=tuple(_row(name, STEADY) for name in names))
+    after = replace(BEFORE, rows=tuple(_row(name, tuple(0.5 * rate for rate in STEADY)) for name in names))
+    done = _compare(tmp_path, before, after)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("-50.0 %") == 2 + done.stdout.count("-50.0 % to")
+    assert "nothing of fastseg's got slower beyond noise" in done.stdout
+    assert "note: " not in done.stdout
+
+
+def test_too_few_windows_are_said(tmp_path: Path) -> None:
+    done = _compare(tmp_path, BEFORE, replace(BEFORE, rows=(_row("fastseg", STEADY[:3], threads=2),)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("with fewer than 4 nothing can be called slower") == 1
+
+
 def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     BEFORE.write(tmp_path / "before.json")
     done = commands.run(commands.BIN / "python", "bench/compare.py", tmp_path / "before.json", tmp_path / "no.json")

@@ -46,7 +46,8 @@ def test_turns_are_taken_window_by_window(tmp_path: Path) -> None:
     contest = Contest([contestant(tmp_path, name) for name in ("fastseg", "seed", "other")], SHORT)
     contest.run()
     turns = [name for name, _ in groupby(name for name, _ in steps(tmp_path))]
-    assert turns == ["fastseg", "seed", "other"] * 3
+    # Every other round goes backwards; who ends one begins the next.
+    assert turns == ["fastseg", "seed", "other", "seed", "fastseg", "seed", "other"]
     assert [len(row.windows) for row in contest.rows()] == [3, 3, 3]
     assert {path.name for path in tmp_path.glob("*.closed")} == {"fastseg.closed", "seed.closed", "other.closed"}
 
@@ -154,6 +155,21 @@ def test_who_cannot_run_here_is_listed(tmp_path: Path) -> None:
     contest.run()
     assert [row.skipped for row in contest.rows()] == [None, "not installed: no-such-distribution", "needs a GPU"]
     assert not contest.failures
+
+
+def test_another_interpreter_is_asked_what_it_has(tmp_path: Path) -> None:
+    """This one by another name."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    there = replace(contestant(tmp_path, "seed"), python=str(python), requires=("pytest",))
+    lacking = replace(there, name="other", requires=("pytest", "no-such-distribution"))
+    nowhere = replace(there, name="third", python=str(tmp_path / "absent"))
+    contest = Contest([there, lacking, nowhere], replace(SHORT, windows=1))
+    contest.run()
+    found, *others = contest.rows()
+    assert found.versions == {"pytest": pytest.__version__}
+    assert [row.skipped for row in others] == ["not installed: no-such-distribution", "not installed: pytest"]
 
 
 def test_the_fastest_candidate_is_chosen(tmp_path: Path) -> None:

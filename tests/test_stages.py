@@ -16,7 +16,7 @@ from bench.suite.contest import Contest, Contestant, Timing
 from bench.suite.flops import datasheet_peak, measured_peak, step_flops
 from bench.suite.frames import Frames, frames_of_shards
 from bench.suite.request import Request
-from bench.suite.rows import Row
+from bench.suite.rows import Row, Spread
 from bench.suite.stages import compute, evaluation, packing, scaling, train
 from bench.suite.stages.compute import Ours, alone
 from bench.suite.steps import normalised, recipe
@@ -135,14 +135,14 @@ def test_evaluation_peer_finds_our_matrix(frames: Frames) -> None:
     """The same weights on the same lossless frames: the same predictions but for a few ties."""
     config = recipe(ARCH, CROP, 2, "fp32")
     png = Config(shards=str(frames.shards("png-tif")), data=config.data, model=config.model)
-    mine = evaluation.Evaluation(png, alone("cpu"))
+    val = frames.about["val"]
+    mine = evaluation.Evaluation(png, alone("cpu"), val)
     mine.model.mean.copy_(torch.tensor(IMAGENET_MEAN))
     mine.model.std.copy_(torch.tensor(IMAGENET_STD))
     peer = step_seed.Evaluation(frames.source / "val", CPU, ARCH, mine.classes, 1, 0)
     weights = mine.model.net.state_dict()
     peer.model.load_state_dict({name: weights[name] for name in peer.model.state_dict()})
-    val = frames.about["val"]
-    assert sum(mine.step() for _ in range(val)) == sum(peer.step() for _ in range(val)) == val
+    assert mine.step() == sum(peer.step() for _ in range(val)) == val
     assert mine.matrix.sum() > 0
     theirs = peer.metric.confmat
     assert isinstance(theirs, torch.Tensor)
@@ -163,10 +163,33 @@ def test_every_contestant_runs(stage: object, request_: Request) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_an_evaluation_goes_on_where_the_last_stretch_ended(frames: Frames) -> None:
+    """Any number of frames a step, over and over."""
+    config = recipe(ARCH, CROP, 2, "fp32")
+    made = evaluation.Evaluation(Config(str(frames.shards()), data=config.data, model=config.model), alone("cpu"), 3)
+    assert [made.step(), made.step()] == [3, 3]
+    labelled = int(made.matrix.sum())
+    made = evaluation.Evaluation(Config(str(frames.shards()), data=config.data, model=config.model), alone("cpu"), 1)
+    assert sum(made.step() for _ in range(6)) == 6
+    assert int(made.matrix.sum()) == labelled
+
+
+def test_packing_has_frames_enough(request_: Request) -> None:
+    """The same for both contestants, whose keys a set may hold."""
+    settings = [c.settings for c in packing.contestants(request_)]
+    assert settings[0] == settings[1]
+    assert settings[0]["tasks"] == packing.TASKS
+    folder = Path(settings[0]["source"])
+    alone_, repeated = packing.at_least(1, folder).samples, packing.at_least(20, folder).samples
+    assert (len(alone_), len(repeated)) == (7, 20)
+    assert len({(sample.split, sample.key) for sample in repeated}) == 20
+    assert {sample.image for sample in repeated} == {sample.image for sample in alone_}
+
+
 def test_packing_cleans_up(request_: Request) -> None:
     made = contender(packing.contestants(request_)[0])
     assert isinstance(made, packing.Packing)
-    assert made.step() == len(made.source.samples)
+    assert made.step() == len(made.source.samples) == packing.TASKS
     assert (made.folder / "manifest.json").exists()
     made.close()
     assert not made.folder.exists()
@@ -206,19 +229,27 @@ def row(stage: str, rate: float, contestant: str = "fastseg", **parts: object) -
 
 
 def test_what_rows_say_together() -> None:
-    rows = [row("compute", 50.0, figures={"tflops": 300.0, "mfu_datasheet": 0.3, "mfu_measured": 0.4})]
-    assert train.derived(rows) == []
-    assert compute.derived(rows)[0]["value"] == 0.3
-    assert "300 TFLOP/s, 30 % of the datasheet" in compute.derived(rows)[0]["sentence"]
-    share = train.derived([*rows, row("train", 49.0)])[0]
+    figures = {"tflops": 300.0, "mfu_datasheet": 0.3, "mfu_measured": 0.4, "peak_memory_bytes": 2.5e9}
+    on_gpu, on_cpu = (row("compute", 50.0, figures=figures, settings={"device": d}) for d in ("cuda", "cpu"))
+    said = [compute.derived([one])[0]["sentence"] for one in (on_gpu, on_cpu)]
+    assert "300 TFLOP/s, 30 % of the datasheet's peak, 40 % of what matrix products" in said[0]
+    assert said[1] == "The step computes 300 TFLOP/s; its memory peaks at 2.5 GB"
+    loop = row("train", 0.0, windows=(49.0, 24.0, 48.0))
+    assert train.derived([on_gpu, loop]) == []
+    # The machine was half as fast in the second window, which no pair sees.
+    share = train.derived([loop, row("train", 0.0, train.COMPUTE, windows=(50.0, 25.0, 50.0))])[0]
     assert share == {
         "name": "train/compute",
-        "value": pytest.approx(0.98),
-        "sentence": "The whole loop reaches 98 % of compute alone.",
+        "value": pytest.approx(0.96),
+        "sentence": "The whole loop reaches 96 % of compute alone, window by window",
     }
+    bare = row("packing", 20.0, packing.BARE, ratio=Spread(2.0, 2.0, 2.0))
+    assert packing.derived([bare])[0]["value"] == 0.5
     ranks = [row("scaling", rate, f"fastseg, {n}", settings={"ranks": n}) for n, rate in ((1, 10.0), (2, 19.0))]
     assert scaling.derived(ranks)[0]["value"] == pytest.approx(0.95)
     assert scaling.derived(ranks[1:]) == []
+    together = [compute.derived([on_gpu]), [share], packing.derived([bare]), scaling.derived(ranks)]
+    assert not any(figure["sentence"].endswith(".") for found in together for figure in found)
 
 
 def test_operations_of_a_step() -> None:

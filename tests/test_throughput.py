@@ -1,13 +1,20 @@
 """``python bench/throughput.py`` as a user types it: wrong, stopped, and to its end."""
 
 import json
+import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import commands
 import pytest
+from PIL import Image
 
+from bench.suite.contest import Timing
+from bench.suite.frames import frames_of_shards
+from bench.suite.machine import machine
+from bench.suite.options import Options, request, sweep_timing, to_json
 from bench.suite.rows import read_results
 
 COMMAND = (commands.BIN / "python", "bench/throughput.py")
@@ -22,6 +29,8 @@ SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
         (("--peers", "seed", "ffcv"), "--peers has 'ffcv'; it must be of: "),
         (("--plot", "bars.jpg"), "--plot is bars.jpg; its name must end in .png or .svg"),
         (("--json", "."), "--json is ., which is a folder; name a file"),
+        (("--json", "README.md/x.json"), "--json cannot write into README.md"),
+        (("--plot", "/proc/bars.svg"), "--plot cannot write into /proc"),
         (("--windows", "0"), "--windows is 0; it must be at least 1"),
         (("--batch", "1"), "--batch is 1; it must be at least 2"),
         (("--crop", "0", "768"), "--crop is 0 768; each way it must be 16 to 8192 pixels"),
@@ -30,6 +39,33 @@ SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
 )
 def test_wrong_requests_are_one_sentence(flags: tuple[str, ...], says: str) -> None:
     commands.refused(commands.run(*COMMAND, *flags), says)
+
+
+def test_settings_are_chosen_by_several_windows() -> None:
+    cores = len(os.sched_getaffinity(0))
+    long, short = Timing(windows=9, seconds=4, warmup=0.7), Timing(seconds=0.5)
+    assert sweep_timing(long, "cpu") == Timing(windows=3, seconds=2, warmup=0.7, together=cores)
+    assert sweep_timing(short, "cuda") == Timing(windows=3, seconds=1)
+
+
+def test_frames_are_described(shards: Path, tmp_path: Path) -> None:
+    frames = frames_of_shards(shards, 2, cache=tmp_path, workers=1)
+    options = Options(shards=shards)
+    asked = {"loader": replace(request(options, "cpu", "loader"), frames=frames)}
+    found = json.loads(json.dumps(to_json(options, Timing(), asked)))["frames"]
+    height, width = found["size"]
+    with Image.open(frames.image(frames.keys[0])) as image:
+        assert image.size == (width, height)
+    assert (found["origin"], found["count"]) == (shards.name, 2)
+
+
+def test_cores_are_those_that_may_be_used() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert (machine()["cores"], machine()["affinity"]) == ("1", str(min(before)))
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.mark.slow
@@ -60,6 +96,9 @@ def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     asked = json.loads(out.read_text())["settings"]
     assert asked["stages"]["compute"]["crop"] == [32, 32]
     assert asked["timing"]["windows"] == 2
+    assert asked["frames"] is None  # of the stage that reads none
+    assert results.rows[1].versions.keys() == {"torchvision"}
+    assert "The step computes " in done.stdout
 
 
 @pytest.mark.slow

@@ -1,14 +1,17 @@
 """Contestants measured in turns: each in processes of its own, all but the one being measured stopped.
 
-Window by window every contestant has its turn, so that whatever the machine does meanwhile happens to all of them.
+Window by window every contestant has its turn, so that whatever the machine does meanwhile happens to all of them;
+every other round goes backwards, so that nobody always comes after the same one.
 """
 
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -16,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.suite.remote import Failure, Worker
-from bench.suite.rows import Row, ratio_to_ours
+from bench.suite.rows import Row, is_ours, is_part, ratio_to_ours, spread
 
 Tell = Callable[[str], None]
 
@@ -36,7 +39,7 @@ class Contestant:
     settings: dict[str, Any]
     """Numbers, strings, lists, dicts and None."""
     candidates: tuple[dict[str, Any], ...] = ()
-    """Further settings to choose from by a short window each, the usual best first."""
+    """Further settings to choose from by a few short windows, the usual best first."""
     requires: tuple[str, ...] = ()
     """Distributions; where one is missing the contestant is listed as not installed."""
     absent: str | None = None
@@ -49,7 +52,12 @@ class Contestant:
     @property
     def ours(self) -> bool:
         """Whether it is fastseg's."""
-        return self.name.startswith("fastseg")
+        return is_ours(self.name)
+
+    @property
+    def part(self) -> bool:
+        """Whether it is a part of ours alone."""
+        return is_part(self.name)
 
     @property
     def command(self) -> list[str]:
@@ -107,7 +115,7 @@ class Contest:
             try:
                 self._start(workers, Path(logs))
                 for window in range(self.timing.windows):
-                    self._round(workers, window)
+                    self._round(workers[::-1] if window % 2 else workers, window)
             finally:
                 for _, worker in workers:
                     worker.dismiss()  # All before the first is waited for: they close side by side.
@@ -116,8 +124,9 @@ class Contest:
 
     def rows(self) -> list[Row]:
         """A row for every contestant, in order; those not measured so far are skipped."""
-        ours = next((entry.rates for entry in self.entries if entry.contestant.ours and entry.rates), ())
-        return [_row(entry, ours) for entry in self.entries]
+        ours = (entry.rates for entry in self.entries if entry.contestant.ours and not entry.contestant.part)
+        baseline = next(filter(None, ours), ())
+        return [_row(entry, baseline) for entry in self.entries]
 
     @property
     def failures(self) -> list[Entry]:
@@ -154,14 +163,13 @@ def _failing(entry: Entry) -> Iterator[None]:
 
 
 def choose(contestant: Contestant, timing: Timing, tell: Tell = lambda _: None) -> Contestant:
-    """The contestant with the fastest of its candidates' settings; as it is if none of them works."""
+    """The contestant with the fastest of its candidates' settings, by the median; the first if none of them works."""
     if len(contestant.candidates) < 2 or why_not(contestant):
         return with_settings(contestant, next(iter(contestant.candidates), {}))
     tried = [with_settings(contestant, candidate) for candidate in contestant.candidates]
-    short = replace(timing, windows=1, seconds=timing.seconds / 2)
-    contest = Contest(tried, short, lambda text: tell(f"{text} (choosing settings)"))
+    contest = Contest(tried, timing, lambda text: tell(f"{text} (choosing settings)"))
     contest.run()
-    best = max(contest.entries, key=lambda entry: max(entry.rates, default=0.0))
+    best = max(contest.entries, key=lambda entry: spread(entry.rates).median if entry.rates else 0.0)
     return best.contestant
 
 
@@ -172,16 +180,24 @@ def with_settings(contestant: Contestant, settings: dict[str, Any]) -> Contestan
 
 def why_not(contestant: Contestant) -> str | None:
     """Why it cannot take part; None if it can."""
-    missing = [name for name in contestant.requires if contestant.python == sys.executable and not _installed(name)]
+    missing = [name for name in contestant.requires if _version(contestant.python, name) is None]
     return contestant.absent or (f"not installed: {', '.join(missing)}" if missing else None)
 
 
-def _installed(distribution: str) -> bool:
+@cache
+def _version(python: str, distribution: str) -> str | None:
+    """Of a distribution in that interpreter's environment; None where it is not installed or nothing can be asked."""
+    if python != sys.executable:
+        code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+        try:
+            done = subprocess.run([python, "-c", code, distribution], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
     try:
-        version(distribution)
+        return version(distribution)
     except PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _title(contestant: Contestant) -> str:
@@ -204,4 +220,5 @@ def _row(entry: Entry, ours: Sequence[float]) -> Row:
         {name: medians[name] for name in figures[0] if math.isfinite(medians.get(name, math.nan))},
         median(answer["cpu_seconds"] / answer["seconds"] for answer in entry.answers),
         entry.threads,
+        {name: found for name in c.requires if (found := _version(c.python, name))},
     )

@@ -14,11 +14,13 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def machine() -> dict[str, str]:
-    """Versions, hardware, command, commit, affinity and threads, as text."""
+    """Versions, hardware, command, commit, affinity and threads, as text; cores are those that may be used."""
+    usable = sorted(os.sched_getaffinity(0))
     return {
         **environment(),
+        "cores": str(len(usable)),
         "commit": commit(),
-        "affinity": _ranges(sorted(os.sched_getaffinity(0))),
+        "affinity": _ranges(usable),
         "threads": str(torch.get_num_threads()),
         **{name: os.environ[name] for name in THREADS if name in os.environ},
         "governor": _read(GOVERNOR) or "unknown",

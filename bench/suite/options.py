@@ -1,6 +1,7 @@
 """The command line of bench/throughput.py, and what it asks every stage to do."""
 
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ import tyro
 
 from bench import peers
 from bench.suite.contest import Timing
+from bench.suite.frames import Frames
 from bench.suite.plot import check_plot
 from bench.suite.request import STAGES, Request
 from fastseg.errors import UserError
@@ -98,6 +100,17 @@ def check(options: Options) -> None:
     for flag, path in (("json", options.json), ("plot", options.plot)):
         if path and path.is_dir():
             raise UserError(f"--{flag} is {path}, which is a folder; name a file")
+        if path:
+            _check_writable(flag, path.parent)
+
+
+def _check_writable(flag: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--{flag} cannot write into {folder} ({error.strerror}); name another folder") from None
 
 
 def device(options: Options) -> str:
@@ -127,6 +140,15 @@ def timing(options: Options) -> Timing:
     usual = quick if options.quick else Timing()
     given = {name: getattr(options, name) for name in ("windows", "seconds", "warmup")}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+
+def sweep_timing(timing: Timing, device: str) -> Timing:
+    """How long to measure each of the settings to choose from: three windows, since a single one is a coin toss.
+
+    On a CPU they start side by side; a GPU's memory may not have room for several that tune themselves.
+    """
+    together = len(os.sched_getaffinity(0)) if device == "cpu" else timing.together
+    return replace(timing, windows=3, seconds=max(1.0, timing.seconds / 2), together=together)
 
 
 def request(options: Options, device: str, stage: str) -> Request:
@@ -172,7 +194,15 @@ def to_json(options: Options, timing: Timing, requests: dict[str, Request]) -> d
         return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
     asked = {stage: {k: v for k, v in vars(r).items() if k != "frames"} for stage, r in requests.items()}
-    return {"options": plain(vars(options)), "timing": vars(timing), "stages": asked}
+    found = next((_frames(options, r.frames) for r in requests.values() if r.frames), None)
+    return {"options": plain(vars(options)), "timing": vars(timing), "stages": asked, "frames": found}
+
+
+def _frames(options: Options, frames: Frames) -> dict[str, Any]:
+    """Where the frames come from, how many there are to train on, and height and width of the first."""
+    source, _ = frame_source(options)
+    origin = source.resolve().name if source else "procedural"
+    return {"origin": origin, "count": len(frames.keys), "size": frames.about["size"]}
 
 
 def _known(flag: str, names: tuple[str, ...], known: Any) -> None:

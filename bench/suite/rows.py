@@ -29,10 +29,22 @@ def spread(numbers: Sequence[float]) -> Spread:
 def ratio_to_ours(theirs: Sequence[float], ours: Sequence[float]) -> Spread | None:
     """Theirs over ours, window by window: 0.16 is a sixth of our speed. None without a window of both.
 
-    The windows of one round lie seconds apart, so that a machine which slows down for a while slows both.
+    A pair is of one round, so that a machine which slows down for a while slows both. Within a round the two lie as
+    far apart as the contestants between them take; since every other round goes backwards, what a steady drift does to
+    one pair it undoes in the next.
     """
     pairs = list(zip(theirs, ours, strict=False))  # Interrupted, one of them may have a window more.
     return spread([one / other for one, other in pairs]) if pairs else None
+
+
+def is_ours(name: str) -> bool:
+    """Whether a contestant of that name is fastseg's."""
+    return name.startswith("fastseg")
+
+
+def is_part(name: str) -> bool:
+    """Whether it is a part of ours alone ("fastseg: reading"), which does not compare with the others."""
+    return name.startswith("fastseg: ")
 
 
 @dataclass(frozen=True)
@@ -47,24 +59,26 @@ class Row:
     windows: tuple[float, ...] = ()
     """The rate of every window; none of a contestant that was skipped."""
     ratio: Spread | None = None
-    """To the stage's first contestant of ours."""
+    """To the stage's first contestant of ours that is no part."""
     figures: dict[str, float] = field(default_factory=dict)
     """Further figures, medians over the windows."""
     cores_used: float | None = None
     """Processor seconds per second, of all its processes."""
     threads: int | None = None
     """Of torch's, in the contestant's process."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the distributions that the contestant requires."""
     skipped: str | None = None
 
     @property
     def ours(self) -> bool:
         """Whether it is fastseg's."""
-        return self.contestant.startswith("fastseg")
+        return is_ours(self.contestant)
 
     @property
     def part(self) -> bool:
-        """Whether it is a part of ours alone ("fastseg: reading"), which does not compare with the others."""
-        return self.contestant.startswith("fastseg: ")
+        """Whether it is a part of ours alone."""
+        return is_part(self.contestant)
 
     @property
     def spread(self) -> Spread:
@@ -83,6 +97,7 @@ class Row:
             "figures": self.figures,
             "cores_used": self.cores_used,
             "threads": self.threads,
+            "versions": self.versions,
         }
 
 
@@ -148,6 +163,7 @@ def _row(document: Any) -> Row:
         _typed(document, "figures", dict, {}),
         _typed(document, "cores_used", float, None),
         _typed(document, "threads", int, None),
+        _typed(document, "versions", dict, {}),
     )
 
 

@@ -57,7 +57,7 @@ def stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def baseline(rows: Sequence[Row]) -> Row | None:
     """The row of ours that the stage's ratios refer to."""
-    return next((row for row in measured(rows) if row.ours), None)
+    return next((row for row in measured(rows) if row.ours and not row.part), None)
 
 
 def number(value: float) -> str:
@@ -76,13 +76,25 @@ def factor(row: Row) -> str:
 
 def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Short settings in which the rows differ, with every row's value (None: it has none)."""
-    names = dict.fromkeys(name for row in rows for name in row.settings)
-    values = {name: [row.settings.get(name) for row in rows] for name in names}
-    return {name: found for name, found in values.items() if any(v != found[0] for v in found) and _short(found)}
+    found = [flat(row.settings) for row in rows]
+    names = dict.fromkeys(name for settings in found for name in settings)
+    values = {name: [settings.get(name) for settings in found] for name in names}
+    return {name: many for name, many in values.items() if any(v != many[0] for v in many) and _short(many)}
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """With what a loader's "work" holds that people ask for beside the others: crop, scale, batch, …"""
+    work = {name: value for name, value in settings.get("work", {}).items() if name not in ("device", "seed", "fill")}
+    return {**{name: value for name, value in settings.items() if name != "work"}, **work}
+
+
+def sentences(derived: Sequence[dict[str, Any]]) -> list[str]:
+    """What derived figures say, each from its capital to its full stop."""
+    return [f"{(text := str(figure['sentence']))[0].upper()}{text[1:]}." for figure in derived]
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    own = {name: row.settings.get(name) for name in differing(measured(rows))}
+    own = {name: flat(row.settings).get(name) for name in differing(measured(rows))}
     settings = ", ".join(f"{name}={_value(value)}" for name, value in own.items() if value is not None)
     return [
         row.contestant,
@@ -109,7 +121,7 @@ def _caption(rows: Sequence[Row]) -> str:
     found = measured(rows)
     if not found:
         return ""
-    shared = {name: value for name, value in found[0].settings.items() if name not in differing(found)}
+    shared = {name: value for name, value in flat(found[0].settings).items() if name not in differing(found)}
     parts = [f"{name} {_value(value)}" for name, value in shared.items() if value is not None and _short([value])]
     least, most = min(len(row.windows) for row in found), max(len(row.windows) for row in found)
     return ", ".join([*parts, f"{least}–{most} windows" if least < most else f"{most} windows"])

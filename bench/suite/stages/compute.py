@@ -26,6 +26,8 @@ from fastseg.loop.distributed import Ranks
 from fastseg.loop.timing import Mailbox
 
 PEERS = ("step_seed", "step_torchvision")
+PEAKS = {"mfu_datasheet": "the datasheet's peak", "mfu_measured": "what matrix products reach in the same run"}
+"""Figure → what it is a share of."""
 
 
 def contestants(request: Request) -> list[Contestant]:
@@ -87,12 +89,15 @@ def alone(device: str) -> Ranks:
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What ours makes of the processor: MFU against the datasheet where it is known, and against plain products."""
+    """What ours makes of the processor; on a GPU its share of the datasheet's peak and of what plain products reach.
+
+    A CPU has no such peak: there convolutions beat the library's matrix products.
+    """
     row = next((row for row in rows if row.stage == "compute" and row.ours and "tflops" in row.figures), None)
     if row is None:
         return []
-    peaks = {"mfu_datasheet": "the datasheet's peak", "mfu_measured": "what matrix products reach in the same run"}
-    found = {name: row.figures[name] for name in peaks if name in row.figures}
-    shares = ", ".join(f"{100 * value:.0f} % of {peaks[name]}" for name, value in found.items())
-    sentence = f"fastseg computes {row.figures['tflops']:.3g} TFLOP/s, {shares}."
-    return [{"name": f"compute/{next(iter(found))}", "value": next(iter(found.values())), "sentence": sentence}]
+    figures, peaks = row.figures, PEAKS if row.settings["device"] == "cuda" else {}
+    shares = [f"{100 * figures[name]:.0f} % of {peak}" for name, peak in peaks.items() if name in figures]
+    parts = [f"{figures['tflops']:.3g} TFLOP/s", *shares]
+    sentence = f"The step computes {', '.join(parts)}; its memory peaks at {figures['peak_memory_bytes'] / 1e9:.3g} GB"
+    return [{"name": "compute/tflops", "value": figures["tflops"], "sentence": sentence}]

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import cast
 
 import torch
 
@@ -16,16 +19,22 @@ from fastseg.data.manifest import read_manifest
 from fastseg.loop.build import build_model
 from fastseg.loop.distributed import Ranks
 from fastseg.loop.step import autocast, precision_of
-from fastseg.score.evaluator import predict
-from fastseg.score.metrics import confusion_matrix
+from fastseg.loop.trainer import WORST_IMAGES
+from fastseg.score.evaluator import evaluate, predict
 
 SPLIT = "val"
+STRETCH = {"cuda": 64, "cpu": 2}
+"""Frames of a step: many, so that few of them are kept as the worst, as in a whole data set; on a CPU each takes
+seconds."""
 
 
 def contestants(request: Request) -> list[Contestant]:
     """Ours from shards, then the seed's way from PNG files."""
     assert request.frames is not None
-    settings = settings_of(request) | {"shards": str(request.frames.shards())}
+    settings = settings_of(request) | {
+        "shards": str(request.frames.shards()),
+        "stretch": STRETCH[request.device],
+    }
     found = [Contestant("evaluation", "fastseg", "frames/s", f"{__name__}:open_evaluation", settings)]
     if request.takes("step_seed"):
         found.append(replace(_seed(request, request.frames), absent="left out by --quick" if request.quick else None))
@@ -47,34 +56,45 @@ def _seed(request: Request, frames: Frames) -> Contestant:
     return Contestant("evaluation", "seed", "frames/s", factory, settings, candidates, requires=("torchvision",))
 
 
-class Evaluation:
-    """A contender: one batch of the evaluator a step, over and over."""
+class Stretches:
+    """What :func:`evaluate` asks of a loader, over some of its frames: the next ones each time, over and over."""
 
-    def __init__(self, config: Config, ranks: Ranks) -> None:
+    first = 0
+
+    def __init__(self, loader: EvalLoader, count: int) -> None:
+        self.device, self.count = loader.device, count
+        self._batches = self._endless(loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._batches, self.count)
+
+    @staticmethod
+    def _endless(loader: EvalLoader) -> Iterator[Batch]:
+        while True:
+            yield from loader
+
+
+class Evaluation:
+    """A contender: a step is the trainer's evaluation, worst frames and all, of the next few frames."""
+
+    def __init__(self, config: Config, ranks: Ranks, stretch: int) -> None:
         manifest = read_manifest(config.shards)
         self.classes, self.device = len(manifest.classes), ranks.device
         self.precision = precision_of(config.model.precision, ranks.device)
         self.model = build_model(config, manifest, ranks, "none").eval()
-        self.loader = EvalLoader(
-            open_files(config.shards, manifest, SPLIT),
-            manifest.split(SPLIT),
-            batch=config.data.eval_batch,
-            device=ranks.device,
-            threads=cpu_threads(1),
-        )
-        # On a GPU more than the loader prepared while the process was stopped; on a CPU, where a frame takes seconds to
-        # predict and milliseconds to load, that makes no difference.
-        self.warmup_steps = 4 if ranks.device.type == "cuda" else 1
-        self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=ranks.device)
-        self._batches = self._endless()
+        files, threads = open_files(config.shards, manifest, SPLIT), cpu_threads(1)
+        loader = EvalLoader(files, manifest.split(SPLIT), batch=1, device=ranks.device, threads=threads)
+        self.frames = Stretches(loader, stretch)
+        self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
 
     def step(self) -> int:
-        """Predict and count one batch; returns its frames."""
-        batch = next(self._batches)
+        """Evaluate a stretch; returns its frames."""
         with autocast(self.precision, self.device):
-            prediction = predict(self.model, batch.image)
-        self.matrix += confusion_matrix(prediction, batch.label, batch.valid, self.classes)
-        return int(batch.valid.sum())
+            infer, frames = partial(predict, self.model), cast(EvalLoader, self.frames)
+            result = evaluate(infer, frames, self.classes, keep_worst=WORST_IMAGES)
+        assert result is not None
+        self.matrix += torch.from_numpy(result.matrix)
+        return result.images
 
     def figures(self) -> dict[str, float]:
         """The peak of memory."""
@@ -83,13 +103,11 @@ class Evaluation:
     def close(self) -> None:
         """Nothing outlives the process."""
 
-    def _endless(self) -> Iterator[Batch]:
-        while True:
-            yield from self.loader
 
-
-def open_evaluation(device: str, arch: str, crop: list[int], batch: int, precision: str, shards: str) -> Evaluation:
+def open_evaluation(
+    device: str, arch: str, crop: list[int], batch: int, precision: str, shards: str, stretch: int
+) -> Evaluation:
     """The evaluation of the Cityscapes recipe on ``shards``, one frame at a time."""
     set_backends()
     config = recipe(arch, crop, batch, precision)
-    return Evaluation(Config(shards=shards, data=config.data, model=config.model), alone(device))
+    return Evaluation(Config(shards=shards, data=config.data, model=config.model), alone(device), stretch)

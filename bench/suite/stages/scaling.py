@@ -111,7 +111,7 @@ def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
         {
             "name": f"scaling/efficiency_per_rank/{ranks}",
             "value": share,
-            "sentence": f"{ranks} ranks compute {100 * share:.0f} % of {ranks} times what one does.",
+            "sentence": f"{ranks} ranks compute {100 * share:.0f} % of {ranks} times what one does",
         }
         for ranks, share in found.items()
     ]
