@@ -44,8 +44,8 @@ def test_wrong_requests_are_one_sentence(flags: tuple[str, ...], says: str) -> N
 def test_settings_are_chosen_by_several_windows() -> None:
     cores = len(os.sched_getaffinity(0))
     long, short = Timing(windows=9, seconds=4, warmup=0.7), Timing(seconds=0.5)
-    assert sweep_timing(long, "cpu") == Timing(windows=3, seconds=2, warmup=0.7, together=cores)
-    assert sweep_timing(short, "cuda") == Timing(windows=3, seconds=1)
+    assert sweep_timing(long, "cpu") == Timing(windows=3, seconds=4, warmup=0.7, together=cores)
+    assert sweep_timing(short, "cuda") == Timing(windows=3, seconds=0.5)
 
 
 def test_frames_are_described(shards: Path, tmp_path: Path) -> None:

@@ -206,15 +206,17 @@ def _title(contestant: Contestant) -> str:
 
 def _row(entry: Entry, ours: Sequence[float]) -> Row:
     c, rates = entry.contestant, entry.rates
+    # Where files lie on this machine is nobody's business; what they hold stands in the run's settings.
+    settings = {name: value for name, value in c.settings.items() if not str(value).startswith("/")}
     if not rates:
-        return Row(c.stage, c.name, c.unit, c.settings, skipped=entry.skipped or "not measured: interrupted")
+        return Row(c.stage, c.name, c.unit, settings, skipped=entry.skipped or "not measured: interrupted")
     figures = [answer["figures"] for answer in entry.answers]
     medians = {name: median(part[name] for part in figures) for name in set(figures[0]).intersection(*figures)}
     return Row(
         c.stage,
         c.name,
         c.unit,
-        c.settings,
+        settings,
         rates,
         ratio_to_ours(rates, ours),
         {name: medians[name] for name in figures[0] if math.isfinite(medians.get(name, math.nan))},

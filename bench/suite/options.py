@@ -143,12 +143,13 @@ def timing(options: Options) -> Timing:
 
 
 def sweep_timing(timing: Timing, device: str) -> Timing:
-    """How long to measure each of the settings to choose from: three windows, since a single one is a coin toss.
+    """How long to measure each of the settings to choose from: three whole windows.
 
+    One, or shorter ones, are a coin toss: a slow loader makes a few batches in them, which come in bursts.
     On a CPU they start side by side; a GPU's memory may not have room for several that tune themselves.
     """
     together = len(os.sched_getaffinity(0)) if device == "cpu" else timing.together
-    return replace(timing, windows=3, seconds=max(1.0, timing.seconds / 2), together=together)
+    return replace(timing, windows=3, together=together)
 
 
 def request(options: Options, device: str, stage: str) -> Request:
