@@ -1,13 +1,15 @@
 # make install   an environment in .venv with everything but the benchmark's peers
 # make bench     images per second beside the peers
 # make test      checks and all tests            make quick   without the slow ones
+# make faults    counts what was done to real processes and files, and survived, into the README
+# make soak      the same for longer
 # make demo      scenes → shards → training → scores → runs/demo/report.html
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers
 
-.PHONY: install test quick lint bench demo clean
+.PHONY: install test quick lint faults soak bench demo clean
 
 install: $(INSTALLED)
 
@@ -29,10 +31,17 @@ lint: $(PEERS)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 quick: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+faults: $(PEERS)
+	FASTSEG_FAULTS_JSON=bench/results/faults.json $(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m bench.suite.readme
+
+soak: $(PEERS)
+	FASTSEG_SOAK=1 $(BIN)/python -m pytest tests/faults
 
 bench: $(PEERS)
 	$(BIN)/python bench/throughput.py

@@ -35,16 +35,18 @@ MACHINE = ("processor", "cores", "gpus", "affinity", "threads", "governor", "sys
 class Options:
     """Say what got slower or faster beyond noise from one run of bench/throughput.py to another.
 
+    Example: python bench/compare.py before.json after.json
+
     Beyond noise is a change of a contestant's median for which all three hold: an exact rank test (Mann–Whitney,
     two-sided) of its windows gives p < 0.05, for which each run must have 4 windows or more; the 95 % bootstrap
     interval of the ratio of medians leaves out 1; and it is 3 % or more, because two runs of the same code differ that
     much. The exit code is 1 if something of fastseg's got slower beyond noise; parts of it alone, and fastseg without
-    one of its parts, do not count.
+    one of its parts or under other settings (--ablate, --candidates, --settings), do not count.
     """
 
-    before: Annotated[Path, tyro.conf.Positional]
+    before: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BEFORE.json")]
     """JSON of the earlier run."""
-    after: Annotated[Path, tyro.conf.Positional]
+    after: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="AFTER.json")]
     """JSON of the later run."""
 
 
@@ -104,15 +106,17 @@ def main() -> None:
     slower = [
         row.contestant
         for (row, _), change in zip(pairs, changes, strict=True)
-        if _counts(row) and change.verdict == "slower"
+        if _counts(row, runs[0]) and change.verdict == "slower"
     ]
     print(f"slower beyond noise: {', '.join(slower)}" if slower else "nothing of fastseg's got slower beyond noise")
     sys.exit(1 if slower else 0)
 
 
-def _counts(row: Row) -> bool:
-    """Whether it is something that people use."""
-    return row.ours and not row.part and " without " not in row.contestant
+def _counts(row: Row, run: Results) -> bool:
+    """Whether it is something that people use: of a run with --settings only what stands beside the other settings."""
+    changed = any(word in row.contestant for word in (" without ", " with "))
+    swept = run.settings.get("options", {}).get("settings", False)
+    return row.ours and not row.part and not changed and (not swept or row.contestant == "fastseg")
 
 
 def _pairs(before: Results, after: Results) -> list[tuple[Row, Row]]:

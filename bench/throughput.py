@@ -72,13 +72,14 @@ def _frames(options: Options) -> Frames:
 
 def _contestants(options: Options, requests: dict[str, Request]) -> dict[str, list[Contestant]]:
     """Who is measured in which stage; a stage's module is imported only if it is asked for."""
-    if not options.ablate:
+    flag = asked.variants(options)
+    if flag is None:
         return {stage: _module(stage).contestants(request) for stage, request in requests.items()}
-    from bench.suite import ablation
-
-    found = {stage: ablation.contestants(request, stage) for stage, request in requests.items()}
+    module, does = asked.VARIANTS[flag]
+    variants = importlib.import_module(f"bench.suite.{module}")
+    found = {stage: variants.contestants(request, stage) for stage, request in requests.items()}
     if not any(found.values()):
-        raise UserError(f"--ablate has nothing to take away from {', '.join(found)}; add --stages loader compute")
+        raise UserError(f"--{flag} has nothing to {does} {', '.join(found)}; add --stages compute")
     return {stage: contestants for stage, contestants in found.items() if contestants}
 
 
@@ -119,7 +120,8 @@ class Run:
             rows = contest.rows()
             self.rows += rows
             self.failures += contest.failures
-            derive = getattr(_module(stage), "derived", None) if not self.options.ablate else None
+            alone = asked.variants(self.options)
+            derive = None if alone else getattr(_module(stage), "derived", None)
             derived = derive(self.rows) if derive else []
             self.derived += derived
             self._show(rows, contest.failures, sentences(derived))

@@ -1,0 +1,43 @@
+"""fastseg: train DeepLabv3 fast, and use what came of it.
+
+>>> import fastseg
+>>> model = fastseg.load("ckpt.pt")
+>>> mask = model.predict("street.jpg")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastseg.data.batches import ShardBatches as ShardBatches
+    from fastseg.data.batches import open_shards as open_shards
+    from fastseg.data.loader import Batch as Batch
+    from fastseg.errors import UserError as UserError
+    from fastseg.labels import SegmentationClass as SegmentationClass
+    from fastseg.use.predictor import Predictor as Predictor
+    from fastseg.use.predictor import load as load
+
+__all__ = ["Batch", "Predictor", "SegmentationClass", "ShardBatches", "UserError", "load", "open_shards"]
+
+_HOMES = {
+    "Batch": "fastseg.data.loader",
+    "Predictor": "fastseg.use.predictor",
+    "SegmentationClass": "fastseg.labels",
+    "ShardBatches": "fastseg.data.batches",
+    "UserError": "fastseg.errors",
+    "load": "fastseg.use.predictor",
+    "open_shards": "fastseg.data.batches",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when they are used: torch and DALI take seconds (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

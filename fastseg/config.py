@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from fastseg.errors import UserError
 
+Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -20,21 +22,27 @@ class DataConfig:
     """Height and width of the training crop, pixels. 769² of the literature, rounded to whole strides of 32."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random ratio by which frames are resized before the crop (mmsegmentation)."""
+    squeeze: bool = False
+    """Resize the whole frame to the crop's height and width, whatever its proportions, in training and in all use of
+    the network; scale does not apply. For comparisons with networks trained so (recipe seed)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
-    brightness: float = 0.125
-    """Brightness × (1 ± this) in half of the samples (32 of 255 grey levels in mmsegmentation)."""
-    contrast: float = 0.5
-    """Contrast × (1 ± this) in half of the samples (mmsegmentation)."""
-    saturation: float = 0.5
-    """Saturation × (1 ± this) in half of the samples (mmsegmentation)."""
-    hue: float = 18.0
-    """Hue turned by ± this many degrees in half of the samples (mmsegmentation)."""
+    brightness: float = 0.4
+    """Brightness × (1 ± this) in half of the samples (PaddleSeg)."""
+    contrast: float = 0.4
+    """Contrast × (1 ± this) about a grey of 128 in half of the samples (PaddleSeg: about the image's mean)."""
+    saturation: float = 0.4
+    """Saturation × (1 ± this) in half of the samples (PaddleSeg)."""
+    hue: float = 25.0
+    """Hue turned by ± this many degrees in half of the samples (PaddleSeg: 18 of 256 steps)."""
     eval_batch: int = 1
     """Whole frames per GPU and step of the validation."""
     threads: int | None = None
     """CPU threads for decoding (and on a CPU as many for resizing), per GPU; None: all cores, shared among the GPUs
     of the machine, at most 16."""
+    resident: Literal["auto", "whole", "part", "no"] = "auto"
+    """Training frames that stay decoded in the GPU's memory. whole: all on each GPU; part: on each GPU its share, from
+    which alone it then draws; no: none. auto: the first of these that fits beside the network; on a CPU, no."""
     prefetch: int = 2
     """Batches decoded ahead, and as many read ahead of those."""
 
@@ -55,11 +63,14 @@ class DataConfig:
 class ModelConfig:
     """Which network, and what it starts from."""
 
-    arch: Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"] = "deeplabv3_resnet50"
-    """torchvision's DeepLabv3, by its backbone (output stride 8; 16 for MobileNetV3)."""
+    arch: Arch = "deeplabv3_resnet50"
+    """torchvision's DeepLabv3, by its backbone. Output stride 8; 16 for MobileNetV3."""
     weights: str = "imagenet"
-    """What training starts from: imagenet (the backbone), coco (the whole network but its last layers), none,
-    or a file with a checkpoint of ours or a state dict of torchvision's."""
+    """What training starts from: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the
+    whole network but its last layers; a file holds a checkpoint of ours or a state dict of torchvision's."""
+    void: bool = False
+    """Train void pixels (255; so is padding, but --data.squeeze has none) as one class more. Predictions and scores
+    know the data's classes only. For comparisons with networks trained so (recipe seed)."""
     sync_bn: bool | None = None
     """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
     channels_last: bool = True
@@ -76,8 +87,8 @@ class OptimConfig:
     """Loss, optimiser and schedule."""
 
     epochs: float = 215.0
-    """Passes over the training split (80,000 steps of 8 on Cityscapes)."""
-    name: Literal["sgd", "adam"] = "sgd"
+    """Passes over the training split. 215 are 80,000 steps of 8 on Cityscapes."""
+    name: Literal["sgd", "adamw"] = "sgd"
     """The optimiser, in torch's fused form."""
     lr: float = 0.01
     """Peak learning rate at a global batch of lr_batch."""
@@ -85,7 +96,7 @@ class OptimConfig:
     """The rate grows in proportion to the global batch over this one (Goyal et al. 2017, arXiv 1706.02677);
     None: it does not."""
     momentum: float = 0.9
-    """SGD's momentum; Adam's first beta."""
+    """SGD's momentum; AdamW's first beta."""
     weight_decay: float = 5e-4
     """Of weights of convolutions; norms and biases are not decayed (He et al. 2018, arXiv 1812.01187)."""
     schedule: Literal["poly", "constant"] = "poly"
@@ -103,6 +114,9 @@ class OptimConfig:
     ohem: float | None = None
     """Online hard example mining: only pixels whose true class gets less than this probability count, but no
     less than a sixteenth of them (Shrivastava et al. 2016, arXiv 1604.03540); None: all pixels."""
+    dice: float = 0.0
+    """Weight of a Dice loss beside the main head's cross-entropy: every class in a GPU's batch counts alike, however
+    few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
 
     def __post_init__(self) -> None:
         _check(self.epochs > 0, "optim.epochs", self.epochs, "more than 0")
@@ -115,6 +129,7 @@ class OptimConfig:
         _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
         _check(self.aux >= 0, "optim.aux", self.aux, "0 or more")
+        _check(self.dice >= 0, "optim.dice", self.dice, "0 or more")
         _check(self.ohem is None or 0 < self.ohem < 1, "optim.ohem", self.ohem, "between 0 and 1")
 
 
@@ -123,11 +138,21 @@ class Config:
     """A training run."""
 
     shards: str = "shards/cityscapes"
-    """Folder (or s3:// prefix) with the set that tools/make_shards.py packed."""
+    """Folder (or s3:// prefix) of the packed set. tools/make_shards.py packs it."""
+    cache: Path | None = None
+    """Folder on a disk of this machine that keeps what is read from an s3:// prefix, so that later epochs and runs need
+    not read it again; all GPUs and runs of the machine may share it."""
+    cache_gb: float = 50.0
+    """Most that the cache holds, GB."""
     name: str = "cityscapes"
     """The run's results go to RUNS/NAME."""
     runs: Path = Path("runs")
     """Folder of all runs."""
+    verify_shards: bool = False
+    """Before the first step read every tar and index of the two splits and compare its SHA-256 with the manifest's."""
+    max_bad_samples: int = 0
+    """Damaged records that may be passed over, the next record of the split in the place of each (in the evaluation
+    nothing: they do not count); with one more the run ends."""
     train_split: str = "train"
     """Split to train on."""
     eval_split: str = "val"
@@ -138,9 +163,14 @@ class Config:
     """Epochs between two checkpoints; there is one after every evaluation, on SIGTERM and at the end."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
+    """Who gets the numbers of metrics.jsonl as well. wandb: Weights & Biases (WANDB_MODE=offline keeps it local);
+    mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
     resume: str = "auto"
-    """auto: go on from the run's last checkpoint if it has one; never: start anew and move
-    earlier results aside; or a checkpoint file to go on from."""
+    """Whether to go on from a checkpoint: auto, never or a file. auto: from the run's last one if it has one; never:
+    start anew and move earlier results aside."""
+    timeout: float = 600.0
+    """Seconds after which ranks that wait for one that hangs end the run, with a message that names it."""
     seed: int = 0
     """Of the weights' first values, the order of samples and all augmentation."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -151,9 +181,12 @@ class Config:
         _check(
             self.name not in ("", ".", "..") and "/" not in self.name, "name", repr(self.name), "a plain folder name"
         )
+        _check(self.cache_gb > 0, "cache-gb", self.cache_gb, "more than 0 GB")
+        _check(self.max_bad_samples >= 0, "max-bad-samples", self.max_bad_samples, "0 or more")
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
         _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
+        _check(self.timeout >= 5, "timeout", self.timeout, "at least 5 seconds")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
 
     @property

@@ -1,7 +1,9 @@
 """Errors a user can cause: one sentence that says what, where, the value found and the cure."""
 
 import errno
+import io
 import os
+import reprlib
 import sys
 from collections.abc import Callable
 
@@ -19,6 +21,8 @@ def run_command(main: Callable[[], None]) -> None:
     Exits with 2 after a user's error, 130 after Ctrl-C, 141 when nobody reads the output any more; any other
     exception is a bug of ours and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
@@ -36,7 +40,26 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring = 2, 80
+
+    def repr_int(self, x: int, _level: int) -> str:
+        return repr(x) if x.bit_length() <= 64 else f"<a number of {x.bit_length()} bits>"
+
+    def repr_instance(self, x: object, _level: int) -> str:
+        return repr(x) if isinstance(x, (bool, float, type(None))) else f"<a {type(x).__name__}>"
+
+
+def shown(value: object) -> str:
+    """A value from a file that anybody may have written, for a sentence: short, whatever its size and depth."""
+    return _Short().repr(value)
+
+
 def _fail(sentence: str) -> None:
     rank = int(os.environ.get("RANK", "0"))
-    print(f"error: {f'[rank {rank}] ' if rank else ''}{sentence}", file=sys.stderr)
+    # Names of files may hold line feeds and a terminal's commands.
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(sentence.split()))
+    print(f"error: {f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
     sys.exit(USER_ERROR)

@@ -1,12 +1,13 @@
 """Evaluate a checkpoint on packed shards by the official metric: ``fastseg-eval ckpt.pt``."""
 
 import json
+import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):
     # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
@@ -17,36 +18,17 @@ from rich.console import Console
 
 from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.errors import UserError, run_command
+from fastseg.evalconfig import Options, check, check_files
 from fastseg.files import is_remote, write_atomic
+from fastseg.helptext import command_name
 from fastseg.progress import show_progress
 
 if TYPE_CHECKING:
+    from fastseg.data.loader import EvalLoader
     from fastseg.loop.distributed import Ranks
-
-
-@dataclass(frozen=True)
-class Options:
-    """Per-class IoU on whole frames at full resolution, from the checkpoint alone.
-
-    Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --json scores.json
-    """
-
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used where it has them."""
-    shards: str | None = None
-    """Folder (or s3:// prefix) of the packed set. None: the one the checkpoint was trained on."""
-    split: str = "val"
-    """Split to score."""
-    gpus: int | None = None
-    """Processes on this machine, one per GPU or per share of the CPU. None: one for every GPU there is."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPUs if there are any."""
-    batch: int = 1
-    """Whole frames per GPU and step."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of convolutions and products; auto: the fastest that the hardware has."""
-    json: Path | None = None
-    """Write the scores and the confusion matrix to this file."""
+    from fastseg.model.inference import Views
+    from fastseg.score.outcome import Outcome
+    from fastseg.score.submission import PredictionFolder
 
 
 def main() -> None:
@@ -55,29 +37,56 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, config=(tyro.conf.FlagConversionOff,))
-    if options.batch < 1:
-        raise UserError(f"--batch is {options.batch}; it must be 1 or more")
-    # torch takes seconds to import: --help and wrong flags are answered before.
+    options = tyro.cli(Options, prog=command_name())
+    check(options)
+    if os.environ.get("RANK", "0") == "0":  # what one rank tries in a folder would be another's finding
+        check_files(options)
+    if options.shards:
+        read_manifest(options.shards)
+    # torch takes seconds to import: --help, wrong flags and wrong files are answered before.
     from fastseg.data.loader import open_files
     from fastseg.loop import checkpoint
     from fastseg.loop.distributed import become_ranks, joined_ranks
+    from fastseg.score.evalchecks import check_official, check_split
 
-    saved = checkpoint.load(options.checkpoint)
-    shards = options.shards or str(saved["shards"])
-    if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
-        raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
+    saved = [checkpoint.load(path) for path in options.checkpoints]
+    shards = shards_of(options, saved)
     manifest = read_manifest(shards)
-    check_classes(saved, manifest, shards)
-    open_files(shards, manifest, options.split)
+    check_classes(options, saved, manifest, shards)
+    check_split(options, manifest, shards)
+    files = open_files(shards, manifest, options.split, unlabelled=True)
+    views = views_of(options)
+    for document in saved:
+        views.check(document.get("squeeze"))
+    check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
     with joined_ranks(options.device) as ranks:
-        evaluate_checkpoint(options, saved, shards, manifest, ranks)
+        if options.alone:
+            evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
+        else:
+            compare_models(options, saved, shards, manifest, ranks)
 
 
-def check_classes(saved: dict[str, Any], manifest: Manifest, shards: str) -> None:
-    """Refuse shards of other classes than the checkpoint's."""
-    trained, packed = [c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]
+def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:
+    """The packed set to score."""
+    shards = options.shards or str(saved[0]["shards"])
+    if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
+        raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
+    return shards
+
+
+def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manifest, shards: str) -> None:
+    """Refuse two checkpoints of different classes, and shards of others than the checkpoint's."""
+    if not saved:
+        return
+    trained, *others = ([c["name"] for c in document["classes"]] for document in saved)
+    if others and others[0] != trained:
+        a, b = options.checkpoints
+        raise UserError(
+            f"{a} knows {len(trained)} classes ({', '.join(trained[:3])}, …), {b} knows {len(others[0])} "
+            f"({', '.join(others[0][:3])}, …); only models of the same classes can be compared"
+        )
+    packed = [c.name for c in manifest.classes]
     if trained != packed:
         raise UserError(
             f"the checkpoint knows {len(trained)} classes ({', '.join(trained[:3])}, …), {shards} holds {len(packed)} "
@@ -85,53 +94,147 @@ def check_classes(saved: dict[str, Any], manifest: Manifest, shards: str) -> Non
         )
 
 
-def evaluate_checkpoint(
-    options: Options, saved: dict[str, Any], shards: str, manifest: Manifest, ranks: "Ranks"
-) -> None:
-    """Score as this rank; the first one prints the table and writes the file."""
-    from fastseg.data.loader import EvalLoader, cpu_threads, open_files
-    from fastseg.loop.step import autocast, precision_of
-    from fastseg.model.deeplab import restore_model
-    from fastseg.score.evaluator import evaluate, predict
-    from fastseg.score.metrics import score, score_table
+def views_of(options: Options) -> "Views":
+    """How frames are looked at."""
+    from fastseg.model.inference import MULTI_SCALE, ONCE
 
-    split = manifest.split(options.split)
-    model = restore_model(saved).to(ranks.device)
-    loader = EvalLoader(
-        open_files(shards, manifest, options.split, ranks.rank, ranks.world),
-        split,
+    return replace(MULTI_SCALE if options.tta else ONCE, window=options.window)
+
+
+def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks") -> "EvalLoader":
+    """This rank's frames of the split."""
+    from fastseg.data.loader import EvalLoader, cpu_threads, open_files
+    from fastseg.loop.build import verify_shards
+
+    if options.verify_shards:
+        verify_shards(shards, manifest, [options.split], ranks)
+    return EvalLoader(
+        open_files(shards, manifest, options.split, ranks.rank, ranks.world, options.max_bad_samples, unlabelled=True),
+        manifest.split(options.split),
         batch=options.batch,
         device=ranks.device,
         threads=cpu_threads(ranks.local_world),
+        most=options.max_images,
     )
+
+
+def evaluate_checkpoint(
+    options: Options, saved: dict[str, Any], shards: str, manifest: Manifest, ranks: "Ranks"
+) -> None:
+    """Score (a split without masks: predict) as this rank; the first one says and writes what came out."""
+    from fastseg.loop.distributed import barrier
+    from fastseg.loop.step import autocast, precision_of
+    from fastseg.model.deeplab import restore_model
+    from fastseg.model.inference import predict
+    from fastseg.score.boundary import BoundaryCounts
+    from fastseg.score.evalfolder import WORST_IMAGES
+    from fastseg.score.evaluator import evaluate
+    from fastseg.score.outcome import Outcome
+    from fastseg.score.submission import prediction_folder
+
+    model = restore_model(saved).to(ranks.device)
+    loader = open_loader(options, shards, manifest, ranks)
     precision = precision_of(options.precision, ranks.device)
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
+    boundaries = BoundaryCounts(len(manifest.classes), ranks.device)
+    folder, temporary = options.save_predictions, bool(options.official)
+    with prediction_folder(folder, temporary, loader.sample_keys(), manifest.classes) as saving:
+        with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
+            result = evaluate(
+                partial(predict, model, views=views_of(options)),
+                loader,
+                len(manifest.classes),
+                keep_worst=WORST_IMAGES if options.report else 0,
+                watchers=[boundaries, *([saving.save] if saving else [])],
+                progress=show,
+            )
+        boundary = boundaries.iou()
+        barrier()  # all predictions are written
+        if ranks.first and result:
+            outcome = Outcome(
+                checkpoint=str(options.checkpoints[0]),
+                step=saved["step"],
+                weights="ema" if saved["ema"] else "model",
+                shards=shards,
+                split=options.split,
+                manifest=manifest,
+                result=result,
+                boundary=boundary,
+                precision=precision,
+                views=views_of(options),
+            )
+            finish(options, outcome, loader.sample_keys(), saved.get("config") or {}, saving)
+
+
+def finish(
+    options: Options,
+    outcome: "Outcome",
+    keys: list[str],
+    config: dict[str, Any],
+    saved: "PredictionFolder | None",
+) -> None:
+    """Print and write what was asked for; ``keys`` of the split's frames by their place."""
+    from fastseg.score.evalfolder import write_evaluation
+    from fastseg.score.official import compare_official
+
+    console = Console(markup=False)
+    outcome.show(console)
+    document = outcome.to_json()
+    frames = range(min(len(keys), options.max_images or len(keys)))
+    if options.save_predictions and saved:
+        saved.tell(console, frames, zipped=not outcome.labelled)
+    if options.official and saved:
+        document["official"] = compare_official(options.official, outcome.scores, saved.present(frames), console)
+    if options.json:
+        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+    if options.report:
+        classes = outcome.manifest.classes
+        page = write_evaluation(options.report, outcome.result, keys, classes, outcome.record(), config)
+        console.print(f"the report is {page}", highlight=False, soft_wrap=True)
+
+
+def compare_models(
+    options: Options, saved: list[dict[str, Any]], shards: str, manifest: Manifest, ranks: "Ranks"
+) -> None:
+    """Score two models, or the baseline alone, as this rank; the first one says and writes what came out."""
+    from fastseg.loop.step import autocast, precision_of
+    from fastseg.model.baseline import ARCH, Baseline
+    from fastseg.score.contest import contestants, count_frames, show_contest
+    from fastseg.score.outcome import looks
+
+    arch = options.arch or (saved[0]["arch"] if saved else ARCH)
+    baseline = Baseline(arch, [c.name for c in manifest.classes]) if options.baseline else None
+    views, precision = views_of(options), precision_of(options.precision, ranks.device)
+    checkpoints = list(zip(map(str, options.checkpoints), saved, strict=True))
+    models = contestants(checkpoints, baseline, views, ranks.device)
+    loader = open_loader(options, shards, manifest, ranks)
+    progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     with autocast(precision, ranks.device), progress as show:
-        result = evaluate(partial(predict, model), loader, len(manifest.classes), progress=show)
-    if not ranks.first or result is None:
+        counted = count_frames([model.infer for model in models], loader, len(manifest.classes), show)
+    if counted is None:
         return
-    scores = score(result.matrix, manifest.classes)
-    console = Console()
-    console.print(score_table(scores, manifest.classes))
+    console = Console(markup=False)
+    document = show_contest(console, models, counted, manifest.classes, baseline)
+    if counted.bad_samples:
+        console.print(f"{counted.bad_samples} damaged frames were left out", highlight=False)
     console.print(
-        f"{options.checkpoint}: {result.images} images of {shards} ({options.split}) "
-        f"at {result.images_per_second:.2f} images/s, {precision}",
+        f"{counted.images} images of {shards} ({options.split}) at {counted.images_per_second:.2f} images/s, "
+        f"{', '.join([precision, *looks(views)])}",
         highlight=False,
         soft_wrap=True,
     )
     if options.json:
-        document = {
-            "checkpoint": str(options.checkpoint),
-            "step": saved["step"],
+        about = {
+            "checkpoints": [str(path) for path in options.checkpoints],
             "shards": shards,
             "split": options.split,
             "dataset": manifest.digest(),
-            "images": result.images,
-            "images_per_second": result.images_per_second,
-            **scores.to_json(),
-            "matrix": result.matrix.tolist(),
+            "precision": precision,
+            **asdict(views),
+            "images": counted.images,
+            "bad_samples": counted.bad_samples,
         }
-        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+        write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

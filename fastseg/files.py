@@ -2,13 +2,28 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any, NamedTuple
 
 from fastseg.errors import UserError
+
+TRIES = 8
+"""How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says), with pauses of a minute on average,
+two at most, in all."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a connection to the storage may take."""
+READ_TIMEOUT = 30.0
+"""Seconds of silence after which a request is sent again."""
+BLOCK = 1 << 26
+"""Bytes that are downloaded at a time."""
 
 
 @contextmanager
@@ -35,6 +50,36 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def check_writable(path: str | Path, flag: str) -> None:
+    """Refuse a folder, there or yet to be made, that nothing can be written into; ``flag`` names it in the sentence.
+
+    Nothing is left behind. Raises :class:`UserError`.
+    """
+    _check_place(Path(path), Path(path), flag, "folder")
+
+
+def check_writable_file(path: str | Path, flag: str) -> None:
+    """Refuse a file, there or yet to be made, that :func:`write_atomic` cannot write; as :func:`check_writable`."""
+    if Path(path).is_dir():
+        raise UserError(f"{flag} is {path}, which is a folder; name a file")
+    _check_place(Path(path), Path(path).parent, flag, "file")
+
+
+def _check_place(path: Path, folder: Path, flag: str, kind: str) -> None:
+    # Not Path.exists, which raises where a folder above may not be looked into.
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    try:
+        if nearest.is_dir():
+            with TemporaryFile(dir=nearest):  # the only sure test: of root, permission bits say nothing
+                return
+    except OSError as error:
+        where = f"nothing can be made in {nearest} ({error.strerror})"
+        raise UserError(f"{flag} {path} cannot be written: {where}; name another {kind}") from None
+    if nearest == path:
+        raise UserError(f"{flag} is {path}, which is a file; name a {kind}")
+    raise UserError(f"{flag} is {path}, but {nearest} is a file; name another {kind}")
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -57,37 +102,116 @@ def join(folder: str | Path, name: str) -> str:
 def read_bytes(path: str) -> bytes:
     """The bytes of a local file or of an ``s3://bucket/key`` object.
 
-    Raises :class:`FileNotFoundError` where there is none, and :class:`UserError` where the storage cannot be
-    asked.
+    Raises :class:`FileNotFoundError` where there is none, and :class:`UserError` where the storage refuses or, asked
+    again and again (:data:`TRIES`), does not answer.
     """
-    return _get(path) if is_remote(path) else Path(path).read_bytes()
+    return _ask(path, _body) if is_remote(path) else Path(path).read_bytes()
 
 
-def read_range(path: str, offset: int, size: int) -> bytes:
-    """``size`` bytes of an ``s3://`` object from ``offset`` on, fewer at its end; raises as :func:`read_bytes`."""
-    return _get(path, Range=f"bytes={offset}-{offset + size - 1}")
+def read_range(path: str, offset: int, size: int, etag: str | None = None) -> bytes:
+    """``size`` bytes of an ``s3://`` object from ``offset`` on, fewer at its end; raises as :func:`read_bytes`.
+
+    With the ``etag`` of :func:`look_up` an object that was replaced since is refused.
+    """
+    same = {"IfMatch": etag} if etag else {}
+    return _ask(path, _body, Range=f"bytes={offset}-{offset + size - 1}", **same)
 
 
-def _get(path: str, **options: str) -> bytes:
+class Listing(NamedTuple):
+    """What the storage says of an object without sending it."""
+
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes whenever the content does."""
+
+
+def look_up(path: str) -> Listing:
+    """Size and ETag of an ``s3://`` object; raises as :func:`read_bytes`."""
+    found = _ask(path, lambda client, **where: client.head_object(**where))
+    return Listing(found["ContentLength"], found["ETag"])
+
+
+@contextmanager
+def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
+    """A local folder with the files ``names``: ``folder`` itself, or a temporary copy of what ``s3://`` has of them."""
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    with TemporaryDirectory(prefix="fastseg-") as temporary:
+        for name in names:
+            with suppress(FileNotFoundError):
+                _download(join(folder, name), Path(temporary) / name)
+        yield Path(temporary)
+
+
+def _download(source: str, path: Path) -> None:
+    size, etag = look_up(source)
+    with path.open("wb") as file:
+        for offset in range(0, size, BLOCK):
+            file.write(read_range(source, offset, BLOCK, etag))
+
+
+def _body(client: Any, **request: str) -> bytes:
+    """An object's bytes. The client repeats requests by itself, but not what breaks off after its first byte."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    for broken in count(1):
+        stream = client.get_object(**request)["Body"]
+        try:
+            return bytes(stream.read())
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+            if broken >= _tries():
+                raise
+        time.sleep(random.random() * 2 ** (broken - 1))
+    raise AssertionError("the loop has no end")
+
+
+def _ask(path: str, request: Callable[..., Any], **options: str) -> Any:
+    """``request(client, Bucket=…, Key=…, **options)``, its errors as a :class:`FileNotFoundError` or one sentence."""
     try:
-        from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError, ResponseStreamingError
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise UserError(f"{path} needs boto3; install it with: pip install 'fastseg-deeplab[s3]'") from error
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    client = _storage(os.environ.get("AWS_ENDPOINT_URL"))
+    _sent.count = 0
     try:
-        # The client tries requests again by itself, but not the reading of what they bring.
-        with suppress(ResponseStreamingError, ReadTimeoutError):
-            return client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
-        return client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
+        client = _storage(os.environ.get("AWS_ENDPOINT_URL"))
+        return request(client, Bucket=bucket, Key=key, **options)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket", "404"):
+        code = error.response["Error"]["Code"]
+        if code in ("NoSuchKey", "404"):
             raise FileNotFoundError(path) from error
-        if error.response["Error"]["Code"] == "InvalidRange":  # it begins behind the end
+        if code == "InvalidRange":  # it begins behind the end
             return b""
-        raise UserError(f"{path} cannot be read: {error}") from error
-    except BotoCoreError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        if code == "PreconditionFailed":
+            raise UserError(f"{path} was replaced while it was being read; run the same command again") from None
+        raise _unreadable(path, error) from None
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    tries = f" after {_sent.count} tries" if _sent.count > 1 else ""
+    cure = (
+        "once the storage answers, the same command goes on"
+        if _passes(error)
+        else "check the address, the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE), the region "
+        "(AWS_DEFAULT_REGION) and the endpoint (AWS_ENDPOINT_URL)"
+    )
+    return UserError(f"{path} cannot be read{tries} ({' '.join(str(error).split())}); {cure}")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the same request may be answered later: a busy or broken server, a timeout, a lost connection."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        throttled = error.response["Error"]["Code"] in ("RequestTimeout", "SlowDown", "Throttling")
+        return status >= 500 or status == 429 or throttled
+    lost = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
+    return isinstance(error, lost) and not isinstance(error, exceptions.SSLError)
 
 
 @cache
@@ -96,7 +220,29 @@ def _storage(endpoint: str | None) -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=64))
+    # botocore's newer "standard" mode gives up after 35 repetitions within a short time, of all threads together: with
+    # 32 readers that is an outage of a second. "legacy" waits up to 1, 2, 4, … 64 s between the tries of each request.
+    config = Config(
+        max_pool_connections=64,
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        retries={"mode": "legacy", "total_max_attempts": _tries()},
+    )
+    client = boto3.client("s3", endpoint_url=endpoint, config=config)
+    client.meta.events.register("before-send.s3", _count_request)
+    return client
+
+
+def _tries() -> int:
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES))
+
+
+def _count_request(**_: Any) -> None:
+    _sent.count = getattr(_sent, "count", 0) + 1
+
+
+_sent = threading.local()
+"""``count``: the requests that this thread has sent for the object it reads."""
 
 
 def _fsync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Classes: their names, colours and train ids, and the table from a mask's pixel values to train ids."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,19 @@ from typing import Any
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, shown
 
 IGNORE = 255
 """The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""
 
 MAX_CLASSES = 255
 """Train ids are bytes and 255 is :data:`IGNORE`."""
+
+MAX_NAME = 100
+"""Characters of a name in a file."""
+
+MAX_FILE = 1 << 20
+"""Bytes of a classes.json; 255 classes take 20 kB."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,15 @@ def cityscapes() -> LabelTable:
     return LabelTable("cityscapes", classes, train_ids)
 
 
+def cityscapes_ids(classes: Sequence[SegmentationClass]) -> tuple[int, ...] | None:
+    """Cityscapes' own id of each class, which its server and evaluator want; None where the classes are others."""
+    table = cityscapes()
+    if [c.name for c in classes] != [c.name for c in table.classes]:
+        return None
+    ids = {train_id: value for value, train_id in table.train_ids.items()}
+    return tuple(ids[i] for i in range(len(classes)))
+
+
 def read_classes(path: Path) -> LabelTable:
     """Read a ``classes.json``: ``{"name", "classes": [{"value", "name", "color"}], "ignore": [values]}``.
 
@@ -64,7 +80,11 @@ def read_classes(path: Path) -> LabelTable:
     with the field and the value for anything else.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise UserError(f"{path} has more than {MAX_FILE:,} bytes; no list of classes needs them")
+        document = json.loads(data.decode())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; --classes takes a classes.json") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -79,7 +99,7 @@ def _parse_classes(document: Any, where: str) -> LabelTable:
     if not 1 <= len(entries) <= MAX_CLASSES:
         raise UserError(f"{where} has {len(entries)} classes; a mask holds 1 to {MAX_CLASSES}")
     if not isinstance(ignored, list):
-        raise UserError(f'{where}: "ignore" is {ignored!r}; it must be a list of pixel values')
+        raise UserError(f'{where}: "ignore" is {shown(ignored)}; it must be a list of pixel values')
     classes = tuple(parse_class(entry, f"{where}, class {i}") for i, entry in enumerate(entries))
     names = [c.name for c in classes]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -88,25 +108,30 @@ def _parse_classes(document: Any, where: str) -> LabelTable:
     pairs = [(entry.get("value"), i) for i, entry in enumerate(entries)] + [(v, IGNORE) for v in ignored]
     for value, train_id in pairs:
         if not _is_byte(value):
-            raise UserError(f"{where}: pixel value {value!r} is not a whole number from 0 to 255")
+            raise UserError(f"{where}: pixel value {shown(value)} is not a whole number from 0 to 255")
         if value in train_ids:
             raise UserError(f"{where} gives pixel value {value} twice")
         train_ids[value] = train_id
-    return LabelTable(str(document.get("name") or "custom"), classes, train_ids)
+    return LabelTable(parse_name(document.get("name") or "custom", where), classes, train_ids)
 
 
 def parse_class(entry: Any, where: str) -> SegmentationClass:
     """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the complaint."""
     if not isinstance(entry, dict):
-        raise UserError(f"{where} is {entry!r}; it must be an object with name and color")
-    name, color, category = entry.get("name"), entry.get("color"), entry.get("category", "")
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise UserError(f"{where} has the name {name!r}; it must be printable text")
+        raise UserError(f"{where} is {shown(entry)}; it must be an object with name and color")
+    name, color, category = parse_name(entry.get("name"), where), entry.get("color"), entry.get("category", "")
     if not isinstance(color, list) or len(color) != 3 or not all(_is_byte(c) for c in color):
-        raise UserError(f"{where} ({name}) has the color {color!r}; it must be three numbers from 0 to 255")
-    if not isinstance(category, str):
-        raise UserError(f"{where} ({name}) has the category {category!r}; it must be text")
+        raise UserError(f"{where} ({name}) has the color {shown(color)}; it must be three numbers from 0 to 255")
+    if category != "":
+        parse_name(category, f"{where} ({name})", "category")
     return SegmentationClass(name, (color[0], color[1], color[2]), category)
+
+
+def parse_name(value: Any, where: str, what: str = "name") -> str:
+    """Check that a value from a file is text that can be shown; ``where`` and ``what`` start the complaint."""
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
+        raise UserError(f"{where} has the {what} {shown(value)}; it must be 1 to {MAX_NAME} printable characters")
+    return value
 
 
 def _is_byte(value: Any) -> bool:

@@ -17,12 +17,12 @@ def show_progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]
 
     Shows on stderr the count, ``unit`` per second and the time that remains.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if not console.is_terminal:
         yield _Lines(console, title, unit)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} " + unit + "/s"),

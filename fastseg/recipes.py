@@ -6,37 +6,44 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 
 
 def cityscapes() -> Config:
-    """The best published single-scale recipe for DeepLabv3-R50 on Cityscapes, on 768² crops.
+    """After the best published single-scale recipes for DeepLabv3-R50 on Cityscapes.
 
-    Expect: 79–80 % val mIoU after 215 epochs at a global batch of 8, as mmsegmentation (79.89, R-50-D8 769² 80k) and
-    PaddleSeg (79.90, 1024×512 80k) publish for their DeepLabv3 with SGD 0.01, momentum 0.9, decay 5e-4, poly 0.9, ratio
-    0.5–2, photometric distortion and 0.4 auxiliary loss. Not yet measured with fastseg, nor are larger batches, for
-    which the learning rate grows in proportion.
-    Differences: torchvision's head (ASPP of 256 channels), 768 for 769, norms and biases are not decayed, one epoch
-    of warm-up, averaged weights, no limit on one class's share of a crop.
+    On 768² crops.
+
+    Expect: 78.8–79.9 % val mIoU after 215 epochs at a global batch of 8. That is what mmsegmentation publishes for
+    DeepLabv3, 769² and 80,000 steps with torchvision's stem (78.80) and with a deeper one (79.89); PaddleSeg has 79.90
+    with stronger weights. Not yet measured with fastseg, nor are larger batches, for which the learning rate grows in
+    proportion. Time: 640,000 crops over images/s: 50 minutes on a GPU that made 212, which is a mark, not measured.
+    Differences, each with its reason, and what to see on the way: docs/cityscapes.md. The greatest: torchvision's
+    network, norms and biases not decayed, one epoch of warm-up, averaged weights, no limit on one class's
+    share of a crop.
     """
     return Config()
 
 
 def seed() -> Config:
-    """The settings of the project that fastseg replaces, to compare with (loicduchesne/SemanticSegmentation).
+    """The settings of the project that fastseg replaces, to compare with.
 
-    Expect: slow. Published: 6.2 images/s per A100 on 8 of them, 61.6 % mIoU after 20 epochs with void scored as a
-    20th class on resized masks, which the official metric is not. COCO weights, fp32, NCHW, Adam 1e-4 without a
-    schedule, no auxiliary loss, 8 × 3 images of 768×1024. The original squeezed whole frames to that size; here
-    they are resized by 0.75 and cropped to it.
+    loicduchesne/SemanticSegmentation.
+
+    Expect: slow; not yet measured with fastseg. Published: 6.2 images/s per A100 on 8 of them, and 61.6 % mIoU after 20
+    epochs, but with void scored as a 20th class on squeezed masks, so that it compares with no other mIoU. As there:
+    void is trained as a class (--model.void), frames of 2048×1024 are squeezed to 1024×768 (--data.squeeze), COCO
+    weights, fp32, NCHW, Adam 1e-4 (AdamW without decay) and no schedule, no auxiliary loss, flips, 8 × 3 images. Not as
+    there: the score is the official one, of the data's classes at full resolution; DDP for DataParallel; resizing is
+    antialiased.
     """
     return Config(
         name="seed",
         eval_every=1,
         save_every=1,
-        data=DataConfig(
-            batch=3, crop=(768, 1024), scale=(0.75, 0.75), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+        data=DataConfig(batch=3, crop=(768, 1024), squeeze=True, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0),
+        model=ModelConfig(
+            weights="coco", void=True, precision="fp32", channels_last=False, compile=False, sync_bn=False
         ),
-        model=ModelConfig(weights="coco", precision="fp32", channels_last=False, compile=False, sync_bn=False),
         optim=OptimConfig(
             epochs=20,
-            name="adam",
+            name="adamw",
             lr=1e-4,
             lr_batch=None,
             weight_decay=0.0,
@@ -49,13 +56,14 @@ def seed() -> Config:
 
 
 def camvid() -> Config:
-    """CamVid's 11 classes at 360×480, from scratch: 367 training images, whole-frame sized crops.
+    """CamVid's 11 classes at 360×480, from scratch.
+
+    367 training images, crops as large as the frames.
 
     Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % test mIoU, also without pretrained
-    weights (Jégou et al. 2017, arXiv 1611.09326). As a proxy, 14 epochs of the small network on 240×320 crops reach
-    39 % val mIoU in half an hour on two CPU cores: --model.arch deeplabv3_mobilenet_v3_large --data.crop 240 320
-    --data.scale 0.5 1.25 --data.batch 8 --optim.epochs 14 --optim.lr 0.05 --optim.lr-batch 8 --optim.warmup 0.5
-    --optim.ema 0.98.
+    weights (Jégou et al. 2017, arXiv 1611.09326). On two CPU cores the small network reaches 39 % val mIoU in half an
+    hour (bench/results/cpu-camvid-proxy.json has the flags; changes of colour were weaker then). What its parts are
+    worth in short runs: docs/recipes.md.
     """
     return Config(
         shards="shards/camvid",
@@ -69,7 +77,9 @@ def camvid() -> Config:
 
 
 def demo() -> Config:
-    """A few minutes on two CPU cores: the small network from scratch on procedural streets of 512×256.
+    """A few minutes on two CPU cores: the small network on procedural streets.
+
+    512×256 pixels, from scratch.
 
     Expect: in four minutes the loss falls from about 4 to 1.4 and the val mIoU reaches about 20 %, where guessing
     "road" gives 2 (bench/results/cpu-demo.json). What it measures is that everything works.
@@ -81,7 +91,14 @@ def demo() -> Config:
         save_every=4,
         log_every=6,
         data=DataConfig(
-            batch=4, crop=(192, 256), scale=(0.75, 1.5), contrast=0.0, saturation=0.0, hue=0.0, eval_batch=4
+            batch=4,
+            crop=(192, 256),
+            scale=(0.75, 1.5),
+            brightness=0.125,
+            contrast=0.0,
+            saturation=0.0,
+            hue=0.0,
+            eval_batch=4,
         ),
         model=ModelConfig(arch="deeplabv3_mobilenet_v3_large", weights="none"),
         optim=OptimConfig(epochs=12, lr=0.05, lr_batch=4, warmup=0.5, ema=0.9, clip=5.0),

@@ -1,5 +1,6 @@
 """Train DeepLabv3 on packed shards: ``torchrun fastseg/train.py --gpus 8``."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ import tyro
 from fastseg.config import Config
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError, run_command
+from fastseg.files import check_writable
+from fastseg.helptext import Setting, cut, explained, first_sentence, listed, settings
 from fastseg.recipes import RECIPES
+
+OFTEN = (
+    *("shards", "name", "resume", "data.batch", "data.crop", "data.resident"),
+    *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
+)
+"""Settings that the short help explains."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,16 @@ class Launch:
     recipe: str = "cityscapes"
     """Named settings to start from; every other flag overrides one of its fields."""
     gpus: int | None = None
-    """Processes on this machine: one per GPU, or per share of the CPU where there is no GPU. None: one for every
-    GPU there is. Under torchrun --nproc-per-node N it may be left out."""
+    """Processes on this machine, one per GPU or per share of the CPU. None: one for every GPU there is. Under
+    torchrun --nproc-per-node N it may be left out."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
+    max_restarts: int = 0
+    """How often all ranks start again, from the last checkpoint, where one dies. (Under torchrun
+    --nproc-per-node N use torchrun's own flag.)"""
+    profile: bool = False
+    """Profile a few steps once they are warm, and go on. Where each millisecond goes is said and left in
+    RUNS/NAME/profile, with a trace that opens in Perfetto."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +54,8 @@ class Command:
     Example: torchrun fastseg/train.py --gpus 8 --recipe cityscapes --data.batch 8
     """
 
-    launch: Annotated[Launch, tyro.conf.arg(name="")]
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
 
 def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
@@ -48,14 +63,39 @@ def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
     name = _recipe_name(arguments)
     if name not in RECIPES:
         raise UserError(f"--recipe is {name!r}; it must be one of: {', '.join(RECIPES)}")
-    command = tyro.cli(
-        Command,
-        args=arguments,
-        default=Command(Launch(recipe=name), RECIPES[name]()),
-        description=f"{getdoc(Command)}\n\nRecipe {name}: {getdoc(RECIPES[name])}",
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    default = Command(Launch(recipe=name), RECIPES[name]())
+    if {"-h", "--help"} & set(arguments):
+        print(one_screen(default.launch, default.config))
+        sys.exit()
+    description = f"{getdoc(Command)}\n\nRecipe {name}: {getdoc(RECIPES[name])}"
+    command = tyro.cli(Command, args=arguments, default=default, description=description, compact_help=True)
     return command.launch, command.config
+
+
+def one_screen(launch: Launch, config: Config) -> str:
+    """What ``--help`` says: every flag with its value in the recipe, those that are changed most explained."""
+    rows = list(settings(config))
+    others = {title: [row for row in rows if _part(row) == title] for title in ("run", "data", "model", "optim")}
+    return "\n".join(
+        [
+            "usage: torchrun fastseg/train.py [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
+            *(getdoc(Command) or "").splitlines(),
+            "\nrecipes",
+            *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
+            "\nlaunch",
+            *explained(list(settings(launch))),
+            f"\nmost often changed, with the values of the recipe {launch.recipe}",
+            *explained([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
+            "\nthe others",
+            *(line for title, rows in others.items() for line in listed(title, rows)),
+            "\n-H, --help-verbose explains every one of them: unit, default, source.",
+        ]
+    )
+
+
+def _part(row: Setting) -> str | None:
+    name = row.flag.removeprefix("--")
+    return None if name in OFTEN else name.partition(".")[0] if "." in name else "run"
 
 
 def main() -> None:
@@ -75,15 +115,22 @@ def _recipe_name(arguments: Sequence[str]) -> str:
 
 def _main() -> None:
     launch, config = parse(sys.argv[1:])
+    if os.environ.get("RANK", "0") == "0":  # the others write nothing there
+        check_writable(config.runs, "--runs")
+        check_writable(config.folder, "--name")
     manifest = read_manifest(config.shards)
     # torch takes seconds to import: --help and wrong flags are answered before.
-    from fastseg.loop.distributed import become_ranks, joined_ranks
+    from fastseg.loop.distributed import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.loop.session import check, train
 
     check(config, manifest)
-    become_ranks(launch.gpus, launch.device)
-    with joined_ranks(launch.device) as ranks:
-        train(config, manifest, ranks)
+    if config.resume == "never" and (launch.max_restarts or restarts_of_launcher()):
+        raise UserError(
+            "--resume is never, but each restart of --max-restarts would start anew; leave one of the two out"
+        )
+    become_ranks(launch.gpus, launch.device, launch.max_restarts)
+    with joined_ranks(launch.device, config.timeout) as ranks:
+        train(config, manifest, ranks, launch.profile)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ TINY = (
 def environment() -> dict[str, str]:
     """This process's, with the environment's commands first on the path and one thread each."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_", "LOCAL_", "MASTER_"))}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "COLUMNS": "100"}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
 
 
 def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -1,15 +1,20 @@
-"""Packed sets that several tests read."""
+"""What several tests use: packed sets, a small run, a browser."""
 
-import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
-import layouts
 import pytest
 import torch
 
+import layouts
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.data.packing import PackOptions, pack
 from fastseg.data.sources import open_source
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +42,32 @@ def tiny(shards: Path, tmp_path: Path) -> Config:
     )
 
 
-def with_changes(config: Config, **changes: object) -> Config:
-    """``config`` with other values, ``data__batch=2`` reaching into its parts."""
-    for name, value in changes.items():
-        part, _, inner = name.partition("__")
-        if inner:
-            value = dataclasses.replace(getattr(config, part), **{inner: value})
-        config = dataclasses.replace(config, **{part: value})
-    return config
-
-
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
     """Tests share the machine with the processes that they start."""
     torch.set_num_threads(2)
+
+
+# Not of the session: while playwright runs, nothing else in the process can use asyncio.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by playwright; skipped where there is none, unless FASTSEG_BROWSER is ``required``."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _no_browser("playwright is not installed")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        _no_browser(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        # A sandbox needs rights that containers lack; the page is our own.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def _no_browser(what: str) -> NoReturn:
+    """Skip, or fail where a browser is required."""
+    if os.environ.get("FASTSEG_BROWSER") == "required":
+        pytest.fail(f"{what}, and FASTSEG_BROWSER is required")
+    pytest.skip(what)

@@ -7,8 +7,17 @@ import torch
 
 from fastseg.errors import UserError
 from fastseg.loop import checkpoint
+from fastseg.torchfile import check_checkpoint
 
-PLAIN = {"step": 3, "arch": "a", "ema": None, "mean": [1.0], "std": [2.0], "classes": [{"x": 0.5}], "shards": "s"}
+PLAIN = {
+    "step": 3,
+    "arch": "deeplabv3_resnet50",
+    "ema": None,
+    "mean": [1.0, 2.0, 3.0],
+    "std": [2.0, 3.0, 4.0],
+    "classes": [{"name": "road", "color": [0, 0, 0], "category": ""}],
+    "shards": "s",
+}
 DOCUMENT = {**PLAIN, "model": {"w": torch.arange(4.0)}}
 
 
@@ -55,8 +64,9 @@ class Exploit:
 def test_a_malicious_file_runs_nothing(tmp_path: Path, environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
     torch.save({"format": "fastseg-checkpoint", "version": 1, "x": Exploit(tmp_path / "touched")}, tmp_path / "e.pt")
-    with pytest.raises(UserError, match=r"e\.pt is not a checkpoint that can be loaded safely"):
+    with pytest.raises(UserError, match=r"e\.pt is not a checkpoint that can be loaded safely") as refusal:
         checkpoint.load(tmp_path / "e.pt")
+    assert "weights_only" not in str(refusal.value)  # torch recommends to switch it off
     assert not (tmp_path / "touched").exists()
 
 
@@ -66,11 +76,11 @@ def test_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         checkpoint.load(tmp_path)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="safely"):
+    with pytest.raises(UserError, match=r"text\.pt is not a checkpoint \(no zip archive, 5 bytes\); name a run's"):
         checkpoint.load(tmp_path / "text.pt")
     checkpoint.save(tmp_path / "a.pt", DOCUMENT)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-200])
-    with pytest.raises(UserError, match="safely"):
+    with pytest.raises(UserError, match="safely: it is cut off or damaged"):
         checkpoint.load(tmp_path / "cut.pt")
     torch.save({"w": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="not a checkpoint of fastseg"):
@@ -81,6 +91,30 @@ def test_refuses_other_files(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "part.pt", {"step": 1})
     with pytest.raises(UserError, match="lacks arch, model"):
         checkpoint.load(tmp_path / "part.pt")
+
+
+def refusal(path: Path, *others: Path) -> str:
+    with pytest.raises(UserError) as error:
+        check_checkpoint(path, others)
+    return str(error.value)
+
+
+def test_folders_are_told_apart(tmp_path: Path) -> None:
+    run, packed, photos = (tmp_path / name for name in ("run", "packed", "photos"))
+    for folder in (run / "checkpoints", packed, photos):
+        folder.mkdir(parents=True)
+    (run / "checkpoints/last.pt").touch()
+    assert refusal(run).endswith(f"is a folder; name the checkpoint in it: {run}/checkpoints/last.pt")
+    (run / "checkpoints/best.pt").touch()
+    assert refusal(run).endswith(f": {run}/checkpoints/best.pt")
+    assert refusal(run / "checkpoints").endswith(f": {run}/checkpoints/best.pt")
+    (packed / "manifest.json").touch()
+    assert f"{packed} is a packed set, not a checkpoint" in refusal(packed)
+    assert f"--shards {packed}" in refusal(packed, run / "checkpoints/best.pt")
+    assert refusal(photos).endswith("is a folder; name a run's, such as runs/NAME/checkpoints/best.pt")
+    swapped = refusal(photos, run / "checkpoints/best.pt")
+    assert swapped.endswith(f"{run}/checkpoints/best.pt may be one; the checkpoint comes first")
+    assert "does not exist" in refusal(tmp_path / "none.pt", run / "checkpoints/best.pt")
 
 
 def test_weights_are_contiguous_whatever_the_memory_order() -> None:

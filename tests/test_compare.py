@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
 
+import commands
 from bench.compare import compare, rank_test
 from bench.suite.rows import Results, Row
 
@@ -106,14 +106,27 @@ def test_a_slower_peer_is_none_of_our_business(tmp_path: Path) -> None:
 
 
 def test_parts_and_fastseg_without_a_part_do_not_count(tmp_path: Path) -> None:
-    names = ("fastseg: reading", "fastseg without compile")
+    names = ("fastseg: reading", "fastseg without compile", "fastseg with loss in chunks")
     before = replace(BEFORE, rows=tuple(_row(name, STEADY) for name in names))
     after = replace(BEFORE, rows=tuple(_row(name, tuple(0.5 * rate for rate in STEADY)) for name in names))
     done = _compare(tmp_path, before, after)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("-50.0 %") == 2 + done.stdout.count("-50.0 % to")
+    assert done.stdout.count("-50.0 %") == len(names) + done.stdout.count("-50.0 % to")
     assert "nothing of fastseg's got slower beyond noise" in done.stdout
     assert "note: " not in done.stdout
+
+
+def test_other_settings_do_not_count(tmp_path: Path) -> None:
+    """Of a run with --settings, what stands beside them does."""
+    swept = replace(BEFORE, settings={"options": {"settings": True}})
+    slow = tuple(0.5 * rate for rate in STEADY)
+    before = replace(swept, rows=tuple(_row(name, STEADY) for name in ("fastseg", "fastseg, 1 threads")))
+    done = _compare(tmp_path, before, replace(swept, rows=(_row("fastseg", STEADY), _row("fastseg, 1 threads", slow))))
+    assert done.returncode == 0, done.stderr
+    assert "-50.0 %" in done.stdout
+    done = _compare(tmp_path, before, replace(swept, rows=(_row("fastseg", slow),)))
+    assert done.returncode == 1, done.stderr
+    assert "slower beyond noise: fastseg\n" in done.stdout
 
 
 def test_too_few_windows_are_said(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import with_changes
 
+from changes import with_changes
 from fastseg.config import Config
 from fastseg.errors import UserError
 from fastseg.recipes import RECIPES

@@ -107,7 +107,7 @@ def test_the_download_is_loaded_and_its_hash_checked(monkeypatch: pytest.MonkeyP
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     url = (tmp_path / f"mobilenet_v3_large-{digest}.pth").as_uri()
     path.rename(tmp_path / f"mobilenet_v3_large-{digest}.pth")
-    weights = MobileNet_V3_Large_Weights.DEFAULT
+    weights = MobileNet_V3_Large_Weights.IMAGENET1K_V1
     monkeypatch.setattr(weights, "_value_", weights.value.__class__(url, weights.transforms, weights.meta))
     model = DeepLab(SMALL, 5, *RGB, aux=False)
     load_weights(model, SMALL, "imagenet")
@@ -135,8 +135,10 @@ def test_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="no file"):
         load_weights(model, SMALL, str(tmp_path / "none.pt"))
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="loaded safely"):
+    with pytest.raises(UserError, match=r"text\.pt is not a file of weights \(no zip archive, 5 bytes\)"):
         load_weights(model, SMALL, str(tmp_path / "text.pt"))
+    with pytest.raises(UserError, match="no file"):
+        load_weights(model, SMALL, str(tmp_path / "text.pt/none.pt"))
     with pytest.raises(UserError, match="do not fit"):
         load_weights(model, SMALL, str(state_of(get_model("resnet50", weights=None), tmp_path)))
     torch.save([1, 2], tmp_path / "list.pt")

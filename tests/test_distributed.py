@@ -11,6 +11,7 @@ import torch
 from fastseg.errors import UserError
 from fastseg.loop import distributed
 from fastseg.loop.distributed import become_ranks
+from fastseg.loop.watch import _Seen, hanging
 
 SCRIPT = """
 import sys
@@ -67,6 +68,8 @@ def test_a_mismatch_with_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--gpus is 3, but torchrun started 2"):
         become_ranks(3, "cpu")
+    with pytest.raises(UserError, match="--max-restarts is 2, but torchrun has started the ranks already"):
+        become_ranks(2, "cpu", restarts=2)
 
 
 @pytest.mark.usefixtures("no_launcher")
@@ -87,6 +90,61 @@ def test_what_the_machine_has_not_is_refused(
         become_ranks(gpus, device)
 
 
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+from fastseg.errors import run_command
+from fastseg.loop.distributed import barrier, become_ranks, joined_ranks
+
+def main():
+    become_ranks(int(sys.argv[1]), "cpu", restarts=1)
+    with joined_ranks("cpu") as ranks:
+        Path(f"{sys.argv[2]}/{ranks.rank}").open("a").write("started ")
+        barrier()
+        if ranks.rank == ranks.world - 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] in sys.argv[3]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        barrier()
+
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gpus", "dies", "code"), [(2, "0", 0), (1, "0", 0), (2, "01", 137)])
+def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(MORTAL)
+    command = [sys.executable, str(script), str(gpus), str(tmp_path), dies]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == code, run.stderr
+    assert [(tmp_path / str(rank)).read_text() for rank in range(gpus)] == ["started started "] * gpus
+    says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again, a run goes on"
+    assert (says in run.stderr) == (code != 0)
+    assert "Traceback" not in run.stderr
+
+
+def heard(*words: str) -> _Seen:
+    seen = _Seen()
+    for word in words:
+        seen.hear(word)
+    return seen
+
+
+def test_who_hangs() -> None:
+    """Beats of 20 in a timeout; 18 without a new word, or without progress while another rank is ahead."""
+    gets_on = heard(*(f"{beat} {beat} host 5" for beat in range(1, 30)))
+    waits, behind = (heard(*(f"{beat} {progress} host 6" for beat in range(1, 30))) for progress in (8, 7))
+    frozen, hesitates = heard(*["9 8 host 7"] * 19), heard(*["9 8 host 7"] * 18)
+    assert hanging({0: gets_on, 1: frozen}) == [1]
+    assert hanging({0: waits, 1: frozen}) == [1]
+    assert hanging({0: gets_on, 1: hesitates}) == []
+    assert hanging({0: waits, 1: behind}) == [1]
+    assert hanging({0: waits, 1: behind, 2: gets_on}) == []
+    assert hanging({0: waits, 1: waits}) == []  # nobody is known to wait for another
+    assert hanging({0: frozen, 1: frozen}) == []
+    assert hanging({}) == []
+
+
 @pytest.mark.usefixtures("no_launcher")
 def test_one_stays_one() -> None:
     become_ranks(1, "cpu")
@@ -94,3 +152,95 @@ def test_one_stays_one() -> None:
         assert (ranks.rank, ranks.world, ranks.first) == (0, 1, True)
         assert distributed.sum_over_ranks(torch.tensor(5)) == 5
         assert distributed.gather_states({"a": 1}) == [{"a": 1}]
+
+
+WATCHED = """
+import os, signal, sys, time
+import torch.distributed as dist
+from fastseg.loop.watch import Watch
+
+rank, silent = int(sys.argv[1]), sys.argv[3]
+store = dist.FileStore(sys.argv[2], 3)
+store.set(f"here{rank}", "")
+store.wait([f"here{other}" for other in range(3)])
+if rank == 2 and silent == "never":
+    time.sleep(1000)
+time.sleep(0.2 * (rank == 0))  # the one that speaks notices last
+watch = Watch(store, rank, 3, 3.0, lambda: 1)
+if rank == 2:
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", ["never", "later"])
+def test_one_of_three_falls_silent(silent: str, tmp_path: Path) -> None:
+    """One of the two others says so, once; the other stays until it has."""
+    command = [sys.executable, "-c", WATCHED]
+    started = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), silent], stderr=subprocess.PIPE, text=True)
+        for rank in range(3)
+    ]
+    try:
+        says = [process.communicate(timeout=60)[1] for process in started[:2]]
+    finally:
+        started[2].kill()
+        started[2].communicate()
+    assert [process.returncode for process in started[:2]] == [1, 1]
+    who = "rank 2 (which never spoke)" if silent == "never" else f"rank 2 (process {started[2].pid} on "
+    assert who in says[0]
+    assert "error: " not in says[1]
+
+
+ORPHAN = """
+import time
+import torch.distributed as dist
+from fastseg.loop.watch import Watch
+
+server = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+client = dist.TCPStore("127.0.0.1", server.port, None, False, wait_for_workers=False)
+watch = Watch(client, 0, 2, 2.0, lambda: 1)
+time.sleep(0.5)
+del server
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_ends_the_process() -> None:
+    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "error: the process that the ranks speak through is gone" in run.stderr
+
+
+FAILING = """
+import sys, time
+from fastseg.errors import UserError, run_command
+from fastseg.loop.distributed import barrier, become_ranks, joined_ranks
+
+def main():
+    become_ranks(2, "cpu")
+    with joined_ranks("cpu") as ranks:
+        barrier()
+        if ranks.rank == int(sys.argv[1]):
+            if sys.argv[2] == "bug":
+                raise KeyError("a bug")
+            raise UserError("this rank alone fails")
+        barrier()
+
+run_command(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "how", "code"), [(0, "user", 2), (1, "user", 2), (0, "bug", 1)])
+def test_a_rank_that_fails_alone_says_why(rank: int, how: str, code: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FAILING)
+    command = [sys.executable, str(script), str(rank), how]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode in (code, 2)  # the first that ended, which may be one that lost its connection
+    assert ("KeyError: 'a bug'" if how == "bug" else "this rank alone fails") in run.stderr
+    assert ("Traceback" in run.stderr) == (how == "bug")

@@ -45,6 +45,12 @@ def test_a_window_is_the_crop_divided_by_the_ratio() -> None:
     assert (w.height, w.width) == (48, 80)
 
 
+def test_a_squeezed_frame_is_shown_whole() -> None:
+    drawn = draw(400, Augmentation(CROP, flip=0.25, squeeze=True), frame=(50, 300))
+    assert {w[:-1] for w in drawn} == {(0, 50, 0, 300, *CROP, 0, 0)}
+    assert 0.18 < np.mean([w.flip for w in drawn]) < 0.32
+
+
 def test_draws_cover_what_is_allowed_evenly() -> None:
     drawn = draw(4000, Augmentation(CROP, scale=(0.5, 2.0), flip=0.25))
     ratio = np.array([w.width / (w.right - w.left) for w in drawn])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, shown
 
 
 def fail_with(error: BaseException) -> None:
@@ -53,3 +53,20 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     result = subprocess.run(["bash", "-c", command, script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "line\n"
     assert result.stderr == ""
+
+
+def test_a_sentence_is_one_line_whatever_names_are_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fail_with(UserError("a\nb\x1b[2Jc\udcffd é is no file"))
+    assert capsys.readouterr().err == "error: a b\\x1b[2Jc\\udcffd é is no file\n"
+
+
+def test_values_are_shown_shortly() -> None:
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, "a" * 10**6, 10**5000, [10**5000] * 1000, {"k" * 1000: deep}, object()):
+        assert len(shown(value)) < 300
+    assert [shown(value) for value in (True, None, 1.5, -3, "a", [1, "b"])] == [
+        *("True", "None", "1.5", "-3", "'a'", "[1, 'b']")
+    ]

@@ -3,58 +3,25 @@
 import json
 from pathlib import Path
 
-import commands
-import layouts
 import numpy as np
 import pytest
 import torch
-from official import official
 from PIL import Image
 
-from fastseg.data.loader import EvalLoader, open_files
-from fastseg.data.manifest import read_manifest
+import commands
+import layouts
+from checkpoints import val_loader, write_checkpoint
 from fastseg.data.packing import pack
 from fastseg.data.sources import open_source
-from fastseg.labels import cityscapes
 from fastseg.loop import checkpoint
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, restore_model
-from fastseg.score.evaluator import predict
-
-ARCH = "deeplabv3_mobilenet_v3_large"
-
-
-def val_loader(shards: Path) -> EvalLoader:
-    manifest = read_manifest(shards)
-    files, split = open_files(shards, manifest, "val"), manifest.split("val")
-    return EvalLoader(files, split, batch=1, device=torch.device("cpu"), threads=1)
+from fastseg.model.deeplab import restore_model
+from fastseg.model.inference import predict
+from official import official
 
 
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that predicts many classes: random weights, statistics of noise."""
-    torch.manual_seed(0)
-    model = DeepLab(ARCH, 19, IMAGENET_MEAN, IMAGENET_STD, aux=False)
-    with torch.no_grad():
-        frames = torch.cat([batch.image for batch in val_loader(shards)])
-        for _ in range(20):
-            model.train()(frames)
-        logits = model.eval()(frames).out.transpose(0, 1).flatten(1)
-        head = model.net.classifier[4]  # every class gets its share of the pixels
-        head.bias.copy_((head.bias - logits.mean(1)) / logits.std(1))
-        head.weight.div_(logits.std(1).view(-1, 1, 1, 1))
-    path = tmp_path_factory.mktemp("checkpoint") / "ckpt.pt"
-    document = {
-        "step": 0,
-        "arch": ARCH,
-        "model": checkpoint.weights_of(model.net),
-        "ema": None,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "classes": checkpoint.pack_classes(cityscapes().classes),
-        "shards": str(shards),
-    }
-    checkpoint.save(path, document)
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "ckpt.pt", shards)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +86,7 @@ def test_frames_of_several_sizes(trained: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["none.pt"], ["none.pt does not exist"]),
-        (["setup.cfg"], ["setup.cfg is not a checkpoint"]),
+        (["setup.cfg"], ["setup.cfg is not a checkpoint (no zip archive"]),
         (["CKPT", "--shards", "nowhere"], ["nowhere", "tools/make_shards.py"]),
         (["CKPT", "--split", "dev"], ["'dev'", "train, val"]),
         (["CKPT", "--batch", "0"], ["--batch is 0"]),

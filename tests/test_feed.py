@@ -2,19 +2,19 @@
 
 import dataclasses
 import io
+import re
 import threading
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from layouts import reference_crop, write_cityscapes
 from PIL import Image
 
 from fastseg.data.draws import Augmentation
-from fastseg.data.feed import Cropper, eval_feed, rank_order, read_ahead, train_feed
+from fastseg.data.feed import Cropper, frame_feed, rank_order, read_ahead, train_feed
 from fastseg.data.loader import TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.data.packing import PackOptions, pack
@@ -22,6 +22,7 @@ from fastseg.data.reader import Files, Reader
 from fastseg.data.records import Codec
 from fastseg.data.sources import open_source
 from fastseg.errors import UserError
+from layouts import reference_crop, write_cityscapes
 
 
 @pytest.fixture
@@ -81,9 +82,9 @@ def test_a_crop_decodes_to_what_the_whole_shows(files: Files) -> None:
         assert (reference_crop(part, inside, settings.crop, 0) == expected).all()
 
 
-def test_frames_go_round(files: Files) -> None:
+def test_frames_come_in_the_order_given(files: Files) -> None:
     reader = Reader(files)
-    feed = eval_feed(reader, [3, 4, 4, 4], batch=2, ahead=1)
+    feed = frame_feed(reader, cycle([3, 4, 4, 4]), batch=2, ahead=1)
     for places in ((3, 4), (4, 4), (3, 4)):
         for image, place in zip(feed().image, places, strict=True):
             assert (image == reader.read(place).image).all()
@@ -152,14 +153,21 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     tar = Path(files.tars[0])
     data = tar.read_bytes()
     at = data.index(b"\xff\xd8\xff")
-    tar.write_bytes(data[:at] + bytes(400) + data[at + 400 :])
-    with pytest.raises(UserError, match=r"train-000000\.tar, record aachen_000000_000019: the image cannot be read"):
+    record = r"train-000000\.tar, record aachen_000000_000019 at byte 512: "
+    damaged = data[:at] + bytes(400) + data[at + 400 :]
+    tar.write_bytes(damaged)
+    with pytest.raises(UserError, match=record + "its image is not as it was packed"):
+        Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
+    # As records were before there were check sums.
+    tar.write_bytes(re.sub(rb',"crc32":{[^}]*}', lambda sums: b" " * len(sums[0]), damaged))
+    with pytest.raises(UserError, match=record + "the image cannot be read"):
         Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
 
 
 def test_indexes_must_fit_the_manifest(shards: Path, files: Files) -> None:
     split = read_manifest(shards).split("train")
-    fewer = dataclasses.replace(files, tars=files.tars[:1], indexes=files.indexes[:1])
+    first = {name: getattr(files, name)[:1] for name in ("tars", "indexes", "index_sha256")}
+    fewer = dataclasses.replace(files, **first)
     options = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 1, "seed": 0}
     with pytest.raises(UserError, match="name 4 records, the manifest 11"):
         TrainLoader(fewer, split, Augmentation((32, 32)), **options)

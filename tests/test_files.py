@@ -1,12 +1,10 @@
 """Files that are whole or absent, and shards in a real object store on this machine."""
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -16,7 +14,18 @@ from fastseg.data.draws import Augmentation
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError
-from fastseg.files import atomic_path, join, read_bytes, sha256, write_atomic
+from fastseg.files import (
+    _storage,
+    atomic_path,
+    check_writable,
+    check_writable_file,
+    join,
+    look_up,
+    read_bytes,
+    sha256,
+    write_atomic,
+)
+from object_store import BUCKET, CREDENTIALS, Server
 
 CPU = torch.device("cpu")
 
@@ -37,6 +46,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert sha256(path) == hashlib.sha256(b"old").hexdigest()
 
 
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    refused = [
+        (check_writable, "file", "--out is .*/file, which is a file; name a folder"),
+        (check_writable, "gone", "--out is .*/gone, which is a file; name a folder"),
+        (check_writable, "file/deep/er", "--out is .*/er, but .*/file is a file; name another folder"),
+        (check_writable, "/proc/x", r"--out /proc/x cannot be written: nothing can be made in /proc \(.+\); name"),
+        (check_writable_file, "", "--out is .*, which is a folder; name a file"),
+        (check_writable_file, "file/x.json", "--out is .*/x.json, but .*/file is a file; name another file"),
+        (check_writable_file, "/proc/x/y", "--out /proc/x/y cannot be written: .* name another file"),
+    ]
+    for check, path, says in refused:
+        with pytest.raises(UserError, match=says):
+            check(tmp_path / path, "--out")
+    check_writable(tmp_path, "--out")
+    check_writable(tmp_path / "new" / "folder", "--out")
+    check_writable_file(tmp_path / "new" / "file", "--out")
+    check_writable_file(tmp_path / "file", "--out")
+    check_writable_file("x.json", "--out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]
+
+
 def test_join_knows_prefixes() -> None:
     assert join("s3://bucket/set/", "a.tar") == "s3://bucket/set/a.tar"
     assert join(Path("shards"), "a.tar") == "shards/a.tar"
@@ -44,43 +76,12 @@ def test_join_knows_prefixes() -> None:
 
 @pytest.fixture
 def bucket(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The packed set in an S3 server on loopback: a process of its own, as in life."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(port)
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+    """The packed set in an S3 server on loopback."""
+    server = Server()
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    for path in shards.iterdir():
-        if path.is_file():
-            client.upload_file(str(path), "bucket", f"set/{path.name}")
-    yield "s3://bucket/set"
-    server.terminate()
-    server.wait(timeout=20)
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail(f"no server on port {port}")
+    yield server.upload(shards)
+    server.kill()
 
 
 def test_shards_are_read_from_object_storage(bucket: str, shards: Path) -> None:
@@ -116,5 +117,51 @@ def test_what_object_storage_has_not(bucket: str, monkeypatch: pytest.MonkeyPatc
         read_manifest("s3://bucket/other")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(UserError, match=r"s3://bucket/set/manifest\.json cannot be read"):
+    with pytest.raises(UserError, match=r"s3://bucket/set/manifest\.json cannot be read .*; once the storage answers"):
         read_manifest(bucket)
+
+
+def test_a_bucket_is_checked_at_the_start(bucket: str) -> None:
+    """By sizes alone, before anything is read: a tar that is cut, one of another size, one that is missing."""
+    manifest, storage = read_manifest(bucket), boto3.client("s3")
+    for split, number in (("train", 1), ("val", 0)):
+        shard = manifest.split(split).shards[number]
+        where = {"Bucket": BUCKET, "Key": f"set/{shard.file}"}
+        whole = storage.get_object(**where)["Body"].read()
+        for wrong in (whole[:-512], whole + bytes(1)):
+            storage.put_object(**where, Body=wrong)
+            sentence = rf"^{bucket}/{shard.file} has {len(wrong)} bytes, the manifest says {shard.bytes}; copy"
+            with pytest.raises(UserError, match=sentence):
+                open_files(bucket, manifest, split)
+        storage.delete_object(**where)
+        with pytest.raises(UserError, match=rf"^{bucket}/{shard.file} is missing, though the manifest names it; copy"):
+            open_files(bucket, manifest, split)
+        storage.put_object(**where, Body=whole)
+        assert len(open_files(bucket, manifest, split).tars) == len(manifest.split(split).shards)
+
+
+def test_what_waiting_does_not_cure(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket, an endpoint or credentials that are wrong stay wrong: the sentence says what to look at."""
+
+    def refused(path: str, why: str) -> None:
+        _storage.cache_clear()
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which remembers credentials
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \(.*{why}.*\); check the .*AWS_ENDPOINT_URL\)$"):
+            read_bytes(path)
+
+    manifest = f"{bucket}/manifest.json"
+    refused("s3://no-such-bucket/manifest.json", "NoSuchBucket")
+    refused("s3://Not a bucket/manifest.json", "Invalid bucket name")
+    switch = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    urlopen(Request(switch, data=b"0", headers={"Content-Type": "text/plain"})).close()  # keys are checked from now on
+    refused(manifest, "InvalidAccessKeyId")
+    with pytest.raises(UserError, match=r"cannot be read \(.*403.*Forbidden.*\); check the .*"):
+        look_up(manifest)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    refused(manifest, "Unable to locate credentials")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no address")
+    refused(manifest, "Invalid endpoint: no address")
+    _storage.cache_clear()

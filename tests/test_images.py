@@ -9,12 +9,20 @@ import numpy as np
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import pytest
-from layouts import CITYSCAPES_IDS, labels, noise
 from nvidia.dali import pipeline_def
 from PIL import Image
 
-from fastseg.data.images import encode_jpeg, encode_png, encode_tiff, is_baseline_jpeg, read_labels, read_rgb
+from fastseg.data.images import (
+    encode_jpeg,
+    encode_png,
+    encode_tiff,
+    is_baseline_jpeg,
+    read_labels,
+    read_palette,
+    read_rgb,
+)
 from fastseg.errors import UserError
+from layouts import CITYSCAPES_IDS, labels, noise
 
 
 def _bytes(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
@@ -88,13 +96,36 @@ def test_masks_are_their_grey_value_or_palette_index() -> None:
     ("picture", "mode"),
     [
         (noise(0, (8, 8)), "RGB"),
-        (Image.fromarray(GREY.astype(np.uint16)), "I;16"),
+        (Image.new("F", (8, 8)), "F"),
         (noise(0, (8, 8)).convert("LA"), "LA"),
     ],
 )
 def test_masks_of_other_modes_are_refused(picture: Image.Image, mode: str) -> None:
     with pytest.raises(UserError, match=rf"the mask m\.png has pixels of mode {mode}; it must have one 8-bit label"):
-        read_labels(_bytes(picture), "m.png")
+        read_labels(_bytes(picture, "TIFF"), "m.png")
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_masks_of_16_bits_are_read_if_a_byte_holds_them(format: str) -> None:
+    wide = GREY.astype(np.uint16)
+    np.testing.assert_array_equal(np.asarray(read_labels(_bytes(Image.fromarray(wide), format), "x")), GREY)
+    wide[2, 3] = 1001
+    with pytest.raises(
+        UserError, match=r"the mask m\.png has 1 pixels that no byte holds, such as 1001; labels are 0 to"
+    ):
+        read_labels(_bytes(Image.fromarray(wide), format), "m.png")
+
+
+def test_32_bit_masks_with_minus_one_are_refused() -> None:
+    with pytest.raises(UserError, match="such as -1"):
+        read_labels(_bytes(Image.fromarray(np.array([[0, -1]], np.int32)), "TIFF"), "m.tif")
+
+
+def test_palettes_are_read() -> None:
+    mask = labels(0, (40, 24), (0, 1, 4, 9))
+    assert read_palette(_bytes(mask)) == []
+    mask.putpalette([7, 8, 9, 0, 255, 0])
+    assert read_palette(_bytes(mask))[:2] == [(7, 8, 9), (0, 255, 0)]
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])

@@ -35,7 +35,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = (
         (feed, "read_ahead"),
         (loader, "_finished_here"),
-        (pipeline, "_decode"),
+        (pipeline, "_window"),
         (Finisher, "__call__"),
     )
     for place, name in replaced:
@@ -45,7 +45,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_contestant_runs(request_: Request) -> None:
     found = stage.contestants(request_)
     assert [c.name for c in found][:3] == [*stage.SETS.values()]
-    assert len(found) == 8
+    assert len(found) == 9
     for contestant in found:
         settings = contestant.settings | (contestant.candidates[0] if contestant.candidates else {})
         contender = build(json.loads(json.dumps({"factory": contestant.factory, "settings": settings})))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fastseg.model.deeplab import Logits
-from fastseg.model.loss import segmentation_loss
+from fastseg.model.loss import dice_loss, segmentation_loss
 
 
 @pytest.fixture
@@ -37,6 +37,50 @@ def test_equals_cross_entropy(logits: Logits, label: torch.Tensor) -> None:
     (main / pixels).backward()
     got, logits.out.grad = logits.out.grad, None
     reference(logits.out, label).backward()
+    torch.testing.assert_close(got, logits.out.grad)
+
+
+def dice_by_hand(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Class by class over the labelled pixels, as Milletari et al. write it for sets with soft membership."""
+    full = F.interpolate(logits, size=label.shape[1:], mode="bilinear", align_corners=False)
+    found, true = full.softmax(1).movedim(1, -1)[label != 255], label[label != 255].long()
+    losses = []
+    for c in true.unique():
+        p, t = found[:, c], (true == c).float()
+        losses.append(1 - 2 * (p * t).sum() / (p.sum() + t.sum()))
+    return torch.stack(losses).mean()
+
+
+def test_dice_stands_beside_the_cross_entropy(logits: Logits, label: torch.Tensor) -> None:
+    """Also in its gradient, and where a class is nowhere in the batch."""
+    label = label.where(label != 3, 255)
+    main, pixels, *_ = segmentation_loss(logits, label, dice=0.5)
+    wanted = reference(logits.out, label) + 0.5 * dice_by_hand(logits.out, label)
+    torch.testing.assert_close(main / pixels, wanted)
+    (main / pixels).backward()
+    got, logits.out.grad = logits.out.grad, None
+    wanted.backward()
+    torch.testing.assert_close(got, logits.out.grad)
+
+
+def test_dice_is_nothing_where_all_is_right_or_nothing_is_labelled(label: torch.Tensor) -> None:
+    right = 100 * F.one_hot(label.where(label != 255, 0).long(), 5).movedim(-1, 1).float()
+    assert dice_loss(right, label.long()).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(right, torch.full_like(label, 255).long()).item() == 0
+
+
+def test_void_is_a_class_like_others(logits: Logits, label: torch.Tensor) -> None:
+    """Of torch's own cross-entropy with one class more; the fixture's labels have four classes then, and void."""
+    of_four = label.where(label != 4, 255)
+    with_void = of_four.where(of_four != 255, 4)
+    assert 0.3 < (with_void == 4).float().mean() < 0.6
+    main, pixels, aux, aux_pixels = segmentation_loss(logits, of_four, void=True)
+    assert pixels == aux_pixels == label.numel()
+    torch.testing.assert_close(main / pixels, reference(logits.out, with_void))
+    torch.testing.assert_close(aux / pixels, reference(logits.aux, with_void))
+    (main / pixels).backward()
+    got, logits.out.grad = logits.out.grad, None
+    reference(logits.out, with_void).backward()
     torch.testing.assert_close(got, logits.out.grad)
 
 

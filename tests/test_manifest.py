@@ -57,6 +57,20 @@ def test_a_folder_without_one_is_no_set(tmp_path: Path) -> None:
         read_manifest(tmp_path / "missing")
 
 
+def test_the_sets_beside_a_missing_one_are_named(shards: Path, tmp_path: Path) -> None:
+    for name in ("camvid-11", "demo"):
+        read_manifest(shards).write(tmp_path / name)
+    for asked in (tmp_path, tmp_path / "camvid"):
+        with pytest.raises(
+            UserError, match=rf"name a finished one \({tmp_path}/camvid-11, {tmp_path}/demo\), or .* --out {asked}"
+        ):
+            read_manifest(asked)
+    for i in range(4):
+        read_manifest(shards).write(tmp_path / f"e{i}")
+    with pytest.raises(UserError, match=r"e1 and 2 more\), or pack"):
+        read_manifest(tmp_path)
+
+
 def test_unknown_splits_are_named(shards: Path) -> None:
     with pytest.raises(UserError, match=r"'dev'.*train, val"):
         read_manifest(shards).split("dev")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official import official
 from rich.console import Console
 
 from fastseg.labels import IGNORE, SegmentationClass, cityscapes
 from fastseg.score.metrics import Score, confusion_matrix, score, score_table
+from official import official
 
 TABLE = cityscapes()
 TRAIN_IDS = TABLE.lookup()

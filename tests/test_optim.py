@@ -30,7 +30,7 @@ def test_the_rate_grows_with_the_global_batch() -> None:
     assert peak_rate(OptimConfig(lr=0.01, lr_batch=None), 64) == 0.01
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_norms_and_biases_do_not_decay(model: DeepLab, name: str) -> None:
     optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}

@@ -6,8 +6,21 @@ import sys
 import numpy as np
 import pytest
 
-from fastseg.labels import IGNORE, cityscapes
-from fastseg.score.overlay import GAP, IGNORED, RIGHT, WRONG, blend, colorize, error_map, panel
+from fastseg.labels import IGNORE, SegmentationClass, cityscapes
+from fastseg.score.overlay import (
+    GAP,
+    HIT,
+    IGNORED,
+    MISS,
+    PAPER,
+    RIGHT,
+    WRONG,
+    blend,
+    colorize,
+    error_map,
+    matrix_picture,
+    panel,
+)
 
 CLASSES = cityscapes().classes
 ROAD, SKY = 0, 10
@@ -52,6 +65,19 @@ def test_panel_shows_the_four_tiles_in_order(height: int, width: int, max_width:
     centres = [tuple(row[i * (tile + GAP) + tile // 2].tolist()) for i in range(4)]
     assert centres == [(10, 200, 30), CLASSES[ROAD].color, CLASSES[SKY].color, WRONG]
     assert len(np.unique(picture[:8].reshape(-1, 3), axis=0)) > 2  # captions are drawn
+
+
+def test_matrix_picture_is_blue_where_right_and_red_where_wrong() -> None:
+    three = CLASSES[:3]
+    matrix = np.array([[8, 0, 0], [0, 0, 5], [0, 0, 0]])
+    picture = matrix_picture(matrix, three)
+    assert picture.shape[0] == picture.shape[1]
+    cells = picture[-72:, -72:]
+    corners = [[tuple(cells[24 * i + 1, 24 * j + 1].tolist()) for j in range(3)] for i in range(3)]
+    assert corners == [[HIT, PAPER, PAPER], [PAPER, PAPER, MISS], [PAPER] * 3]
+    assert (picture[:, :-72] != PAPER).any()  # names
+    many = [SegmentationClass(f"class {i}", (i, i, i)) for i in range(255)]
+    assert matrix_picture(np.eye(255, dtype=np.int64), many).shape == (1020, 1020, 3)
 
 
 def test_overlays_need_no_torch() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from layouts import write_cityscapes, write_folder_dataset, zip_cityscapes
 from PIL import Image
 
 from fastseg.data.manifest import read_manifest
@@ -20,6 +19,7 @@ from fastseg.data.sources import Source, open_source
 from fastseg.errors import UserError
 from fastseg.files import sha256
 from fastseg.labels import cityscapes
+from layouts import write_cityscapes, write_folder_dataset, zip_cityscapes
 
 SMALL = PackOptions(samples_per_shard=3)
 
@@ -243,6 +243,11 @@ def test_numbers_out_of_range_are_refused(folder: Path, tmp_path: Path, options:
 
 def test_out_must_be_a_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=f"--out {out} cannot be written"):
+    refused = {
+        tmp_path / "file": "which is a file",
+        tmp_path / "file" / "below": "is a file; name",
+        Path("/proc/x"): "/proc",
+    }
+    for out, says in refused.items():
+        with pytest.raises(UserError, match=f"--out (is )?{out}.* {says}"):
             pack(open_source(folder), out, SMALL, workers=1)

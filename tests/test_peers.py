@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import layouts
 from bench import peers
 from bench.suite.frames import Frames, Work, frames_of_shards
 from fastseg.data.draws import Window, random_numbers

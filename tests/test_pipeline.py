@@ -4,13 +4,13 @@ import io
 
 import numpy as np
 import pytest
-from layouts import reference_crop
 from PIL import Image
 
 from fastseg.data import pipeline
 from fastseg.data.draws import Augmentation, Colour, Window, draw_window, random_numbers
 from fastseg.data.feed import Crop, collate
 from fastseg.data.finish import Finisher
+from layouts import reference_crop
 
 SIZE = (96, 160)
 CROP = (64, 80)
@@ -24,6 +24,7 @@ WINDOWS = [
     Window(22, 69, 58, 116, 64, 80, 0, 0, True),
     Window(0, 96, 2, 153, 51, 80, 9, 0, True),  # padded above and below
     Window(0, 96, 0, 160, 40, 67, 13, 10, True),  # on all sides
+    Window(0, 96, 0, 159, 64, 80, 0, 0, True),  # squeezed
     *(draw_window(random_numbers(0, 0, i), SIZE, Augmentation(CROP, scale=(0.4, 3.0))) for i in range(12)),
 ]
 

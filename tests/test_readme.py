@@ -1,18 +1,21 @@
 """The README says what is committed as measured, and nothing else."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from bench.suite import readme
-from bench.suite.rows import Results, Row
+from bench.suite.marks import MARKS, NOT_YET, table
+from bench.suite.rows import Results, Row, Spread
 from fastseg.errors import UserError
 
 
-def test_the_readme_is_up_to_date() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.with_section(text, readme.section()) == text, "run: python -m bench.suite.readme"
+@pytest.mark.parametrize("name", readme.SECTIONS)
+def test_the_documents_are_up_to_date(name: str) -> None:
+    text = (readme.ROOT / name).read_text(encoding="utf-8")
+    assert readme.up_to_date(name, text) == text, "run: python -m bench.suite.readme"
 
 
 def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,11 +30,11 @@ def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch
     frames = {"origin": "procedural", "count": 5, "size": [1024, 2048]}
     cpu = Results(where, {"frames": frames}, rows, derived)
     cpu.write(tmp_path / "throughput-cpu.json")
-    assert readme.section().startswith(readme.NO_GPU)
+    assert readme.NO_GPU in readme.measurements()
     of_a_set = {"frames": frames | {"origin": "cityscapes"}}
     gpu = dataclasses.replace(cpu, environment=where | {"gpus": "1 × Card"}, settings=of_a_set)
     gpu.write(tmp_path / "throughput-gpu.json")
-    text = readme.section()
+    text = readme.measurements()
     assert readme.NO_GPU not in text
     assert "on 5 procedural frames of 2048×1024." in text
     assert "on 5 frames of 2048×1024 from cityscapes." in text
@@ -40,11 +43,102 @@ def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch
     assert text.index("1 × Card") < text.index("Chip, 2 cores")
 
 
+def test_marks_are_met_or_not() -> None:
+    """A figure that reaches its mark, one that does not, and what no run may say."""
+    loads = {"settings": {"work": {"crop": [768, 768]}}}
+    loader = (
+        Row("loader", "fastseg", "images/s", windows=(2100.0,), **loads),
+        Row("loader", "fastseg, resident", "images/s", windows=(5500.0,), **loads),
+        Row("loader", "seed", "images/s", windows=(200.0,), ratio=Spread(0.1, 0.1, 0.1), **loads),
+        Row("loader", "quick", "images/s", windows=(2400.0,), ratio=Spread(1.25, 1.2, 1.3), **loads),
+        Row("loader", "gone", "images/s", {}, skipped="not installed: gone"),
+        Row("train", "fastseg", "images/s", {"crop": [768, 768]}, (220.0,)),
+        Row("compute", "seed", "images/s", {"crop": [128, 128]}, (9.0,), Spread(0.05, 0.05, 0.05)),
+    )
+    shares = ({"name": "train/compute", "value": 0.991}, {"name": "packing/bare", "value": 0.87})
+    settings = {"frames": {"origin": "procedural", "count": 32, "size": [1024, 2048]}}
+    cpu = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, settings, loader, shares)
+    card = dataclasses.replace(cpu, environment=cpu.environment | {"gpus": "1 × NVIDIA H200"})
+    slice_ = dataclasses.replace(cpu, environment=cpu.environment | {"gpus": "1 × NVIDIA H200 MIG 1g.18gb"})
+    on_cpu, on_card, on_slice = (table([(Path(f"{n}.json"), r)]) for n, r in (("c", cpu), ("h", card), ("m", slice_)))
+    assert "| 10.0×, [Chip, 2 cores](bench/results/c.json) | yes |" in on_cpu
+    assert "| 0.800× (quick, gone not measured), [Chip, 2 cores](bench/results/c.json) | **no** |" in on_cpu
+    assert "| 90 % | 87.0 %, [Chip, 2 cores](bench/results/c.json) | **no** |" in on_cpu
+    assert on_cpu.count(NOT_YET) == len(MARKS) - 3
+    assert "| 98 % | 99.1 %, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
+    assert "| 212 images/s | 220 images/s, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
+    assert "| 2,000 images/s | 2,100 images/s, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
+    assert "| 6,000 images/s | 5,500 images/s, [1 × NVIDIA H200](bench/results/h.json) | **no** |" in on_card
+    assert on_card.count(NOT_YET) == len(MARKS) - 5  # The seed's step was on other crops.
+    assert on_slice.count(NOT_YET) == len(MARKS) - 2
+
+
+def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    assert readme.headline() == ""
+    loads = {"settings": {"work": {"crop": [768, 768]}}}
+    rows = (
+        Row("loader", "fastseg", "images/s", windows=(1234.0,), **loads),
+        Row("loader", "seed", "images/s", windows=(100.0,), ratio=Spread(0.1, 0.1, 0.1), **loads),
+        Row("loader", "quick", "images/s", windows=(400.0,), ratio=Spread(0.5, 0.5, 0.5), **loads),
+    )
+    settings = {"frames": {"origin": "procedural", "count": 32, "size": [1024, 2048]}}
+    results = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, settings, rows, ())
+    results.write(tmp_path / "throughput-cpu.json")
+    for words in ("Chip, 2 cores: the loader makes 1,234 crops", "10.0× what the project", "2.0× the fastest peer"):
+        assert words in readme.headline()
+
+
+def test_recipes_stand_side_by_side() -> None:
+    table = readme.recipes()
+    assert table.startswith("| setting | cityscapes | seed | camvid | demo |")
+    assert "| `--data.crop` | 768 768 | 768 1024 | 360 480 | 192 256 |" in table
+    assert "--optim.momentum" not in table  # the same in all
+
+
+def test_faults_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    assert readme.faults() == "Not yet counted: `make faults`."
+    where = {"processor": "Chip", "cores": "2", "command": "make faults", "torch": "9.8"}
+    counted = [{"fault": "a kill", "tries": 20, "survived": 20}, {"fault": "a bomb", "tries": 3, "survived": 2}]
+    (tmp_path / "faults.json").write_text(json.dumps({"environment": where, "faults": counted}))
+    assert readme.faults_in_all() == "**23 tries of 2 kinds of faults; 1 lost** (Chip, 2 cores)."
+    text = readme.faults()
+    assert "| a bomb | 3 | 2 | 1 |\n| all together | 23 | 22 | 1 |" in text
+    assert "*Chip, 2 cores; `make faults` with torch 9.8.*" in text
+    assert "Skipped" not in text
+    skipped = [{"test": "test_a", "reason": "needs a GPU"}, {"test": "test_b", "reason": "needs moto"}]
+    (tmp_path / "faults.json").write_text(json.dumps({"environment": where, "faults": counted, "skipped": skipped}))
+    assert "| 1 |\n\nSkipped: test_a (needs a GPU); test_b (needs moto).\n\n*Chip" in readme.faults()
+
+
+def test_a_profile_is_shown_as_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    row = {"family": "batch norm", "ms": 1.25, "share": 1.0, "hidden_ms": 0.0}
+    profile = {
+        "environment": {"processor": "Chip", "cores": "2", "gpus": "1 × Card", "command": "train.py", "torch": "9.8"},
+        "settings": {"arch": "net", "batch": 8, "crop": [32, 64], "precision": "bf16", "compile": True},
+        "step": {"step_ms": 1.25, "plain_step_ms": 1.0, "steps": 5, "families": [row]},
+        "stages": [{"stage": "stem", "ms": 1.0, "tflop": 0.5, "tflops": 500.0, "mfu": 0.25}],
+    }
+    (tmp_path / "profile-card.json").write_text(json.dumps(profile))
+    text = readme.measurements()
+    assert readme.NO_GPU not in text
+    assert "### Where a step's time goes: 1 × Card" in text
+    assert "`train.py` with torch 9.8; net, 8 crops of 64×32 per rank, bf16, compiled." in text
+    assert "| batch norm | 1.25 | 100.0 % |" in text
+    assert "| stem | 1.00 | 100.0 % | 0.5 | 500 | 25.0 % |" in text
+    (tmp_path / "profile-card.json").write_text(json.dumps({**profile, "step": {}}))
+    with pytest.raises(UserError, match=r"profile-card\.json is no profile \(KeyError"):
+        readme.measurements()
+
+
 def test_without_results_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert readme.section() == readme.NO_GPU
+    assert readme.measurements() == readme.NO_GPU
+    assert readme.reached().endswith(f"| {NOT_YET} | – |")
 
 
-def test_a_readme_without_marks_is_refused() -> None:
+def test_a_document_without_marks_is_refused() -> None:
     with pytest.raises(UserError, match="lacks one of the lines"):
-        readme.with_section("# nothing", "text")
+        readme.with_section("# nothing", "marks", "text")

@@ -3,17 +3,18 @@
 import io
 import json
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import noise, write_cityscapes, write_folder_dataset
 from PIL import Image
 
 from fastseg.data.records import Codec, Record, encode
 from fastseg.data.sources import Sample, open_source
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, cityscapes
+from layouts import noise, write_cityscapes, write_folder_dataset
 
 
 def _first(folder: Path) -> tuple[Sample, Path, Path]:
@@ -48,7 +49,12 @@ def test_a_record_holds_the_image_and_the_train_ids(tmp_path: Path, codec: Codec
     statistics = record.statistics
     assert statistics.pixels == tuple(int((expected == c).sum()) for c in [*range(19), IGNORE])
     assert statistics.sums == (*original.sum((0, 1)).tolist(), *(original**2).sum((0, 1)).tolist())
-    assert json.loads(record.members["json"]) == {
+    files = {name: data for name, data in record.members.items() if name != "json"}
+    document = json.loads(record.members["json"])
+    own = document["crc32"].pop("json")
+    assert own == zlib.crc32(json.dumps(document, separators=(",", ":")).encode())
+    assert document.pop("crc32") == {name: zlib.crc32(data) for name, data in files.items()}
+    assert document == {
         "key": sample.key,
         "name": image.name,
         "original_size": [48, 96],

@@ -1,6 +1,5 @@
 """The report page: well-formed, self-contained, escaped, and right whatever the run folder lacks."""
 
-import io
 import json
 import math
 from html.parser import HTMLParser
@@ -9,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.score.charts import MAX_POINTS, Series, compact, line_chart, ticks
-from fastseg.score.report import MATRIX_CLASSES, write_report
+from fastseg.score.evaluator import Sample
+from fastseg.score.gallery import write_gallery
+from fastseg.score.report import write_report
+from fastseg.score.sections import MATRIX_CLASSES
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "circle", "line", "polyline", "polygon"}
 CLASSES = cityscapes().classes
@@ -47,7 +48,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
 
     @property
     def text(self) -> str:
@@ -80,14 +82,13 @@ def write_lines(folder: Path, lines: list[dict[str, Any]]) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_overlay(path: Path, noise: bool = False) -> int:
-    shape, rng = (200, 1600, 3), np.random.default_rng(0)
-    pixels = rng.integers(0, 256, shape, np.uint8) if noise else np.full(shape, 90, np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=85)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data.getvalue())
-    return path.stat().st_size
+def frame(iou: float = 0.412, size: tuple[int, int] = (64, 96), noise: bool = False) -> Sample:
+    """A frame of road in which one corner is taken for sky, or one of noise, which hardly compresses."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), np.uint8) if noise else np.full((*size, 3), 90, np.uint8)
+    label, prediction = rng.integers(0, 19, (2, *size), np.uint8) if noise else np.zeros((2, *size), np.uint8)
+    prediction[:8, :8] = 10
+    return Sample(iou, 0, image, label, prediction)
 
 
 @pytest.fixture
@@ -108,25 +109,26 @@ def run_folder(tmp_path: Path) -> Path:
     matrix[16] = matrix[:, 16] = 0
     matrix[12, 11] = 9999
     (folder / "confusion.json").write_text(json.dumps({"matrix": matrix.tolist()}))
-    write_overlay(folder / "overlays" / "00_aachen_000000_000019_0.412.jpg")
+    write_gallery(folder / "overlays", [frame(), frame(0.6)], ["aachen_000000_000019", "ulm_1"], CLASSES)
     return folder
 
 
 def page_of(folder: Path) -> Page:
     path = write_report(folder)
     assert path == folder / "report.html"
-    assert path.stat().st_size < 2_000_000
+    assert path.stat().st_size < 5_000_000
     page = Page(path.read_text(encoding="utf-8"))
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    kinds = ("data:image/jpeg;base64,", "data:image/png;base64,", "data:,", "#")
+    assert all(address.startswith(kinds) for address in page.addresses)
     assert "url(" not in path.read_text(encoding="utf-8")
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     return page
 
 
 def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
     page = page_of(run_folder)
     assert page.tags.count("svg") == 5
-    assert page.tags.count("img") == 1
+    assert page.tags.count("img") == 2 * 4
     assert page.tags.count("td") > 19 * 19
     best = 0.6 * (1 - math.exp(-900 / 300))
     for expected in (
@@ -140,7 +142,7 @@ def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
         "mean of categories",
         "The last evaluation: step 1,000",
         "rider taken for person",
-        "aachen_000000_000019, mIoU 41.2 %",
+        "aachen_000000_000019, mIoU 41.20 %",
         "torchrun fastseg/train.py demo",
         "optim.lr",
         f"{100 * best * (1 - 10 / 40):.2f} %",  # sky
@@ -173,6 +175,27 @@ def test_before_the_first_evaluation_there_are_curves_only(tmp_path: Path) -> No
     assert "mIoU" not in page.text
 
 
+def test_one_evaluation_without_training_is_no_curve(run_folder: Path) -> None:
+    write_lines(run_folder, [eval_line(10, 0.5)])
+    page = page_of(run_folder)
+    assert page.tags.count("svg") == 0
+    assert "50.00 %" in page.text
+    assert "best" not in page.text
+
+
+def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
+    line = {"checkpoint": "runs/street/checkpoints/best.pt", "split": "val", "images": 4, "split_images": 12}
+    line["looks"] = ["windows of 40×48"]
+    write_lines(run_folder, [eval_line(10, 0.5, **line)])
+    folder = run_folder.rename(run_folder.parent / "evaluated")
+    text = page_of(folder).text
+    assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val mIoU 50.00 %")
+    assert "images 4 of 12 of val, windows of 40×48" in text
+    assert "evaluated" not in text
+    write_lines(folder, [eval_line(10, 0.5, **{**line, "images": 12, "looks": []})])
+    assert "images 12 of val" in page_of(folder).text
+
+
 def test_nan_and_null_are_left_out(tmp_path: Path) -> None:
     lines = [train_line(1, loss=math.nan), train_line(2, loss=math.inf, lr=None), train_line(3, loss=0.5)]
     write_lines(tmp_path, [*lines, eval_line(3, math.nan), eval_line(4, 0.25, accuracy=None)])
@@ -181,6 +204,14 @@ def test_nan_and_null_are_left_out(tmp_path: Path) -> None:
     assert "Not finite and not drawn: 2." in page.text
     body = (tmp_path / "report.html").read_text().split("</style>")[1]
     assert "nan" not in body.replace(tmp_path.name, "").lower()
+
+
+def test_damaged_records_are_counted(tmp_path: Path) -> None:
+    write_lines(tmp_path, [train_line(10), eval_line(10, 0.5)])
+    assert "damaged records" not in page_of(tmp_path).text
+    lines = [train_line(10, bad_samples=1), eval_line(10, 0.5, bad_samples=0), train_line(20, bad_samples=3)]
+    write_lines(tmp_path, lines)
+    assert "damaged records 3 + 0 passed over in training + in an evaluation" in page_of(tmp_path).text
 
 
 def test_a_resumed_run_counts_repeated_steps_once(tmp_path: Path) -> None:
@@ -207,25 +238,54 @@ def test_everything_is_escaped(run_folder: Path) -> None:
     (run_folder / "confusion.json").write_text(json.dumps({"matrix": [[3]]}))
     (run_folder / "config.json").write_text(json.dumps({evil: {evil: evil}}))
     (run_folder / "environment.json").write_text(json.dumps({"command": evil, evil: evil}))
-    write_overlay(run_folder / "overlays" / "01_<b>&_0.5.jpg")
+    write_gallery(run_folder / "overlays", [frame(0.5)], ["<b>&"], CLASSES)
     line = eval_line(1, 0.5, classes={evil: 0.5}, categories={evil: 0.5}, weights=evil)
     write_lines(run_folder, [line, train_line(1)])
     named = run_folder.rename(run_folder.parent / "<i>run & co")
     page = page_of(named)
     assert page.text.count(evil) >= 8
-    assert "<b>&, mIoU 50.0 %" in page.text
-    assert not {"script", "i>", "b>"} & set(page.tags)
+    assert "<b>&, mIoU 50.00 %" in page.text
+    assert not {"i>", "b>"} & set(page.tags)
 
 
 def test_a_page_with_many_pictures_and_classes_stays_small(run_folder: Path) -> None:
-    sizes = [write_overlay(run_folder / "overlays" / f"{i:02d}_key_0.5.jpg", noise=True) for i in range(20)]
-    assert sum(sizes) > 2_000_000
+    frames = [frame(i / 20, (512, 1024), noise=True) for i in range(8)]
+    write_gallery(run_folder / "overlays", frames, [f"key{i}" for i in range(8)], CLASSES)
+    assert sum(path.stat().st_size for path in (run_folder / "overlays").iterdir()) > 5_000_000
     (run_folder / "confusion.json").write_text(json.dumps({"matrix": [[9] * 255] * 255}))
     write_lines(run_folder, [train_line(step) for step in range(20_000)])
     page = page_of(run_folder)
-    assert 0 < page.tags.count("img") < 20
+    assert 0 < page.tags.count("img") < 8 * 4
     assert "more in the folder overlays" in page.text
     assert f"{255 - MATRIX_CLASSES} others are left out" in page.text
+
+
+@pytest.mark.parametrize("count", [2, 255])
+def test_few_and_many_classes(tmp_path: Path, count: int) -> None:
+    classes = [{"name": f"class {i}", "color": [i, 0, 0], "category": ""} for i in range(count)]
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    (tmp_path / "confusion.json").write_text(json.dumps({"matrix": [[9] * count] * count}))
+    ious = {f"class {i}": i / count for i in range(count)}
+    write_lines(tmp_path, [eval_line(3, 0.5, classes=ious, categories={}, class_accuracy=ious)])
+    text = page_of(tmp_path).text
+    assert f"class {count - 1} {100 * (count - 1) / count:.2f} %" in text
+    assert "Boundary IoU" not in text
+    assert "Category" not in text
+    assert f"{100 / count:.2f} %" in text  # the share of pixels
+
+
+def test_boundary_iou_has_a_column_where_it_was_measured(run_folder: Path) -> None:
+    by_class = {"road": 0.4321, "train": None, "sky": 0.1}
+    write_lines(run_folder, [eval_line(1, 0.5, boundary_iou=by_class, boundary_miou=0.2661)])
+    text = page_of(run_folder).text
+    assert "Boundary IoU" in text
+    assert "43.21 %" in text
+    assert "26.61 %" in text
+
+
+def test_a_frame_whose_picture_is_gone_shows_the_others(run_folder: Path) -> None:
+    (run_folder / "overlays" / "00_aachen_000000_000019.truth.png").unlink()
+    assert page_of(run_folder).tags.count("img") == 7
 
 
 @pytest.mark.parametrize(

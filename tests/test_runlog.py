@@ -8,9 +8,27 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastseg.labels import cityscapes
 from fastseg.loop.runlog import RunLog
+from fastseg.score.evaluator import Sample
 
-NUMBERS = {"epoch": 0.5, "loss": 1.5, "lr": 0.1, "images_per_second": 3.0, "waiting": 0.01, "memory": 2.0**30}
+CLASSES = cityscapes().classes
+SAMPLE = Sample(
+    iou=0.25,
+    place=0,
+    image=np.zeros((4, 6, 3), np.uint8),
+    label=np.zeros((4, 6), np.uint8),
+    prediction=np.zeros((4, 6), np.uint8),
+)
+NUMBERS = {
+    "epoch": 0.5,
+    "loss": 1.5,
+    "lr": 0.1,
+    "images_per_second": 3.0,
+    "tflops": 0.25,
+    "waiting": 0.01,
+    "memory": 2.0**30,
+}
 
 
 def records(folder: Path) -> list[dict]:
@@ -22,19 +40,38 @@ def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
         log.train(10, **NUMBERS)
         log.train(20, **{**NUMBERS, "loss": math.nan})
         log.evaluated(20, {"miou": 0.25, "classes": {"road": 0.5, "bus": None}}, epoch=1.0)
-        log.replace_overlays({"00_a": np.zeros((4, 6, 3), np.uint8)}, 20)
+        log.worst([SAMPLE], ["a"], CLASSES, 20)
+        log.confusion(np.eye(19, dtype=np.int64), CLASSES, 20)
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
     first, second, evaluation = records(tmp_path)
     assert (first["event"], first["step"], first["loss"]) == ("train", 10, 1.5)
     assert second["loss"] is None
     assert evaluation["classes"] == {"road": 0.5, "bus": None}
     assert first["seconds"] <= evaluation["seconds"]
-    assert "step 10/20 · epoch 0.5 · loss 1.500 · lr 0.1 · 3.0 img/s per GPU · waiting 1 %" in capsys.readouterr().err
+    assert (
+        "step 10/20 · epoch 0.5 · loss 1.500 · lr 0.1 · 3.0 img/s · 0.25 TFLOP/s · waiting 1 %"
+        in capsys.readouterr().err
+    )
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in board.Scalars("eval/miou")] == [0.25]
     assert [event.step for event in board.Scalars("train/loss")][:1] == [10]
     assert board.Scalars("iou/road")[0].value == 0.5
     assert len(board.Images("worst/0")) == 1
+    assert [image.step for image in board.Images("confusion")] == [20]
+    assert json.loads((tmp_path / "confusion.json").read_text())["matrix"] == np.eye(19).tolist()
+
+
+def test_slow_steps_keep_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = iter(range(0, 6000, 60))
+    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(minutes)))
+    with RunLog(tmp_path, {}, 0, 100, each=" per process") as log:
+        for step in (10, 20, 30):
+            log.train(step, **NUMBERS)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert " img/s per process · " in last
+    assert last.endswith(" min left")
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
@@ -51,12 +88,13 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
 
 
 def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
     with RunLog(tmp_path, {}, 0, 10) as log:
         log.train(10, **NUMBERS)
-        log.replace_overlays({"00_a": picture, "01_b": picture}, 10)
-        log.replace_overlays({"00_c": picture}, 20)
-    assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["00_c.jpg"]
+        log.worst([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
+        log.worst([SAMPLE], ["c"], CLASSES, 20)
+    assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == [
+        *("00_c.errors.png", "00_c.jpg", "00_c.prediction.png", "00_c.truth.png", "gallery.json")
+    ]
     with RunLog(tmp_path, {}, 0, 10):
         pass
     assert records(tmp_path) == []

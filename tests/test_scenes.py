@@ -14,10 +14,12 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage, json2l
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastseg.data.manifest import read_manifest
 from fastseg.data.scenes import Scene, scene, write_scene
 from fastseg.data.scenes.geometry import Camera
 from fastseg.data.scenes.plan import HIGHLIGHTS
 from fastseg.labels import IGNORE, cityscapes
+from tools import make_scenes, make_shards
 
 TABLE = cityscapes()
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "tools" / "make_scenes.py")]
@@ -190,8 +192,17 @@ def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) 
         }
 
     one, two = make("one", "1"), make("two", "2")
-    assert len(one) == 4 * 5 + 1
+    assert len(one) == 4 * 5 + 1 + 1  # the test split has pictures only, and name.txt says what they are
     assert one == two
+
+
+def test_packed_scenes_are_not_called_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_scenes.make(make_scenes.Options(Path("data/streets"), train=1, size="64x32", workers=1))
+    make_shards._pack(make_shards.Options(Path("data/streets"), workers=1))
+    manifest = read_manifest("shards/procedural-streets")
+    assert manifest.name == "procedural streets"
+    assert manifest.classes == TABLE.classes
 
 
 @pytest.mark.parametrize(

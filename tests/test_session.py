@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from conftest import with_changes
 
+from changes import with_changes
 from fastseg.config import Config
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError
 from fastseg.loop import session
 from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks
+from fastseg.loop.session import nothing_left, train
 from fastseg.loop.state import RunState, find_checkpoint
 from fastseg.loop.trainer import Trainer
 
@@ -18,7 +19,7 @@ ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
 @pytest.fixture
 def stopped(tiny: Config) -> Config:
-    """A run of two steps of which a checkpoint is left."""
+    """A run of two steps, one epoch, of which a checkpoint is left."""
     manifest = read_manifest(tiny.shards)
     state = build_state(tiny, manifest, ALONE)
     trainer = Trainer(tiny, manifest, ALONE, state, build_loaders(tiny, manifest, ALONE, None), None)
@@ -36,6 +37,7 @@ def resume(config: Config) -> tuple[RunState, list[str]]:
     state = build_state(config, manifest, ALONE, resumed=saved is not None)
     loaders, said = session.resume(config, manifest, ALONE, state, saved)
     loaders[0].next()
+    assert loaders[0].state()["epoch"] == 1  # counted from 0: the first is done
     return state, said
 
 
@@ -52,7 +54,7 @@ def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
 )
 def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
     state, said = resume(with_changes(stopped, **change))
-    assert "the data's order starts anew" in said[0]
+    assert said == ["going on after epoch 1.0 with other settings: the data's order starts anew with that of epoch 2"]
     assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
 
 
@@ -60,6 +62,22 @@ def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None
     state, _ = resume(with_changes(stopped, optim__momentum=0.5, optim__weight_decay=0.05))
     assert {group["momentum"] for group in state.train_step.optimizer.param_groups} == {0.5}
     assert {group["weight_decay"] for group in state.train_step.optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
+    state, said = resume(with_changes(stopped, optim__ema=None))
+    assert (said, state.average) == (["going on after step 2"], None)
+    manifest, without = read_manifest(stopped.shards), with_changes(stopped, optim__ema=None)
+    loaders = build_loaders(without, manifest, ALONE, None)
+    Trainer(without, manifest, ALONE, state, loaders, None).save(state.statistics())
+    again = build_state(stopped, manifest, ALONE, resumed=True)
+    saved = find_checkpoint(stopped, manifest)
+    assert saved
+    again.restore(saved)
+    again.restore_rank(saved, ALONE)
+    assert again.average
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, state.model.state_dict()[name])
 
 
 def test_memory_order_may_change(stopped: Config) -> None:
@@ -90,7 +108,7 @@ def test_pretrained_weights_are_not_needed_again(stopped: Config) -> None:
     ("change", "says"),
     [
         ({"model__arch": "deeplabv3_resnet50"}, "its network is deeplabv3_mobilenet_v3_large"),
-        ({"optim__name": "adam"}, "its optimiser is sgd, the run's is adam"),
+        ({"optim__name": "adamw"}, "its optimiser is sgd, the run's is adamw"),
         ({"optim__aux": 0.0}, "its auxiliary head is True"),
     ],
 )
@@ -111,6 +129,36 @@ def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> No
     trainer.save(state.statistics())
     assert find_checkpoint(other, manifest)["step"] == 7
     assert find_checkpoint(with_changes(other, resume="never"), manifest) is None
+
+
+def test_a_finished_run_is_left_as_it_is(stopped: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its settings and records are those of the training, whatever is asked of it later."""
+    manifest, last = read_manifest(stopped.shards), stopped.folder / "checkpoints" / "last.pt"
+    shorter = with_changes(stopped, optim__epochs=1.0)
+    with pytest.raises(UserError, match="tiny is at epoch 1 of 2; these settings ask for 1; choose another --name"):
+        train(shorter, manifest, ALONE)
+    train(stopped, manifest, ALONE)
+    records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+    assert {"config.json", "environment.json", "metrics.jsonl"} <= {path.name for path in records}
+    capsys.readouterr()
+    train(with_changes(stopped, optim__lr=0.5), manifest, ALONE)
+    report = stopped.folder / "report.html"
+    assert capsys.readouterr().err == f"{stopped.folder} is finished at epoch 2 of 2; the report is {report}\n"
+    with pytest.raises(UserError, match="tiny is finished at epoch 2 of 2; these settings ask for 1; choose another"):
+        train(shorter, manifest, ALONE)
+    with pytest.raises(UserError, match=r"last\.pt is finished at epoch 2 of 2; these settings ask for 2; choose"):
+        train(with_changes(stopped, name="other", resume=str(last)), manifest, ALONE)
+    assert records == {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+    assert [path.name for path in stopped.runs.iterdir()] == ["tiny"]
+
+
+def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
+    ended, manifest = with_changes(stopped, optim__epochs=1.0), read_manifest(stopped.shards)
+    saved = find_checkpoint(ended, manifest)
+    assert saved
+    for owed, done, says in ((True, 2, False), (False, 2, True), (True, 3, True), (False, 1, False)):
+        changed = {**saved, "evaluation_owed": owed, "step": done}
+        assert nothing_left(ended, manifest, ALONE, changed) == says
 
 
 def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ import pytest
 import webdataset
 from nvidia.dali import pipeline_def
 
+from fastseg.data.members import Member
 from fastseg.data.shards import index_text, plan, read_index, write_shard
-from fastseg.data.sources import Member, Sample
+from fastseg.data.sources import Sample
 from fastseg.errors import UserError
 from fastseg.files import sha256
 

@@ -5,10 +5,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
 
-from fastseg.data.sources import Member, open_source
+from fastseg.data.members import Member
+from fastseg.data.sources import open_source
 from fastseg.errors import UserError
+from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
 
 
 def test_zips_and_folders_hold_the_same_samples(tmp_path: Path) -> None:
@@ -132,6 +133,55 @@ def test_missing_halves_and_splits_are_named(tmp_path: Path) -> None:
     (own / "classes.json").unlink()
     with pytest.raises(UserError, match=r"classes\.json does not exist"):
         open_source(own)
+
+
+def test_own_images_without_splits_are_told_where_to_go(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"mine holds images but no splits; put images into \S+mine/train/images"):
+        open_source(tmp_path / "mine")
+    with pytest.raises(UserError, match="yours does not exist"):
+        open_source(tmp_path / "yours")
+
+
+def test_a_source_that_is_none_is_told_what_it_holds(tmp_path: Path) -> None:
+    mix, packed, empty, archive = (tmp_path / name for name in ("mix", "packed", "empty", "mine.zip"))
+    for folder in (mix, packed, empty):
+        folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.png", "d.png", "e.txt", ".hidden"):
+        (mix / name).touch()
+    (packed / "manifest.json").touch()
+    zipfile.ZipFile(archive, "w").close()
+    for place, sentence in (
+        (
+            mix,
+            r"mix holds a\.jpg, b\.jpg, c\.png, d\.png and 1 more, but no .* and no Cityscapes; put .*docs/data\.md",
+        ),
+        (packed, r"packed is a packed set already; train on it with --shards \S+packed"),
+        (empty, r"empty is empty; put images into \S+empty/train/images"),
+        (mix / "e.txt", r"e\.txt is a file; name the folder"),
+        (archive, r"mine\.zip is a file; unpack it and name the folder"),
+    ):
+        with pytest.raises(UserError, match=sentence) as refused:
+            open_source(place)
+        assert "csDownload" not in str(refused.value)
+
+
+def test_a_set_laid_out_as_cityscapes_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path / "folder", train=1, val=0)
+    before = open_source(folder)
+    (folder / "leftImg8bit" / "name.txt").write_text("our streets\n")
+    after = open_source(folder)
+    assert after.table.name == "our streets"
+    assert (after.table.classes, after.samples) == (before.table.classes, before.samples)
+    classes = write_folder_dataset(tmp_path / "own") / "classes.json"
+    assert open_source(folder, classes).table.name == "shapes"
+    for wrong in (b"", b"x" * 101, b"\x1b[2J"):
+        (folder / "leftImg8bit" / "name.txt").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"name\.txt has the name .*; it must be 1 to 100 printable characters"):
+            open_source(folder)
+    (folder / "leftImg8bit" / "name.txt").write_bytes(b"\xff\xff")
+    with pytest.raises(UserError, match=r"name\.txt cannot be read .*; write the name of the set into it"):
+        open_source(folder)
 
 
 def _add(zips: Path, name: str, mode: int = 0o100644) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 from bench.peers import step_seed, step_torchvision
 from bench.suite import ablation
 from bench.suite.contest import Contest, Contestant, Timing
-from bench.suite.flops import datasheet_peak, measured_peak, step_flops
 from bench.suite.frames import Frames, frames_of_shards
 from bench.suite.request import Request
 from bench.suite.rows import Row, Spread
@@ -163,6 +162,17 @@ def test_every_contestant_runs(stage: object, request_: Request) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_a_gpu_trains_streamed_too(request_: Request) -> None:
+    """Where frames would be resident; built here, it streams."""
+    assert train.STREAMED not in [c.name for c in train.contestants(request_)]
+    streamed = next(c for c in train.contestants(replace(request_, device="cuda")) if c.name == train.STREAMED)
+    made = contender(replace(streamed, settings=streamed.settings | {"device": "cpu"}))
+    assert isinstance(made, train.Train)
+    assert made.trainer.config.data.resident == "no"
+    assert not made.trainer.loader.resident
+    assert made.step() == request_.batch
+
+
 def test_an_evaluation_goes_on_where_the_last_stretch_ended(frames: Frames) -> None:
     """Any number of frames a step, over and over."""
     config = recipe(ARCH, CROP, 2, "fp32")
@@ -243,6 +253,8 @@ def test_what_rows_say_together() -> None:
         "value": pytest.approx(0.96),
         "sentence": "The whole loop reaches 96 % of compute alone, window by window",
     }
+    both = [loop, row("train", 40.0, train.STREAMED), row("train", 50.0, train.COMPUTE)]
+    assert [(f["name"], round(f["value"], 2)) for f in train.derived(both)][1:] == [("train/streamed", 0.8)]
     bare = row("packing", 20.0, packing.BARE, ratio=Spread(2.0, 2.0, 2.0))
     assert packing.derived([bare])[0]["value"] == 0.5
     ranks = [row("scaling", rate, f"fastseg, {n}", settings={"ranks": n}) for n, rate in ((1, 10.0), (2, 19.0))]
@@ -250,37 +262,3 @@ def test_what_rows_say_together() -> None:
     assert scaling.derived(ranks[1:]) == []
     together = [compute.derived([on_gpu]), [share], packing.derived([bare]), scaling.derived(ranks)]
     assert not any(figure["sentence"].endswith(".") for found in together for figure in found)
-
-
-def test_operations_of_a_step() -> None:
-    """The known figure of DeepLabv3-R50 at 768², and what has to be in proportion."""
-    known = step_flops("deeplabv3_resnet50", 19, 2, (768, 768), aux=True)
-    assert known == pytest.approx(2 * 2.336e12, rel=1e-3)
-    one, two = (step_flops(ARCH, 19, batch, (64, 64), aux=True) for batch in (2, 4))
-    assert two == 2 * one
-    assert step_flops(ARCH, 19, 2, (64, 64), aux=False) < one
-
-
-@pytest.mark.parametrize(
-    ("gpu", "peak"),
-    [
-        ("NVIDIA A100-SXM4-40GB", 312),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H200", 989),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA L4", 121),
-        ("NVIDIA A10G", 70),
-        ("NVIDIA GeForce RTX 4090", 165),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
-        ("NVIDIA RTX A1000", None),
-    ],
-)
-def test_datasheet_peaks(gpu: str, peak: float | None) -> None:
-    assert datasheet_peak(gpu) == peak
-
-
-def test_measured_peak_leaves_the_settings() -> None:
-    torch.set_float32_matmul_precision("highest")
-    assert measured_peak(CPU, "fp32") > 0
-    assert torch.get_float32_matmul_precision() == "highest"

@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import commands
 import pytest
 from PIL import Image
 
+import commands
 from bench.suite.contest import Timing
 from bench.suite.frames import frames_of_shards
 from bench.suite.machine import machine
@@ -29,8 +29,8 @@ SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
         (("--peers", "seed", "ffcv"), "--peers has 'ffcv'; it must be of: "),
         (("--plot", "bars.jpg"), "--plot is bars.jpg; its name must end in .png or .svg"),
         (("--json", "."), "--json is ., which is a folder; name a file"),
-        (("--json", "README.md/x.json"), "--json cannot write into README.md"),
-        (("--plot", "/proc/bars.svg"), "--plot cannot write into /proc"),
+        (("--json", "README.md/x.json"), "--json is README.md/x.json, but README.md is a file"),
+        (("--plot", "/proc/bars.svg"), "--plot /proc/bars.svg cannot be written: nothing can be made in /proc"),
         (("--windows", "0"), "--windows is 0; it must be at least 1"),
         (("--batch", "1"), "--batch is 1; it must be at least 2"),
         (("--crop", "0", "768"), "--crop is 0 768; each way it must be 16 to 8192 pixels"),

@@ -2,11 +2,11 @@
 
 import io
 
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
+import layouts
 from fastseg.data.images import encode_jpeg
 from fastseg.data.tiles import TILE, blocks_per_tile, cut, find_tiles
 

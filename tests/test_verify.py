@@ -2,13 +2,13 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import write_folder_dataset
 from PIL import Image
 
 from fastseg.data.manifest import Manifest, read_manifest
@@ -17,6 +17,7 @@ from fastseg.data.shards import read_index, write_shard
 from fastseg.data.sources import open_source
 from fastseg.data.verify import verify
 from fastseg.errors import UserError
+from layouts import write_folder_dataset
 
 Members = dict[str, bytes]
 
@@ -46,7 +47,10 @@ def test_a_flipped_bit_is_found(whole: Path) -> None:
     data = bytearray((whole / "train-000001.tar").read_bytes())
     data[jpg.offset + jpg.size // 2] ^= 1
     (whole / "train-000001.tar").write_bytes(data)
-    assert "train-000001.tar is changed: its SHA-256 is not the manifest's" in verify(whole, workers=1)
+    assert verify(whole, workers=1) == [
+        "train-000001.tar is changed: its SHA-256 is not the manifest's",
+        f"train-000001.tar, record {entry.key} at byte {jpg.offset}: its image is not as it was packed (CRC-32)",
+    ]
 
 
 def test_a_cut_tar_is_found(whole: Path) -> None:
@@ -139,7 +143,7 @@ def _broken_json(records: list[tuple[str, Members]]) -> None:
 def test_wrong_records_are_named(whole: Path, change: Callable, sentence: str) -> None:
     _rewrite(whole, change)
     (damage,) = verify(whole, workers=1)
-    assert damage.startswith(f"val-000000.tar, record val_001: {sentence}")
+    assert re.match(rf"val-000000\.tar, record val_001 at byte \d+: {re.escape(sentence)}", damage)
 
 
 def test_records_that_occur_twice_are_found(whole: Path) -> None:

@@ -11,8 +11,9 @@ from types import FrameType
 
 import tyro
 
-from fastseg.data.scenes import write_scene
+from fastseg.data.scenes import write_name, write_scene
 from fastseg.errors import UserError, run_command
+from fastseg.files import check_writable
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.progress import show_progress
 
@@ -23,7 +24,10 @@ SMALLEST, LARGEST = (64, 32), (8192, 4096)
 class Options:
     """Make procedural street scenes in the layout of Cityscapes: for tests, benchmarks, and for trying things out.
 
-    Writes OUT/leftImg8bit and OUT/gtFine, as the official archives unpack. The same seed gives the same bytes.
+    Writes OUT/leftImg8bit and OUT/gtFine, as the official archives unpack, and in leftImg8bit/name.txt that these are
+    procedural streets. The same seed gives the same bytes.
+
+    Example: python tools/make_scenes.py --out data/streets --train 200 --val 40 --size 2048x1024
     """
 
     out: Path
@@ -62,6 +66,7 @@ def make(options: Options) -> None:
     ]
     workers = min(worker_count(options.workers), len(tasks))
     start = time.monotonic()
+    write_name(options.out)
     with (
         show_progress(f"making scenes in {options.out}", "frames") as show,
         closing(ordered_map(write_scene, tasks, workers)) as written,
@@ -82,9 +87,7 @@ def check(options: Options, counts: dict[str, int]) -> tuple[int, int]:
         raise UserError("no scenes are asked for; say how many, such as --train 64 --val 16")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; give a whole number, 0 or more")
-    for path in (options.out, *options.out.parents):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--out is {options.out}, but {path} is a file; name a folder")
+    check_writable(options.out, "--out")
     return parse_size(options.size)
 
 

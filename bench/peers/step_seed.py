@@ -17,9 +17,9 @@ from torchmetrics import JaccardIndex
 from torchvision.models import get_model
 from torchvision.transforms.functional import normalize, to_tensor
 
-from bench.suite.flops import step_flops
 from bench.suite.steps import CLASSES, Steps, first_device, normalised, peak_memory, synthetic_batch
 from fastseg.labels import IGNORE
+from fastseg.loop.flops import step_flops
 
 NAME = "seed"
 REQUIRES = ("torchvision",)

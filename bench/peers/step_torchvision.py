@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from bench.suite.flops import step_flops
 from bench.suite.steps import CLASSES, RATE, Steps, first_device, normalised, synthetic_batch
 from fastseg.labels import IGNORE
+from fastseg.loop.flops import step_flops
 from fastseg.loop.step import autocast, precision_of
 
 NAME = "torchvision reference"

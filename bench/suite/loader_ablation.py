@@ -47,11 +47,11 @@ def _whole_frames() -> None:
 
     from fastseg.data import pipeline
 
-    def decode(encoded: Any, start: Any, shape: Any, output_type: Any, **decoder: Any) -> Any:
-        whole = fn.decoders.image(encoded, output_type=output_type, **decoder)
+    def window(source: Any, start: Any, shape: Any, _codec: str, output_type: Any, /, **decoder: Any) -> Any:
+        whole = fn.decoders.image(source, output_type=output_type, **decoder)
         return fn.slice(whole, start=start, shape=shape, axes=[0, 1])
 
-    pipeline._decode = decode
+    pipeline._window = window
 
 
 def _resize_by_dali() -> None:

@@ -1,7 +1,6 @@
 """The command line of bench/throughput.py, and what it asks every stage to do."""
 
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +13,19 @@ from bench.suite.frames import Frames
 from bench.suite.plot import check_plot
 from bench.suite.request import STAGES, Request
 from fastseg.errors import UserError
+from fastseg.files import check_writable_file
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ("compute", "train", "evaluation", "scaling")
 """Stages that run a network, with smaller defaults on a CPU."""
 READERS = ("loader", "train", "packing", "evaluation")
 """Stages that read frames."""
+VARIANTS = {
+    "ablate": ("ablation", "take away from"),
+    "candidates": ("candidates", "add to"),
+    "settings": ("sweeps", "set in"),
+}
+"""Flag → the module below bench.suite that has variants of ours to measure instead of peers, and what it does."""
 Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
 
 
@@ -32,35 +38,33 @@ def _shown_as(name: str) -> object:
 class Options:
     """Measure loading, computing, training, packing and evaluating, ours beside its peers on the same work.
 
-    Contestants run in processes of their own and are measured in turns, all but one of them stopped. Ctrl-C shows
-    what has been measured so far.
+    Contestants take turns in processes of their own, all others stopped. Ctrl-C shows what has been measured so far.
+
+    Example: python bench/throughput.py --stages loader compute --json results.json --plot results.svg
     """
 
     stages: Annotated[tuple[str, ...] | None, _shown_as("STAGE ...")] = None
-    """Of loader, compute, train, packing, evaluation, scaling. Default: all; scaling only where there are several
-    GPUs or --ranks are given."""
+    """Of loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
     peers: Annotated[tuple[str, ...], _shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
     shards: Annotated[Path | None, _shown_as("DIR")] = None
-    """Set that the frames are taken from. Default: shards/cityscapes, or the only set below shards/; without one,
-    procedural streets of 2048x1024, kept in the user's cache."""
+    """Set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
     frames: Annotated[int | None, _shown_as("N")] = None
     """How many frames all contestants read. Default: 32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU if there is one."""
     crop: Annotated[tuple[int, int] | None, _shown_as("H W")] = None
-    """Training crop, pixels. Default: 768 768; 256 256 where a network runs on a CPU."""
+    """Training crop, pixels. Default: 768 768; 256 256 for networks on a CPU."""
     scale: Annotated[tuple[float, float], _shown_as("LOW HIGH")] = (0.5, 2.0)
-    """Range of the ratio by which frames are resized before the crop."""
+    """Ratio by which frames are resized before the crop."""
     batch: Annotated[int | None, _shown_as("N")] = None
-    """Images per step and rank. Default: 8; 4 where a network runs on a CPU."""
+    """Images per step and rank. Default: 8; 4 for networks on a CPU."""
     arch: Annotated[Arch | None, _shown_as("NAME")] = None
-    """Network: deeplabv3_resnet50, deeplabv3_resnet101 or deeplabv3_mobilenet_v3_large. Default: ResNet-50 on a GPU,
-    MobileNetV3 on a CPU."""
+    """torchvision's network. Default: deeplabv3_resnet50; deeplabv3_mobilenet_v3_large on a CPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of our network's convolutions and products, as in training."""
+    """Of our network's products, as in training."""
     ranks: Annotated[int | None, _shown_as("N")] = None
-    """Gloo ranks on the CPU that scaling goes up to. Default: the GPUs there are, one rank each."""
+    """Gloo ranks on the CPU that scaling goes up to. Default: one rank for each GPU."""
     windows: Annotated[int | None, _shown_as("N")] = None
     """Measurements of each contestant. Default: 5."""
     seconds: Annotated[float | None, _shown_as("S")] = None
@@ -68,12 +72,15 @@ class Options:
     warmup: Annotated[float | None, _shown_as("S")] = None
     """Seconds before every window that do not count. Default: 1.5."""
     sweep: bool = True
-    """Try several settings (workers, threads, image format) of each contestant first, and go on with its best."""
+    """Try several settings of each contestant first (workers, threads, …), and go on with its best."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Two minutes on two cores: 8 frames, 3 windows of half a second, crops of 128 for networks, fewer contestants
-    and stages, no sweep."""
+    """Two minutes on two cores: few frames, short windows, small crops, fewer contestants, no sweep."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Instead of the peers, measure ours with one optimisation taken away at a time."""
+    """No peers: ours with one optimisation taken away at a time."""
+    candidates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No peers: ours with one candidate optimisation added at a time."""
+    settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No peers: ours with one setting changed at a time (decoder, threads, images per step, …)."""
     json: Annotated[Path | None, _shown_as("FILE")] = None
     """Write environment, settings and results there."""
     plot: Annotated[Path | None, _shown_as("FILE.png|svg")] = None
@@ -86,6 +93,9 @@ def check(options: Options) -> None:
     """:class:`UserError` for what can be known to fail before anything is measured."""
     _known("--stages", options.stages or (), STAGES)
     _known("--peers", tuple(name for name in options.peers if name not in ("all", "none")), peers.known())
+    given = [flag for flag in VARIANTS if getattr(options, flag)]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} are both given; measure them one after the other")
     positive = {"frames": 1, "batch": 2, "ranks": 1, "windows": 1, "seconds": 0.01, "warmup": 0}
     for name, least in positive.items():
         value = getattr(options, name)
@@ -98,19 +108,13 @@ def check(options: Options) -> None:
     if options.plot:
         check_plot(options.plot)
     for flag, path in (("json", options.json), ("plot", options.plot)):
-        if path and path.is_dir():
-            raise UserError(f"--{flag} is {path}, which is a folder; name a file")
         if path:
-            _check_writable(flag, path.parent)
+            check_writable_file(path, f"--{flag}")
 
 
-def _check_writable(flag: str, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--{flag} cannot write into {folder} ({error.strerror}); name another folder") from None
+def variants(options: Options) -> str | None:
+    """The one of :data:`VARIANTS` that is asked for; None: the stages with their peers."""
+    return next((flag for flag in VARIANTS if getattr(options, flag)), None)
 
 
 def device(options: Options) -> str:

@@ -1,6 +1,5 @@
 """What all contestants that compute have in common: the recipe, the batch, and the figures of a window."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -8,11 +7,11 @@ from typing import Any
 
 import torch
 
-from bench.suite.flops import datasheet_peak, measured_peak
 from bench.suite.request import Request
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.data.manifest import Manifest
 from fastseg.labels import IGNORE, cityscapes
+from fastseg.loop.flops import device_peak, measured_peak, moment, seconds_between
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 19
@@ -92,15 +91,15 @@ class Steps:
         """``train`` does one step, of ``images`` images and ``flops`` operations."""
         self._train, self._images, self._flops = train, images, flops
         self._device, self._precision = device, precision
-        self._datasheet = datasheet_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._datasheet = device_peak(device)
         self._product = 0.0
         self._times: list[tuple[Any, Any]] = []
 
     def step(self) -> int:
         """One step; returns its images."""
-        begin = self._now()
+        begin = moment(self._device)
         self._train()
-        self._times.append((begin, self._now()))
+        self._times.append((begin, moment(self._device)))
         return self._images
 
     def figures(self) -> dict[str, float]:
@@ -109,7 +108,7 @@ class Steps:
         The median because the steps of the warm-up are among them.
         """
         times, self._times = self._times, []
-        tflops = self._flops / median(self._seconds(*pair) for pair in times) / 1e12
+        tflops = self._flops / median(seconds_between(*pair) for pair in times) / 1e12
         memory = peak_memory(self._device)
         # Here and not at the start, where other contestants are starting too.
         self._product = max(self._product, measured_peak(self._device, self._precision))
@@ -124,16 +123,3 @@ class Steps:
 
     def close(self) -> None:
         """Nothing outlives the process."""
-
-    def _now(self) -> Any:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _seconds(self, begin: Any, end: Any) -> float:
-        if self._device.type != "cuda":
-            return float(end - begin)
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1000

@@ -32,6 +32,8 @@ class Augmentation:
     """Hue is turned by ± this many degrees, in half of the samples."""
     fill: tuple[int, int, int] = (124, 116, 104)
     """RGB of the padding: the data's mean, which normalisation turns into zero."""
+    squeeze: bool = False
+    """The crop shows the whole frame, whatever that does to its proportions; ``scale`` does not apply."""
 
     @property
     def coloured(self) -> bool:
@@ -72,8 +74,17 @@ def random_numbers(seed: int, epoch: int, sample: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, sample))
 
 
+def draw(seed: int, epoch: int, sample: int, frame: tuple[int, int], a: Augmentation) -> tuple[Window, Colour]:
+    """All that is drawn for a sample whose frame has (height, width) pixels."""
+    rng = random_numbers(seed, epoch, sample)
+    return draw_window(rng, frame, a), draw_colour(rng, a)
+
+
 def draw_window(rng: np.random.Generator, frame: tuple[int, int], augmentation: Augmentation) -> Window:
     """Draw ratio, position and flip for a frame of (height, width) pixels."""
+    if augmentation.squeeze:
+        (bottom, right), (height, width) = frame, augmentation.crop
+        return Window(0, bottom, 0, right, height, width, 0, 0, bool(rng.random() < augmentation.flip))
     low, high = augmentation.scale
     ratio = low + (high - low) * rng.random()
     (top, bottom, height, above), (left, right, width, before) = (

@@ -7,15 +7,16 @@ N ranks together see what one would see with N times the batch.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, count, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastseg.data.draws import Augmentation, Colour, Window, draw_colour, draw_window, random_numbers
+from fastseg.data.draws import Augmentation, Colour, Window, draw
 from fastseg.data.images import image_size
-from fastseg.data.pipeline import Crops, Frames
-from fastseg.data.reader import Reader
+from fastseg.data.pipeline import Array, Crops, Frames
+from fastseg.data.reader import Damaged, Encoded, Reader
 from fastseg.data.tiles import Bytes, Tiles, cut, find_tiles
 from fastseg.errors import UserError
 
@@ -37,32 +38,49 @@ REMEMBERED = 4096
 class Crop(NamedTuple):
     """One training sample on its way to the graph."""
 
-    image: Bytes
-    """Encoded: the tiles under the window, or all."""
+    image: Array
+    """Encoded: the tiles under the window, or all; or the decoded frame."""
     origin: tuple[int, int]
     """Row and column of the frame where ``image`` begins."""
-    mask: Bytes
-    """Encoded, whole."""
+    mask: Array
+    """Encoded or decoded, whole."""
     window: Window
     colour: Colour
 
 
 def train_feed(
-    reader: Reader, augmentation: Augmentation, *, batch: int, seed: int, start: tuple[int, int], ahead: int
+    reader: Reader,
+    augmentation: Augmentation,
+    *,
+    batch: int,
+    seed: int,
+    start: tuple[int, int],
+    ahead: int,
+    apart: bool = False,
 ) -> Callable[[], Crops]:
     """A function that returns the next batch of this rank, from (epoch, step) ``start`` on, endlessly."""
     cropper = Cropper(reader, augmentation, seed)
-    samples = chain.from_iterable(
-        ((epoch, place) for place in rank_order(reader, batch, seed, epoch)) for epoch in count(start[0])
-    )
-    crops = read_ahead(islice(samples, start[1] * batch, None), cropper.crop, reader, ahead * batch)
+    samples = train_samples(reader, batch, seed, start, apart)
+    crops = read_ahead(samples, cropper.crop, reader, ahead * batch)
     return lambda: collate(list(islice(crops, batch)))
 
 
-def eval_feed(reader: Reader, places: list[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
-    """A function that returns the next batch of whole frames, going round ``places`` for ever."""
-    frames = read_ahead(chain.from_iterable(places for _ in count()), reader.read, reader, ahead * batch)
+def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
+    """A function that returns the next batch of whole frames, of ``places`` without an end."""
+
+    def read(place: int) -> Encoded:
+        return reader.first_whole(place, lambda _, record: record)
+
+    frames = read_ahead(places, read, reader, ahead * batch)
     return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
+
+
+def train_samples(
+    reader: Reader, batch: int, seed: int, start: tuple[int, int], apart: bool = False
+) -> Iterator[tuple[int, int]]:
+    """(epoch, place) of this rank's samples, from (epoch, step) ``start`` on, endlessly; see :func:`rank_order`."""
+    epochs = (((epoch, place) for place in rank_order(reader, batch, seed, epoch, apart)) for epoch in count(start[0]))
+    return islice(chain.from_iterable(epochs), start[1] * batch, None)
 
 
 def epoch_steps(samples: int, world: int, batch: int) -> int:
@@ -70,12 +88,22 @@ def epoch_steps(samples: int, world: int, batch: int) -> int:
     return samples // (world * batch)
 
 
-def rank_order(reader: Reader, batch: int, seed: int, epoch: int) -> list[int]:
-    """The places that this rank reads in an epoch: of each step its part of the global batch."""
+def rank_order(reader: Reader, batch: int, seed: int, epoch: int, apart: bool = False) -> list[int]:
+    """The places that this rank reads in an epoch: of each step its part of the global batch.
+
+    ``apart``: only of its :func:`own_places`.
+    """
     rank, world, samples = reader.files.rank, reader.files.world, len(reader)
     order = np.random.default_rng((seed, epoch, samples, ORDER)).permutation(samples)
     steps = epoch_steps(samples, world, batch)
-    return [int(place) for place in order[: steps * world * batch].reshape(steps, world, batch)[:, rank].flat]
+    if apart:
+        return order[np.isin(order, own_places(reader, apart))][: steps * batch].tolist()
+    return order[: steps * world * batch].reshape(steps, world, batch)[:, rank].ravel().tolist()
+
+
+def own_places(reader: Reader, apart: bool) -> range:
+    """The places from which a rank draws: all of the split's, or ``apart`` from the other ranks its share of them."""
+    return range(reader.files.rank, len(reader), reader.files.world) if apart else range(len(reader))
 
 
 def read_ahead(
@@ -103,13 +131,13 @@ class Cropper:
         self._known: OrderedDict[int, tuple[tuple[int, int], Tiles | None]] = OrderedDict()
 
     def crop(self, sample: tuple[int, int]) -> Crop:
-        """The crop of (epoch, place)."""
-        epoch, place = sample
-        image, mask = self._reader.read(place)
+        """The crop of (epoch, place); of another place, but with its draws, where that record is damaged."""
+        return self._reader.first_whole(sample[1], partial(self._crop, sample))
+
+    def _crop(self, sample: tuple[int, int], place: int, record: Encoded) -> Crop:
+        image, mask = record
         size, tiles = self._look_up(place, image)
-        rng = random_numbers(self._seed, epoch, place)
-        window = draw_window(rng, size, self._augmentation)
-        colour = draw_colour(rng, self._augmentation)
+        window, colour = draw(self._seed, *sample, size, self._augmentation)
         if tiles is None:
             return Crop(image, (0, 0), mask, window, colour)
         part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))
@@ -123,7 +151,7 @@ class Cropper:
             try:
                 found = ((tiles.height, tiles.width) if tiles else image_size(image)), tiles
             except UserError as error:
-                raise UserError(f"{self._reader.where(place)}: {error}; run make_shards.py --verify") from None
+                raise Damaged(f"{self._reader.where(place)}: {error}") from None
             self._known[place] = found
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)

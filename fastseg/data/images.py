@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from fastseg.data.tiles import blocks_per_tile
+from fastseg.data.tiles import MAX_PIXELS, blocks_per_tile
 from fastseg.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
@@ -38,25 +38,54 @@ def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
 def read_labels(data: bytes, where: str) -> Image.Image:
     """Decode a mask file to mode ``L``, one byte a pixel: its grey value, or its palette *index*.
 
-    Raises :class:`UserError`, which names ``where``, for a damaged mask and for colours or 16 bits.
+    16 bits are read, too, if no value is above 255. Raises :class:`UserError`, which names ``where``, for a damaged
+    mask, for colours and for larger values.
     """
     mask = _upright(_load(data, where))
     if mask.mode == "P":
         return Image.fromarray(np.asarray(mask))
+    if mask.mode == "I" or mask.mode.startswith("I;16"):
+        return Image.fromarray(_as_bytes(np.asarray(mask), where))
     if mask.mode not in ("1", "L"):
         raise UserError(
-            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (grey or palette)"
+            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (grey or "
+            "palette): docs/data.md shows how to turn colours into labels"
         )
     return mask if mask.mode == "L" else mask.convert("L")
+
+
+def read_palette(data: bytes) -> list[tuple[int, int, int]]:
+    """RGB of each palette index of a mask that :func:`read_labels` reads; empty for grey ones."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as mask:
+        flat = (mask.getpalette("RGB") or []) if mask.mode == "P" else []
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image that :func:`read_rgb` reads, before its EXIF orientation is applied."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
+def _as_bytes(labels: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    if (wrong := labels[(labels < 0) | (labels > 255)]).size:
+        raise UserError(
+            f"the mask {where} has {wrong.size} pixels that no byte holds, such as {wrong[0]}; labels are 0 to 255: "
+            "do these number objects rather than classes?"
+        )
+    return labels.astype(np.uint8)
 
 
 def image_size(data: NDArray[np.uint8]) -> tuple[int, int]:
     """Height and width of an image file, from its header. Raises :class:`UserError` for what is no image."""
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
-            return image.height, image.width
+            size = image.height, image.width
     except Exception as error:  # see _load
         raise UserError(f"the image cannot be read ({error})") from None
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"the image has an absurd size, {size[1]}×{size[0]} pixels")
+    return size
 
 
 def is_baseline_jpeg(data: bytes) -> bool:

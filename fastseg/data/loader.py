@@ -2,20 +2,28 @@
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from fastseg.data.decoding import explained
 from fastseg.data.draws import Augmentation
-from fastseg.data.feed import epoch_steps, eval_feed, train_feed
+from fastseg.data.feed import epoch_steps, frame_feed, own_places, train_feed, train_samples
 from fastseg.data.finish import Finisher
-from fastseg.data.manifest import Manifest, Shard, Split
-from fastseg.data.pipeline import Crops, eval_graph, train_graph, windows_graph
+from fastseg.data.manifest import Manifest, Split
+from fastseg.data.pipeline import DECODED, Crops, eval_graph, run, train_graph, windows_graph
 from fastseg.data.reader import Files, Reader
+from fastseg.data.residence import Residence, resident_feed
+from fastseg.data.sizes import check_sizes
 from fastseg.errors import UserError
-from fastseg.files import is_remote, join
+from fastseg.files import join
+from fastseg.labels import IGNORE
+
+EVAL_PREFETCH = 2
+"""Batches of whole frames that are ready before they are asked for."""
 
 
 class Batch(NamedTuple):
@@ -24,9 +32,9 @@ class Batch(NamedTuple):
     image: torch.Tensor
     """uint8 N×H×W×3, RGB; its permuted view is channels-last."""
     label: torch.Tensor
-    """uint8 N×H×W train ids, 255 = ignore."""
+    """uint8 N×H×W train ids, 255 = ignore; nothing but that in a split without masks."""
     valid: torch.Tensor
-    """bool N; False for a repeated sample that only fills the batch up."""
+    """bool N; False for a sample that only fills the batch up: a repeated one, or one in place of a damaged one."""
 
 
 class TrainLoader:
@@ -47,9 +55,13 @@ class TrainLoader:
         threads: int,
         prefetch: int,
         seed: int,
+        resident: bool = False,
+        apart: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """``state`` continues exactly after a :meth:`state`."""
+        """``resident``: frames stay decoded on the device. ``apart``: this rank draws from its own share of the split
+        alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
+        """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
         if self.steps_per_epoch < 1:
             raise UserError(
@@ -58,49 +70,73 @@ class TrainLoader:
             )
         self._epoch: int = state["epoch"] if state else 0
         self._step: int = state["step"] if state else 0
+        self.apart: bool = state.get("apart", False) if state else apart
+        """Whether this rank draws from its own share of the split alone."""
+        # Where only a share fits, an order that goes through the whole split cannot be served from memory.
+        self.resident = resident and (self.apart or not apart)
+        """Whether frames stay decoded in the device's memory."""
         self._valid = torch.ones(batch, dtype=torch.bool, device=device)
-        reader = _reader(files, split)
-        feed = train_feed(reader, augmentation, batch=batch, seed=seed, start=(self._epoch, self._step), ahead=prefetch)
         options = _pipeline_options(device, batch, threads, prefetch)
-        self._next = (_finished_here if device.type == "cpu" else _by_graph)(feed, files, augmentation, options)
+        order = {"batch": batch, "seed": seed, "start": (self._epoch, self._step), "apart": self.apart}
+        self._reader = _reader(files, split)
+        feed = (_resident if self.resident else _streamed)(self._reader, augmentation, order, options)
+        codec = DECODED if self.resident else files.image_codec
+        self._next = (_finished_here if device.type == "cpu" else _by_graph)(feed, codec, augmentation, options)
 
     def next(self) -> Batch:
         """The next batch; waits until it is ready."""
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
         self._step += 1
-        image, mask = self._next()
+        with explained(self._reader):
+            image, mask = self._next()
         return Batch(image, mask.squeeze(-1), self._valid)
+
+    def bad_samples(self) -> list[int]:
+        """Places of the damaged records that this rank has met so far, and passed over."""
+        return sorted(self._reader.bad)
 
     def state(self) -> dict[str, Any]:
         """Where the loader is after the last batch handed out."""
-        return {"epoch": self._epoch, "step": self._step}
+        return {"epoch": self._epoch, "step": self._step, "apart": self.apart}
 
 
+Feed = Callable[[], Crops]
 Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _by_graph(feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+def _streamed(reader: Reader, augmentation: Augmentation, order: dict[str, Any], options: dict[str, Any]) -> Feed:
+    """Crops of files, read ahead."""
+    return train_feed(reader, augmentation, **order, ahead=options["prefetch_queue_depth"])
+
+
+def _resident(reader: Reader, augmentation: Augmentation, order: dict[str, Any], options: dict[str, Any]) -> Feed:
+    """Crops of frames in memory."""
+    batch, seed = order["batch"], order["seed"]
+    places = (place for _, place in train_samples(reader, **order))
+    residence = Residence(reader, places, len(own_places(reader, order["apart"])), **options)
+    return resident_feed(residence, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
+
+
+def _by_graph(feed: Feed, codec: str, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
     """Batches that are whole when they leave DALI."""
     device = "cpu" if options["device_id"] is None else "gpu"
-    pipeline = train_graph(feed, augmentation, device, files.image_codec, **options)
+    pipeline = train_graph(feed, augmentation, device, codec, **options)
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = _run(pipeline)
+        image, mask = run(pipeline)
         return _tensor(image), _tensor(mask)
 
     return following
 
 
-def _finished_here(
-    feed: Callable[[], Crops], files: Files, augmentation: Augmentation, options: dict[str, Any]
-) -> Tensors:
+def _finished_here(feed: Feed, codec: str, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
     """Batches whose windows DALI has decoded."""
-    pipeline = windows_graph(feed, augmentation, files.image_codec, **options)
+    pipeline = windows_graph(feed, augmentation, codec, **options)
     finish = Finisher(augmentation, options["num_threads"])
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks, *numbers = _run(pipeline)
+        images, masks, *numbers = run(pipeline)
         return finish(list(images), list(masks), *(number.as_array() for number in numbers))
 
     return following
@@ -113,17 +149,23 @@ class EvalLoader:
     """
 
     def __init__(
-        self, files: Files, split: Split, *, batch: int, device: torch.device, threads: int, prefetch: int = 2
+        self, files: Files, split: Split, *, batch: int, device: torch.device, threads: int, most: int | None = None
     ) -> None:
-        """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says."""
-        samples, self._batch = split.samples, batch if len(split.sizes) == 1 else 1
+        """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says.
+
+        ``most``: only so many samples, the first ones of the split.
+        """
+        samples = min(split.samples, most or split.samples)
+        self._batch = batch if len(split.sizes) == 1 else 1
         self.first = samples * files.rank // files.world
         """Place in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
+        self.max_bad = files.max_bad
+        """Damaged frames that may be left out."""
         self._steps = ceil(ceil(samples / files.world) / self._batch)
-        self._reader, self._prefetch, self.device = _reader(files, split), prefetch, device
-        self._options = _pipeline_options(device, self._batch, threads, prefetch)
+        self._reader, self.device = _reader(files, split), device
+        self._options = _pipeline_options(device, self._batch, threads, EVAL_PREFETCH)
         self._pipeline: Any = None
 
     def __len__(self) -> int:
@@ -134,22 +176,30 @@ class EvalLoader:
         """The keys of all samples of the split, in order."""
         return [self._reader.key(place) for place in range(len(self._reader))]
 
+    def bad_samples(self) -> list[int]:
+        """Places of this rank's damaged frames met so far: they do not count."""
+        return sorted(self._reader.bad.keys() & range(self.first, self.first + self.count))
+
     def __iter__(self) -> Iterator[Batch]:
         """One pass over this rank's frames."""
         # A pipeline that was left in the middle would go on from there: only a finished one is kept.
         pipeline, self._pipeline = self._pipeline or self._build(), None
         for step in range(self._steps):
-            image, mask = (_tensor(output) for output in _run(pipeline))
-            places = torch.arange(step * self._batch, (step + 1) * self._batch, device=self.device)
-            yield Batch(image, mask.squeeze(-1), places < self.count)
+            with explained(self._reader):
+                image, *masks = (_tensor(output) for output in run(pipeline))
+            label = masks[0].squeeze(-1) if masks else image.new_full(image.shape[:3], IGNORE)
+            frames = range(step * self._batch, (step + 1) * self._batch)
+            valid = [i < self.count and self.first + i not in self._reader.bad for i in frames]
+            yield Batch(image, label, torch.tensor(valid, device=self.device))
         self._pipeline = pipeline
 
     def _build(self) -> Any:
         # The last frame again where a step has none of its own.
         last = self.first + max(self.count - 1, 0)
         places = [min(self.first + i, last) for i in range(self._steps * self._batch)]
-        feed = eval_feed(self._reader, places, batch=self._batch, ahead=self._prefetch)
-        return eval_graph(feed, _dali_device(self.device), self._reader.files.image_codec, **self._options)
+        feed = frame_feed(self._reader, cycle(places), batch=self._batch, ahead=EVAL_PREFETCH)
+        codec, labelled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
+        return eval_graph(feed, _dali_device(self.device), codec, labelled, **self._options)
 
 
 def cpu_threads(processes: int) -> int:
@@ -157,34 +207,37 @@ def cpu_threads(processes: int) -> int:
     return min(max(len(os.sched_getaffinity(0)) // processes, 1), 16)
 
 
-def open_files(shards: str | Path, manifest: Manifest, split: str, rank: int = 0, world: int = 1) -> Files:
+def open_files(
+    shards: str | Path,
+    manifest: Manifest,
+    split: str,
+    rank: int = 0,
+    world: int = 1,
+    max_bad: int = 0,
+    *,
+    unlabelled: bool = False,
+) -> Files:
     """The files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
 
-    Raises :class:`UserError` for a split without masks and for a tar or index that is missing or of another size.
+    ``max_bad``: damaged records that may be passed over; all that is noticed here is refused. ``unlabelled``: a split
+    without masks will do.
+    Raises :class:`UserError` for a split without masks, for a tar that is missing or of another size, and for an index
+    that is missing (in object storage whoever reads the indexes says that).
     """
     part = manifest.split(split)
-    if not part.labelled:
+    if not part.labelled and not unlabelled:
         raise UserError(f"the split {split!r} of {shards} has no masks; it can be predicted, not trained or scored")
-    if not is_remote(shards):
-        for shard in part.shards:
-            _check_size(Path(shards), shard)
+    check_sizes(shards, part.shards)
     return Files(
         tars=tuple(join(shards, shard.file) for shard in part.shards),
         indexes=tuple(join(shards, shard.index) for shard in part.shards),
+        index_sha256=tuple(shard.index_sha256 for shard in part.shards),
         image_codec=manifest.image_codec,
-        mask_codec=manifest.mask_codec,
+        mask_codec=manifest.mask_codec if part.labelled else "",
         rank=rank,
         world=world,
+        max_bad=max_bad,
     )
-
-
-def _check_size(folder: Path, shard: Shard) -> None:
-    tar, index = folder / shard.file, folder / shard.index
-    for path in (tar, index):
-        if not path.is_file():
-            raise UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
-    if (size := tar.stat().st_size) != shard.bytes:
-        raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}; copy or pack the set again")
 
 
 def _dali_device(device: torch.device) -> str:
@@ -208,11 +261,6 @@ def _pipeline_options(device: torch.device, batch: int, threads: int, prefetch: 
         "prefetch_queue_depth": prefetch,
         "device_id": device.index,
     }
-
-
-def _run(pipeline: Any) -> Any:
-    """One batch of each output."""
-    return pipeline.run(torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None)
 
 
 def _tensor(output: Any) -> torch.Tensor:

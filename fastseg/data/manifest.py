@@ -2,18 +2,26 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import UserError
-from fastseg.files import join, read_bytes, write_atomic
-from fastseg.labels import IGNORE, MAX_CLASSES, SegmentationClass, parse_class
+from fastseg.data.tiles import MAX_PIXELS
+from fastseg.data.values import a_list, flat, number, sha256, whole, yes_or_no
+from fastseg.errors import UserError, shown
+from fastseg.files import is_remote, join, read_range, write_atomic
+from fastseg.labels import IGNORE, MAX_CLASSES, SegmentationClass, parse_class, parse_name
 
 NAME = "manifest.json"
 FORMAT = "fastseg-shards"
 VERSION = 1
+MAX_FILE = 1 << 27
+"""Bytes; a set of 400,000 frames, each with all its places of rare classes, has as many."""
+
+MAX_NAMED = 4
+"""Other sets that a complaint names."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +109,34 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     where = join(folder, NAME)
     try:
-        document = json.loads(read_bytes(where))
+        data = read_range(where, 0, MAX_FILE + 1) if is_remote(where) else _first_bytes(where)
+        if len(data) > MAX_FILE:
+            raise ValueError(f"it has more than {MAX_FILE:,} bytes")
+        document = json.loads(data)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{folder} holds no finished set of shards (no {NAME}); pack one with: python tools/make_shards.py"
-        ) from None
+        raise UserError(f"{folder} holds no finished set of shards (no {NAME}); {_cure(folder)}") from None
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}); check --shards") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged ({error}); pack the set again") from None
     return parse_manifest(document, where)
+
+
+def _cure(folder: str | Path) -> str:
+    """Which finished sets lie in ``folder`` or beside it, and how to pack one."""
+    if is_remote(folder):
+        return "pack one with: python tools/make_shards.py"
+    pack = f"pack one with: python tools/make_shards.py SOURCE --out {folder}"
+    for place in (Path(folder), Path(folder).parent):
+        if found := sorted(str(path.parent) for path in place.glob(f"*/{NAME}")):
+            more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+            return f"name a finished one ({', '.join(found[:MAX_NAMED])}{more}), or {pack}"
+    return pack
+
+
+def _first_bytes(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(MAX_FILE + 1)
 
 
 def parse_manifest(document: Any, where: str) -> Manifest:
@@ -117,68 +145,93 @@ def parse_manifest(document: Any, where: str) -> Manifest:
         raise UserError(f"{where} is not a manifest of fastseg shards; pack the set again")
     if document.get("version") != VERSION:
         raise UserError(
-            f"{where} has format version {document.get('version')!r}, this fastseg reads {VERSION}; "
+            f"{where} has format version {shown(document.get('version'))}, this fastseg reads {VERSION}; "
             "pack the set again or change the version of fastseg"
         )
     try:
-        classes = tuple(parse_class(c, f"{where}, class {i}") for i, c in enumerate(document["classes"]))
-        manifest = Manifest(
-            name=str(document["name"]),
-            classes=classes,
-            splits={str(k): _parse_split(v, len(classes), where) for k, v in document["splits"].items()},
-            image_codec=_one_of(document["image_codec"], ("jpg", "png"), "image_codec", where),
-            mask_codec=_one_of(document["mask_codec"], ("tif", "png"), "mask_codec", where),
-            mean=_rgb(document["mean"]),
-            std=_rgb(document["std"]),
-            options=dict(document["options"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where} is damaged ({type(error).__name__}: {error}); pack the set again") from None
-    if not 1 <= len(manifest.classes) <= MAX_CLASSES or document.get("ignore") != IGNORE:
+        return _parse(document, where)
+    except KeyError as error:
+        raise UserError(f"{where} is damaged (it lacks {shown(error.args[0])}); pack the set again") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where} is damaged ({error}); pack the set again") from None
+
+
+def _parse(document: dict[str, Any], where: str) -> Manifest:
+    """Not found are :class:`KeyError`, of another type :class:`ValueError`, :class:`TypeError`, AttributeError."""
+    classes = tuple(parse_class(c, f"{where}, class {i}") for i, c in enumerate(a_list(document["classes"])))
+    if not 1 <= len(classes) <= MAX_CLASSES or document.get("ignore") != IGNORE:
         raise UserError(f"{where} must name 1 to {MAX_CLASSES} classes and the ignore value {IGNORE}")
-    return manifest
+    if len({entry.name for entry in classes}) < len(classes):
+        raise UserError(f"{where} names a class twice; pack the set again")
+    return Manifest(
+        name=parse_name(document["name"], where),
+        classes=classes,
+        splits={
+            parse_name(name, where, "split"): _parse_split(split, len(classes), where)
+            for name, split in document["splits"].items()
+        },
+        image_codec=_one_of(document["image_codec"], ("jpg", "png"), "image_codec", where),
+        mask_codec=_one_of(document["mask_codec"], ("tif", "png"), "mask_codec", where),
+        mean=_rgb(document["mean"]),
+        std=_rgb(document["std"]),
+        options=flat(document["options"]),
+    )
 
 
 def _parse_split(document: dict[str, Any], classes: int, where: str) -> Split:
+    shards = tuple(_parse_shard(shard, where) for shard in a_list(document["shards"]))
+    samples = sum(shard.samples for shard in shards)
     split = Split(
-        shards=tuple(_parse_shard(shard, where) for shard in document["shards"]),
-        labelled=bool(document["labelled"]),
-        sizes=tuple((int(h), int(w), int(n)) for h, w, n in document["sizes"]),
-        pixels=tuple(int(n) for n in document["pixels"]),
+        shards=shards,
+        labelled=yes_or_no(document["labelled"]),
+        sizes=tuple(_parse_size(size) for size in a_list(document["sizes"])),
+        pixels=tuple(whole(n, 0, MAX_PIXELS * samples) for n in a_list(document["pixels"])),
         rare={
-            int(train_id): tuple((int(s), int(y), int(x)) for s, y, x in positions)
-            for train_id, positions in document["rare"].items()
+            whole(int(train_id), 0, classes - 1): tuple(_parse_place(place, samples) for place in a_list(places))
+            for train_id, places in document["rare"].items()
         },
     )
-    if split.labelled and len(split.pixels) != classes + 1:
+    if split.labelled and (len(split.pixels) != classes + 1 or not any(split.pixels)):
         raise ValueError(f"{len(split.pixels)} pixel counts for {classes} classes and the ignore value")
-    if sum(n for _, _, n in split.sizes) != split.samples or split.samples < 1:
-        raise ValueError(f"{split.samples} samples, but the sizes of {sum(n for _, _, n in split.sizes)}")
+    if sum(n for _, _, n in split.sizes) != samples or samples < 1:
+        raise ValueError(f"{samples} samples, but the sizes of {sum(n for _, _, n in split.sizes)}")
     return split
 
 
 def _parse_shard(document: dict[str, Any], where: str) -> Shard:
-    shard = Shard(
-        file=str(document["file"]),
-        samples=int(document["samples"]),
-        bytes=int(document["bytes"]),
-        sha256=str(document["sha256"]),
-        index_sha256=str(document["index_sha256"]),
-    )
+    file = document["file"]
     # A manifest may come from anywhere: its shards lie beside it and nowhere else.
-    if Path(shard.file).name != shard.file or not shard.file.endswith(".tar"):
-        raise UserError(f"{where} names the shard {shard.file!r}; it must be a plain name ending in .tar")
-    if shard.samples < 1 or shard.bytes < 1:
-        raise ValueError(f"{shard.file} with {shard.samples} samples, {shard.bytes} bytes")
-    return shard
+    if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar", file):
+        raise UserError(f"{where} names the shard {shown(file)}; it must be a plain name ending in .tar")
+    size = whole(document["bytes"], 1, 1 << 50)
+    return Shard(
+        file=file,
+        # A record has two files or three, each with a header and a block of 512 bytes at least.
+        samples=whole(document["samples"], 1, size // 2048),
+        bytes=size,
+        sha256=sha256(document["sha256"]),
+        index_sha256=sha256(document["index_sha256"]),
+    )
+
+
+def _parse_size(entry: Any) -> tuple[int, int, int]:
+    height, width, samples = a_list(entry)
+    height, width = whole(height, 1, MAX_PIXELS), whole(width, 1, MAX_PIXELS)
+    whole(height * width, 1, MAX_PIXELS)
+    return height, width, whole(samples, 1, 1 << 40)
+
+
+def _parse_place(entry: Any, samples: int) -> tuple[int, int, int]:
+    sample, y, x = a_list(entry)
+    return whole(sample, 0, samples - 1), whole(y, 0, MAX_PIXELS), whole(x, 0, MAX_PIXELS)
 
 
 def _one_of(value: Any, allowed: tuple[str, ...], name: str, where: str) -> str:
     if value not in allowed:
-        raise UserError(f"{where}: {name} is {value!r}; it must be one of {', '.join(allowed)}")
+        raise UserError(f"{where}: {name} is {shown(value)}; it must be one of {', '.join(allowed)}")
     return str(value)
 
 
 def _rgb(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(v) for v in values)
+    red, green, blue = (number(value, 255) for value in a_list(values))
     return red, green, blue

@@ -7,8 +7,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 from fastseg.data.manifest import Manifest
+from fastseg.data.merge import PartNote, PartNumber
 from fastseg.data.records import Codec, Record, Statistics, encode
 from fastseg.data.shards import ShardPlan, plan, write_shard
 from fastseg.data.sources import Source
@@ -21,8 +23,8 @@ from fastseg.parallel import ordered_map, worker_count
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
 
-ENCODING = 2
-"""Grows when the same samples and options give other bytes: 1 had no restart markers, and masks by LZW."""
+ENCODING = 3
+"""Grows when the same samples and options give other bytes: 1 had no restart markers, and masks by LZW; 2 no CRC-32."""
 
 Progress = Callable[[int, int], None]
 """Called with the samples that are packed and all there are: once before the first, then after each."""
@@ -34,8 +36,7 @@ class PackOptions:
 
     codec: Codec = field(default_factory=Codec)
     samples_per_shard: int = 256
-    """Samples in one tar: 256 of Cityscapes are 150 MB, large enough to read in sequence, small enough that an
-    interrupted packing repeats only seconds."""
+    """In one tar; so many of Cityscapes are 150 MB."""
     seed: int = 0
     """Of the order of the training samples."""
 
@@ -67,10 +68,44 @@ def pack(
     with open_workspace(out, request, overwrite) as workspace:
         plans = plan(source.samples, options.seed, options.samples_per_shard)
         parts = _pack_shards(workspace, plans, source.table, options.codec, workers, progress)
-        described = {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
-        manifest = summarise(source.table, parts, described)
+        manifest = summarise(source.table.name, source.table.classes, parts, _described(options))
         workspace.finish(manifest)
     return manifest
+
+
+def pack_part(
+    source: Source,
+    out: Path,
+    number: PartNumber,
+    options: PackOptions | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Manifest | None:
+    """As :func:`pack`, but only the shards of one part, into the folder ``out/part-I-of-N``.
+
+    :func:`fastseg.data.merge.merge` makes of all parts the set that :func:`pack` would have made; if ``out`` already
+    holds that, its manifest is returned. Raises :class:`UserError` where there are fewer shards than parts, too.
+    """
+    options = options or PackOptions()
+    workers = worker_count(workers)
+    request = _digest(source, options)
+    if not overwrite and (manifest := finished(out, request)):
+        return manifest
+    plans = plan(source.samples, options.seed, options.samples_per_shard)
+    if number.parts > len(plans):
+        raise UserError(f"--part is {number}, but there are only {len(plans)} shards; make no more parts than that")
+    with open_workspace(out / number.folder, request, overwrite) as workspace:
+        _pack_shards(workspace, plans[number.index :: number.parts], source.table, options.codec, workers, progress)
+        shards = tuple(shard.file for shard in plans)
+        note = PartNote(request, number, shards, source.table.name, source.table.classes, _described(options))
+        note.write(workspace.out)
+    return None
+
+
+def _described(options: PackOptions) -> dict[str, Any]:
+    """What the manifest says of the options."""
+    return {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
 
 
 def _digest(source: Source, options: PackOptions) -> str:

@@ -1,13 +1,21 @@
 """One sample to one record: the encoded image, the mask as train ids, a little JSON, and statistics."""
 
-import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from fastseg.data.images import encode_jpeg, encode_png, encode_tiff, is_baseline_jpeg, read_labels, read_rgb
+from fastseg.data.checksums import seal
+from fastseg.data.images import (
+    encode_jpeg,
+    encode_png,
+    encode_tiff,
+    is_baseline_jpeg,
+    read_labels,
+    read_rgb,
+    stored_size,
+)
 from fastseg.data.sources import Sample
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, LabelTable
@@ -23,16 +31,15 @@ class Codec:
     """How images and masks are stored."""
 
     image: Literal["jpg", "png"] = "jpg"
-    """jpg: baseline JPEG, which a GPU's decoder reads (a baseline JPEG stays as it is); png: lossless, the original
-    bytes where they already are an RGB PNG."""
+    """jpg: baseline, as a GPU decodes it (where one is given, its very bytes); png: lossless."""
     quality: int = 95
     """JPEG quality, 1–100."""
     chroma: Literal["444", "420"] = "444"
-    """Colour at full resolution (444: 2 dB better on Cityscapes) or halved both ways (420: a quarter fewer bytes)."""
+    """Colour at full resolution (444) or halved (420: a quarter fewer bytes)."""
     mask: Literal["tif", "png"] = "tif"
-    """tif: PackBits in strips of rows, of which a crop decodes only its own; png: fewer bytes, decoded whole."""
+    """tif: a crop decodes only its rows; png: fewer bytes, decoded whole."""
     height: int | None = None
-    """Pack images this many pixels high, the width in proportion; lower ones stay as they are. Default: no change."""
+    """Most rows of an image, its width in proportion; None: no limit."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -76,7 +83,7 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
     data = sample.image.read()
     image, plain = read_rgb(data, str(sample.image))
     original = image.size
-    mask, pixels = (None, ()) if sample.mask is None else _read_mask(sample, table, original)
+    mask, pixels = (None, ()) if sample.mask is None else _read_mask(sample, table, original, stored_size(data))
     if codec.height is not None and codec.height < image.height:
         size = (max(1, round(image.width * codec.height / image.height)), codec.height)
         # LANCZOS keeps the fine texture that a box or bilinear filter blurs; labels must not be mixed.
@@ -87,7 +94,7 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
     members: dict[str, bytes] = {codec.image: stored}
     if mask is not None:
         members[f"mask.{codec.mask}"] = encode_tiff(mask) if codec.mask == "tif" else encode_png(mask)
-    members["json"] = _describe(sample, original, image.size, pixels)
+    members["json"] = seal(_describe(sample, original, image.size, pixels), members)
     statistics = Statistics(
         height=image.height,
         width=image.width,
@@ -99,14 +106,20 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
     return Record(sample.key, members, statistics)
 
 
-def _read_mask(sample: Sample, table: LabelTable, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, ...]]:
-    """The mask as train ids (mode ``L``) and its pixels of each class."""
+def _read_mask(
+    sample: Sample, table: LabelTable, size: tuple[int, int], stored: tuple[int, int]
+) -> tuple[Image.Image, tuple[int, ...]]:
+    """The mask as train ids (mode ``L``) and its pixels of each class; ``stored``: the image's size before it was
+    turned upright."""
     assert sample.mask is not None
     labels = read_labels(sample.mask.read(), str(sample.mask))
     if labels.size != size:
+        cure = "they must be equal"
+        if labels.size == stored:  # Not guessed: a set that needs it has masks turned by 180° as well, which none sees.
+            cure = "its EXIF orientation turns it: draw masks on upright images, or remove that tag from all images"
         raise UserError(
             f"the mask {sample.mask} has {labels.width}×{labels.height} pixels, "
-            f"its image {sample.image} {size[0]}×{size[1]}; they must be equal"
+            f"its image {sample.image} {size[0]}×{size[1]}; {cure}"
         )
     # Histograms and tables of Pillow run in C; numpy's bincount takes three times as long.
     counts = [0] * (IGNORE + 1)
@@ -134,9 +147,11 @@ def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> 
     return encode_jpeg(image, codec.quality, codec.chroma)
 
 
-def _describe(sample: Sample, original: tuple[int, int], size: tuple[int, int], pixels: tuple[int, ...]) -> bytes:
-    """The record's JSON; sizes are height, width."""
-    document = {
+def _describe(
+    sample: Sample, original: tuple[int, int], size: tuple[int, int], pixels: tuple[int, ...]
+) -> dict[str, Any]:
+    """What the record's JSON says; sizes are height, width."""
+    return {
         "key": sample.key,
         "name": sample.image.filename,
         "original_size": original[::-1],
@@ -144,7 +159,6 @@ def _describe(sample: Sample, original: tuple[int, int], size: tuple[int, int], 
         "size": size[::-1],
         "split": sample.split,
     }
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _channel_sums(image: Image.Image) -> tuple[int, ...]:

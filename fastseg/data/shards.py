@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastseg.data.manifest import Shard
-from fastseg.data.sources import SPLITS, Sample
-from fastseg.errors import UserError
+from fastseg.data.members import MAX_FILE
+from fastseg.data.sources import KEY, SPLITS, Sample
+from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path, sha256, write_atomic
 
 INDEX_VERSION = "v1.2"
+MAX_TAR = 1 << 50
+"""Bytes."""
+MAX_RECORD = 4 * MAX_FILE
+"""Bytes of a record's files together."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,15 @@ def index_text(tar: Path) -> str:
     """DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
 
     Equal to what ``wds2idx`` of nvidia-dali writes, but a tar that is cut within a file raises
-    :class:`tarfile.TarError`; only the manifest's counts tell of one that is cut between two.
+    :class:`tarfile.TarError`, and one with anything but plain files :class:`UserError`; only the manifest's counts tell
+    of one that is cut between two.
     """
     records: list[tuple[str, list[str]]] = []
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
             if not member.isreg():
-                continue
+                kind = "link" if member.issym() or member.islnk() else "folder, a device or a pipe"
+                raise UserError(f"it holds {shown(member.name)}, a {kind}; only plain files are packed")
             key, _, extension = member.name.partition(".")
             if not records or records[-1][0] != key:
                 records.append((key, []))
@@ -115,4 +122,12 @@ def _parse_entry(words: Sequence[str]) -> IndexEntry:
     keys = {name.removesuffix(f".{extension}") for extension, _, _, name in quadruples}
     if len(keys) != 1:
         raise ValueError(f"a record of {len(keys)} keys")
-    return IndexEntry(keys.pop(), components)
+    # An index may come from anywhere. Keys name files, and what is read at once takes memory before it is there.
+    if not KEY.fullmatch(key := keys.pop()):
+        raise ValueError(f"the key {shown(key)}")
+    start, stop = components[0].offset, components[-1].offset + components[-1].size
+    for component in components:
+        inside = start <= component.offset <= component.offset + component.size <= stop
+        if not (start >= 0 and inside and stop <= start + MAX_RECORD <= MAX_TAR):
+            raise ValueError(f"the record {shown(key)} from byte {shown(start)} to {shown(stop)}")
+    return IndexEntry(key, components)

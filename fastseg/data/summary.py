@@ -12,13 +12,15 @@ from fastseg.data.manifest import Manifest, Split
 from fastseg.data.records import Statistics
 from fastseg.data.sources import SPLITS
 from fastseg.data.workspace import Part
-from fastseg.labels import LabelTable
+from fastseg.labels import SegmentationClass
 
 RARE = 0.02
 """Share of the labelled pixels below which a class counts as rare."""
 
 
-def summarise(table: LabelTable, parts: Sequence[Part], options: dict[str, Any]) -> Manifest:
+def summarise(
+    name: str, classes: tuple[SegmentationClass, ...], parts: Sequence[Part], options: dict[str, Any]
+) -> Manifest:
     """The manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
 
     Mean and standard deviation are those of train, or of the first split there is. ``options["psnr"]`` becomes
@@ -28,8 +30,8 @@ def summarise(table: LabelTable, parts: Sequence[Part], options: dict[str, Any])
     splits = {name: chosen for name, chosen in splits.items() if chosen}
     mean, std = _moments(_statistics(next(iter(splits.values()))))
     return Manifest(
-        name=table.name,
-        classes=table.classes,
+        name=name,
+        classes=classes,
         splits={name: _split(chosen) for name, chosen in splits.items()},
         image_codec=options["image"],
         mask_codec=options["mask"],

@@ -12,11 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Bytes = NDArray[np.uint8]
 
 TILE = 128
 """Wanted width of a tile, pixels: half of it is decoded in vain on either side of a window; each costs four bytes."""
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Of an image that is decoded; a header may claim 4 thousand million."""
 
 SOF0, SOS, DRI, RST0, EOI = 0xC0, 0xDA, 0xDD, 0xD0, 0xD9
 
@@ -65,6 +69,8 @@ def find_tiles(data: Bytes) -> Tiles | None:
     sampling = data[frame + 11 : frame + 10 + 3 * int(data[frame + 9]) : 3]  # of each component: horizontal × vertical
     block = (8 * int((sampling & 15).max()), 8 * int((sampling >> 4).max()))
     height, width = _number(data, frame + 5), _number(data, frame + 7)
+    if scan > len(data) - 2 or not all(block) or height * width > MAX_PIXELS:
+        return None
     rows, blocks = -(-height // block[0]), -(-width // block[1])
     starts = np.concatenate(([scan], _restarts(data, scan) + 2, [len(data)])).astype(np.int32)
     if blocks % interval or len(starts) != rows * (blocks // interval) + 1:

@@ -13,7 +13,7 @@ from fastseg.data.manifest import NAME as MANIFEST
 from fastseg.data.manifest import Manifest, Shard, read_manifest
 from fastseg.data.records import Statistics
 from fastseg.errors import UserError
-from fastseg.files import write_atomic
+from fastseg.files import check_writable, write_atomic
 
 FOLDER = ".packing"
 REQUEST = ".request"
@@ -89,17 +89,14 @@ def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspa
 
     Shards that nobody's manifest or ``.packing`` accounts for are only removed with ``overwrite``.
     """
+    check_writable(out, "--out")
     folder = out / FOLDER
     resuming = folder.is_dir()
     strangers = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
     if strangers and not resuming and not overwrite:
         raise UserError(f"{out} holds {strangers[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
-    with lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

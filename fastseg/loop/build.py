@@ -1,5 +1,8 @@
 """From a configuration to the parts of a run."""
 
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -7,14 +10,21 @@ import torch
 from torch import nn
 
 from fastseg.config import Config
+from fastseg.data.cache import use_cache
 from fastseg.data.draws import Augmentation
 from fastseg.data.loader import EvalLoader, TrainLoader, cpu_threads, open_files
 from fastseg.data.manifest import Manifest
-from fastseg.loop.distributed import Ranks, barrier
+from fastseg.data.verify import check_files
+from fastseg.errors import USER_ERROR, UserError
+from fastseg.files import join
+from fastseg.labels import IGNORE
+from fastseg.loop.distributed import Ranks, barrier, gather_states
+from fastseg.loop.memory import STREAMED, Choice
 from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation
+from fastseg.progress import show_progress
 
 
 def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
@@ -29,8 +39,19 @@ def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool 
 def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
     """The network on the rank's device, started from ``weights``."""
     settings = config.model
+    if settings.void and len(manifest.classes) == IGNORE:
+        raise UserError(f"--model.void needs a class more than the set's {IGNORE}, and there are no more; leave it out")
     mean, std = normalisation(settings.weights, manifest.mean, manifest.std)
-    model = DeepLab(settings.arch, len(manifest.classes), mean, std, config.optim.aux > 0, settings.channels_last)
+    model = DeepLab(
+        settings.arch,
+        len(manifest.classes),
+        mean,
+        std,
+        config.optim.aux > 0,
+        settings.channels_last,
+        void=settings.void,
+        squeeze=config.data.crop if config.data.squeeze else None,
+    )
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
@@ -42,12 +63,17 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
 
 
 def build_loaders(
-    config: Config, manifest: Manifest, ranks: Ranks, state: dict[str, Any] | None
+    config: Config, manifest: Manifest, ranks: Ranks, state: dict[str, Any] | None, held: Choice = STREAMED
 ) -> tuple[TrainLoader, EvalLoader]:
     """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch."""
     data = config.data
+    use_cache(config.cache, config.cache_gb)
+    if config.verify_shards:
+        verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
     threads = data.threads or cpu_threads(ranks.local_world)
-    files = partial(open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world)
+    files = partial(
+        open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world, max_bad=config.max_bad_samples
+    )
     train = TrainLoader(
         files(config.train_split),
         manifest.split(config.train_split),
@@ -57,6 +83,8 @@ def build_loaders(
         threads=threads,
         prefetch=data.prefetch,
         seed=config.seed,
+        resident=held.resident,
+        apart=held.apart,
         state=state,
     )
     evaluation = EvalLoader(
@@ -69,6 +97,35 @@ def build_loaders(
     return train, evaluation
 
 
+def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks: Ranks) -> None:
+    """Compare every tar and index of ``splits`` with the SHA-256 of the manifest; a machine's ranks share the work.
+
+    Where one differs every rank ends, the first with a :class:`UserError` that names shard, record and byte. The ranks
+    meet after every few shards, so that none waits for another longer than these take.
+    """
+    work = [shard for name in dict.fromkeys(splits) for shard in manifest.split(name).shards]
+    mine = work[ranks.local_rank :: ranks.local_world]
+    threads, damages = cpu_threads(ranks.local_world), list[str]()
+    # Machines may differ in their ranks and cores, but not in how often they meet.
+    rounds = max(state["rounds"] for state in gather_states({"rounds": -(-len(mine) // threads)}))
+    progress = show_progress(f"verifying {shards}", "shards") if ranks.first else nullcontext()
+    with progress as show:
+        if show:
+            show(0, len(mine))
+        for start in range(0, rounds * threads, threads):
+            damages += check_files(shards, mine[start : start + threads], threads)
+            barrier()
+            if show:
+                show(min(start + threads, len(mine)), len(mine))
+    found = list(dict.fromkeys(damage for state in gather_states({"found": damages}) for damage in state["found"]))
+    if not found:
+        return
+    if not ranks.first:
+        sys.exit(USER_ERROR)  # the first rank says it for all
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")
+
+
 def augmentation(config: Config, manifest: Manifest) -> Augmentation:
     """What the training graph draws; padding has the colour that normalisation turns into zero."""
     data = config.data
@@ -76,6 +133,7 @@ def augmentation(config: Config, manifest: Manifest) -> Augmentation:
     return Augmentation(
         crop=data.crop,
         scale=data.scale,
+        squeeze=data.squeeze,
         flip=data.flip,
         brightness=data.brightness,
         contrast=data.contrast,

@@ -3,25 +3,33 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from fastseg.errors import UserError
+from fastseg.config import ModelConfig
+from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path
-from fastseg.labels import SegmentationClass
+from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
+from fastseg.model.weights import check_weights, fitting, parse_normalisation, read_tensors
+from fastseg.torchfile import check_checkpoint
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 1
 REQUIRED = ("step", "arch", "model", "ema", "mean", "std", "classes", "shards")
 """What an evaluation needs; a run that goes on needs more (:class:`fastseg.loop.state.RunState`)."""
+ARCHITECTURES = get_args(get_type_hints(ModelConfig)["arch"])
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write ``document`` (tensors, numbers, strings, lists, dicts, None) to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, "version": VERSION, **document}, temporary)
+    # To an open file of ours: of a full disk torch's archive knows only that its positions do not match.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **document}, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def keep(path: Path, name: Path) -> None:
@@ -34,27 +42,68 @@ def keep(path: Path, name: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, tensor by tensor as they are used.
+    """Read a checkpoint onto the CPU, tensor by tensor as they are used, and check :data:`REQUIRED`.
 
     Raises :class:`UserError` for anything that is not one of ours.
     """
-    try:
-        # Always explicit: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches the default off, not a given True.
-        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; a run's checkpoints lie in runs/NAME/checkpoints") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; name a checkpoint file in it, such as checkpoints/best.pt") from None
-    except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a checkpoint that can be loaded safely: {reason}") from None
+    check_checkpoint(path)
+    document = read_tensors(path, "checkpoint")
+    check(document, path)
+    return dict(document)
+
+
+def check(document: Any, path: Path) -> None:
+    """Refuse a document that is no checkpoint of ours; ``path`` starts the complaint, a :class:`UserError`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
     if document.get("version") != VERSION:
-        raise UserError(f"{path} has format version {document.get('version')}, this fastseg reads {VERSION}")
+        raise UserError(f"{path} has format version {shown(document.get('version'))}, this fastseg reads {VERSION}")
     if missing := [name for name in REQUIRED if name not in document]:
         raise UserError(f"{path} lacks {', '.join(missing)}; it is damaged, use another")
-    return document
+    step, arch, classes = document["step"], document["arch"], document["classes"]
+    if not _is_count(step):
+        raise UserError(f"{path} has the step {shown(step)}; it is damaged, use another")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise UserError(f"{path} is of the network {shown(arch)}; fastseg knows {', '.join(ARCHITECTURES)}")
+    if not isinstance(document["shards"], str):
+        raise UserError(f"{path} has the shards {shown(document['shards'])}; it is damaged, use another")
+    if not isinstance(classes, list) or not 1 <= len(classes) <= MAX_CLASSES:
+        number = len(classes) if isinstance(classes, list) else shown(classes)
+        raise UserError(f"{path} has {number} classes; a mask holds 1 to {MAX_CLASSES}")
+    for i, entry in enumerate(classes):
+        parse_class(entry, f"{path}, class {i}")
+    parse_normalisation(document, path)
+    _check_quirks(document, path)
+    check_weights(document["model"], path)
+    if document["ema"] is not None:
+        check_weights(document["ema"], path)
+
+
+def check_progress(saved: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint without the numbers from which a run goes on. Raises :class:`UserError`."""
+    with fitting(path):
+        steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["evaluation_owed"]
+        if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
+            raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, evaluation_owed {shown(owed)}")
+        for loader in (rank["loader"] for rank in saved["ranks"]):
+            # In older files a loader has DALI's own state, which is not used.
+            epoch, step = loader.get("epoch", 0), loader.get("step", 0)
+            if not _is_count(epoch) or not _is_count(step) or step > steps:
+                raise ValueError(f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}")
+
+
+def _check_quirks(document: dict[str, Any], path: Path) -> None:
+    """Of a class for void, and of squeezed frames; older files know neither."""
+    void, squeeze = document.get("void", False), document.get("squeeze")
+    if not isinstance(void, bool):
+        raise UserError(f"{path} has the class for void {shown(void)}; it must be true or false")
+    two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2
+    if squeeze is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in squeeze)):
+        raise UserError(f"{path} has frames squeezed to {shown(squeeze)}; it must be a height and a width, 16 to 8192")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 40
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:

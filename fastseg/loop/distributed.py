@@ -12,9 +12,13 @@ import torch
 import torch.distributed as dist
 
 from fastseg.errors import UserError
+from fastseg.loop.ending import agreed, end, explained
+from fastseg.loop.watch import Watch
 
-TIMEOUT = timedelta(minutes=10)
-"""After this long without a word from a rank the others give up."""
+TIMEOUT = 600.0
+"""Seconds after which ranks that wait for another give up."""
+_MARGIN = 60.0
+"""Seconds by which the libraries wait longer than our own watch, which can name the rank."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class Ranks:
         return self.rank == 0
 
 
-def become_ranks(gpus: int | None, device: str) -> None:
+def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     """Replace this process by ``gpus`` ranks of the same command, unless it is one of them or one is enough.
+
+    Where a rank dies all are started again, ``restarts`` times at most.
 
     ``torchrun SCRIPT --gpus 8`` starts one process, since torchrun's own count stands before the script: so the
     script becomes the launcher of its ranks. By exec, not as a child: signals go where they should. Under
@@ -50,19 +56,35 @@ def become_ranks(gpus: int | None, device: str) -> None:
     if local_world > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if gpus is not None and gpus != local_world:
             raise UserError(
-                f"--gpus is {gpus}, but torchrun started {local_world} processes here; leave one of the two out"
+                f"--gpus is {gpus}, but torchrun started {local_world} processes here; leave --gpus out, and give the "
+                "number to torchrun, before the script: --nproc-per-node"
+            )
+        if restarts not in (0, restarts_of_launcher()):
+            raise UserError(
+                f"--max-restarts is {restarts}, but torchrun has started the ranks already; give it to torchrun, "
+                "before the script"
             )
         gpus = local_world
     wanted = gpus if gpus is not None else max(available, 1)
     _check_count(wanted, available)
-    if wanted == local_world:
+    if wanted == local_world and restarts in (0, restarts_of_launcher()):
         return
+    _replace(wanted, restarts)
+
+
+def restarts_of_launcher() -> int:
+    """How often the torchrun around this process starts its ranks again."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def _replace(ranks: int, restarts: int) -> None:
     environment = {key: value for key, value in os.environ.items() if not _of_launcher(key)}
     # torchrun sets one thread per rank, which starves ranks that compute on the CPU.
-    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // wanted, 1)))
+    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // ranks, 1)))
     # The ranks find the package where this process found it, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    launcher = [sys.executable, "-m", "fastseg.loop.launcher", "--standalone", "--nproc-per-node", str(wanted)]
+    launcher = [sys.executable, "-m", "fastseg.loop.launcher", "--standalone"]
+    launcher += ["--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
     sys.stdout.flush()
     os.execve(sys.executable, [*launcher, *sys.argv], environment)
 
@@ -90,8 +112,13 @@ def _check_count(wanted: int, available: int) -> None:
 
 
 @contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
-    """Join the other ranks (NCCL on GPUs, gloo on CPUs) and leave them in order at the end."""
+def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Join the other ranks (NCCL on GPUs, gloo on CPUs) and leave them in order at the end.
+
+    Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it:
+    also a lost connection to another. Where one hangs, all the others end after ``timeout`` seconds
+    (:class:`fastseg.loop.watch.Watch`).
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = device != "cpu" and torch.cuda.is_available()
     place = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -104,20 +131,57 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         local_world=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         device=place,
     )
-    if ranks.world > 1:
-        # gloo beside NCCL carries what lies on the CPU: counts, states, agreements.
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=place if cuda else None)
+    if ranks.world == 1:
+        yield ranks
+        return
+    watch, stopped = _join(ranks, timeout), None
     try:
         yield ranks
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except BaseException as error:
+        stopped = error
+        if not agreed(error):
+            end(explained(error, ranks.local_rank))
+    watch.leave()
+    dist.destroy_process_group()
+    if stopped:
+        raise stopped
+
+
+def _join(ranks: Ranks, timeout: float) -> Watch:
+    patience = timedelta(seconds=timeout + _MARGIN)
+    store, *_ = next(dist.rendezvous("env://", timeout=patience))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps one store for all its restarts, addresses of ranks that are dead included. On several machines
+        # its counts differ, and the store has to be a new one: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    cuda = ranks.device.type == "cuda"
+    dist.init_process_group(
+        # gloo beside NCCL carries what lies on the CPU: counts, states, agreements.
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=dist.PrefixStore("ranks", store),
+        rank=ranks.rank,
+        world_size=ranks.world,
+        timeout=patience,
+        device_id=ranks.device if cuda else None,
+    )
+    # A clone: a thread that waits in a store keeps others out of it.
+    return Watch(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _met)
+
+
+_met = 0
+"""Exchanges between ranks that this process has come to."""
+
+
+def _meet() -> bool:
+    """Whether there are others to exchange anything with; call before doing so."""
+    global _met
+    _met += 1
+    return dist.is_initialized()
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Add up ``tensor`` over all ranks, in place; every rank gets the sum."""
-    if dist.is_initialized():
+    if _meet():
         dist.all_reduce(tensor)
     return tensor
 
@@ -133,7 +197,7 @@ def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Every rank's ``state``, in rank order, on every rank."""
-    if not dist.is_initialized():
+    if not _meet():
         return [state]
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, state)
@@ -142,7 +206,7 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 def gather_on_first(value: Any) -> list[Any]:
     """Every rank's ``value``, in rank order, on the first rank; nothing on the others."""
-    if not dist.is_initialized():
+    if not _meet():
         return [value]
     values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, values)
@@ -151,5 +215,5 @@ def gather_on_first(value: Any) -> list[Any]:
 
 def barrier() -> None:
     """Wait for all ranks."""
-    if dist.is_initialized():
+    if _meet():
         dist.barrier()

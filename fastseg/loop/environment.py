@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def environment() -> dict[str, str]:
     """Package versions, Python, operating system, processor, GPUs and command line."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "command": shlex.join(sys.argv),
+        "command": command_line(sys.argv),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
@@ -36,6 +37,15 @@ def environment() -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         **{name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type in this folder to run ``sys.argv`` again: a script by python, an installed command by its name."""
+    script, here = Path(arguments[0]), Path.cwd()
+    if script.suffix != ".py":
+        return shlex.join([script.name, *arguments[1:]])
+    near = script.relative_to(here) if script.is_relative_to(here) else script
+    return shlex.join(["python", str(near), *arguments[1:]])
 
 
 def _version(package: str) -> str:

@@ -11,7 +11,7 @@ from fastseg.model.deeplab import DeepLab
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Fused SGD or Adam; weights of convolutions decay, norms and biases (one dimension) do not.
+    """Fused SGD or AdamW; weights of convolutions decay, norms and biases (one dimension) do not.
 
     Fused, one kernel updates all parameters, and ``found_inf`` lets a step be skipped without asking the host.
     """
@@ -20,8 +20,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if config.name == "adam":
-        return torch.optim.Adam(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     for parameter in parameters if config.momentum else ():
         # Made by a first step that is skipped (found_inf), the momentum would be memory that nobody wrote.

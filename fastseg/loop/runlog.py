@@ -1,37 +1,57 @@
 """What a run leaves in its folder and shows while it goes: metrics.jsonl, TensorBoard, a display or plain lines."""
 
+import errno
 import json
 import math
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.table
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.files import write_atomic
+from fastseg.labels import SegmentationClass
+from fastseg.loop.profiling import Table
+from fastseg.loop.trackers import open_tracking
+from fastseg.score.gallery import FOLDER, Frame, write_gallery
+from fastseg.score.overlay import matrix_picture, panel
+
+SPEED_PERIOD = 3600.0
+"""Seconds whose lines tell the time left. Of slow steps the 30 that rich looks back upon do not hold two lines."""
 
 
 class RunLog:
     """The first rank's record of a run; the other ranks have none. Close it, or use it in ``with``."""
 
-    def __init__(self, folder: Path, documents: dict[str, Any], step: int, total: int) -> None:
-        """Write each of ``documents`` to ``folder/NAME.json`` and go on after step ``step`` of ``total``."""
+    def __init__(
+        self, folder: Path, documents: dict[str, Any], step: int, total: int, tracker: str = "none", each: str = ""
+    ) -> None:
+        """Write each of ``documents`` to ``folder/NAME.json`` and go on after step ``step`` of ``total``.
+
+        ``tracker`` is one of :data:`fastseg.loop.trackers.KINDS`, or none. ``each``: of what the images per second
+        are, such as `` per GPU`` where there may be several.
+        """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-        self._folder = folder
+        self._folder, self._each = folder, each
         path = folder / "metrics.jsonl"
         before = _lines_until(path, step)
         write_atomic(path, "".join(line + "\n" for line in before))
         self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
+        threading.excepthook = _quiet_when_full
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._console = Console(stderr=True)
+        self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -41,6 +61,7 @@ class RunLog:
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[facts]}"),
             console=self._console,
+            speed_estimate_period=SPEED_PERIOD,
         )
         self._task = self._progress.add_task("train", total=total, completed=step, facts="")
         # A log file is no place for a moving bar: lines go there instead.
@@ -52,11 +73,23 @@ class RunLog:
         """One line for the person who watches."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
+    def show(self, table: Table) -> None:
+        """A table for the person who watches."""
+        self.say(table.title)
+        shown = rich.table.Table()
+        for i, column in enumerate(table.columns):
+            shown.add_column(column, justify="right" if i else "left", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        self._console.print(shown)
+
     def train(self, step: int, **values: float) -> None:
         """Record the numbers of a window of steps that ended with ``step``."""
         self._record("train", step, values)
+        mfu = f" ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else ""
         facts = (
-            f"loss {values['loss']:.3f} · lr {values['lr']:.2g} · {values['images_per_second']:.1f} img/s per GPU · "
+            f"loss {values['loss']:.3f} · lr {values['lr']:.2g} · "
+            f"{values['images_per_second']:.1f} img/s{self._each} · {values['tflops']:.3g} TFLOP/s{mfu} · "
             f"waiting {100 * values['waiting']:.0f} % · {values['memory'] / 2**30:.1f} GiB"
         )
         self._progress.update(self._task, completed=step, facts=facts)
@@ -69,32 +102,38 @@ class RunLog:
         """Record an evaluation after ``step``: the numbers of :meth:`fastseg.score.metrics.Score.to_json`."""
         self._record("eval", step, {**scores, **values})
 
-    def replace_overlays(self, pictures: dict[str, NDArray[np.uint8]], step: int) -> None:
-        """Make ``overlays/`` hold exactly these pictures, STEM → uint8 H×W×3; TensorBoard gets them too."""
-        folder = self._folder / "overlays"
-        folder.mkdir(exist_ok=True)
-        for path in folder.glob("*.jpg"):
-            path.unlink()
-        for i, (stem, picture) in enumerate(pictures.items()):
-            Image.fromarray(picture).save(folder / f"{stem}.jpg", quality=90)
+    def worst(
+        self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
+    ) -> None:
+        """Make ``overlays/`` hold exactly these frames, for the report; TensorBoard gets them as panels."""
+        write_gallery(self._folder / FOLDER, frames, keys, classes)
+        for i, frame in enumerate(frames):
+            picture = panel(frame.image, frame.label, frame.prediction, classes)
             self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
 
     def write(self, name: str, document: Any) -> None:
         """Write ``folder/NAME.json``."""
         write_atomic(self._folder / f"{name}.json", json.dumps(document) + "\n")
 
-    def close(self) -> None:
-        """Flush everything and give the terminal back."""
+    def confusion(self, matrix: NDArray[np.int64], classes: Sequence[SegmentationClass], step: int) -> None:
+        """Write confusion.json (C×C pixels, rows the truth); TensorBoard gets a picture of it."""
+        self.write("confusion", {"matrix": matrix.tolist()})
+        self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+
+    def close(self, finished: bool = True) -> None:
+        """Flush everything and give the terminal back; ``finished`` says whether the training came to its end."""
         if self._interactive:
             self._progress.stop()
         self._board.close()
         self._file.close()
+        if self._tracking:
+            self._tracking.close(finished)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(finished=kind is None)
 
     def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
         line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
@@ -103,8 +142,12 @@ class RunLog:
         for name, value in line.items():
             if isinstance(value, float) and name not in ("seconds", "epoch"):
                 self._board.add_scalar(f"{event}/{name}", value, step)
-        for name, value in (values.get("classes") or {}).items():
-            self._board.add_scalar(f"iou/{name}", math.nan if value is None else value, step)
+        ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
+        for name, value in ious.items():
+            self._board.add_scalar(name, value, step)
+        if self._tracking:
+            numbers = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+            self._tracking.log(step, numbers | ious)
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
@@ -119,6 +162,12 @@ def _lines_until(path: Path, step: int) -> list[str]:
         except (ValueError, KeyError, TypeError):
             print(f"{path}: a damaged line was left out", file=sys.stderr)
     return lines
+
+
+def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, and raises what happens there again where it is next written to."""
+    if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
+        threading.__excepthook__(arguments)
 
 
 def _finite(line: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """A training run from its configuration to its end: check, build, resume, introduce, loop."""
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,38 +11,80 @@ from typing import Any
 import torch
 
 from fastseg.config import Config
+from fastseg.data.feed import epoch_steps
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import Manifest
-from fastseg.errors import UserError
+from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
 from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
+from fastseg.loop.memory import STREAMED, Choice, choose_residence
 from fastseg.loop.optim import peak_rate
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.state import RunState, continues_exactly, find_checkpoint
+from fastseg.loop.trackers import check_tracker
 from fastseg.loop.trainer import Trainer, total_steps
+from fastseg.model.weights import fitting
+from fastseg.score.report import write_report
 
 
 def check(config: Config, manifest: Manifest) -> None:
     """Refuse what cannot be trained, before any process is started. Raises :class:`UserError`."""
     for split in (config.train_split, config.eval_split):
         open_files(config.shards, manifest, split)
+    check_tracker(config.tracker)
     find_checkpoint(config, manifest)
 
 
-def train(config: Config, manifest: Manifest, ranks: Ranks) -> None:
+def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = False) -> None:
     """Train as this rank: build the parts, go on from the last checkpoint if there is one, run the loop."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     saved = find_checkpoint(config, manifest)
     agree(saved, manifest)
-    state = build_state(config, manifest, ranks, resumed=saved is not None)
-    loaders, resumed = resume(config, manifest, ranks, state, saved)
-    if not ranks.first:
-        Trainer(config, manifest, ranks, state, loaders, None).fit()
+    if saved and nothing_left(config, manifest, ranks, saved):
+        leave_finished(config, ranks, saved)
         return
-    total = total_steps(config, loaders[0].steps_per_epoch)
+    state = build_state(config, manifest, ranks, resumed=saved is not None)
+    with memory_explained(config, ranks.device, state):
+        held = choose_residence(config, manifest, ranks, state.train_step)
+        loaders, resumed = resume(config, manifest, ranks, state, saved, held)
+        if not ranks.first:
+            Trainer(config, manifest, ranks, state, loaders, None).fit()
+            return
+        with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks) as log:
+            held = Choice(loaders[0].resident, loaders[0].apart)  # a resumed order may not allow what was chosen
+            for sentence in (*introduction(config, manifest, ranks, state, held), *resumed):
+                log.say(sentence)
+            Trainer(config, manifest, ranks, state, loaders, log, profile).fit()
+
+
+@contextmanager
+def memory_explained(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
+        data = config.data
+        if state.evaluation_owed:
+            work = f"evaluate with --data.eval-batch {data.eval_batch}"
+            cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.resident no or smaller frames"
+        else:
+            work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
+            frames = "use --data.resident no, or " if data.resident != "no" and device.type == "cuda" else ""
+            cure = f"{frames}lower --data.batch or --data.crop"
+        raise UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}") from None
+
+
+def machine_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def open_log(config: Config, manifest: Manifest, state: RunState, steps_per_epoch: int, ranks: Ranks) -> RunLog:
+    """The run's folder, begun or gone on with."""
     documents = {
         "config": config.to_dict(),
         "environment": environment(),
@@ -48,10 +93,8 @@ def train(config: Config, manifest: Manifest, ranks: Ranks) -> None:
     if config.resume == "never":
         set_aside(config.folder)
     checkpoint.remove_unfinished(config.folder / "checkpoints")
-    with RunLog(config.folder, documents, state.step, total) as log:
-        for sentence in (*introduction(config, manifest, ranks, state), *resumed):
-            log.say(sentence)
-        Trainer(config, manifest, ranks, state, loaders, log).fit()
+    each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
+    return RunLog(config.folder, documents, state.step, total_steps(config, steps_per_epoch), config.tracker, each)
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -67,21 +110,59 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
             raise UserError(f"rank 0 and rank {rank} read different data sets; give all machines the same --shards")
 
 
+def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
+    """Whether a checkpoint is at the settings' last step or behind it, and evaluated."""
+    steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
+    left = total_steps(config, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
+    return left < 0 or (left == 0 and not saved["evaluation_owed"])
+
+
+def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
+    """Say that the run is finished and leave its records as they are; its report is written from them.
+
+    Raises :class:`UserError` for what another number of epochs asks of it, and for another run's checkpoint.
+    """
+    own = (config.folder / "checkpoints" / "last.pt").exists()
+    place = config.folder if own else Path(config.resume)
+    with fitting(place):
+        done, planned = saved["step"] / saved["steps_per_epoch"], float(saved["config"]["optim"]["epochs"])
+    where = f"{place} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
+    if own and planned == config.optim.epochs:
+        if ranks.first:
+            print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
+        return
+    if not ranks.first:
+        sys.exit(USER_ERROR)  # the first rank says it for all
+    raise UserError(
+        f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
+        "or --resume never"
+    )
+
+
 def resume(
-    config: Config, manifest: Manifest, ranks: Ranks, state: RunState, saved: dict[str, Any] | None
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    state: RunState,
+    saved: dict[str, Any] | None,
+    held: Choice = STREAMED,
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
     if not saved:
-        return build_loaders(config, manifest, ranks, None), []
+        return build_loaders(config, manifest, ranks, None, held), []
     state.restore(saved)
     if continues_exactly(saved, config, ranks):
-        loaders = build_loaders(config, manifest, ranks, state.restore_rank(saved, ranks))
+        loaders = build_loaders(config, manifest, ranks, state.restore_rank(saved, ranks), held)
         return loaders, [f"going on after step {state.step}"]
-    loaders = build_loaders(config, manifest, ranks, None)
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = saved["step"] / saved["steps_per_epoch"]
+    begun = {"epoch": int(epochs), "step": 0, "apart": held.apart}
+    loaders = build_loaders(config, manifest, ranks, begun, held)
     state.step = round(epochs * loaders[0].steps_per_epoch)
-    return loaders, [f"going on after epoch {epochs:.1f} with other settings: the data's order starts anew"]
+    return loaders, [
+        f"going on after epoch {epochs:.1f} with other settings: "
+        f"the data's order starts anew with that of epoch {int(epochs) + 1}"
+    ]
 
 
 def set_aside(folder: Path) -> None:
@@ -90,7 +171,7 @@ def set_aside(folder: Path) -> None:
         folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
-def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunState) -> Iterator[str]:
+def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunState, held: Choice) -> Iterator[str]:
     """What is about to happen, a line each."""
     device = ranks.device
     where = f"{ranks.world} × {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "the CPU"
@@ -103,4 +184,8 @@ def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunSta
     batch, optim = config.data.batch * ranks.world, config.optim
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
     rate = f"peak learning rate {peak_rate(optim, batch):g}{scaling}"
+    if held.apart:
+        yield "each rank draws from its own share of the training frames"
+    if held.resident:
+        yield f"each rank keeps {'its share' if held.apart else 'all training frames'} decoded in memory once seen"
     yield f"global batch {batch} = {ranks.world} × {config.data.batch}, {rate}"

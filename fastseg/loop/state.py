@@ -18,6 +18,7 @@ from fastseg.loop.environment import environment
 from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
+from fastseg.model.weights import fitting
 
 
 @dataclass
@@ -69,6 +70,8 @@ class RunState:
             "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
             "mean": self.model.mean.tolist(),
             "std": self.model.std.tolist(),
+            "void": self.model.void,
+            "squeeze": list(self.model.squeeze) if self.model.squeeze else None,
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": self.train_step.scaler.state_dict(),
             "ranks": states,
@@ -79,6 +82,7 @@ class RunState:
             "versions": environment(),
         }
 
+    @fitting()
     def restore(self, saved: dict[str, Any]) -> None:
         """Take over weights, average, optimiser and scaler of a checkpoint; its settings are the configuration's."""
         self.model.net.load_state_dict(saved["model"])
@@ -97,14 +101,22 @@ class RunState:
                 if value.shape == parameter.shape:
                     # The fused kernels read both side by side: the same memory order, whatever the file's.
                     state[name] = torch.empty_like(parameter).copy_(value)
+                elif value.dim():
+                    raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
         self.step, self.best, self.evaluation_owed = saved["step"], saved["best"], saved["evaluation_owed"]
 
+    @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         """Put this rank's random generators and statistics where they were; returns its loader's state."""
         mine = saved["ranks"][ranks.rank]
-        self.set_statistics(mine["statistics"])
+        own, values = self._statistics(), mine["statistics"]
+        # The average's come last: it may have been switched on or off since.
+        if len(values) not in (len(own), len(own) // 2, 2 * len(own)):
+            raise ValueError(f"{len(values)} running statistics for {len(own)}")
+        for buffer, value in zip(own, values, strict=False):
+            buffer.copy_(value)
         torch.set_rng_state(mine["rng"]["cpu"])
         if ranks.device.type == "cuda" and "cuda" in mine["rng"]:
             torch.cuda.set_rng_state(mine["rng"]["cuda"], ranks.device)
@@ -122,15 +134,19 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
     # A run that was started from a file has gone on since: its own checkpoint is the newer one.
     path = own if own.exists() else Path(config.resume)
     saved = checkpoint.load(path)
+    checkpoint.check_progress(saved, path)
     classes = [c["name"] for c in saved["classes"]]
     here = [c.name for c in manifest.classes]
-    differences = [
-        ("network", saved["arch"], config.model.arch),
-        ("optimiser", saved["config"]["optim"]["name"], config.optim.name),
-        ("auxiliary head", saved["config"]["optim"]["aux"] > 0, config.optim.aux > 0),
-        ("classes", classes, here),
-        ("data set", saved["dataset"]["digest"], manifest.digest()),
-    ]
+    with fitting(path):
+        differences = [
+            ("network", saved["arch"], config.model.arch),
+            ("optimiser", str(saved["config"]["optim"]["name"]), config.optim.name),
+            ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
+            ("class for void", bool(saved.get("void")), config.model.void),
+            ("classes", classes, here),
+            ("data set", str(saved["dataset"]["digest"]), manifest.digest()),
+        ]
+        _decides_batches(saved["config"])
     for what, then, now in differences:
         if then != now:
             raise UserError(
@@ -150,8 +166,10 @@ def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bo
 
 
 def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
-    speed_only = ("threads", "prefetch", "eval_batch")
-    data = {name: value for name, value in config["data"].items() if name not in speed_only}
+    speed_only = ("threads", "prefetch", "eval_batch", "resident")
+    # What has been added since an older file was written is off by default, as it was then.
+    settings = Config().to_dict()["data"] | config["data"]
+    data = {name: value for name, value in settings.items() if name not in speed_only}
     return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any, cast
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastseg.config import Config
+from fastseg.config import Config, OptimConfig
 from fastseg.loop.distributed import Ranks, sum_over_ranks
 from fastseg.loop.optim import build_optimizer, set_rate
+from fastseg.loop.profiling import span
 from fastseg.model.deeplab import DeepLab
 from fastseg.model.loss import segmentation_loss
 
@@ -19,14 +21,14 @@ from fastseg.model.loss import segmentation_loss
 class LossNetwork(nn.Module):
     """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
 
-    def __init__(self, model: DeepLab, ohem: float | None) -> None:
+    def __init__(self, model: DeepLab, config: OptimConfig) -> None:
         super().__init__()
         self.model = model
-        self.ohem = ohem
+        self.loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void)
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
-        return segmentation_loss(self.model(image), label, self.ohem)
+        return self.loss(self.model(image), label)
 
 
 class TrainStep:
@@ -39,7 +41,7 @@ class TrainStep:
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
         self._optim, self._ranks = config.optim, ranks
-        self._network = _wrap(LossNetwork(model, config.optim.ohem), config, ranks)
+        self._network = _wrap(LossNetwork(model, config.optim), config, ranks)
 
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
@@ -51,19 +53,43 @@ class TrainStep:
         """
         if not self.model.training:
             self.model.train()
-        with autocast(self.precision, self._ranks.device):
+        with span("forward and loss"), autocast(self.precision, self._ranks.device):
             sums = self._network(image, label)
         # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
-        totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
+        with span("communication"):
+            totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
         pixels = totals[1:4:2].clamp(min=1.0)
         main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
         set_rate(self.optimizer, rate)
         norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
         return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
 
+    def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
+        """Do a step on blank images up to the gradients, and leave no trace but the memory that it takes.
+
+        Twice: after the first search for a convolution's algorithm torch empties its cache, and with it goes what would
+        tell how much a step takes (https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cudnn/Conv_v8.cpp).
+        """
+        device, model = self._ranks.device, self.model.train()
+        image, label = (torch.zeros(batch, *crop, *more, dtype=torch.uint8, device=device) for more in ((3,), ()))
+        before = [buffer.clone() for buffer in model.buffers()]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for _ in range(2 if device.type == "cuda" else 1):
+                with autocast(self.precision, device):
+                    sums = self._network(image, label)
+                (sums[0] + sums[2]).backward()
+                self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
     def _update(self, loss: Tensor, total: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with span("backward"):
+            self.scaler.scale(loss).backward()
+        with span("optimiser"):
+            return self._step(total)
+
+    def _step(self, total: Tensor) -> Tensor:
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -97,7 +123,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
     cuda = ranks.device.type == "cuda"
-    compiled = config.model.compile if config.model.compile is not None else cuda
     wrapped: nn.Module = network
     if ranks.world > 1:
         # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
@@ -107,11 +132,16 @@ def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
             device_ids=[ranks.device.index] if cuda else None,
             gradient_as_bucket_view=True,
             # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
-            static_graph=not compiled,
+            static_graph=not compiles(config, ranks.device),
             # Running statistics are averaged before they are used: no broadcast in every step.
             **_NO_SYNC,
         )
-    return cast(nn.Module, torch.compile(wrapped)) if compiled else wrapped
+    return cast(nn.Module, torch.compile(wrapped)) if compiles(config, ranks.device) else wrapped
+
+
+def compiles(config: Config, device: torch.device) -> bool:
+    """Whether the step is compiled."""
+    return config.model.compile if config.model.compile is not None else device.type == "cuda"
 
 
 # torch 2.15's name for what was broadcast_buffers.

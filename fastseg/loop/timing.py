@@ -33,6 +33,10 @@ class StepClock:
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._asked: float | torch.cuda.Event = 0.0
 
+    def leave_out(self, seconds: float) -> None:
+        """As if the last ``seconds`` had not been."""
+        self._start += seconds
+
     def ask(self) -> None:
         """Call before a batch is asked for."""
         self._asked = self._event() if self._cuda else time.perf_counter()

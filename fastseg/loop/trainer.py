@@ -1,9 +1,8 @@
 """The training loop: everything above is called from here, and nothing of it knows the rest."""
 
 import math
-import resource
-import signal
 import sys
+import time
 from functools import partial
 
 import torch
@@ -13,19 +12,28 @@ from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.data.manifest import Manifest
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
+from fastseg.loop.badsamples import count_bad
 from fastseg.loop.distributed import Ranks, barrier, mean_over_ranks
+from fastseg.loop.flops import device_peak, run_flops
+from fastseg.loop.memory import peak_memory
 from fastseg.loop.optim import peak_rate, rate_at
+from fastseg.loop.profiling import StepProfiler, span, tables
 from fastseg.loop.runlog import RunLog
+from fastseg.loop.stages import profile_document
 from fastseg.loop.state import RunState
 from fastseg.loop.step import autocast
+from fastseg.loop.stopping import Stopping
 from fastseg.loop.timing import Mailbox, StepClock
-from fastseg.score.evaluator import Evaluation, evaluate, predict
+from fastseg.model.inference import predict
+from fastseg.score.evaluator import Evaluation, evaluate
 from fastseg.score.metrics import Score, percent, score
-from fastseg.score.overlay import panel
 from fastseg.score.report import write_report
 
 WORST_IMAGES = 8
 """Overlays that a run keeps of its last evaluation."""
+MAX_OVERFLOWS = 30
+"""Steps in a row that fp16's loss scaler may skip. It halves its scale each time: from 65536 to below 1e-4, where
+fairseq gives up as well (--min-loss-scale)."""
 
 
 class Trainer:
@@ -39,6 +47,7 @@ class Trainer:
         state: RunState,
         loaders: tuple[TrainLoader, EvalLoader],
         log: RunLog | None,
+        profile: bool = False,
     ) -> None:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
@@ -46,6 +55,11 @@ class Trainer:
         self.total = total_steps(config, self.steps_per_epoch)
         self.clock, self.mailbox, self.stopping = StepClock(ranks.device), Mailbox(ranks.device), Stopping()
         self.losses: list[list[float]] = []
+        self.overflows = 0
+        self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
+        folder, left = config.folder / "profile", self.total - state.step
+        filling = self.steps_per_epoch if self.loader.resident else 0
+        self.profiler = StepProfiler(folder, ranks.device, left, filling) if profile and left > 0 else None
 
     def fit(self) -> None:
         """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
@@ -62,25 +76,37 @@ class Trainer:
 
     def advance(self) -> bool:
         """One step, and the evaluation and the checkpoint where they are due after it. Returns whether to stop."""
-        state = self.state
-        self.clock.ask()
-        batch = self.loader.next()
-        self.clock.got()
-        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
-        if state.average:
-            state.average.update(state.step)
-        state.step += 1
-        # On a GPU these are the numbers of the step before: it never waits for the host to look.
-        stop = self.arrived(self.mailbox.exchange(state.step, numbers))
+        with span("step"):
+            mail = self.train()
+        stop = self.arrived(mail)
+        if self.profiler and self.profiler.stepped():
+            self.write_profile(self.profiler)
         if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
             stop = self.pause(stop)
         return stop
+
+    def train(self) -> tuple[int, list[float]] | None:
+        """One step; returns the numbers that have arrived, with their step."""
+        state = self.state
+        self.clock.ask()
+        with span("data"):
+            batch = self.loader.next()
+        self.clock.got()
+        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
+        if state.average:
+            with span("average"):
+                state.average.update(state.step)
+        state.step += 1
+        # On a GPU these are the numbers of the step before: it never waits for the host to look.
+        return self.mailbox.exchange(state.step, numbers)
 
     def pause(self, stop: bool = False) -> bool:
         """Between steps: evaluate if that is due, and save. Returns whether to stop."""
         state, improved = self.state, False
         # Nothing is kept of a step whose loss has not been seen to be finite.
         stop = self.arrived(self.mailbox.collect()) or stop
+        if self.profiler and self.profiler.recording:  # what follows is no part of a step
+            self.write_profile(self.profiler)
         own = state.statistics()
         state.set_statistics(mean_over_ranks(own))
         state.evaluation_owed |= self.due(self.config.eval_every)
@@ -106,21 +132,24 @@ class Trainer:
     def arrived(self, mail: tuple[int, list[float]] | None) -> bool:
         """Look at a step (from 1) and what :class:`TrainStep` computed in it; returns whether a rank wants to stop.
 
-        Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite.
+        Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite, or the gradient in
+        more steps in a row than the loss scaler may try.
         """
         if mail is None:
             return False
         step, (main, aux, norm, stops) = mail
         self.clock.stepped()
         loss = main + self.config.optim.aux * aux
-        overflow_is_normal = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
-        if not math.isfinite(loss) or not (math.isfinite(norm) or overflow_is_normal):
+        self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+        scaled = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
+        if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
             if not self.ranks.first:
                 sys.exit(USER_ERROR)  # the first rank says it for all
+            repeated = f" for {self.overflows} steps now" if self.overflows > 1 else ""
             raise UserError(
-                f"at step {step} the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
+                f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
                 f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
-                "and go on from the last checkpoint"
+                f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and go on from the last checkpoint"
             )
         self.losses.append([loss, main, aux, norm])
         if step % self.config.log_every == 0 or step == self.total:
@@ -132,6 +161,8 @@ class Trainer:
         loss, main, aux, norm = (sum(column) / len(self.losses) for column in zip(*self.losses, strict=True))
         self.losses.clear()
         window = self.clock.take()
+        tflops = self.flops * window.steps / window.seconds / 1e12
+        bad = count_bad(self.loader.bad_samples(), self.config.max_bad_samples)
         if self.log:
             self.log.train(
                 step,
@@ -142,7 +173,10 @@ class Trainer:
                 gradient_norm=norm,
                 lr=self.rate(step - 1),
                 images_per_second=window.steps * self.config.data.batch / window.seconds,
+                tflops=tflops,
+                **({"mfu": tflops / self.peak} if self.peak else {}),
                 waiting=window.waiting,
+                bad_samples=bad,
                 memory=float(peak_memory(self.ranks.device)),
             )
 
@@ -173,28 +207,34 @@ class Trainer:
     def record(self, log: RunLog, result: Evaluation, scores: Score) -> None:
         """Write an evaluation to the run's folder."""
         epoch = self.state.step / self.steps_per_epoch
+        counts = {"images": result.images, "bad_samples": result.bad_samples}
+        speed, weights = result.images_per_second, "ema" if self.state.average else "model"
         log.evaluated(
-            self.state.step,
-            scores.to_json(),
-            epoch=epoch,
-            images=result.images,
-            images_per_second=result.images_per_second,
-            weights="ema" if self.state.average else "model",
+            self.state.step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights
         )
-        log.write("confusion", {"matrix": result.matrix.tolist()})
+        log.confusion(result.matrix, self.manifest.classes, self.state.step)
         keys = self.eval_loader.sample_keys()
-        log.replace_overlays(
-            {
-                f"{i:02d}_{keys[s.place]}_{s.iou:.3f}": panel(s.image, s.label, s.prediction, self.manifest.classes)
-                for i, s in enumerate(result.worst)
-            },
-            self.state.step,
-        )
+        log.worst(result.worst, [keys[s.place] for s in result.worst], self.manifest.classes, self.state.step)
         best = ", the best so far" if scores.miou == self.state.best else ""
+        left_out = f", {result.bad_samples} damaged ones left out" if result.bad_samples else ""
         self.say(
-            f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{best} "
+            f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}{best} "
             f"({result.images_per_second:.1f} images/s)"
         )
+
+    def write_profile(self, profiler: StepProfiler) -> None:
+        """Leave what the profiler saw, and the network's stages measured beside it, while the run's clock stands."""
+        begin = time.perf_counter()
+        self.profiler = None
+        step = profiler.finish()
+        if self.log:
+            self.say(f"profiled {step['steps']} steps")
+            document = profile_document(step, self.config, len(self.manifest.classes), self.ranks)
+            self.log.write("profile/profile", document)
+            for table in tables(document):
+                self.log.show(table)
+            self.say(f"the profile is in {profiler.folder}")
+        self.clock.leave_out(time.perf_counter() - begin)
 
     def save(self, own: list[torch.Tensor], keep: bool = False) -> None:
         """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call.
@@ -218,37 +258,6 @@ class Trainer:
             self.log.say(sentence)
 
 
-class Stopping:
-    """Whether SIGTERM or Ctrl-C has asked this process to stop. A second Ctrl-C stops it at once."""
-
-    def __init__(self) -> None:
-        self._signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    @property
-    def asked(self) -> bool:
-        return self._signal is not None
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the signal's number, as shells have it; SIGTERM's where another rank was asked."""
-        return 128 + (self._signal or signal.SIGTERM)
-
-    def _ask(self, number: int, _frame: object) -> None:
-        self._signal = number
-        # Batch systems send SIGTERM to a job's every process, and torchrun passes it on: it comes twice.
-        if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def total_steps(config: Config, steps_per_epoch: int) -> int:
     """Steps of the whole run."""
     return max(round(config.optim.epochs * steps_per_epoch), 1)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,6 +1,7 @@
 """torchvision's DeepLabv3 from uint8 frames to logits at the network's stride, and what it starts from."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 from urllib.error import URLError
 
@@ -10,13 +11,11 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from fastseg.errors import UserError
+from fastseg.model.weights import Rgb, check_weights, fitting, parse_normalisation, read_tensors
 
 # What torchvision's pretrained weights were trained with, R, G, B, 0–255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-Rgb = tuple[float, float, float]
 
 
 class Logits(NamedTuple):
@@ -38,11 +37,27 @@ class DeepLab(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: str, classes: int, mean: Rgb, std: Rgb, aux: bool, channels_last: bool = True) -> None:
-        """A network with fresh weights. ``mean`` and ``std`` are of R, G, B, 0–255."""
+    def __init__(
+        self,
+        arch: str,
+        classes: int,
+        mean: Rgb,
+        std: Rgb,
+        aux: bool,
+        channels_last: bool = True,
+        *,
+        void: bool = False,
+        squeeze: tuple[int, int] | None = None,
+    ) -> None:
+        """A network with fresh weights. ``mean`` and ``std`` are of R, G, B, 0–255.
+
+        ``void``: one output more, which training gives to void pixels; evaluation never sees it. ``squeeze``: height
+        and width to which evaluation resizes every frame, as the loader did in training.
+        """
         super().__init__()
+        self.void, self.squeeze = void, squeeze
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+        self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes + void, aux_loss=aux)
         self.net.to(memory_format=self.memory_format)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -54,13 +69,24 @@ class DeepLab(nn.Module):
 
     def forward(self, image: Tensor) -> Logits:
         """``image``: uint8 N×H×W×3, RGB."""
+        if self.squeeze and not self.training:
+            image = resize(image, self.squeeze)
         # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
         normalised = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         features = self.net.backbone(normalised.contiguous(memory_format=self.memory_format))
         out = self.net.classifier(features["out"])
-        if self.net.aux_classifier is None or not self.training:
+        if not self.training:
+            return Logits(out[:, :-1] if self.void else out, None)
+        if self.net.aux_classifier is None:
             return Logits(out, None)
         return Logits(out, self.net.aux_classifier(features["aux"]))
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bytes N×H×W×3 → N×h×w×3: bilinear, antialiased as in training, rounded."""
+    planes = image.permute(0, 3, 1, 2).float()
+    resized = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
+    return resized.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -83,67 +109,80 @@ def load_weights(model: DeepLab, arch: str, weights: str) -> None:
     if weights == "none":
         return
     if weights == "coco":
-        state = _download(arch)
+        state = pretrained(arch, _OFFLINE)
     elif weights == "imagenet":
-        state = _download(arch.removeprefix("deeplabv3_"))
+        state = pretrained(arch.removeprefix("deeplabv3_"), _OFFLINE)
     else:
-        document = _read_file(Path(weights))
-        state = _state_dict(document, weights)
-        if "mean" in document and "std" in document:  # a checkpoint of ours knows what it was fed
-            model.mean.copy_(torch.tensor(document["mean"]))
-            model.std.copy_(torch.tensor(document["std"]))
+        state = _from_file(model, Path(weights))
     _load_fitting(model.net, _network_names(state), weights)
 
 
 def restore_model(saved: dict[str, Any]) -> DeepLab:
     """The network of a checkpoint on the CPU, channels-last, in evaluation mode, with averaged weights if there are.
 
-    Raises :class:`UserError` where the checkpoint's parts do not fit together.
+    The output of void, which only training needs, is cut off the weights: for those behind, the network is one of the
+    data's classes, and it squeezes frames by itself if it was trained on such.
+    ``saved`` has been checked (:func:`fastseg.loop.checkpoint.load`). Raises :class:`UserError` where its parts do not
+    fit together.
     """
-    try:
+    with fitting():
         weights = saved["ema"] or saved["model"]
+        weights = without_void(weights) if saved.get("void") else weights
         aux = any(name.startswith("aux_classifier.") for name in weights)
-        model = DeepLab(saved["arch"], len(saved["classes"]), tuple(saved["mean"]), tuple(saved["std"]), aux)
+        squeeze = tuple(saved["squeeze"]) if saved.get("squeeze") else None
+        mean, std = tuple(saved["mean"]), tuple(saved["std"])
+        model = DeepLab(saved["arch"], len(saved["classes"]), mean, std, aux, squeeze=squeeze)
         model.net.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"the checkpoint is damaged ({reason}); use another") from None
     return model.eval()
 
 
-def _download(name: str) -> dict[str, Tensor]:
-    entry = get_model_weights(name).DEFAULT
+def without_void(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network with an output for void, which is the last → of one without."""
+    heads = ("classifier.4.", "aux_classifier.4.")
+    return {name: value[:-1] if name.startswith(heads) else value for name, value in weights.items()}
+
+
+_OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
+
+
+def pretrained(name: str, offline: str) -> dict[str, Tensor]:
+    """torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
+
+    Raises :class:`UserError` where they cannot be had; ``offline`` is the cure that it names where a download fails.
+    """
+    # The first that were published: torchvision's own DeepLabv3 and the published results start from these.
+    # For DEFAULT's, trained otherwise, others had to change the optimiser (https://github.com/open-mmlab/mmdetection/pull/7489).
+    entry = next(iter(get_model_weights(name)))
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
-        raise UserError(
-            f"cannot download {entry.url} ({getattr(error, 'reason', error)}); fetch it on a machine that can and pass "
-            "--model.weights FILE, or start from --model.weights none"
-        ) from None
-    except RuntimeError as error:  # load_state_dict_from_url: invalid hash value
-        raise UserError(f"the download of {entry.url} is damaged ({error}); try again") from None
+        raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {offline}") from None
+    except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no file of weights in the cache
+        cache = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"the download of {entry.url} is damaged ({reason}); remove {cache} and try again") from None
 
 
-def _read_file(path: Path) -> Any:
+def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
+    """The weights in a file; a checkpoint of ours knows what it was fed, which ``model`` takes over."""
     try:
-        # Always explicit: the environment can switch the safe default off.
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        document = read_tensors(path, "file of weights")
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"--model.weights is {path}, which is no file; it takes imagenet, coco, none or a file"
         ) from None
-    except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a file of weights that can be loaded safely: {reason}") from None
-
-
-def _state_dict(document: Any, source: str) -> dict[str, Tensor]:
-    """The weights in a file: the averaged ones of a checkpoint, its plain ones, or the file itself."""
+    state = document
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
-        document = document.get("ema") or document["model"]
-    if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
-        raise UserError(f"{source} holds no state dict; save one with torch.save(model.state_dict(), …)")
-    return document
+        state = document.get("ema") or document["model"]  # the averaged ones where there are any
+        if "mean" in document and "std" in document:
+            mean, std = parse_normalisation(document, path)
+            model.mean.copy_(torch.tensor(mean))
+            model.std.copy_(torch.tensor(std))
+    check_weights(state, path)
+    if isinstance(document, dict) and document.get("void") is True and not model.void:
+        with fitting(path):
+            state = without_void(state)
+    return dict(state)
 
 
 def _network_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,29 +10,55 @@ from fastseg.labels import IGNORE
 from fastseg.model.deeplab import Logits, upsample
 
 
-def segmentation_loss(logits: Logits, label: Tensor, ohem: float | None = None) -> Tensor:
+def segmentation_loss(
+    logits: Logits, label: Tensor, ohem: float | None = None, dice: float = 0.0, void: bool = False
+) -> Tensor:
     """Cross-entropy of the upsampled logits over pixels that are not ignored.
 
-    ``label``: uint8 N×H×W. ``ohem``: see :class:`fastseg.config.OptimConfig`; applies to the main head. Returns
-    four float32 numbers: the main head's sum and count of pixels, the auxiliary head's (0, 0 without one). An
-    all-void batch gives sums and counts of 0.
+    ``label``: uint8 N×H×W. ``ohem``, ``dice``: see :class:`fastseg.config.OptimConfig`; both apply to the main head
+    alone. ``void``: the last class is for pixels that would be ignored, and none is. Returns four float32 numbers: the
+    main head's sum and count of pixels, the auxiliary head's (0, 0 without one). Where all are ignored, sums and counts
+    are 0.
     """
     target = label.long()
+    if void:
+        target = target.where(target != IGNORE, logits.out.shape[1] - 1)
     labelled = target != IGNORE
-    pixels = _pixel_losses(logits.out, target)
+    scores = _upsampled(logits.out, target)
+    pixels = _pixel_losses(scores, target)
     counted = labelled if ohem is None else labelled & _hard(pixels.detach(), ohem)
     numbers = [(pixels * counted).sum(), counted.sum()]
+    if dice:
+        # Times the pixels by whose number the sum is divided: over ranks, a mean weighted by their pixels.
+        numbers[0] = numbers[0] + dice * dice_loss(scores, target) * numbers[1]
     if logits.aux is not None:
-        numbers += [_pixel_losses(logits.aux, target).sum(), labelled.sum()]
+        numbers += [_pixel_losses(_upsampled(logits.aux, target), target).sum(), labelled.sum()]
     else:
         numbers += [torch.zeros_like(numbers[0])] * 2
     return torch.stack([number.float() for number in numbers])
 
 
-def _pixel_losses(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """1 - 2 |P ∩ T| / (|P| + |T|), the mean over the batch's classes (Milletari et al. 2016, arXiv 1606.04797).
+
+    ``scores``: float32 N×C×H×W, of which softmax makes the probabilities P. ``target``: int64 N×H×W. Ignored pixels are
+    in neither; 0 where all are.
+    """
+    true = target.unsqueeze(1) == torch.arange(scores.shape[1], device=scores.device).view(1, -1, 1, 1)
+    found = scores.softmax(1) * (target != IGNORE).unsqueeze(1)
+    pixels = true.sum((0, 2, 3))
+    overlap = 2 * (found * true).sum((0, 2, 3)) / (found.sum((0, 2, 3)) + pixels).clamp(min=1)
+    present = pixels > 0
+    return ((1 - overlap) * present).sum() / present.sum().clamp(min=1)
+
+
+def _upsampled(logits: Tensor, target: Tensor) -> Tensor:
+    return upsample(logits, (target.shape[-2], target.shape[-1]))
+
+
+def _pixel_losses(scores: Tensor, target: Tensor) -> Tensor:
     """Float32 N×H×W, 0 where the target is ignored."""
-    size = (target.shape[-2], target.shape[-1])
-    return F.cross_entropy(upsample(logits, size), target, ignore_index=IGNORE, reduction="none")
+    return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="none")
 
 
 def _hard(losses: Tensor, threshold: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from fastseg.data.loader import Batch, EvalLoader
+from fastseg.loop.badsamples import count_bad
 from fastseg.loop.distributed import gather_on_first, gather_states, sum_over_ranks
-from fastseg.model.deeplab import DeepLab, upsample
 from fastseg.score.metrics import confusion_matrix
 
 
@@ -38,17 +38,13 @@ class Evaluation:
     matrix: NDArray[np.int64]
     """C×C pixels, rows the truth."""
     images: int
+    """Frames that count."""
+    bad_samples: int
+    """Damaged frames, which do not count."""
     images_per_second: float
     """Over all ranks, from the first frame asked for to the last one counted."""
     worst: list[Sample]
     """The frames with the least IoU, worst first; on the first rank only."""
-
-
-@torch.inference_mode()
-def predict(model: DeepLab, image: torch.Tensor) -> torch.Tensor:
-    """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W. ``model`` is in evaluation mode."""
-    logits = upsample(model(image).out, (image.shape[1], image.shape[2]))
-    return logits.argmax(1).to(torch.uint8)
 
 
 def evaluate(
@@ -57,34 +53,40 @@ def evaluate(
     classes: int,
     *,
     keep_worst: int = 0,
+    watchers: Sequence[Callable[[int, torch.Tensor, torch.Tensor], None]] = (),
     progress: Callable[[int, int], None] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Run ``infer`` (images → train ids, see :func:`predict`) over this rank's batches and add up all ranks.
+    """Run ``infer`` (images → train ids, as :func:`fastseg.model.inference.predict` does) over this
+    rank's batches and add up all ranks.
 
-    ``progress`` is told how many images this rank has done, of how many. ``interrupted`` is asked before every
-    batch whether to give up; where one rank did, all get None.
+    Each of ``watchers`` is given every frame that counts: its place in the split, its label and its prediction (uint8
+    H×W, on the device). ``progress`` is told how many images this rank has done, of how many. ``interrupted`` is asked
+    before every batch whether to give up; where one rank did, all get None.
     """
     start = time.perf_counter()
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
-    place, worst = loader.first, WorstFrames(keep_worst)
+    done, images, worst = 0, 0, WorstFrames(keep_worst)
     for batch in loader:
         if interrupted():
             break
         prediction = infer(batch.image)
-        for i in range(int(batch.valid.sum())):  # what is not valid comes last
+        for i in batch.valid.nonzero().flatten().tolist():
             one = confusion_matrix(prediction[i, None], batch.label[i, None], batch.valid[i, None], classes)
             matrix += one
-            worst.offer(_iou(one), place, batch, prediction, i)
-            place += 1
+            for watch in watchers:
+                watch(loader.first + done + i, batch.label[i], prediction[i])
+            worst.offer(_iou(one), loader.first + done + i, batch, prediction, i)
+            images += 1
+        done = min(done + len(batch.valid), loader.count)
         if progress:
-            progress(place - loader.first, loader.count)
-    left_out = int(sum_over_ranks(torch.tensor(loader.first + loader.count - place)))
-    images = int(sum_over_ranks(torch.tensor(place - loader.first)))
+            progress(done, loader.count)
+    left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
+    bad = count_bad(loader.bad_samples(), loader.max_bad)
     total = sum_over_ranks(matrix).cpu().numpy()
     seconds = time.perf_counter() - start
     samples = _gather_worst(worst.samples(), keep_worst)
-    return None if left_out else Evaluation(total, images, images / seconds, samples)
+    return None if left_out else Evaluation(total, images, bad, images / seconds, samples)
 
 
 def _gather_worst(mine: list[Sample], most: int) -> list[Sample]:

@@ -61,28 +61,28 @@ class Score:
     @property
     def miou(self) -> float:
         """Mean IoU over the classes that are not NaN: the benchmark's number."""
-        return _mean(self.classes.values())
+        return mean(self.classes.values())
 
     @property
     def category_miou(self) -> float:
         """Mean IoU over the categories that are not NaN."""
-        return _mean(self.categories.values())
+        return mean(self.categories.values())
 
     @property
     def mean_accuracy(self) -> float:
         """Mean of the class accuracies that are not NaN."""
-        return _mean(self.class_accuracy.values())
+        return mean(self.class_accuracy.values())
 
     def to_json(self) -> dict[str, Any]:
         """A document of plain numbers for ``json.dumps``; None in place of NaN, which JSON cannot write."""
         return {
-            "miou": _plain(self.miou),
-            "category_miou": _plain(self.category_miou),
-            "accuracy": _plain(self.accuracy),
-            "mean_accuracy": _plain(self.mean_accuracy),
-            "classes": {name: _plain(value) for name, value in self.classes.items()},
-            "categories": {name: _plain(value) for name, value in self.categories.items()},
-            "class_accuracy": {name: _plain(value) for name, value in self.class_accuracy.items()},
+            "miou": plain(self.miou),
+            "category_miou": plain(self.category_miou),
+            "accuracy": plain(self.accuracy),
+            "mean_accuracy": plain(self.mean_accuracy),
+            "classes": {name: plain(value) for name, value in self.classes.items()},
+            "categories": {name: plain(value) for name, value in self.categories.items()},
+            "class_accuracy": {name: plain(value) for name, value in self.class_accuracy.items()},
         }
 
 
@@ -109,24 +109,31 @@ def score(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Sc
     )
 
 
-def score_table(result: Score, classes: Sequence[SegmentationClass]) -> Table:
-    """The scores in per cent, class by class with each class's colour, then the categories and the means."""
-    table = Table("", "class", "category", title="Scores over all pixels, in %")
-    table.add_column("IoU", justify="right")
-    table.add_column("accuracy", justify="right")
-    for c in classes:
-        swatch = Text("██", style="rgb({},{},{})".format(*c.color))
-        iou, accuracy = result.classes[c.name], result.class_accuracy[c.name]
-        table.add_row(swatch, Text(c.name), Text(c.category), percent(iou), percent(accuracy))
+def score_table(result: Score, classes: Sequence[SegmentationClass], boundary: Sequence[float] | None = None) -> Table:
+    """The scores in per cent, class by class with each class's colour, then the categories and the means.
+
+    ``boundary``: the Boundary IoU of every class, for a column of its own.
+    """
+    kinds = bool(result.categories)
+    table = Table("", "class", *(["category"] if kinds else []), title="Scores over all pixels, in %")
+    for column in ("IoU", "accuracy", *(["boundary IoU"] if boundary else [])):
+        table.add_column(column, justify="right")
+
+    def row(swatch: Text, name: str, category: str, values: Sequence[float], style: str = "") -> None:
+        table.add_row(swatch, Text(name), *([Text(category)] if kinds else []), *map(percent, values), style=style)
+
+    for i, c in enumerate(classes):
+        values = (result.classes[c.name], result.class_accuracy[c.name], *(boundary[i : i + 1] if boundary else ()))
+        row(Text("██", style="rgb({},{},{})".format(*c.color)), c.name, c.category, values)
     table.add_section()
     for name, iou in result.categories.items():
-        table.add_row("", "", Text(name), percent(iou), "")
-    table.add_section()
-    if result.categories:
-        table.add_row("", "", "mean of categories", percent(result.category_miou), "")
-    mean = (percent(result.miou), percent(result.mean_accuracy))
-    table.add_row("", "mean of classes", "", *mean, style="bold")
-    table.add_row("", "all pixels", "", "", percent(result.accuracy))
+        row(Text(), "", name, [iou])
+    if kinds:
+        table.add_section()
+        row(Text(), "", "mean of categories", [result.category_miou])
+    means = (result.miou, result.mean_accuracy, *([mean(boundary)] if boundary else []))
+    row(Text(), "mean of classes", "", means, style="bold")
+    row(Text(), "all pixels", "", [math.nan, result.accuracy])
     return table
 
 
@@ -146,10 +153,12 @@ def _ratio(part: np.int64, whole: np.int64) -> float:
     return int(part) / int(whole) if whole else math.nan
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean(values: Iterable[float]) -> float:
+    """Of those that are not NaN; NaN where there are no others."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """None in place of NaN, which JSON cannot write."""
     return None if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Masks as pictures: class colours, masks laid over images, and where a prediction is wrong. Numpy and Pillow only."""
+"""Pictures by numpy and Pillow only: masks in class colours, masks over images, errors, a confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ Mask = NDArray[np.uint8]
 """Train ids, H×W; 255 = ignored."""
 
 RIGHT, WRONG, IGNORED = (232, 232, 232), (214, 39, 40), (0, 0, 0)
+HIT, MISS = (45, 110, 230), (214, 39, 40)
 GAP, PAPER, INK = 4, (28, 30, 34), (230, 230, 230)
 CAPTIONS = ("image", "truth", "prediction", "errors (red)")
 
@@ -56,4 +57,34 @@ def panel(
         small = Image.fromarray(tile).resize((tile_width, tile_height), Image.Resampling.BOX)
         sheet.paste(small, (left, caption_height))
         draw.text((left + 2, caption_height / 2), caption, fill=INK, font=font, anchor="lm")
+    return np.asarray(sheet)
+
+
+def matrix_picture(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Picture:
+    """A confusion matrix (C×C pixels, rows the truth) with the classes' names: what is right blue, what is wrong red.
+
+    A cell's strength is its share of the row; rows of classes that do not occur stay empty. Of more than forty classes
+    the cells are too small for names and numbers.
+    """
+    count = len(classes)
+    cell = 24 if count <= 40 else 4
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    color = np.where(np.eye(count, dtype=bool)[..., None], HIT, MISS)
+    mixed = shares[..., None] * color + (1 - shares[..., None]) * PAPER
+    grid = Image.fromarray(np.rint(mixed).astype(np.uint8).repeat(cell, 0).repeat(cell, 1))
+    if count > 40:
+        return np.asarray(grid)
+    font = ImageFont.load_default(13)
+    draw = ImageDraw.Draw(grid)
+    for i, j in np.argwhere(shares >= 0.005).tolist():
+        draw.text(((j + 0.5) * cell, (i + 0.5) * cell), f"{100 * shares[i, j]:.0f}", fill=INK, font=font, anchor="mm")
+    margin = 12 + round(max(font.getlength(c.name) for c in classes))
+    sheet = Image.new("RGB", (margin + grid.width, margin + grid.height), PAPER)
+    sheet.paste(grid, (margin, margin))
+    rows, columns = (Image.new("RGB", (margin, grid.height), PAPER) for _ in range(2))
+    for i, c in enumerate(classes):
+        ImageDraw.Draw(rows).text((margin - 6, (i + 0.5) * cell), c.name, fill=INK, font=font, anchor="rm")
+        ImageDraw.Draw(columns).text((6, (i + 0.5) * cell), c.name, fill=INK, font=font, anchor="lm")
+    sheet.paste(rows, (0, margin))
+    sheet.paste(columns.transpose(Image.Transpose.ROTATE_90), (margin, 0))
     return np.asarray(sheet)

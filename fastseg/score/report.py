@@ -1,9 +1,7 @@
 """One page about a run: ``report.html``, made from the run folder's files alone, readable without a network."""
 
-import base64
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +12,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fastseg.files import write_atomic
-from fastseg.labels import SegmentationClass
 from fastseg.score.charts import Series, compact, line_chart
+from fastseg.score.overlay import RIGHT, WRONG
 from fastseg.score.runfolder import Line, Run, number, read_run
+from fastseg.score.sections import (
+    COLUMNS,
+    categories_of,
+    classes_of,
+    confusion_of,
+    gallery_of,
+    means_of,
+    percent,
+    present,
+)
 
 NAME = "report.html"
-OVERLAY_BYTES = 1_200_000
-"""Pictures shown at most; as base64 they grow by a third, and the page stays under 2 MB."""
-MATRIX_CLASSES = 40
-"""Classes shown at most in the confusion matrix: those with the most pixels."""
-CONFUSIONS = 8
-"""Mistakes named under the matrix, the most frequent ones."""
-GREY = (128, 128, 128)
 
 
 def write_report(run_folder: Path) -> Path:
@@ -41,16 +42,24 @@ def write_report(run_folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    classes = classes_of(run)
     page = environment.get_template("report.html").render(
         run=run,
+        title=_title(run),
         headline=_headline(run),
         figures=_figures(run),
         best=_evaluation_title(run.best),
         last=_evaluation_title(run.last),
-        means=_means(run.best),
-        groups=_groups(run),
-        confusion=_confusion(run),
-        overlays=_overlays(run.overlays),
+        classes=classes,
+        columns=COLUMNS,
+        has=present(classes),
+        means=means_of(run.best),
+        categories=categories_of(run.best),
+        percent=percent,
+        right=RIGHT,
+        wrong=WRONG,
+        confusion=confusion_of(run),
+        gallery=gallery_of(run.gallery),
         config=list(_flatten(run.config)),
     )
     write_atomic(run_folder / NAME, page)
@@ -66,14 +75,27 @@ class Fact:
     note: str = ""
 
 
+def _title(run: Run) -> str:
+    """The run's name; of an evaluation alone the checkpoint's, its run's and the split's."""
+    if not (checkpoint := run.last.get("checkpoint")):
+        return run.name
+    trained = f" of {name}" if (name := run.config.get("name")) else ""
+    return f"{Path(checkpoint).name}{trained}, on {run.last['split']}"
+
+
 def _headline(run: Run) -> list[Fact]:
     facts = []
     if best := run.best:
-        facts.append(Fact("best mIoU", _percent(number(best, "miou")), _evaluation_title(best)))
+        label = "best mIoU" if len(run.evaluations) > 1 else "mIoU"
+        facts.append(Fact(label, percent(number(best, "miou")), _evaluation_title(best)))
         last = run.last
         if last is not best:
-            facts.append(Fact("last mIoU", _percent(number(last, "miou")), _evaluation_title(last)))
-        facts.append(Fact("pixel accuracy", _percent(number(best, "accuracy")), _evaluation_title(best)))
+            facts.append(Fact("last mIoU", percent(number(last, "miou")), _evaluation_title(last)))
+        facts.append(Fact("pixel accuracy", percent(number(best, "accuracy")), _evaluation_title(best)))
+        if "split_images" in best:
+            counted, there = best["images"], best["split_images"]
+            images = f"{counted:,} of {there:,}" if counted < there else f"{counted:,}"
+            facts.append(Fact("images", images, ", ".join([f"of {best['split']}", *best["looks"]])))
     if run.train:
         last = run.train[-1]
         # The first line pays for warming up: compiling, choosing algorithms, filling queues.
@@ -82,12 +104,15 @@ def _headline(run: Run) -> list[Fact]:
         memory, seconds = _values(run.train, "memory"), _values(run.train, "seconds")
         facts += [
             Fact("speed", f"{compact(median(speeds))} img/s" if speeds else "–", "median, per GPU or process"),
-            Fact("waiting for data", _percent(fmean(waiting)) if waiting else "–", "share of the time"),
+            Fact("waiting for data", percent(fmean(waiting)) if waiting else "–", "share of the time"),
             Fact("loss", compact(number(last, "loss")), f"at step {compact(last['step'])}"),
             Fact("steps", f"{last['step']:,}", f"{compact(number(last, 'epoch'))} epochs"),
             Fact("wall time", _duration(max(seconds)) if seconds else "–"),
             Fact("memory", f"{max(memory) / 2**30:.1f} GiB" if memory else "–", "peak, per GPU or process"),
         ]
+    bad = [int(max(_values(lines, "bad_samples"), default=0)) for lines in (run.train, run.evaluations)]
+    if any(bad):
+        facts.append(Fact("damaged records", f"{bad[0]} + {bad[1]}", "passed over in training + in an evaluation"))
     return facts
 
 
@@ -103,6 +128,8 @@ class Figure:
 
 
 def _figures(run: Run) -> list[Figure]:
+    if not run.train and len(run.evaluations) < 2:
+        return []  # one evaluation is no curve
     kinds = sorted({str(e.get("weights", "")) for e in run.evaluations})
     by_kind = {kind: [e for e in run.evaluations if str(e.get("weights", "")) == kind] for kind in kinds}
     losses = {"total": "loss", "main head": "loss_out", "auxiliary head": "loss_aux"}
@@ -130,103 +157,6 @@ def _figure(title: str, series: Sequence[Series], unit: str = "") -> Figure | No
     return Figure(title, Markup(line_chart(title, present, unit=unit)), legend, missing)
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """One class in the table of scores."""
-
-    name: str
-    color: tuple[int, int, int]
-    iou: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """A category with its classes; the name is empty for classes that have none."""
-
-    name: str
-    text: str
-    classes: list[ClassRow]
-
-
-def _groups(run: Run) -> list[Group]:
-    """The classes of the best evaluation under their categories, both in the data set's order."""
-    scores, categories = run.best.get("classes") or {}, run.best.get("categories") or {}
-    known = {c.name: c for c in run.classes}
-    rows: dict[str, list[ClassRow]] = {}
-    for name in scores:
-        c = known.get(name, SegmentationClass(name, GREY))
-        iou = number(scores, name)
-        rows.setdefault(c.category, []).append(ClassRow(name, c.color, iou if math.isfinite(iou) else 0, _percent(iou)))
-    return [Group(name, _percent(number(categories, name)), classes) for name, classes in rows.items()]
-
-
-def _means(best: Line) -> list[tuple[str, str]]:
-    means = {"mean of classes": "miou", "mean of categories": "category_miou"}
-    return [(name, _percent(number(best, key))) for name, key in means.items() if math.isfinite(number(best, key))]
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Rows of the confusion matrix as shares of the truth, and the worst mistakes in words."""
-
-    names: list[str]
-    shares: list[list[float]]
-    """Row of the truth by column of the prediction, 0…1; NaN in the row of a class that does not occur."""
-    left_out: int
-    mistakes: list[tuple[str, str, float]]
-    """(truth, prediction, share of the truth)."""
-
-
-def _confusion(run: Run) -> Confusion | None:
-    matrix = run.matrix
-    if not matrix:
-        return None
-    named = len(run.classes) == len(matrix)
-    names = [c.name for c in run.classes] if named else [f"class {i}" for i in range(len(matrix))]
-    totals = [sum(row) for row in matrix]
-    shares = [[n / total if total else math.nan for n in row] for row, total in zip(matrix, totals, strict=True)]
-    largest = sorted(range(len(matrix)), key=lambda i: -totals[i])[:MATRIX_CLASSES]
-    shown = sorted(largest)
-    mistakes = [
-        (names[i], names[j], share)
-        for i, row in enumerate(shares)
-        for j, share in enumerate(row)
-        if i != j and share > 0
-    ]
-    return Confusion(
-        names=[names[i] for i in shown],
-        shares=[[shares[i][j] for j in shown] for i in shown],
-        left_out=len(matrix) - len(shown),
-        mistakes=sorted(mistakes, key=lambda m: -m[2])[:CONFUSIONS],
-    )
-
-
-@dataclass(frozen=True)
-class Overlays:
-    """The pictures that fit on the page, as (caption, data address), and how many do not."""
-
-    shown: list[tuple[str, str]]
-    left_out: int
-
-
-def _overlays(paths: Sequence[Path]) -> Overlays:
-    shown: list[tuple[str, str]] = []
-    room = OVERLAY_BYTES
-    for path in paths:
-        data = path.read_bytes()
-        room -= len(data)
-        if room >= 0:
-            shown.append((_caption(path.stem), "data:image/jpeg;base64," + base64.b64encode(data).decode()))
-    return Overlays(shown, len(paths) - len(shown))
-
-
-def _caption(stem: str) -> str:
-    """``aachen_000000_000019, mIoU 41.2 %`` from ``00_aachen_000000_000019_0.412``; other names as they are."""
-    match = re.fullmatch(r"\d+_(.+)_([01]\.\d+)", stem)
-    return f"{match[1]}, mIoU {100 * float(match[2]):.1f} %" if match else stem
-
-
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Settings as (``optim.lr``, ``0.01``), the values as JSON."""
     for key, value in tree.items():
@@ -237,15 +167,12 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _evaluation_title(line: Line) -> str:
-    return f"step {line['step']:,}, {_weights(str(line.get('weights', '')))}" if line else ""
+    weights = f", {_weights(line['weights'])}" if line.get("weights") else ""
+    return f"step {line['step']:,}{weights}" if line else ""
 
 
 def _weights(kind: str) -> str:
     return {"ema": "averaged weights (EMA)", "model": "weights as trained", "": "mIoU"}.get(kind, kind)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %" if math.isfinite(share) else "–"
 
 
 def _values(lines: Sequence[Line], key: str) -> list[float]:

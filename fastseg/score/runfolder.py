@@ -9,9 +9,25 @@ from typing import Any
 
 from fastseg.errors import UserError
 from fastseg.labels import SegmentationClass, parse_class
+from fastseg.score.gallery import FOLDER, INDEX, LAYERS
 
 Line = dict[str, Any]
 """One record of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One frame of the gallery."""
+
+    key: str
+    iou: float
+    """Mean IoU over the classes that the frame holds, 0…1; NaN where it is unknown."""
+    size: tuple[int, int]
+    """Width and height of the pictures, pixels."""
+    worst_classes: list[tuple[str, float]]
+    """Name and IoU of the classes that most wrong pixels belong to."""
+    layers: dict[str, Path]
+    """By the names of :data:`fastseg.score.gallery.LAYERS`, those that are there."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,8 @@ class Run:
     classes: list[SegmentationClass]
     matrix: list[list[int]]
     """Confusion matrix, rows the truth."""
-    overlays: list[Path]
+    gallery: list[Shown]
+    """The worst frames of the last evaluation, worst first."""
 
     @property
     def best(self) -> Line:
@@ -54,7 +71,7 @@ def read_run(folder: Path) -> Run:
         evaluations=_last_of_each_step([line for line in lines if line.get("event") == "eval"]),
         classes=_read_classes(folder / "classes.json"),
         matrix=_read_matrix(folder / "confusion.json"),
-        overlays=sorted((folder / "overlays").glob("*.jpg")),
+        gallery=_read_gallery(folder / FOLDER),
     )
 
 
@@ -112,6 +129,22 @@ def _read_matrix(path: Path) -> list[list[int]]:
     if any(len(row) != len(counts) for row in counts):
         raise UserError(f"{path} holds a matrix that is not square; remove it and write the report again")
     return counts
+
+
+def _read_gallery(folder: Path) -> list[Shown]:
+    path = folder / INDEX
+    frames = []
+    for entry in _read_json(path, []):
+        try:
+            key, stem = str(entry["key"]), Path(entry["stem"]).name
+            width, height = (int(pixels) for pixels in entry["size"])
+            worst = [(str(c["class"]), number(c, "iou")) for c in entry["worst_classes"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); remove it and write the report again") from None
+        layers = {name: folder / f"{stem}.{ending}" for name, ending in LAYERS.items()}
+        there = {name: file for name, file in layers.items() if file.is_file()}
+        frames.append(Shown(key, number(entry, "iou"), (width, height), worst, there))
+    return frames
 
 
 def number(line: Line, key: str, missing: float = math.nan) -> float:

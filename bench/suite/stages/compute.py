@@ -7,7 +7,6 @@ import torch
 
 from bench import peers
 from bench.suite.contest import Contestant
-from bench.suite.flops import step_flops
 from bench.suite.request import Request
 from bench.suite.rows import Row
 from bench.suite.steps import (
@@ -23,6 +22,7 @@ from bench.suite.steps import (
 from fastseg.config import Config
 from fastseg.loop.build import build_state
 from fastseg.loop.distributed import Ranks
+from fastseg.loop.flops import step_flops
 from fastseg.loop.timing import Mailbox
 
 PEERS = ("step_seed", "step_torchvision")

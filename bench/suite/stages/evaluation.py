@@ -20,7 +20,8 @@ from fastseg.loop.build import build_model
 from fastseg.loop.distributed import Ranks
 from fastseg.loop.step import autocast, precision_of
 from fastseg.loop.trainer import WORST_IMAGES
-from fastseg.score.evaluator import evaluate, predict
+from fastseg.model.inference import predict
+from fastseg.score.evaluator import evaluate
 
 SPLIT = "val"
 STRETCH = {"cuda": 64, "cpu": 2}
@@ -63,6 +64,7 @@ class Stretches:
 
     def __init__(self, loader: EvalLoader, count: int) -> None:
         self.device, self.count = loader.device, count
+        self.max_bad, self.bad_samples = loader.max_bad, loader.bad_samples
         self._batches = self._endless(loader)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -38,6 +38,7 @@ def contestants(request: Request) -> list[Contestant]:
         for way in ways
         for codecs, name in SETS.items()
     ]
+    found.append(ours("fastseg, resident", settings | WAY[request.device] | {"resident": True}))
     found.append(ours("fastseg, colours drawn too", settings | WAY[request.device] | {"colours": True}))
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
     return found + [_peer(name, request, settings) for name in takes]
@@ -136,9 +137,10 @@ def open_ours(
     way: str = "cpu",
     prefetch: int = 2,
     colours: bool = False,
+    resident: bool = False,
 ) -> Batches:
     """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu; ``colours``: with
-    the changes of colour that the Cityscapes recipe draws."""
+    the changes of colour that the Cityscapes recipe draws; ``resident``: of frames that stay decoded in memory."""
     import torch
 
     from fastseg.config import DataConfig
@@ -157,6 +159,7 @@ def open_ours(
         threads=threads,
         prefetch=prefetch,
         seed=0,
+        resident=resident,
     )
 
     def images() -> Iterator[int]:
@@ -166,7 +169,8 @@ def open_ours(
             image, _label = (part.to(what.device, non_blocking=True) for part in batch[:2])
             yield len(image)
 
-    return Batches(images(), prefetch + 2)
+    # The first epoch decodes what then is resident.
+    return Batches(images(), prefetch + 2 + resident * loader.steps_per_epoch)
 
 
 def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
@@ -199,10 +203,10 @@ def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> C
 
     @pipeline_def
     def graph() -> Any:
-        crops = pipeline.take(feed, work.augmentation)
+        crops = pipeline.take(feed, work.augmentation, device, "jpg")
         if part == "image":
             return pipeline.decode_image(crops, device, "jpg")
-        return pipeline.decode_mask(crops)
+        return pipeline.decode_mask(crops, "tif")
 
     number = 0 if device == "gpu" else None
     return graph(batch_size=work.batch, num_threads=threads, device_id=number, prefetch_queue_depth=2).run

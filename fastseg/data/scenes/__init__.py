@@ -22,6 +22,7 @@ from fastseg.data.scenes.layout import lay_out
 from fastseg.data.scenes.paint import paint
 from fastseg.data.scenes.plan import HIGHLIGHTS
 from fastseg.data.scenes.view import Light, View
+from fastseg.data.sources import NAME_FILE
 from fastseg.files import write_atomic
 
 CITIES: dict[str, tuple[str, ...]] = {
@@ -31,6 +32,8 @@ CITIES: dict[str, tuple[str, ...]] = {
 }
 """Invented, so that no scene is mistaken for a real one; a city has 100 scenes."""
 SCENES_PER_CITY = 100
+SET_NAME = "procedural streets"
+"""What packed scenes are called, and what a network says that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ def scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
     width, height = size
     objects = [{"label": label, "polygon": [list(corner) for corner in corners]} for label, corners in polygons]
     return Scene(scene_key(split, index), image, {"imgHeight": height, "imgWidth": width, "objects": objects})
+
+
+def write_name(folder: Path) -> None:
+    """Say below ``folder`` that its pictures, though laid out as Cityscapes' are, are :data:`SET_NAME`."""
+    write_atomic(folder / NAME_FILE, f"{SET_NAME}\n")
 
 
 def write_scene(folder: Path, seed: int, split: str, index: int, size: tuple[int, int]) -> None:

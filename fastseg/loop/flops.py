@@ -2,10 +2,13 @@
 
 import re
 import time
+from functools import cache
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastseg.config import Config, OptimConfig
 from fastseg.loop.step import LossNetwork
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 
@@ -42,6 +45,28 @@ def datasheet_peak(gpu: str) -> float | None:
     return next((peak for name, peak in DATASHEET.items() if re.search(rf"\b{name}\b", gpu)), None)
 
 
+def device_peak(device: torch.device) -> float | None:
+    """The datasheet's TFLOP/s of a GPU in 16 bits; None for one that is not listed, and for a CPU."""
+    return datasheet_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def moment(device: torch.device) -> Any:
+    """Now; on a GPU when it has done all that is queued, without waiting for that."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begin: Any, end: Any) -> float:
+    """Of two moments; waits for the later one."""
+    if isinstance(begin, float):
+        return float(end - begin)
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
+
+
 def measured_peak(device: torch.device, precision: str) -> float:
     """TFLOP/s of the best of several large matrix products in ``precision`` (bf16, fp16 or fp32).
 
@@ -67,19 +92,14 @@ def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:
 
 def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
     """Of one product. On a GPU the mean of some launched together: one alone is over before the next is launched."""
-    if a.device.type != "cuda":
-        start = time.perf_counter()
+    together = 10 if a.device.type == "cuda" else 1
+    begin = moment(a.device)
+    for _ in range(together):
         torch.mm(a, b, out=out)
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(10):
-        torch.mm(a, b, out=out)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000 / 10
+    return seconds_between(begin, moment(a.device)) / together
 
 
+@cache
 def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool) -> int:
     """Floating-point operations of forward and backward pass of one step (a multiply-add is two).
 
@@ -87,10 +107,16 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
     what is left out (norms, activations, loss) is counted by nobody's MFU.
     """
     with torch.device("meta"):
-        network = LossNetwork(DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), None)
+        network = LossNetwork(DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig())
         image = torch.empty(batch, *crop, 3, dtype=torch.uint8)
         label = torch.empty(batch, *crop, dtype=torch.uint8)
         with FlopCounterMode(display=False) as counter:
             sums = network(image, label)
             (sums[0] + sums[2]).backward()
     return int(counter.get_total_flops())
+
+
+def run_flops(config: Config, classes: int) -> int:
+    """:func:`step_flops` of one rank of a run."""
+    data, model = config.data, config.model
+    return step_flops(model.arch, classes + model.void, data.batch, data.crop, config.optim.aux > 0)

@@ -1,0 +1,50 @@
+"""The committed studies of accuracy in a table for the README: what was asked, on what, and what was found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.suite.accuracy_tables import NONE_YET
+from bench.suite.marks import hardware, on_gpu
+from bench.suite.paired import Difference
+from bench.suite.studies import BASE
+from bench.suite.summaries import Findings, Summary, read_findings
+
+SIDES = {"better": "adds", "worse": "costs", "noise": "not told from noise"}
+
+
+def short_table(paths: Sequence[Path]) -> str:
+    """As GitHub shows it, studies of a GPU first."""
+    rows = []
+    for path in paths:
+        environment, studies = read_findings(path)
+        place = f"[{hardware(environment)}](bench/results/{path.name})"
+        rows += [(not on_gpu(environment), f"| {s.question} | {place} | {what_was_found(s)} |") for s in studies]
+    if not rows:
+        return NONE_YET
+    lines = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    return "\n".join(["| question | measured on | mIoU |", "|---|---|---|", *lines])
+
+
+def what_was_found(found: Findings) -> str:
+    """In one line."""
+    if found.factors:
+        return _effects(found.effects())
+    return "; ".join(map(_variant, found.summaries())) or "not finished"
+
+
+def _effects(added: dict[str, Difference]) -> str:
+    """The changes that count with their points, the others by name."""
+    parts = []
+    for verdict, side in SIDES.items():
+        names = sorted((name for name, e in added.items() if e.verdict == verdict), key=lambda n: -abs(added[n].mean))
+        shown = [name if verdict == "noise" else f"{name} {100 * added[name].mean:+.1f}" for name in names]
+        parts += [f"{side}: {', '.join(shown)}"] if shown else []
+    return "; ".join(parts) or "not finished"
+
+
+def _variant(summary: Summary) -> str:
+    final, change = summary.final, summary.difference
+    deviation = f" ± {100 * final.std:.1f}" if final.std is not None else ""
+    name = "" if summary.variant == BASE else f"{summary.variant}: "
+    beside = f" ({100 * change.mean:+.1f}, {change.verdict})" if change else ""
+    return f"{name}{100 * final.mean:.1f}{deviation} %{beside}"

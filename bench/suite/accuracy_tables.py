@@ -1,0 +1,212 @@
+"""Studies as tables: in a terminal, as markdown, and as a part of docs/recipes.md."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from bench.suite.marks import hardware, on_gpu
+from bench.suite.outcomes import Outcome
+from bench.suite.paired import Difference, Mean
+from bench.suite.screening import noise
+from bench.suite.show import number
+from bench.suite.studies import BASE
+from bench.suite.summaries import Findings, Reached, Summary, read_findings
+
+NONE_YET = "No study has been measured yet: `python bench/accuracy.py --list`."
+SCORES = ("variant", "seeds", "last", "best", "to the base", "verdict")
+EFFECTS = ("part", "with it", "without", "difference", "verdict")
+NOTE = (
+    "Last, best: mIoU of the last evaluation and of the best one (which is picked on the images that it is measured "
+    "on), mean ± standard deviation over seeds. To the base: mean difference of last ones with the same seed, in "
+    "points, with Student's 95 % interval; noise: it holds 0 (of twenty changes that change nothing one will be "
+    "called better or worse). Minutes: medians, from the first step to the last evaluation, evaluations included; "
+    "to a mark: until the first evaluation that reached it; images/s: of training alone."
+)
+
+
+Content = tuple[str, list[str], list[list[str]]]
+"""Of a table: its title, header and rows."""
+
+
+def contents(found: Findings) -> list[Content]:
+    """What a study's tables say: how good, how fast, and class by class; or what each of a design's changes adds."""
+    if found.factors:
+        return effect_contents(found)
+    summaries = found.summaries()
+    if not summaries:
+        return []
+    classes = ["class", *(summary.variant for summary in summaries)]
+    return [
+        ("mIoU, %", [*SCORES], [scores(summary) for summary in summaries]),
+        ("Minutes", times_header(found), [times(summary, found) for summary in summaries]),
+        ("IoU of each class, %", classes, class_rows(summaries)),
+    ]
+
+
+def effect_contents(found: Findings) -> list[Content]:
+    """Of a design, as soon as its runs can tell: what every change adds, to the mean and to each class."""
+    added = sorted(found.effects().items(), key=lambda item: -item[1].mean)
+    if not added:
+        return []
+    runs, order = found.screened(), [name for name, _ in added]
+    level = {on: [statistics.fmean(r.value for r in runs if (n in r.on) == on) for n in order] for on in (True, False)}
+    rows = [
+        [name, f"{100 * with_it:.1f}", f"{100 * without:.1f}", _points(effect), effect.verdict]
+        for (name, effect), with_it, without in zip(added, level[True], level[False], strict=True)
+    ]
+    classes = [c for c, iou in found.finished()[0].classes.items() if iou is not None]
+    of_class = {c: found.effects(c) for c in classes}
+    shown = [[c, *(f"{100 * of_class[c][name].mean:+.1f}" for name in order)] for c in classes]
+    return [("mIoU, %", [*EFFECTS], rows), ("Added to the IoU of each class, points", ["class", *order], shown)]
+
+
+def tables(found: Findings) -> Iterator[Table]:
+    """For a terminal."""
+    styles = {"better": "green", "worse": "red"}
+    verdict = [row[-1] for row in (contents(found) or [("", [], [])])[0][2]]
+    for title, header, rows in contents(found):
+        shown = Table(title=title, title_justify="left")
+        for i, column in enumerate(header):
+            # A class stands beside many variants: their names may break, numbers not.
+            shown.add_column(column, justify="right" if i else "left", no_wrap=header[0] != "class", min_width=4)
+        for row, said in zip(rows, verdict if header[0] != "class" else [""] * len(rows), strict=True):
+            shown.add_row(*map(Text, row), style=styles.get(said))
+        yield shown
+
+
+def markdown(found: Findings) -> str:
+    """A study's tables as GitHub shows them."""
+    parts = [text for title, header, rows in contents(found) for text in (f"{title}:", _markdown(header, rows))]
+    return "\n\n".join([*parts, *(f"*{line}*" for line in remarks(found))])
+
+
+def scores(summary: Summary) -> list[str]:
+    """One variant: how good."""
+    return [
+        summary.variant,
+        str(len(summary.seeds)),
+        _percent(summary.final),
+        _percent(summary.best),
+        _points(summary.difference),
+        summary.difference.verdict if summary.difference else "–",
+    ]
+
+
+def times_header(found: Findings) -> list[str]:
+    """Of the table of minutes."""
+    energy = ["Wh"] if any(summary.watt_hours is not None for summary in found.summaries()) else []
+    return ["variant", "in all", "evaluating", "images/s", *(f"to {100 * mark:g} %" for mark in found.marks), *energy]
+
+
+def times(summary: Summary, found: Findings) -> list[str]:
+    """One variant: how fast."""
+    rate, energy = summary.images_per_second, summary.watt_hours
+    shown = [
+        summary.variant,
+        number(summary.minutes),
+        number(summary.evaluating),
+        number(rate) if rate is not None else "–",
+        *(_minutes(reached, len(summary.seeds)) for reached in summary.reached),
+    ]
+    return shown + ([number(energy) if energy is not None else "–"] if "Wh" in times_header(found) else [])
+
+
+def class_rows(summaries: Sequence[Summary]) -> list[list[str]]:
+    """A class in each, a variant in each column."""
+    names = dict.fromkeys(name for summary in summaries for name in summary.classes)
+    values = {name: [summary.classes.get(name) for summary in summaries] for name in names}
+    return [[name, *("–" if value is None else f"{100 * value:.1f}" for value in row)] for name, row in values.items()]
+
+
+def remarks(found: Findings) -> Iterator[str]:
+    """What has to be said beside the numbers."""
+    for outcome in found.outcomes:
+        if outcome.failure:
+            yield f"{outcome.variant}, seed {outcome.seed}, ended early: {outcome.failure}"
+    done, begun = len(found.finished()), [o for o in found.outcomes if not o.finished and not o.failure]
+    if done < found.planned:
+        under_way = f", {len(begun)} more begun ({_progress(begun)})" if begun else ""
+        yield f"{done} of {found.planned} runs are finished{under_way}; the others count nowhere"
+    if found.effects():
+        deviation, count = 100 * noise(tuple(found.factors), found.screened()), len(found.factors)
+        yield (
+            f"with it, without: means of the runs that have a part, and of those that do not, each of {done} runs with "
+            f"a seed of its own and about half of the other parts; what the parts leave unexplained deviates by "
+            f"{deviation:.1f} points. Of {count} parts that change nothing, {0.05 * count:.1f} "
+            "would be called better or worse, and of the single classes, which have no interval, many more"
+        )
+    starts = [s for o in found.finished() if o.process_seconds and (s := o.process_seconds - o.seconds) > 0]
+    if starts and not found.factors:
+        yield f"beside the minutes shown, a run's process took {number(max(starts))} s at most to start and to end"
+    machines = list(dict.fromkeys(outcome.hardware for outcome in found.finished()))
+    if len(machines) > 1:
+        yield f"the runs are of several machines ({', '.join(machines)}): their minutes do not compare"
+    commits = list(dict.fromkeys(commit for outcome in found.finished() for commit in outcome.commits))
+    if len(commits) > 1:
+        yield f"the runs are of several commits: {', '.join(commit[:9] + commit[40:] for commit in commits)}"
+
+
+def page(paths: Sequence[Path]) -> str:
+    """The committed studies, those of a GPU first, for docs/recipes.md."""
+    parts, note = [], False
+    for path in paths:
+        environment, studies = read_findings(path)
+        parts += [(on_gpu(environment), _part(path, environment, found)) for found in studies]
+        note |= any(not found.factors for found in studies)  # whose tables have other columns
+    parts.sort(key=lambda part: not part[0])
+    return "\n\n".join([*(text for _, text in parts), *([f"*{NOTE}*"] if note else [])]) or NONE_YET
+
+
+def _part(path: Path, environment: dict[str, str], found: Findings) -> str:
+    base = f"Base: `{found.flags[BASE]}` on {found.data}."
+    changes = [f"- {name}: `{flags}`" for name, flags in {**found.flags, **found.factors}.items() if name != BASE]
+    picture = path.with_suffix(".svg")
+    return "\n\n".join(
+        [
+            f"### {found.name}: {hardware(environment)}",
+            f"{found.question} Predicted: {found.prediction}.",
+            f"{base} [{path.name}](../bench/results/{path.name}), `{environment['command']}` at "
+            f"{_commits(found) or environment['commit'][:9]} with torch {environment['torch']}.",
+            *(["\n".join(changes)] if changes else []),
+            *([f"![what was found, as a picture](../bench/results/{picture.name})"] if picture.exists() else []),
+            markdown(found),
+        ]
+    )
+
+
+def _commits(found: Findings) -> str:
+    """Of the runs, which may be older than the table."""
+    return ", ".join(dict.fromkeys(commit[:9] for outcome in found.finished() for commit in outcome.commits))
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _percent(value: Mean) -> str:
+    return f"{100 * value.mean:.1f}" + (f" ± {100 * value.std:.1f}" if value.std is not None else "")
+
+
+def _points(found: Difference | None) -> str:
+    if found is None:
+        return "–"
+    known = found.low is not None and found.high is not None
+    interval = f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})" if known else ""  # type: ignore[operator]
+    return f"{100 * found.mean:+.1f}{interval}"
+
+
+def _minutes(reached: Reached, seeds: int) -> str:
+    if reached.minutes is None:
+        return f"only {reached.seeds} of {seeds}" if reached.seeds else "never"
+    return number(reached.minutes) + (f" ({reached.seeds} of {seeds})" if reached.seeds < seeds else "")
+
+
+def _progress(outcomes: Sequence[Outcome]) -> str:
+    return ", ".join(
+        f"{o.variant}, seed {o.seed}: " + (f"{100 * o.final:.1f} % so far" if o.evaluations else "not yet evaluated")
+        for o in outcomes
+    )

@@ -1,0 +1,195 @@
+"""What ``bench/accuracy.py`` can be asked: each study a question, a base, what is changed in it, and a prediction."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bench.suite.screening import design
+from fastseg.errors import UserError
+
+Flags = dict[str, str]
+"""Flag of ``fastseg/train.py`` → its value as typed in a shell, several words where it takes several."""
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question that a few runs can answer."""
+
+    question: str
+    prediction: str
+    """Written before anything was measured."""
+    base: Flags
+    """All flags that differ from those of the recipe ``--recipe``."""
+    marks: tuple[float, ...]
+    """mIoU (fractions) for which the minutes are asked."""
+    variants: dict[str, Flags] = field(default_factory=dict)
+    """Name → the flags that are changed. A name is a folder's: letters, digits and dashes."""
+    factors: dict[str, Flags] = field(default_factory=dict)
+    """Instead of variants: changes of which every run makes half (bench/suite/screening.py)."""
+    seeds: int = 3
+    """Runs of each variant where nothing else is asked for; an interval takes three. Of a design with factors: how
+    often all of it is run, every run with a seed of its own."""
+
+    def names(self) -> tuple[str, ...]:
+        """The base, then the variants or the other runs of the design."""
+        return tuple(self.changed())
+
+    def runs(self) -> dict[str, tuple[str, ...]]:
+        """Each run of the design with the factors that are on in it; the first, without any, is the base."""
+        if not self.factors:
+            return {}
+        return {f"run-{i:02}" if i else BASE: on for i, on in enumerate(design(tuple(self.factors)))}
+
+    def changed(self) -> dict[str, Flags]:
+        """The base, then the variants, or the runs of the design: name → the flags that are changed."""
+        if not self.factors:
+            return {BASE: {}, **self.variants}
+        flags = {name: [self.factors[factor] for factor in on] for name, on in self.runs().items()}
+        return {name: {k: v for change in changes for k, v in change.items()} for name, changes in flags.items()}
+
+
+def words(flags: Flags) -> list[str]:
+    """As a command line has them."""
+    return [word for flag, value in flags.items() for word in (flag, *shlex.split(value))]
+
+
+def flags_of(line: Sequence[str]) -> Flags:
+    """The other way round: words up to the next flag are a flag's value."""
+    found: dict[str, list[str]] = {}
+    for word in line:
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--"):
+            values = found[flag] = [value] if equals else []
+        elif found:
+            values.append(word)
+        else:
+            raise UserError(f"behind -- stands {word!r}, which is no flag of fastseg/train.py; begin with one")
+    return {flag: shlex.join(values) for flag, values in found.items()}
+
+
+def _every(epochs: str) -> Flags:
+    return {"--eval-every": epochs, "--save-every": epochs}
+
+
+PROXY: Flags = {
+    "--recipe": "camvid",
+    "--model.arch": "deeplabv3_mobilenet_v3_large",
+    "--data.batch": "8",
+    "--data.crop": "192 256",
+    "--data.scale": "0.5 1.0",
+    "--optim.epochs": "14",
+    "--optim.lr": "0.05",
+    "--optim.lr-batch": "8",
+    "--optim.warmup": "0.5",
+    "--optim.ema": "0.98",
+    **_every("2"),
+}
+"""The recipe ``camvid`` at a size for two CPU cores."""
+COLOURS = ("brightness", "contrast", "saturation", "hue")
+NO_COLOURS: Flags = {f"--data.{name}": "0" for name in COLOURS}
+SMALL: Flags = {
+    **PROXY,
+    "--data.crop": "144 192",
+    "--data.scale": "0.5 1.5",
+    "--optim.epochs": "6",
+    **_every("6"),
+}
+"""The same in a third of the time, on CamVid packed with --height 240."""
+PLAIN: Flags = {
+    **SMALL,
+    **NO_COLOURS,
+    "--optim.warmup": "0",
+    "--optim.clip": "None",
+    "--optim.ema": "None",
+    "--optim.aux": "0",
+}
+"""Without all that is put to the test."""
+PARTS: dict[str, Flags] = {
+    "averaged weights": {"--optim.ema": "0.98"},
+    "auxiliary head": {"--optim.aux": "0.4"},
+    "colours": {f"--data.{name}": str(v) for name, v in zip(COLOURS, (0.4, 0.4, 0.4, 25), strict=True)},
+    "clipping": {"--optim.clip": "5"},
+    "warm-up": {"--optim.warmup": "0.5"},
+    "hard pixels": {"--optim.ohem": "0.7"},
+    "Dice": {"--optim.dice": "0.5"},
+    "AdamW": {"--optim.name": "adamw", "--optim.lr": "0.001", "--optim.weight-decay": "0.01"},
+}
+"""What a recipe may have or do without."""
+DICE, HARD = (PARTS[name] for name in ("Dice", "hard pixels"))
+CHANGES: dict[str, Flags] = {
+    "ema-off": {"--optim.ema": "None"},
+    "ohem": {"--optim.ohem": "0.7"},
+    "dice": {"--optim.dice": "0.5"},
+    "colours-off": NO_COLOURS,
+    "aux-off": {"--optim.aux": "0"},
+    "clip-off": {"--optim.clip": "None"},
+}
+"""What may be switched on or off in any recipe for CamVid."""
+
+STUDIES: dict[str, Study] = {
+    "camvid": Study(
+        question="What does the recipe camvid reach, from scratch with R50, and in how many minutes?",
+        prediction="66 to 69 % on val; on one H200 in 8 to 15 minutes",
+        base={"--recipe": "camvid"},
+        marks=(0.60, 0.65, 0.669, 0.68),
+    ),
+    "camvid-short": Study(
+        question="Which parts of the recipe camvid pay, in runs of a sixth of its length?",
+        prediction="without averaged weights worse by 1 to 3 points, without colours or the auxiliary head by less "
+        "than one; OHEM better by 0 to 2; clipping is noise",
+        base={"--recipe": "camvid", "--optim.epochs": "100", "--optim.warmup": "2", **_every("20")},
+        marks=(0.50, 0.55, 0.60),
+        variants=CHANGES,
+    ),
+    "camvid-proxy": Study(
+        question="Which parts of the recipe camvid pay, by the small network at reduced size?",
+        prediction="without averaged weights worse by 1 to 3 points; colours and the auxiliary head within noise in so "
+        "short a run; OHEM helps the thin classes; AdamW and half the rate worse; clipping is noise",
+        base=PROXY,
+        marks=(0.25, 0.30, 0.35),
+        variants={
+            **CHANGES,
+            "wide-scale": {"--data.scale": "0.35 1.4"},
+            "rate-half": {"--optim.lr": "0.025"},
+            "rate-double": {"--optim.lr": "0.1"},
+            "adamw": {"--optim.name": "adamw", "--optim.lr": "0.001"},
+        },
+    ),
+    "camvid-parts": Study(
+        question="Parts that a recipe may have: which of them pay in the first steps of a small network?",
+        prediction="averaged weights +2 to +5 points, Dice +1 to +3, hard pixels 0 to +2, warm-up and the auxiliary "
+        "head 0 to +1, clipping within one point of 0, colours 0 to -2, AdamW -2 to +4",
+        base=PLAIN,
+        marks=(),
+        factors=PARTS,
+        seeds=1,
+    ),
+    "camvid-thin": Study(
+        question="A network that has learnt the large classes and none of the thin ones (poles, signs, people), given "
+        "behind -- as --model.weights FILE: what makes it see them?",
+        prediction="Dice +1 to +3 points, hard pixels 0 to +1, both +1 to +3",
+        base={**SMALL, "--optim.lr": "0.02"},
+        marks=(),
+        variants={
+            "dice": DICE,
+            "hard-pixels": HARD,
+            "both": DICE | HARD,
+        },
+    ),
+    "seeds": Study(
+        question="How far apart are runs of camvid-proxy's base that differ in nothing but the seed?",
+        prediction="a standard deviation of 0.5 to 1.5 points",
+        base=PROXY,
+        marks=(0.25, 0.30, 0.35),
+        seeds=5,
+    ),
+    "demo": Study(
+        question="Does this machinery work here? The demo's recipe, its average left out, its rate halved.",
+        prediction="without averaged weights within noise; at half the rate worse by 1 to 4 points",
+        base={"--recipe": "demo"},
+        marks=(0.10, 0.15, 0.20),
+        variants={"ema-off": {"--optim.ema": "None"}, "rate-half": {"--optim.lr": "0.025"}},
+    ),
+}
+"""Name → study, those that a GPU is for first."""

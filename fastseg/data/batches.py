@@ -1,0 +1,143 @@
+"""Packed shards for anybody's own loop, with the manners of torch's DataLoader."""
+
+from collections.abc import Callable, Iterator
+from operator import index
+from pathlib import Path
+
+import torch
+
+from fastseg.data.draws import Augmentation
+from fastseg.data.loader import Batch, EvalLoader, TrainLoader, cpu_threads, open_files
+from fastseg.data.manifest import Manifest, read_manifest
+from fastseg.errors import UserError
+from fastseg.labels import SegmentationClass
+
+
+class ShardBatches:
+    """Batches of a split; made by :func:`open_shards`. Every ``for`` over it is an epoch, of ``len()`` batches."""
+
+    def __init__(
+        self, manifest: Manifest, whole: EvalLoader | None, train: Callable[[int], TrainLoader] | None
+    ) -> None:
+        """``whole``: frames in order; or ``train``: the endless loader that starts with an epoch."""
+        self.classes: tuple[SegmentationClass, ...] = manifest.classes
+        """Names and colours; labels are places in this tuple, or 255 where nothing is known."""
+        self.mean, self.std = manifest.mean, manifest.std
+        """Of the training images, R, G, B, 0–255."""
+        self.epoch = 0
+        """The next one; set it to go on with an earlier run's order."""
+        self._whole, self._start = whole, train
+        self._train = train(0) if train else None
+        self._comes: int | None = 0
+        """The epoch that the endless loader begins next; None in the middle of one."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch, on each rank."""
+        if self._train:
+            return self._train.steps_per_epoch
+        return len(self._whole) if self._whole else 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch; a training split is in a new order each time."""
+        if self._whole:
+            yield from self._whole
+            return
+        assert self._start  # it is one or the other
+        if self._train is None or self._comes != self.epoch:  # the last epoch was left in its middle
+            self._train = self._start(self.epoch)
+        self._comes = None
+        self.epoch += 1
+        following = self.epoch
+        for _ in range(len(self)):
+            yield self._train.next()
+        self._comes = following
+
+
+def open_shards(
+    shards: str | Path,
+    split: str = "train",
+    *,
+    batch: int = 8,
+    crop: int | tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.5, 2.0),
+    flip: float = 0.5,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    device: str = "auto",
+    threads: int | None = None,
+    prefetch: int = 2,
+    seed: int = 0,
+    resident: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> ShardBatches:
+    """Batches of a packed split, decoded by DALI, on the device.
+
+    With a ``crop`` (height, width; a number for a square): random crops of frames resized by a ratio in ``scale``,
+    mirrored with probability ``flip``, coloured as in :class:`fastseg.config.DataConfig`, shuffled anew in every epoch;
+    what does not fill a batch is left for other epochs. Without: whole frames in order, each once (``batch`` is 1 where
+    their sizes differ; ``valid`` is False for what only fills the last batch up). ``image`` is uint8 N×H×W×3, ``label``
+    uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory. Under DDP give
+    ``rank`` and ``world``. Raises :class:`fastseg.UserError` for what is not there.
+
+    >>> import fastseg
+    >>> batches = fastseg.open_shards("shards/demo", "train", batch=2, crop=(32, 48), device="cpu")
+    >>> for epoch in range(2):
+    ...     for batch in batches:
+    ...         image = batch.image.permute(0, 3, 1, 2).float() / 255
+    >>> len(batches), image.shape, batch.label.shape
+    (5, torch.Size([2, 3, 32, 48]), torch.Size([2, 32, 48]))
+    >>> sum(int(batch.valid.sum()) for batch in fastseg.open_shards("shards/demo", "val", batch=2, device="cpu"))
+    5
+    """
+    manifest, where = read_manifest(shards), _device(device)
+    files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
+    threads = threads or cpu_threads(1)
+    if batch < 1:
+        raise UserError(f"batch is {batch}; it must be 1 or more")
+    if crop is None:
+        whole = EvalLoader(files, part, batch=batch, device=where, threads=threads)
+        return ShardBatches(manifest, whole, None)
+    red, green, blue = (round(value) for value in manifest.mean)
+    drawn = Augmentation(_sides(crop), scale, flip, brightness, contrast, saturation, hue, fill=(red, green, blue))
+
+    def start(epoch: int) -> TrainLoader:
+        return TrainLoader(
+            files,
+            part,
+            drawn,
+            batch=batch,
+            device=where,
+            threads=threads,
+            prefetch=prefetch,
+            seed=seed,
+            resident=resident,
+            state={"epoch": epoch, "step": 0},
+        )
+
+    return ShardBatches(manifest, None, start)
+
+
+def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width. Raises :class:`UserError`."""
+    sides = (crop, crop) if isinstance(crop, int) else crop
+    try:
+        height, width = map(index, sides)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise UserError(f"crop is {crop!r}; it must be a height and a width in pixels, or one number for a square")
+    return height, width
+
+
+def _device(name: str) -> torch.device:
+    """DALI wants to know which GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"the device is {name}, but torch sees no GPU here; use cpu or auto")
+    return torch.device(name) if ":" in name else torch.device("cuda", torch.cuda.current_device())

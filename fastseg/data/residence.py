@@ -1,0 +1,99 @@
+"""Frames that stay decoded in the device's memory, so that a step only has to cut and resize.
+
+A decoded frame of 2048×1024 with its mask takes 8.4 MB; Cityscapes' training split takes 25 GB, which fits into a GPU
+of 80 GB beside the network. NVIDIA's MLPerf code for DeepCAM feeds DALI the same way, by an external source on the GPU
+(https://github.com/mlcommons/hpc_results_v1.0).
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice, repeat
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fastseg.data.draws import Augmentation, draw
+from fastseg.data.feed import Crop, collate, frame_feed
+from fastseg.data.manifest import Split
+from fastseg.data.pipeline import Array, Crops, eval_graph, run
+from fastseg.data.reader import Reader
+
+BYTES_PER_PIXEL = 4
+"""Three of the image and one of the mask."""
+
+
+class Frame(NamedTuple):
+    """One decoded record, on the device."""
+
+    image: Array
+    """uint8 H×W×3."""
+    mask: Array
+    """uint8 H×W×1."""
+
+
+def resident_bytes(split: Split, world: int = 1) -> int:
+    """Memory that the decoded frames of a split take; or the most that the share of one of ``world`` ranks may take."""
+    pixels = sorted((height * width for height, width, samples in split.sizes for _ in range(samples)), reverse=True)
+    return BYTES_PER_PIXEL * sum(pixels[: ceil(len(pixels) / world)])
+
+
+def resident_feed(
+    residence: "Residence", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
+) -> Callable[[], Crops]:
+    """As :func:`fastseg.data.feed.train_feed`, but of decoded frames; ``samples``: endless (epoch, place)."""
+
+    def crop(epoch: int, place: int) -> Crop:
+        image, mask = residence.frame(place)
+        window, colour = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
+        return Crop(image, (0, 0), mask, window, colour)
+
+    return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
+
+
+class Residence:
+    """Decodes each frame of a split when it is first needed, ahead of who needs it, and keeps it."""
+
+    def __init__(self, reader: Reader, places: Iterable[int], number: int, **options: Any) -> None:
+        """``places``: the endless order in which ``number`` frames will be asked for; ``options`` of the pipeline."""
+        self._kept: dict[int, Frame] = {}
+        self._number = number
+        self._arriving = decoded_frames(reader, first_times(places, number), **options)
+
+    def frame(self, place: int) -> Frame:
+        """The frame at ``place``; waits for its decoder if this is the first time."""
+        if place not in self._kept:
+            self._kept[place] = next(self._arriving)
+            if len(self._kept) == self._number:
+                self._arriving.close()  # and with it its pipeline and its threads
+        return self._kept[place]
+
+
+def first_times(places: Iterable[int], number: int) -> Iterator[int]:
+    """Of an endless sequence of ``number`` places each where it occurs first, then the last one again and again."""
+    seen: set[int] = set()
+    for place in places:
+        if place not in seen:
+            seen.add(place)
+            yield place
+        if len(seen) == number:
+            # What is decoded ahead has to fill a batch.
+            yield from repeat(place)
+
+
+def decoded_frames(reader: Reader, places: Iterable[int], **options: Any) -> Generator[Frame, None, None]:
+    """The frames of an endless sequence of places, in memory of their own on the device of the pipeline."""
+    feed = frame_feed(reader, places, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
+    device = "cpu" if options["device_id"] is None else "gpu"
+    pipeline = eval_graph(feed, device, reader.files.image_codec, **options)
+    while True:
+        parts = ([_copy(part, device) for part in output] for output in run(pipeline))
+        yield from [Frame(*pair) for pair in zip(*parts, strict=True)]
+
+
+def _copy(part: Any, device: str) -> Array:
+    """In memory that DALI does not use again; as arrays where DALI takes no tensors of torch back.
+
+    On a GPU DALI reads tensors in the order of torch's current stream, in which they are copied here: nobody waits.
+    """
+    return torch.from_dlpack(part).clone() if device == "gpu" else np.array(part)

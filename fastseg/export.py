@@ -1,0 +1,98 @@
+"""Write a checkpoint's network to a file that others read: ``fastseg-export ckpt.pt --to onnx``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+if __package__ in (None, ""):
+    # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import tyro
+from rich.console import Console
+
+from fastseg.errors import UserError, run_command
+from fastseg.files import atomic_path, write_atomic
+from fastseg.helptext import command_name
+from fastseg.torchfile import check_checkpoint
+from fastseg.use.exports import check_installed, target
+
+if TYPE_CHECKING:
+    from fastseg.use.description import Description
+
+
+@dataclass(frozen=True)
+class Options:
+    """A network with normalisation and upsampling, for batches and frames of any size, checked at once.
+
+    Example: fastseg-export runs/cityscapes/checkpoints/best.pt --to onnx
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    to: Literal["onnx", "torch-export", "safetensors"]
+    """onnx and torch-export: bytes N×H×W×3 to class ids and logits; safetensors: the weights, for torchvision."""
+    out: Path | None = None
+    """File to write, its model card beside it. None: CKPT-FORMAT/CKPT.SUFFIX beside the checkpoint."""
+    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = ()
+    """Images to compare file and checkpoint on. None: of the checkpoint's shards, or noise where they are not here."""
+    license: str = "unknown"
+    """For the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    overwrite: bool = False
+    """Replace what an earlier export wrote."""
+
+
+def main() -> None:
+    """The command ``fastseg-export``."""
+    run_command(_main)
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    export(options, Console(markup=False, highlight=False, soft_wrap=True))
+
+
+def export(options: Options, console: Console) -> Path:
+    """Write, read back, compare, and only then give the file its name; returns it."""
+    check_checkpoint(options.checkpoint)
+    check_installed(options.to)
+    out = target(options.checkpoint, options.to, options.out, options.overwrite)
+    if missing := [path for path in options.images if not path.is_file()]:
+        raise UserError(f"--images names {missing[0]}, which is no file; name images")
+    # torch takes seconds to import: what cannot be done is said before.
+    from fastseg.loop import checkpoint
+    from fastseg.model.deeplab import restore_model
+    from fastseg.use.card import model_card
+    from fastseg.use.comparing import compare, comparison_images
+    from fastseg.use.description import INPUT, OUTPUTS, WEIGHTS, describe
+    from fastseg.use.formats import FORMATS
+
+    saved, format = checkpoint.load(options.checkpoint), FORMATS[options.to]
+    about, model = describe(saved, options.checkpoint), restore_model(saved)
+    if options.to == "safetensors" and model.squeeze:
+        raise UserError(
+            f"{options.checkpoint} was trained on squeezed frames (--data.squeeze), which weights alone do not tell "
+            "torchvision; use --to onnx or torch-export, which squeeze by themselves"
+        )
+    batches, source = comparison_images(options.images, saved["shards"])
+    contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"
+    with atomic_path(out) as temporary:
+        console.print(f"writing {out}")
+        format.write(model, temporary, about.metadata(contract))
+        differences = compare(model, format.read(temporary), batches, str(out))
+    card = model_card(about, out, options.to, differences, source, options.license)
+    write_atomic(out.with_name("README.md"), card)
+    for difference in differences:
+        console.print(f"compared on {source}, {difference.said()}")
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {_summary(about)}; README.md is its model card")
+    return out
+
+
+def _summary(about: "Description") -> str:
+    score = "not evaluated" if about.score is None else f"{100 * about.score:.2f} % mIoU"
+    return f"{about.arch}, {len(about.classes)} classes, step {about.step}, {score}"
+
+
+if __name__ == "__main__":
+    main()

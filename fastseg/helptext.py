@@ -1,0 +1,84 @@
+"""``--help`` on one screen for a command with more settings than a screen has lines."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WIDTH = 100
+"""Characters of a line at most."""
+
+
+def command_name() -> str | None:
+    """What ``usage:`` calls an installed command, tyro's ``prog``: no folders; None for a script, named as typed."""
+    name = Path(sys.argv[0]).name
+    return None if name.endswith(".py") else name
+
+
+class Setting(NamedTuple):
+    """One flag of the command line."""
+
+    flag: str
+    value: str
+    """Its default, as it is typed."""
+    text: str
+    """What its field's docstring says first, up to its first full stop."""
+
+
+def settings(tree: Any, prefix: str = "--") -> Iterator[Setting]:
+    """The flags that tyro makes of a dataclass, by fields, its parts' included."""
+    texts = field_docs(type(tree))
+    for field in fields(tree):
+        name, value = prefix + field.name.replace("_", "-"), getattr(tree, field.name)
+        if is_dataclass(value):
+            yield from settings(value, f"{name}.")
+        else:
+            yield Setting(name, typed(value), first_sentence(texts.get(field.name, "")))
+
+
+def typed(value: object) -> str:
+    """A value as one would type it after its flag."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(map(typed, value)) if isinstance(value, tuple) else str(value)
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstrings that stand below a class's fields, which Python itself forgets."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    texts = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def first_sentence(text: str) -> str:
+    """A text up to its first full stop, without it."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
+
+
+def explained(rows: Sequence[Setting]) -> list[str]:
+    """A line for each flag: its default, and the first words about it."""
+    names = [f"{row.flag} {row.value}" for row in rows]
+    indent = max(map(len, names)) + 4
+    return [cut(f"  {name:<{indent - 2}}{row.text}") for name, row in zip(names, rows, strict=True)]
+
+
+def listed(title: str, rows: Sequence[Setting]) -> list[str]:
+    """A paragraph of flags with their defaults."""
+    # No flag is to be torn from its value at the end of a line.
+    text = "  ".join(f"{row.flag} {row.value}".replace(" ", "\0") for row in rows)
+    lines = textwrap.wrap(text, WIDTH - 9, break_long_words=False, break_on_hyphens=False)
+    return [f"  {title if i == 0 else '':<6} {line}".replace("\0", " ") for i, line in enumerate(lines)]
+
+
+def cut(line: str) -> str:
+    """A line that is at most :data:`WIDTH` long, ended between two words."""
+    return line if len(line) <= WIDTH else line[: WIDTH - 1].rsplit(" ", 1)[0] + " …"

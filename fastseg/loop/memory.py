@@ -1,0 +1,84 @@
+"""What a run holds in memory; whether decoded frames can stay there beside the network, and how many of them."""
+
+import resource
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.manifest import Manifest
+from fastseg.data.residence import resident_bytes
+from fastseg.errors import UserError
+from fastseg.loop.distributed import Ranks, gather_states
+from fastseg.loop.step import TrainStep
+
+SPARE = 0.1
+"""Share of a GPU's memory that is left free: DALI's buffers, an evaluation's, the allocator's odd ends."""
+
+
+class Choice(NamedTuple):
+    """How a rank's training frames are held."""
+
+    resident: bool
+    """Decoded, in the device's memory."""
+    apart: bool
+    """Only a rank's own share of the split, from which alone it draws then."""
+
+
+STREAMED = Choice(resident=False, apart=False)
+
+
+def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> Choice:
+    """The same choice on every rank, by what ``config.data.resident`` asks for and the memory that all have left.
+
+    Raises :class:`UserError` where what is asked for does not fit.
+    """
+    wanted = config.data.resident
+    if wanted == "no" or (wanted == "auto" and ranks.device.type == "cpu"):
+        return STREAMED
+    # The network first: what its step needs is known only when it has been done.
+    train_step.rehearse(config.data.batch, config.data.crop)
+    split = manifest.split(config.train_split)
+    need = {"whole": resident_bytes(split), "part": resident_bytes(split, ranks.world)}
+    room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
+    for name, apart in (("whole", False), ("part", True)):
+        if wanted in ("auto", name) and need[name] <= room:
+            return Choice(True, apart and ranks.world > 1)
+    if wanted == "auto":
+        return STREAMED
+    raise UserError(
+        f"--data.resident is {wanted}, but the decoded frames take {need[wanted] / 1e9:.1f} GB, and "
+        f"{max(room, 0) / 1e9:.1f} GB are free beside the network; use --data.resident auto or no"
+    )
+
+
+def memory_left(ranks: Ranks) -> int:
+    """Bytes that this rank may still take: of its GPU, or of its share of the machine's memory."""
+    if ranks.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(ranks.device)
+        return int(free - SPARE * total)
+    return int(min(_available(), _allowed()) * (1 - SPARE) / ranks.local_world)
+
+
+def _available() -> float:
+    """What the kernel says can be had without swapping."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return 1024 * float(fields["MemAvailable"].split()[0])
+
+
+def _allowed() -> float:
+    """What a container's limit leaves (cgroup v2); infinity where there is none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return float("inf")
+    return float("inf") if limit == "max" else float(limit) - float(used)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,194 @@
+"""Experiment trackers beside metrics.jsonl, on request: Weights & Biases and MLflow, by their own libraries."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+from fastseg.errors import UserError
+from fastseg.files import write_atomic
+
+PROJECT = "fastseg"
+"""Name of the project at W&B, of the experiment at MLflow."""
+FILE = "tracker.json"
+"""In the run's folder: which tracker's run it is, so that a resumed training goes on with that."""
+CLOSING = 60.0
+"""Seconds that a tracker may take to send what is left when the training ends."""
+
+
+class Tracker(Protocol):
+    """One run at a tracker; every method may raise what its library raises."""
+
+    id: str
+    where: str
+    """Address or folder, for the person who watches."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record finite numbers of a step."""
+
+    def close(self, finished: bool) -> None:
+        """End the run there; ``finished`` says whether the training came to its end."""
+
+
+class WandB:
+    """A run at Weights & Biases; with WANDB_MODE=offline it stays in the run's folder."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
+        """Begin a run, or go on with run ``id``."""
+        import wandb
+
+        online = os.environ.get("WANDB_MODE", "online") == "online"
+        if online and not wandb.login(prompt=False):
+            raise RuntimeError("no account is logged in; use 'wandb login' or set WANDB_MODE=offline")
+        # Silent and without capturing the console: the terminal belongs to the training.
+        settings = wandb.Settings(console="off", silent=True)
+        self._run = wandb.init(
+            project=PROJECT,
+            name=folder.name,
+            config=dict(config),
+            dir=str(folder),
+            id=id,
+            resume="allow" if id and online else None,
+            settings=settings,
+        )
+        # A resumed training repeats steps, which W&B's own counter refuses to: the step is a value like others.
+        self._run.define_metric("*", step_metric="step")
+        self.id = self._run.id
+        self.where = str((online and self._run.url) or Path(self._run.dir).parent)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record finite numbers of a step."""
+        self._run.log({"step": step, **values})
+
+    def close(self, finished: bool) -> None:
+        """End the run there."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+class MLflow:
+    """A run at MLflow: at MLFLOW_TRACKING_URI, or in the folder ``mlruns`` beside the run's."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
+        """Begin a run, or go on with run ``id``."""
+        # MLflow asks whoever uses a folder to choose a database instead, which its small package cannot open.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        import mlflow
+        from mlflow.entities import Metric, Param
+
+        self._metric = Metric
+        self.where = os.environ.get("MLFLOW_TRACKING_URI") or (folder.parent / "mlruns").resolve().as_uri()
+        self._client = mlflow.MlflowClient(tracking_uri=self.where)
+        if id:
+            self._client.update_run(id, status="RUNNING")
+            self.id = id
+            return
+        experiment = self._client.get_experiment_by_name(PROJECT)
+        place = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
+        self.id = self._client.create_run(place, run_name=folder.name).info.run_id
+        settings = [Param(key, str(value)) for key, value in _flatten(config)]
+        self._client.log_batch(self.id, params=settings)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record finite numbers of a step."""
+        now = int(1000 * time.time())
+        # MLflow takes only these characters in a name; classes may be called anything.
+        names = {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items()}
+        self._client.log_batch(self.id, metrics=[self._metric(name, v, now, step) for name, v in names.items()])
+
+    def close(self, finished: bool) -> None:
+        """End the run there."""
+        self._client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
+
+
+KINDS: dict[str, tuple[type[WandB] | type[MLflow], str]] = {"wandb": (WandB, "wandb"), "mlflow": (MLflow, "mlflow")}
+"""By the value of ``--tracker``: the class, and the package that it imports (and the extra that installs it)."""
+
+
+def check_tracker(kind: str) -> None:
+    """Raise :class:`UserError` where the library of this tracker is not installed; ``none`` needs none."""
+    if kind not in KINDS:
+        return
+    package = KINDS[kind][1]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:  # None: a mere folder of that name, such as wandb leaves behind
+        raise UserError(f"--tracker {kind} needs {package}; install it with: pip install 'fastseg-deeplab[{package}]'")
+
+
+def open_tracking(
+    kind: str, folder: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None]
+) -> "Tracking | None":
+    """Begin a run at the tracker ``kind``, or go on with that of ``folder`` after step ``step``; None for ``none``.
+
+    Raises :class:`UserError` where a new training cannot reach its tracker. A resumed one then goes on without.
+    """
+    if kind not in KINDS:
+        return None
+    try:
+        tracker = KINDS[kind][0](folder, config, _known_id(folder / FILE, kind) if step else None)
+    except Exception as error:  # whatever the library raises
+        reason = f"--tracker {kind} cannot begin ({_short(error)})"
+        if not step:
+            raise UserError(f"{reason}; see to that, or leave it out with --tracker none") from None
+        say(f"{reason}; the training goes on without it, metrics.jsonl has everything")
+        return None
+    write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")
+    say(f"{kind} follows the run: {tracker.where}")
+    return Tracking(kind, tracker, say)
+
+
+class Tracking:
+    """Hands numbers to a tracker in a thread of its own: one that is slow or fails never holds up the training."""
+
+    def __init__(self, kind: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self._kind, self._tracker, self._say = kind, tracker, say
+        self._queue: SimpleQueue[tuple[int, dict[str, float]] | bool] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the finite ones of these numbers."""
+        self._queue.put((step, {name: float(v) for name, v in values.items() if math.isfinite(v)}))
+
+    def close(self, finished: bool) -> None:
+        """Send what is left, for at most :data:`CLOSING` seconds."""
+        self._queue.put(finished)
+        self._thread.join(CLOSING)
+        if self._thread.is_alive():
+            self._say(f"{self._kind} has not taken everything within {CLOSING:.0f} s; metrics.jsonl has it")
+
+    def _work(self) -> None:
+        try:
+            while not isinstance(item := self._queue.get(), bool):
+                self._tracker.log(*item)
+            self._tracker.close(item)
+        except Exception as error:  # whatever the library raises: the training matters more
+            self._say(f"{self._kind} failed ({_short(error)}); the training goes on, metrics.jsonl has everything")
+
+
+def _known_id(path: Path, kind: str) -> str | None:
+    """The tracker's run that this folder began, if it is there and of the same kind."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return str(document["id"]) if document["tracker"] == kind else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

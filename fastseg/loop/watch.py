@@ -1,0 +1,129 @@
+"""Ranks that hang: named by the others, who would else wait for them in silence."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+BEATS = 20
+"""How often a rank says within the timeout that it lives."""
+HUNG = 1
+"""Exit code of the ranks that waited for one that hangs, or lost the store they all speak through."""
+_DEAF = 5
+"""Beats in a row without the store after which a rank ends."""
+
+
+@dataclass
+class _Seen:
+    """What a rank was last heard to say, and how many of our own beats ago it, or its progress, was new."""
+
+    word: str = ""
+    silent: int = 0
+    progress: int = 0
+    stuck: int = 0
+
+    def hear(self, word: str) -> None:
+        progress = int(word.split()[1])
+        self.silent = 0 if word != self.word else self.silent + 1
+        self.stuck = 0 if progress != self.progress else self.stuck + 1
+        self.word, self.progress = word, progress
+
+    def miss(self) -> None:
+        """It has not said anything yet."""
+        self.silent += 1
+        self.stuck += 1
+
+
+class Watch:
+    """A thread that says in the ranks' store that this rank lives, and how far it is, and listens to the others.
+
+    A process that is stopped, or whose machine is lost, closes no connection, and one whose storage hangs is alive:
+    the others wait in the middle of an exchange until the library's own timeout, which does not know for whom. This
+    thread ends its process instead, with a sentence. It costs a step nothing: the step counts, the thread looks.
+    Time is counted in beats of our own, so that a job that is suspended as a whole and goes on accuses nobody.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world: int, seconds: float, progress: Callable[[], int]) -> None:
+        """``progress`` counts the exchanges that this rank has come to. Ends the process after about ``seconds``."""
+        self._store, self._rank, self._seconds, self._progress = store, rank, seconds, progress
+        self._others = {other: _Seen() for other in range(world)}
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """From now on nobody waits for this rank."""
+        self._left.set()
+        self._thread.join(5)  # not longer: the store may have gone before
+
+    def _run(self) -> None:
+        who, beat, deaf = f"{socket.gethostname()} {os.getpid()}", 0, 0
+        while not self._left.wait(self._seconds / BEATS):
+            beat += 1
+            try:
+                self._store.set(str(self._rank), f"{beat} {self._progress()} {who}")
+                self._listen()
+                deaf = 0
+            except (dist.DistError, RuntimeError):  # it went with the launcher, or with the first rank
+                deaf += 1
+            if deaf >= _DEAF:
+                self._end_alone()
+            if hung := hanging(self._others):
+                self._end(hung)
+        with suppress(dist.DistError, RuntimeError):
+            self._store.set(str(self._rank), "")
+
+    def _listen(self) -> None:
+        for rank, seen in list(self._others.items()):
+            if not self._store.check([str(rank)]):
+                seen.miss()
+            elif word := self._store.get(str(rank)).decode():
+                seen.hear(word)
+            else:
+                del self._others[rank]
+
+    def _end(self, hung: list[int]) -> None:
+        if self._rank == min(self._others.keys() - set(hung), default=0):  # one speaks for all
+            names = ", ".join(self._name(rank) for rank in hung)
+            print(
+                f"error: no progress for {self._seconds:g} s: the others wait for {names}; look what holds it up "
+                "(a stopped process, a lost machine, a disk that hangs) and run the same command again",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:  # not before the one that speaks: it would see connections close, and say that instead
+            time.sleep(2 * self._seconds / BEATS)
+        os._exit(HUNG)  # the main thread waits in a library that hears no exception
+
+    def _end_alone(self) -> None:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one speaks for its machine
+            print(
+                "error: the process that the ranks speak through is gone (the launcher, or the first rank); "
+                "run the same command again",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(HUNG)
+
+    def _name(self, rank: int) -> str:
+        if not self._others[rank].word:
+            return f"rank {rank} (which never spoke)"
+        _, _, host, process = self._others[rank].word.split()
+        return f"rank {rank} (process {process} on {host})"
+
+
+def hanging(ranks: dict[int, _Seen]) -> list[int]:
+    """The ranks that say nothing any more; else, where no rank gets on, those that are behind the others."""
+    patience = BEATS - 2
+    if silent := [rank for rank, seen in ranks.items() if seen.silent >= patience]:
+        return silent if len(silent) < len(ranks) else []
+    if not ranks or any(seen.stuck < patience for seen in ranks.values()):
+        return []
+    furthest = max(seen.progress for seen in ranks.values())
+    return [rank for rank, seen in ranks.items() if seen.progress < furthest]

@@ -1,0 +1,129 @@
+"""From frames to train ids or probabilities: in one look, in windows, at several scales and mirrored."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from fastseg.errors import UserError
+from fastseg.model.deeplab import Logits, resize, upsample
+
+Network = Callable[[Tensor], Logits]
+"""uint8 N×H×W×3 → logits at the network's stride; a :class:`fastseg.model.deeplab.DeepLab` in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a frame is looked at."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes of the frame in the network, 1 = as it is."""
+    flip: bool = False
+    """Also mirrored left-right."""
+    window: tuple[int, int] | None = None
+    """Height and width of sliding windows, in pixels of the scaled frame; None: the whole frame at once."""
+
+    def __post_init__(self) -> None:
+        """Raises :class:`UserError` for scales and windows that show nothing."""
+        if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
+            raise UserError(f"the scales are {self.scales}; each must be above 0 and at most 16, and one is needed")
+        if self.window and min(self.window) < 1:
+            raise UserError(f"the window is {self.window[0]} × {self.window[1]}; both sides must be 1 or more")
+
+    def check(self, squeeze: object) -> None:
+        """Refuse windows and scales with a network that squeezes all it sees to ``squeeze`` (its height and width)."""
+        if squeeze and (self.window or self.scales != (1.0,)):
+            raise UserError(
+                "the network was trained on squeezed frames (--data.squeeze) and sees every frame so; "
+                "leave --tta and --window out"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is one view only, of the frame as it is."""
+        return self.scales == (1.0,) and not self.flip
+
+
+MULTI_SCALE = Views(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
+"""The views of mmsegmentation's and the DeepLab papers' multi-scale figures on Cityscapes."""
+ONCE = Views()
+
+
+@torch.inference_mode()
+def predict(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
+    """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
+    scores = _logits(model, image, views.window) if views.plain else probabilities(model, image, views)
+    return scores.argmax(1).to(torch.uint8)
+
+
+@torch.inference_mode()
+def probabilities(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
+    """Probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
+
+    The mean over all views of softmax(logits at full resolution), as in mmsegmentation's SegTTAModel
+    (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/seg_tta.py), but that a view's
+    logits are resized only once, and that smaller views are resized with antialiasing, as in training.
+    Holds about four tensors of the result's size, however many views.
+    """
+    size = (image.shape[1], image.shape[2])
+    total: Tensor | None = None
+    for scale in views.scales:
+        resized = _resize(image, scale)
+        for mirrored in (False, True) if views.flip else (False,):
+            view = resized.flip(2) if mirrored else resized
+            part = _logits(model, view, views.window, size).softmax(1)
+            part = part.flip(3) if mirrored else part
+            total = part if total is None else total.add_(part)
+    assert total is not None  # there is a scale
+    return total.div_(len(views.scales) * (1 + views.flip))
+
+
+def _resize(image: Tensor, scale: float) -> Tensor:
+    """Bytes N×H×W×3 → N×h×w×3."""
+    if scale == 1:
+        return image
+    height, width = (max(int(side * scale + 0.5), 1) for side in image.shape[1:3])
+    return resize(image, (height, width))
+
+
+def _logits(
+    model: Network, image: Tensor, window: tuple[int, int] | None, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Logits of ``image`` at ``size`` (None: its own), float32 N×C×H×W."""
+    own = (image.shape[1], image.shape[2])
+    size = size or own
+    if not window or (window[0] >= own[0] and window[1] >= own[1]):
+        return upsample(model(image).out, size)
+    logits = _slide(model, image, window)
+    return logits if size == own else upsample(logits, size)
+
+
+def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
+    """Logits of overlapping windows, averaged where they overlap, at the size of ``image``.
+
+    One window of the batch at a time, as mmsegmentation's slide_inference with a stride of two thirds
+    (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/encoder_decoder.py).
+    """
+    rows, columns = (list(_spans(image.shape[i + 1], window[i])) for i in (0, 1))
+    total: Tensor | None = None
+    count = torch.zeros(image.shape[1:3], device=image.device)
+    for (top, bottom), (left, right) in product(rows, columns):
+        part = image[:, top:bottom, left:right].contiguous()
+        logits = upsample(model(part).out, (bottom - top, right - left))
+        if total is None:
+            total = logits.new_zeros(*logits.shape[:2], *image.shape[1:3])
+        total[:, :, top:bottom, left:right] += logits
+        count[top:bottom, left:right] += 1
+    assert total is not None  # there is a window
+    return total.div_(count)
+
+
+def _spans(length: int, window: int) -> Iterator[tuple[int, int]]:
+    """Start and end of windows that overlap by a third; the last one ends at the border."""
+    stride = max(round(window * 2 / 3), 1)
+    steps = max(-(-(length - window) // stride), 0)
+    for i in range(steps + 1):
+        end = min(i * stride + window, length)
+        yield max(end - window, 0), end

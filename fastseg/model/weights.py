@@ -1,0 +1,132 @@
+"""Files of weights from anywhere: read without running code from them, and without believing their sizes."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastseg.errors import UserError, shown
+from fastseg.torchfile import is_zip
+
+Rgb = tuple[float, float, float]
+
+MAX_PLAIN = 64 << 20
+"""Bytes of a file's pickle, which names its tensors and holds none of their values: ours has 0.3 MB."""
+MAX_VALUES = 1_000_000
+"""Numbers, strings, tensors and containers in a file, one that is referred to twice counted twice: ours has 10,000."""
+VIEWS = 4
+"""Bytes of all tensors together, over those of the file: a file may hold several views of one storage."""
+
+
+def read_tensors(path: Path, what: str) -> Any:
+    """What ``torch.save`` wrote to ``path``, on the CPU, its tensors read as they are used.
+
+    A hostile file can neither run code nor take more memory than a few times its size: nothing in it is packed, and
+    every tensor has its values in it. Raises :class:`UserError`, which says that it is no ``what``, for anything
+    else; :class:`FileNotFoundError` and :class:`IsADirectoryError` are the caller's to explain.
+    """
+    zipped = is_zip(path, what)
+    try:
+        if zipped:
+            _check_members(path)
+        # Always explicit: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches the default off, not a given True.
+        document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        _check_tensors(document, path.stat().st_size)
+    except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
+        raise UserError(f"{path} is not a {what} that can be loaded safely: {_reason(error)}") from None
+    return document
+
+
+def check_weights(state: Any, path: Path) -> None:
+    """Refuse what is no state dict of finite numbers. Raises :class:`UserError`, which names the tensor."""
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} holds no state dict but {shown(value)} as {shown(name)}; "
+                "save one with torch.save(model.state_dict(), …)"
+            )
+        whole = name.endswith("num_batches_tracked")
+        if value.is_floating_point() is whole or value.is_complex():
+            raise UserError(f"{path} has {shown(name)} of the type {value.dtype}; weights are floating-point numbers")
+        if not whole and not bool(value.isfinite().all()):
+            raise UserError(f"{path} has values in {shown(name)} that are not finite; use another")
+
+
+def parse_normalisation(document: dict[str, Any], path: Path) -> tuple[Rgb, Rgb]:
+    """The checked mean and standard deviation of a checkpoint, R, G, B, 0–255; :class:`UserError` for others."""
+    mean, std = document["mean"], document["std"]
+    for name, values in (("mean", mean), ("std", std)):
+        three = isinstance(values, (list, tuple)) and len(values) == 3
+        if not three or not all(isinstance(value, (int, float)) and 0 <= value <= 255 for value in values):
+            raise UserError(f"{path} has the {name} {shown(values)}; it must be three numbers from 0 to 255")
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+@contextmanager
+def fitting(path: Path | None = None) -> Iterator[None]:
+    """What happens where the parts of a checkpoint do not fit together becomes a :class:`UserError`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path or 'the checkpoint'} is damaged ({reason}); use another") from None
+
+
+class _Unsafe(ValueError):
+    """What we found in a file ourselves."""
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was not loaded. Not in torch's words, which recommend to run the code in it."""
+    if isinstance(error, _Unsafe):
+        return str(error)
+    if isinstance(error, UnpicklingError):
+        return "it holds something besides tensors, numbers and texts, or is damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it is cut off or damaged"
+
+
+def _check_members(path: Path) -> None:
+    """Refuse a zip archive whose members are larger than the room that they take in it."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise _Unsafe(f"its member {member.filename!r} is compressed")
+            if member.filename.endswith(".pkl") and member.file_size > MAX_PLAIN:
+                raise _Unsafe(f"its member {member.filename!r} has {member.file_size:,} bytes")
+
+
+def _check_tensors(document: Any, size: int) -> None:
+    """Refuse tensors that are more than their values in the file, and containers that go on without an end."""
+    waiting, values, total = [document], 0, 0
+    while waiting:
+        value = waiting.pop()
+        values += 1
+        if isinstance(value, Tensor):
+            total += _bytes(value, size)
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+        if values + len(waiting) > MAX_VALUES:
+            raise _Unsafe(f"it holds more than {MAX_VALUES:,} values")
+    if total > VIEWS * size:
+        raise _Unsafe(f"its tensors would take {total:,} bytes, it has {size:,}")
+
+
+def _bytes(tensor: Tensor, size: int) -> int:
+    """A tensor's; :class:`_Unsafe` if not all of them are in the file of ``size`` bytes."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise _Unsafe(f"a tensor in it is no plain one ({tensor.layout}, {tensor.dtype}, {tensor.device.type})")
+    wanted, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if wanted > min(stored, size):
+        raise _Unsafe(f"a tensor in it of the shape {tuple(tensor.shape)} has no such number of values")
+    return wanted

@@ -1,0 +1,147 @@
+"""One or two models on the same frames in one pass, scored on the classes that they share."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, device
+
+from fastseg.data.loader import EvalLoader
+from fastseg.labels import SegmentationClass
+from fastseg.loop.badsamples import count_bad
+from fastseg.loop.distributed import gather_on_first
+from fastseg.model.baseline import Baseline
+from fastseg.model.deeplab import restore_model
+from fastseg.model.inference import Views, predict
+from fastseg.score.bootstrap import LEVEL, RESAMPLES, SEED, Counts, compare, iou, mean
+from fastseg.score.compare import CAVEAT, baseline_note, comparison_table, single_table, summary
+from fastseg.score.metrics import confusion_matrix, plain
+
+Infer = Callable[[Tensor], Tensor]
+"""uint8 N×H×W×3 → train ids N×H×W; C, one more than the last, for what is no class of the set."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model under its name in the output."""
+
+    name: str
+    infer: Infer
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Several models' counts of the same frames, all ranks together, in the split's order."""
+
+    models: list[Counts]
+    images: int
+    bad_samples: int
+    """Damaged frames, which do not count."""
+    images_per_second: float
+
+
+def contestants(
+    checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: Views, where: device
+) -> list[Contestant]:
+    """The baseline, then checkpoints (name and document), on a device: so that what B has more is what it learned."""
+    found = [Contestant(baseline.name, partial(baseline.to(where).predict, views=views))] if baseline else []
+    for name, saved in checkpoints:
+        model = restore_model(saved).to(where)
+        found.append(Contestant(f"{name}, step {saved['step']}", partial(predict, model, views=views)))
+    return found
+
+
+def count_frames(
+    models: Sequence[Infer], loader: EvalLoader, classes: int, progress: Progress | None = None
+) -> Counted | None:
+    """Run all ``models`` over this rank's batches, each decoded once; the result is the first rank's, None elsewhere.
+
+    What is kept of a frame is 24 bytes a class and model: 1 kB for two models and 19 classes, 0.5 MB for 500 frames.
+    ``progress`` is told how many images this rank has done, of how many.
+    """
+    start, done = time.perf_counter(), 0
+    frames: list[NDArray[np.int64]] = []
+    for batch in loader:
+        predictions = [infer(batch.image) for infer in models]
+        for i in batch.valid.nonzero().flatten().tolist():
+            counted = [_count(prediction[i], batch.label[i], batch.valid[i], classes) for prediction in predictions]
+            frames.append(np.stack(counted))
+        done = min(done + len(batch.valid), loader.count)
+        if progress:
+            progress(done, loader.count)
+    bad = count_bad(loader.bad_samples(), loader.max_bad)
+    mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
+    shares = gather_on_first(mine)
+    if not shares:
+        return None
+    counts = np.concatenate(shares)
+    each = [Counts(*counts[:, model].swapaxes(0, 1)) for model in range(len(models))]
+    return Counted(each, len(counts), bad, len(counts) / (time.perf_counter() - start))
+
+
+def _count(prediction: Tensor, label: Tensor, valid: Tensor, classes: int) -> NDArray[np.int64]:
+    """A frame's hits, truth and predicted pixels of every class: 3×C."""
+    matrix = confusion_matrix(prediction[None], label[None], valid[None], classes + 1).cpu().numpy()
+    return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)])[:, :classes]
+
+
+def show_contest(
+    console: Console,
+    contestants: Sequence[Contestant],
+    counted: Counted,
+    classes: Sequence[SegmentationClass],
+    baseline: Baseline | None = None,
+) -> dict[str, Any]:
+    """Print one model's scores or the comparison of two; the same as plain values for a file of JSON.
+
+    Of the set's ``classes`` only those that the ``baseline`` knows, where it takes part.
+    """
+    score, document = "mIoU", {}
+    if baseline:
+        known = sorted(match.train_id for match in baseline.matches)
+        names = {baseline.voc[match.voc]: classes[match.train_id].name for match in baseline.matches}
+        score, document = "mean over these classes", {"baseline": baseline.name, "baseline_classes": names}
+        note = baseline_note(names, len(classes) - len(known), alone=len(contestants) == 1)
+        counted, classes = chosen(counted, known), [classes[i] for i in known]
+        console.print(note, highlight=False)
+    if len(contestants) == 1:
+        scores = iou(counted.models[0])
+        console.print(single_table(scores, classes))
+        each = {c.name: plain(float(value)) for c, value in zip(classes, scores, strict=True)}
+        return {**document, "miou": plain(float(mean(scores))), "classes": each}
+    return {**document, **_show_two(console, contestants, counted, classes, score)}
+
+
+def _show_two(
+    console: Console,
+    contestants: Sequence[Contestant],
+    counted: Counted,
+    classes: Sequence[SegmentationClass],
+    score: str,
+) -> dict[str, Any]:
+    result = compare(counted.models[0], counted.models[1])
+    console.print(comparison_table(result, classes))
+    for letter, contestant in zip("AB", contestants, strict=True):
+        console.print(f"{letter}: {contestant.name}", highlight=False, soft_wrap=True)
+    console.print(summary(result.mean, counted.images, score), highlight=False, style="bold")
+    if result.mean.frames:
+        console.print(CAVEAT, highlight=False)
+    return {
+        "a": contestants[0].name,
+        "b": contestants[1].name,
+        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED},
+        "miou": result.mean.to_json(),
+        "classes": {c.name: row.to_json() for c, row in zip(classes, result.classes, strict=True)},
+    }
+
+
+def chosen(counted: Counted, places: Sequence[int]) -> Counted:
+    """The counts of some classes only."""
+    models = [Counts(*(part[:, list(places)] for part in counts)) for counts in counted.models]
+    return Counted(models, counted.images, counted.bad_samples, counted.images_per_second)

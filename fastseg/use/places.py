@@ -1,0 +1,52 @@
+"""Which file gets which results: two never share one, and nothing that is there is replaced unasked."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fastseg.errors import UserError
+from fastseg.use.inputs import Input
+from fastseg.use.outputs import Outputs
+from fastseg.use.video import Video
+
+
+def named_apart(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> list[Input]:
+    """The same files; where a.jpg and a.png beside it want the same place, their results are a.jpg.* and a.png.*.
+
+    Raises :class:`UserError` where that does not part them, as for a.jpg from two folders.
+    """
+    targets = _targets(outputs, files, videos)
+    mixed = {
+        file
+        for wanting in targets.values()
+        if len(wanting) > 1 and len({file.name for file in wanting}) == len(wanting)
+        for file in wanting
+    }
+    files = [replace(file, name=_in_full(file.name)) if file in mixed else file for file in files]
+    for path, wanting in _targets(outputs, files, videos).items():
+        if len(wanting) > 1:
+            raise UserError(f"{wanting[0].path} and {wanting[1].path} would both go to {path}; predict them apart")
+    return files
+
+
+def _in_full(name: Path) -> Path:
+    """A name whose suffix stays when results take its last part off: a.jpg.jpg, whose mask is a.jpg.png."""
+    return name.with_name(name.name + name.suffix)
+
+
+def check_absent(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> None:
+    """Refuse to write over what is there. Raises :class:`UserError`."""
+    if there := [path for path in _targets(outputs, files, videos) if path.exists()]:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise UserError(f"{there[0]} exists{more}; --overwrite replaces it, --out FOLDER writes elsewhere")
+
+
+def _targets(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> dict[Path, list[Input]]:
+    """Every place that is to be written, and for whom."""
+    targets: defaultdict[Path, list[Input]] = defaultdict(list)
+    for file in files:
+        video = videos.get(file.path)
+        for path in outputs.video_paths(file.name, video.suffix) if video else outputs.image_paths(file.name):
+            targets[path].append(file)
+    return targets

@@ -1,0 +1,138 @@
+"""Videos by OpenCV: frames in, frames out, of the same size and rate. Sound is not kept."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.errors import UserError
+from fastseg.files import atomic_path
+from fastseg.use.inputs import Input
+
+Picture = NDArray[np.uint8]
+"""RGB, H×W×3."""
+
+
+class Video(NamedTuple):
+    """What a file says of itself."""
+
+    path: Path
+    height: int
+    width: int
+    rate: float
+    """Frames per second."""
+    frames: int
+    """By the header; 0 if it does not say."""
+
+    @property
+    def suffix(self) -> str:
+        """Of a video of this size that can be written: OpenCV's FFmpeg cuts odd sizes down to even ones."""
+        return ".avi" if self.height % 2 or self.width % 2 else ".mp4"
+
+
+def probe(path: Path) -> Video:
+    """Size, rate and length. Raises :class:`UserError` for what is no video, and where OpenCV is not installed."""
+    cv2 = _opencv(path)
+    capture = cv2.VideoCapture(str(path))
+    try:
+        good, frame = capture.read()
+        if not good:
+            raise UserError(f"{path} is no video that can be read, or damaged; get the file again")
+        rate, frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        # The frame itself is already turned as the file says, the header's size is not.
+        return Video(path, frame.shape[0], frame.shape[1], rate if 0 < rate < 1000 else 25.0, max(frames, 0))
+    finally:
+        capture.release()
+
+
+def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> dict[Path, Video]:
+    """What the videos among ``inputs`` say of themselves, by their paths; damaged ones are left out."""
+    videos = {}
+    for file in inputs:
+        if file.is_video:
+            try:
+                videos[file.path] = probe(file.path)
+            except UserError as error:
+                complain(str(error))
+    return videos
+
+
+def read_video(path: Path) -> Iterator[Picture]:
+    """The frames in order, as far as they can be decoded."""
+    cv2 = _opencv(path)
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            good, frame = capture.read()
+            if not good:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+class Writer:
+    """Frames of one size into a file: MPEG-4 in an .mp4, or Motion JPEG in an .avi for odd sizes."""
+
+    def __init__(self, path: Path, video: Video) -> None:
+        """``path`` ends in the suffix of ``video``."""
+        self._cv2, self._path, self._video = _opencv(path), path, video
+        odd = path.suffix == ".avi"
+        backend = self._cv2.CAP_OPENCV_MJPEG if odd else self._cv2.CAP_FFMPEG
+        code = self._cv2.VideoWriter_fourcc(*("MJPG" if odd else "mp4v"))
+        self._writer = self._cv2.VideoWriter(str(path), backend, code, video.rate, (video.width, video.height))
+        if not self._writer.isOpened():
+            raise UserError(f"{path} cannot be written as a video by this OpenCV; install 'fastseg-deeplab[video]'")
+
+    def write(self, picture: Picture) -> None:
+        """Append a frame."""
+        self._writer.write(self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.release()
+        if self._path.suffix == ".avi":
+            _set_rate(self._path, self._video.rate)
+
+
+@contextmanager
+def write_video(path: Path, video: Video) -> Iterator[Writer]:
+    """A writer whose file appears at ``path`` when it is whole, and not at all after an error."""
+    with atomic_path(path) as temporary:
+        hidden = temporary.with_suffix(path.suffix)  # OpenCV knows formats by their names
+        try:
+            writer = Writer(hidden, video)
+            try:
+                yield writer
+            finally:
+                writer.close()
+            hidden.replace(temporary)
+        finally:
+            hidden.unlink(missing_ok=True)
+
+
+def _set_rate(path: Path, rate: float) -> None:
+    """Write the exact rate into an AVI's header: OpenCV's Motion JPEG rounds it to whole frames per second.
+
+    Fields by Microsoft's AVISTREAMHEADER (dwScale, dwRate) and AVIMAINHEADER (dwMicroSecPerFrame).
+    """
+    with path.open("r+b") as file:
+        header = file.read(4096)
+        stream, main = header.find(b"strh"), header.find(b"avih")
+        if stream < 0 or main < 0:
+            return
+        file.seek(stream + 8 + 20)
+        file.write((1000).to_bytes(4, "little") + round(rate * 1000).to_bytes(4, "little"))
+        file.seek(main + 8)
+        file.write(round(1e6 / rate).to_bytes(4, "little"))
+
+
+def _opencv(path: Path) -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise UserError(f"the video {path} needs OpenCV; pip install 'fastseg-deeplab[video]'") from None
+    return cv2

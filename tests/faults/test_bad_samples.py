@@ -1,0 +1,209 @@
+"""Damaged records in training and evaluation: refused in one sentence, or passed over and counted."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastseg.data import loader as loader_module
+from fastseg.data.draws import Augmentation
+from fastseg.data.feed import rank_order
+from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
+from fastseg.data.manifest import read_manifest
+from fastseg.data.reader import Reader
+from fastseg.data.shards import Component, read_index
+from fastseg.errors import UserError
+from fastseg.score.evaluator import evaluate
+
+CPU = torch.device("cpu")
+AUGMENTATION = Augmentation((48, 64))
+WHOLE = Augmentation((64, 96), scale=(1.0, 1.0), flip=0.0)
+
+
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "set"))
+
+
+def part(folder: Path, shard: str, record: int, extension: str) -> Component:
+    entry = read_index((folder / f"{shard}.idx").read_text())[record]
+    return next(part for part in entry.components if part.extension == extension)
+
+
+def overwrite(folder: Path, shard: str, record: int, extension: str, share: float = 0.5, size: int = 9) -> None:
+    """Some bytes of one file of a record, from ``share`` of it on."""
+    where = part(folder, shard, record, extension)
+    with (folder / f"{shard}.tar").open("r+b") as tar:
+        tar.seek(where.offset + int(where.size * share))
+        tar.write(b"\xff" * min(size, where.size))
+
+
+def unseal(folder: Path) -> None:
+    """As sets were before records had check sums."""
+    for tar in folder.glob("*.tar"):
+        plain = re.sub(rb',"crc32":{[^}]*}', lambda sums: b" " * len(sums[0]), tar.read_bytes())
+        tar.write_bytes(plain)
+
+
+def train_loader(
+    folder: Path,
+    augmentation: Augmentation = AUGMENTATION,
+    rank: int = 0,
+    world: int = 1,
+    max_bad: int = 0,
+    **options: Any,
+) -> TrainLoader:
+    manifest = read_manifest(folder)
+    files = open_files(folder, manifest, "train", rank, world, max_bad)
+    common = {"batch": 2, "device": CPU, "threads": 1, "prefetch": 2, "seed": 3}
+    return TrainLoader(files, manifest.split("train"), augmentation, **common | options)
+
+
+def eval_loader(folder: Path, rank: int = 0, world: int = 1, max_bad: int = 0, batch: int = 2) -> EvalLoader:
+    manifest = read_manifest(folder)
+    files = open_files(folder, manifest, "val", rank, world, max_bad)
+    return EvalLoader(files, manifest.split("val"), batch=batch, device=CPU, threads=1)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return torch.equal(one.image, other.image) and torch.equal(one.label, other.label)
+
+
+@pytest.fixture
+def damaged(copy: Path) -> Path:
+    """Two training records and one validation frame are damaged, silently for their decoders."""
+    overwrite(copy, "train-000000", 1, "jpg", share=0.8)
+    overwrite(copy, "train-000001", 3, "mask.tif", share=0.6)
+    overwrite(copy, "val-000000", 2, "mask.tif", share=0.6)
+    return copy
+
+
+def test_the_next_record_stands_in(damaged: Path, shards: Path) -> None:
+    loader, whole = train_loader(damaged, WHOLE, max_bad=2), train_loader(shards, WHOLE)
+    reader = Reader(open_files(shards, read_manifest(shards), "train"))
+    order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
+    shown = torch.cat([loader.next().image for _ in range(20)])
+    frames = dict(zip(order, torch.cat([whole.next().image for _ in range(20)]), strict=True))
+    assert {1, 2, 7, 8} <= frames.keys()
+    for image, place in zip(shown, order, strict=True):
+        assert torch.equal(image, frames[place + 1 if place in (1, 7) else place])
+    assert loader.bad_samples() == [1, 7]
+
+
+def test_other_samples_feel_nothing(damaged: Path, shards: Path) -> None:
+    """Their draws are those of a whole set."""
+    loaders = [train_loader(folder, max_bad=2) for folder in (damaged, shards)]
+    found, expected = (torch.cat([loader.next().image for _ in range(20)]) for loader in loaders)
+    reader = Reader(open_files(shards, read_manifest(shards), "train"))
+    order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
+    for place, one, other in zip(order, found, expected, strict=True):
+        assert torch.equal(one, other) == (place not in (1, 7))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_streamed_resident_and_resumed_are_one_curve(damaged: Path, world: int) -> None:
+    for rank in range(world):
+        streamed = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2)
+        resident = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2, resident=True)
+        for step in range(12):
+            if step == 5:
+                resumed = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2, state=streamed.state())
+            batch = streamed.next()
+            assert same(batch, resident.next())
+            assert step < 5 or same(batch, resumed.next())
+        assert streamed.bad_samples() == resident.bad_samples() == [1, 7]
+
+
+def test_two_ranks_see_what_one_would(damaged: Path) -> None:
+    alone = train_loader(damaged, max_bad=2, batch=4)
+    ranks = [train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, batch=2) for rank in range(2)]
+    for _ in range(8):
+        together = [rank.next() for rank in ranks]
+        assert torch.equal(alone.next().image, torch.cat([batch.image for batch in together]))
+
+
+def test_ranks_apart(damaged: Path) -> None:
+    for rank in range(2):
+        streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, apart=True)
+        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, apart=True, resident=True)
+        assert all(same(streamed.next(), resident.next()) for _ in range(8))
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_one_too_many(damaged: Path, resident: bool) -> None:
+    loader = train_loader(damaged, max_bad=1, resident=resident)
+    with pytest.raises(UserError) as caught:
+        [loader.next() for _ in range(20)]
+    assert "copy or pack the set again, or raise --max-bad-samples, which is 1" in str(caught.value)
+    assert re.search(
+        r"train-00000[01]\.tar, record aachen_\d+_000019 at byte \d+: its (image|mask) ", str(caught.value)
+    )
+    assert len(loader.bad_samples()) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_damaged_frame_does_not_count(damaged: Path, shards: Path, world: int, batch: int) -> None:
+    found, expected = [], []
+    for folder, kept in ((damaged, found), (shards, expected)):
+        for rank in range(world):
+            loader = eval_loader(folder, rank, world, max_bad=1, batch=batch)
+            for _ in range(2):
+                frames = [image for b in loader for image, valid in zip(b.image, b.valid, strict=True) if valid]
+            kept += frames
+    assert len(found) == 4
+    assert all(torch.equal(a, b) for a, b in zip(found, expected[:2] + expected[3:], strict=True))
+
+
+def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> None:
+    def brightness(image: torch.Tensor) -> torch.Tensor:
+        return (image.float().mean(-1) * 19 / 256).to(torch.uint8)
+
+    result, whole = (evaluate(brightness, eval_loader(f, max_bad=1), 19, keep_worst=9) for f in (damaged, shards))
+    assert result is not None
+    assert whole is not None
+    assert (result.images, result.bad_samples, whole.images, whole.bad_samples) == (4, 1, 5, 0)
+    lost = next(sample for sample in whole.worst if sample.place == 2)
+    matrix = np.zeros((19, 19), int)
+    seen = lost.label != 255
+    np.add.at(matrix, (lost.label[seen], brightness(torch.from_numpy(lost.image)).numpy()[seen]), 1)
+    assert (result.matrix == whole.matrix - matrix).all()
+    assert [sample.place for sample in result.worst] == [s.place for s in whole.worst if s.place != 2]
+    with pytest.raises(UserError, match=r"val-000000\.tar, record lindau_000002_000019 at byte \d+: its mask is"):
+        evaluate(brightness, eval_loader(damaged), 19)
+
+
+@pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])
+@pytest.mark.parametrize("resident", [False, True], ids=["streamed", "resident"])
+@pytest.mark.parametrize("extension", ["jpg", "mask.tif"])
+def test_what_dali_cannot_decode_is_named(
+    copy: Path, extension: str, resident: bool, by_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a set without check sums: one sentence, not a trace of C++ calls."""
+    unseal(copy)
+    overwrite(copy, "train-000001", 2, extension, share=0, size=2000)
+    if by_graph:
+        monkeypatch.setattr(loader_module, "_finished_here", loader_module._by_graph)
+    loader = train_loader(copy, resident=resident)
+    where = part(copy, "train-000001", 2, extension)
+    with pytest.raises(UserError) as caught:
+        [loader.next() for _ in range(20)]
+    key = read_index((copy / "train-000001.idx").read_text())[2].key
+    assert f"train-000001.tar, record {key} at byte {where.offset}: " in str(caught.value)
+
+
+def test_a_frame_that_dali_cannot_decode_is_named(copy: Path) -> None:
+    unseal(copy)
+    overwrite(copy, "val-000001", 0, "jpg", share=0, size=2000)
+    with pytest.raises(UserError, match=r"val-000001\.tar, record lindau_000004_000019 at byte 512: its image is not"):
+        list(eval_loader(copy))
+
+
+def test_sets_packed_before_are_read(copy: Path, shards: Path) -> None:
+    unseal(copy)
+    before, now = train_loader(copy), train_loader(shards)
+    assert all(same(before.next(), now.next()) for _ in range(6))

@@ -1,0 +1,177 @@
+"""Several machines: torchrun's agents meet; a rank dies, a machine falls silent and comes back, Slurm takes them."""
+
+import json
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from machines import Agent, Machine, descendants, free_port, set_cable, two_machines, wait_until
+
+import commands
+from runs import assert_same_run
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., Agent]
+Tally = Callable[[str, int, int], None]
+EPOCHS = 12
+"""Of two steps each: seconds in which to do something to a run."""
+FLAGS = (*commands.TINY, "--device", "cpu", "--name", "job", "--optim.epochs", EPOCHS, "--save-every", 1)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with two_machines() as pair:
+        if not pair[0].namespace:
+            warnings.warn("no network namespaces here: the two machines are two agents on the loopback", stacklevel=1)
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def one_machine(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the same ranks on one machine, undisturbed."""
+    folder = tmp_path_factory.mktemp("one")
+    alone = Machine("127.0.0.1").start(
+        *("torchrun", "--standalone", "--nproc-per-node", 2, "fastseg/train.py", *FLAGS),
+        *("--shards", shards, "--runs", folder),
+        output=folder / "output.txt",
+    )
+    assert alone.finish() == 0, alone.output
+    return folder / "job"
+
+
+@contextmanager
+def a_job(machines: tuple[Machine, Machine], shards: Path, folder: Path) -> Iterator[Start]:
+    """Yields what starts torchrun, the same command each time, on machine 0 or 1; all has ended at the end."""
+    port, started = free_port(), []
+
+    def start(node: int, *flags: object) -> Agent:
+        machine = machines[node]
+        agent = machine.start(
+            *("torchrun", "--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 5),
+            *("--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"{machines[0].address}:{port}"),
+            # What a real machine's name says: which one it is, and its address.
+            *("--rdzv-conf", f"is_host={node == 0}", "--local-addr", machine.address),
+            *("fastseg/train.py", *FLAGS, "--shards", shards, "--runs", folder, *flags),
+            output=folder / f"machine{node}.txt",
+            # Where torchrun's agents share their store with the ranks, one that comes later never learns its address.
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+        )
+        started.append(agent)
+        return agent
+
+    try:
+        yield start
+    finally:
+        for agent in started:
+            agent.kill()
+
+
+SLURM = {
+    "srun": """
+trap 'kill -TERM $(jobs -p)' TERM
+while [[ $1 == --* ]]; do shift; done
+for ((node = 0; node < SLURM_JOB_NUM_NODES; node++)); do "$@" & done
+highest=0
+for process in $(jobs -p); do
+    wait "$process"
+    code=$?
+    while kill -0 "$process" 2>/dev/null; do wait "$process"; code=$?; done
+    ((code > highest)) && highest=$code
+done
+exit $highest
+""",
+    "scontrol": 'if [ "$1" = requeue ]; then echo "$2" >>"$REQUEUED"; else echo 127.0.0.1; fi',
+    "squeue": "echo RUNNING",
+}
+"""What tools/slurm/train.sbatch asks of Slurm, done by this machine in the place of two nodes."""
+
+
+def trained(folder: Path) -> int:
+    """The last step that the run has logged."""
+    path = folder / "metrics.jsonl"
+    found = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((json.loads(line)["step"] for line in found if line.endswith("\n")), default=0)
+
+
+def test_two_machines_compute_what_one_does(
+    machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path
+) -> None:
+    with a_job(machines, shards, tmp_path) as start:
+        agents = start(0), start(1)
+        assert [agent.finish() for agent in agents] == [0, 0], agents[0].output
+    assert_same_run(tmp_path / "job", one_machine)
+
+
+def test_nothing_is_lost(
+    machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path, tally: Tally
+) -> None:
+    """A rank dies, then a machine, which closes no connection: the job goes on by itself, to the same end."""
+    run, patience = tmp_path / "job", ("--timeout", 10)
+    with a_job(machines, shards, tmp_path) as start:
+        first, second = start(0, *patience), start(1, *patience)
+        wait_until(lambda: trained(run) >= 5, (first, second))
+        os.kill(descendants(second.process.pid)[0], signal.SIGKILL)
+        wait_until(lambda: "going on after step" in first.output, (first, second))
+        wait_until(lambda: trained(run) >= 9, (first, second))
+        if machines[1].namespace:
+            set_cable(machines[1], False)
+            wait_until(lambda: "no progress for 10 s: the others wait for rank 1" in first.output, (first, second))
+        second.kill()
+        if machines[1].namespace:
+            set_cable(machines[1], True)
+        second = start(1, *patience)
+        assert [agent.finish() for agent in (first, second)] == [0, 0], first.output
+        assert first.output.count("going on after step") == 2
+    assert_same_run(run, one_machine)
+    tally("SIGKILL of a rank on one of two machines", 1, 1)
+    tally("one of two machines lost without a word, and back", 1, 1)
+
+
+def test_machines_that_see_different_runs_are_refused(
+    machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path
+) -> None:
+    """--runs on each machine's own disk, the second's without the checkpoint: they would train apart."""
+    elsewhere = ("--runs", tmp_path / "own")
+    with a_job(machines, shards, one_machine.parent) as start:
+        agents = start(0), start(1, *elsewhere)
+        said = (
+            "rank 0 finds a checkpoint of step 24, rank 1 of step None; put --runs on storage that all machines share"
+        )
+        wait_until(lambda: said in agents[0].output, agents)
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_job_of_slurm_that_is_preempted(shards: Path, one_machine: Path, tmp_path: Path, tally: Tally) -> None:
+    for name, body in SLURM.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    settings = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "REQUEUED": str(tmp_path / "requeued"),
+        **{"FASTSEG_ENV": str(commands.BIN.parent), "FASTSEG_SHARDS": str(shards), "FASTSEG_RUNS": str(tmp_path)},
+        **{"FASTSEG_RANKS": "1", "SLURM_SUBMIT_DIR": str(commands.ROOT), "SLURM_JOB_ID": str(os.getpid())},
+        **{"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[0-1]", "SLURM_CPUS_PER_TASK": "1"},
+    }
+    script = ("bash", "tools/slurm/train.sbatch", *FLAGS)
+    first = Machine("127.0.0.1").start(*script, output=tmp_path / "first.txt", **settings)
+    try:
+        wait_until(lambda: trained(tmp_path / "job") >= 5, (first,))
+        first.process.terminate()  # to the script alone
+        assert first.finish() == 143, first.output
+    finally:
+        first.kill()
+    assert "the same command goes on from there" in first.output
+    assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
+    again = Machine("127.0.0.1").start(*script, output=tmp_path / "again.txt", **settings)
+    try:
+        assert again.finish() == 0, again.output
+    finally:
+        again.kill()
+    assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
+    assert_same_run(tmp_path / "job", one_machine)
+    tally("a job on two nodes preempted by the batch system", 1, 1)

@@ -1,0 +1,78 @@
+"""Commands that start in no time: real processes, forked from one that has imported everything already.
+
+torch, torchvision and DALI take seconds to import, which a test that starts a command forty times cannot spend.
+multiprocessing's fork server imports them once; every command is then a process of its own, with its own signals,
+files and exit code, whose parent is that server.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import torch
+
+Hook = Callable[[], None]
+
+
+class Command:
+    """One started command and its output, stdout and stderr together."""
+
+    def __init__(self, main: Hook, words: tuple[object, ...], output: Path, before: Hook | None, **env: str) -> None:
+        self._output = output
+        arguments = (main, [str(word) for word in words], output, before, env)
+        self.process = _context().Process(target=_become, args=arguments)
+        self.process.start()
+
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._output.read_text() if self._output.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self.process.is_alive()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def finish(self, timeout: float = 300) -> int:
+        """Wait for its end; returns the exit code, below 0 where a signal ended it. Fails after ``timeout`` s."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {timeout} s: {self.output}")
+        return self.process.exitcode
+
+
+def start(main: Hook, *words: object, output: Path, before: Hook | None = None, **environment: str) -> Command:
+    """Start the command whose entry is ``main`` with the command line ``words``, the command's own name first.
+
+    ``main`` and ``before``, which is called first and in the new process alone, are functions of a module's top
+    level. ``environment`` is added to this process's. One thread computes.
+    """
+    return Command(main, words, output, before, **environment)
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])  # of no effect once the server runs, as is the line below
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return context
+
+
+def _become(main: Hook, words: list[str], output: Path, before: Hook | None, environment: dict[str, str]) -> None:
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(written, stream)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.argv = words
+    if before:
+        before()
+    main()

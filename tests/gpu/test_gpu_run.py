@@ -1,0 +1,170 @@
+"""Whole runs on the GPU, without a command line: the loop never waits, resumes where it was, and scores as the CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu
+
+from changes import with_changes
+from fastseg.config import Config
+from fastseg.data.loader import EvalLoader, open_files
+from fastseg.data.manifest import read_manifest
+from fastseg.loop import session
+from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.memory import choose_residence
+from fastseg.loop.state import find_checkpoint
+from fastseg.loop.trainer import Trainer
+from fastseg.model.inference import predict
+from fastseg.score.evaluator import evaluate
+
+pytestmark = needs_gpu
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Of a CPU, where it rehearses: threads of networks this small wait longer for each other than they save."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def endless(tiny: Config) -> Config:
+    """A run without an evaluation, a checkpoint or an end."""
+    return with_changes(tiny, optim__epochs=1e6, eval_every=1e6, save_every=1e6, optim__lr=1e-3)
+
+
+def trainer_of(config: Config) -> Trainer:
+    """As a run builds it: on a GPU frames stay resident unless ``config`` says no."""
+    manifest = read_manifest(config.shards)
+    state = build_state(config, manifest, ALONE)
+    held = choose_residence(config, manifest, ALONE, state.train_step)
+    return Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """torch raises where it would wait for the GPU."""
+    if CUDA:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if CUDA:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not CUDA, reason="a CPU is never waited for")
+def test_waiting_is_caught() -> None:
+    number = torch.ones(3, device=DEVICE).sum()
+    with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
+        number.item()
+    with no_waiting(), pytest.raises(RuntimeError, match="synchroniz"):
+        number.new_tensor([1.0, 2.0])
+    assert number.item() == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model__compile": False},
+        {"model__compile": True},
+        {"model__compile": False, "model__precision": "fp16"},
+        {"model__compile": False, "optim__name": "adamw", "optim__clip": 1.0, "optim__ohem": 0.7, "optim__dice": 0.5},
+        {"model__compile": False, "data__resident": "no"},
+    ],
+    ids=["eager", "compiled", "fp16", "adamw, clip, ohem, dice", "streamed"],
+)
+def test_the_loop_does_not_wait_for_the_gpu(endless: Config, change: dict[str, Any]) -> None:
+    """Five steps to warm up (compile, allocate, decode what stays resident), then five in which torch must not wait:
+    loader, step, average, numbers to the host and their log."""
+    trainer = trainer_of(with_changes(endless, **change))
+    for _ in range(5):
+        trainer.advance()
+    with no_waiting():
+        for _ in range(5):
+            assert not trainer.advance()
+    assert trainer.state.step == 10
+    trainer.arrived(trainer.mailbox.collect())
+    assert all(parameter.isfinite().all() for parameter in trainer.state.model.parameters())
+
+
+def losses(trainer: Trainer, steps: int) -> list[float]:
+    """Of the next steps."""
+    found = []
+    for _ in range(steps):
+        batch = trainer.loader.next()
+        main, *_ = trainer.state.train_step(batch.image, batch.label, 1e-3).tolist()
+        trainer.state.step += 1
+        found.append(main)
+    return found
+
+
+@full_precision()
+def test_resident_and_stream_train_alike(endless: Config) -> None:
+    """The same order of crops: losses to a hundredth over three epochs, in float32."""
+    config = with_changes(endless, model__precision="fp32", model__compile=False)
+    found = []
+    for way in ("no", "whole"):
+        trainer = trainer_of(with_changes(config, data__resident=way))
+        assert trainer.loader.resident == (way == "whole")
+        found.append(losses(trainer, 6))
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
+@pytest.mark.skipif(not CUDA, reason="of a GPU's memory")
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_rehearsal_takes_what_training_takes(endless: Config, compiled: bool) -> None:
+    """After real steps there is not less free memory than the rehearsal said, but for a twentieth of the GPU's."""
+    torch.backends.cudnn.benchmark = True  # as a run has it
+    config = with_changes(endless, data__resident="no", data__crop=(256, 256), data__batch=8, model__compile=compiled)
+    trainer = trainer_of(config)
+    trainer.state.train_step.rehearse(config.data.batch, config.data.crop)
+    free, total = torch.cuda.mem_get_info(DEVICE)
+    for _ in range(4):
+        trainer.advance()
+    torch.cuda.synchronize()
+    assert torch.cuda.mem_get_info(DEVICE)[0] >= free - total / 20
+
+
+@full_precision()
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
+    """Four steps, or two, a checkpoint, and two: the same losses to two thousandths. The GPU adds up in no fixed order;
+    other dropout, another batch or a lost momentum would show in the first digits."""
+    config = with_changes(tiny, model__precision="fp32", model__compile=False)
+    whole = losses(trainer_of(config), 4)
+    stopped = trainer_of(config)
+    losses(stopped, 2)
+    stopped.save(stopped.state.statistics())
+    manifest = read_manifest(config.shards)
+    saved = find_checkpoint(config, manifest)
+    state = build_state(config, manifest, ALONE, resumed=True)
+    loaders, said = session.resume(config, manifest, ALONE, state, saved)
+    assert said == ["going on after step 2"]
+    again = losses(Trainer(config, manifest, ALONE, state, loaders, None), 2)
+    assert again == pytest.approx(whole[2:], rel=2e-3)
+    assert whole[2] != pytest.approx(whole[0], rel=2e-3)
+
+
+@full_precision()
+def test_scores_are_the_cpus(tiny: Config) -> None:
+    """The same weights on the same frames: of the pixels, at most one in a hundred gets another class."""
+    config = with_changes(tiny, model__precision="fp32", model__compile=False)
+    trainer = trainer_of(config)
+    losses(trainer, 6)  # until classes differ
+    manifest, matrices = trainer.manifest, []
+    for device in (DEVICE, torch.device("cpu")):
+        model = deepcopy(trainer.state.model).to(device).eval()
+        files, split = open_files(config.shards, manifest, "val"), manifest.split("val")
+        loader = EvalLoader(files, split, batch=2, device=device, threads=1)
+        result = evaluate(partial(predict, model), loader, len(manifest.classes))
+        assert result
+        assert result.images == 5
+        matrices.append(torch.from_numpy(result.matrix))
+    ours, expected = matrices
+    assert (ours.sum(1) == expected.sum(1)).all()  # the truth is the same
+    assert (expected.sum(0) > 0).sum() > 1
+    assert (ours - expected).abs().sum() / 2 <= 0.01 * expected.sum()

@@ -1,0 +1,179 @@
+"""An S3 server on loopback, a process of its own as in life, and a network in front of it that really breaks."""
+
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import boto3
+import pytest
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+BUCKET = "bucket"
+
+
+class Server:
+    """moto's S3 server, which forgets everything when it ends."""
+
+    def __init__(self) -> None:
+        self.port = 0  # any that is free, which only who listens on it can know
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, or start it again where it was."""
+        self._log = TemporaryFile("a+b")  # noqa: SIM115 (as long as the server lives)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+        )
+        self.port = self._listens_on()
+        self.client().create_bucket(Bucket=BUCKET)
+
+    def _listens_on(self) -> int:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self._process.poll() is None:
+            self._log.seek(0)
+            if found := re.search(rb"Running on http://127\.0\.0\.1:(\d+)\n", self._log.read()):
+                return int(found[1])
+            time.sleep(0.1)
+        self._log.seek(0)
+        pytest.fail(f"no S3 server: {self._log.read().decode()}")
+
+    def client(self) -> "boto3.client":
+        """For what the tests do to the storage."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        )
+
+    def upload(self, folder: Path, prefix: str = "set") -> str:
+        """Copy a set as the README says; returns its address."""
+        client = self.client()
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                client.upload_file(str(path), BUCKET, f"{prefix}/{path.name}")
+        return f"s3://{BUCKET}/{prefix}"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+Fault = Callable[[str, int], str]
+"""From a request ("GET /bucket/key bytes=0-9") and which try of it this is, from 1, to one of the faults below."""
+
+
+def none(_request: str, _attempt: int) -> str:
+    """A network without faults."""
+    return "none"
+
+
+class Network:
+    """A TCP proxy before a server: passes requests on, counts them, and breaks what ``fault`` names.
+
+    ``busy``: 503; ``reset``: the connection ends without an answer; ``cut``: it is reset in the middle of the body;
+    ``short``: it ends there in peace; ``slow``: the answer takes a while; ``silent``: it never comes.
+    """
+
+    def __init__(self, server: Server, fault: Fault = none) -> None:
+        self._server, self.fault = server, fault
+        self.requests: list[str] = []
+        self.faults: Counter[str] = Counter()
+        self._tries: Counter[str] = Counter()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+
+    def _handle(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._answer(connection)
+            except OSError:  # the server is gone, or who asked: so is the connection
+                _reset(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            received = connection.recv(65536)
+            if not received:
+                return
+            head += received
+        match self._choose(head):
+            case "busy":
+                connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            case "reset":
+                _reset(connection)
+            case "silent":
+                connection.recv(1)  # until who asked gives up
+            case "slow":
+                time.sleep(0.5)
+                connection.sendall(self._ask(head))
+            case "cut":
+                connection.sendall(_half(self._ask(head)))
+                _reset(connection)
+            case "short":
+                connection.sendall(_half(self._ask(head)))
+            case _:
+                connection.sendall(self._ask(head))
+
+    def _choose(self, head: bytes) -> str:
+        line, _, rest = head.decode().partition(" HTTP/")
+        extent = re.search(r"\r\nrange: *(\S+)", rest, re.IGNORECASE)
+        request = f"{line} {extent[1]}" if extent else line
+        self.requests.append(request)
+        self._tries[request] += 1
+        chosen = self.fault(request, self._tries[request])
+        self.faults[chosen] += 1
+        return chosen
+
+    def _ask(self, head: bytes) -> bytes:
+        """The server's whole answer; it speaks HTTP/1.0 and closes after each."""
+        answer = b""
+        with socket.create_connection(("127.0.0.1", self._server.port)) as server:
+            server.sendall(head)
+            while received := server.recv(1 << 20):
+                answer += received
+        return answer
+
+
+def _half(answer: bytes) -> bytes:
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    return head + separator + body[: len(body) // 2]
+
+
+def _reset(connection: socket.socket) -> None:
+    # With no time to linger the kernel sends RST instead of FIN.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

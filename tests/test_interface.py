@@ -1,0 +1,118 @@
+"""``import fastseg``: instant, complete, and its examples run as they stand."""
+
+import doctest
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastseg
+import layouts
+from checkpoints import write_checkpoint
+from fastseg.data.batches import open_shards
+from fastseg.errors import UserError
+
+
+@pytest.fixture
+def working_folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the examples name: ckpt.pt, street.jpg, shards/demo."""
+    write_checkpoint(tmp_path / "ckpt.pt")
+    layouts.noise(0, (96, 64)).save(tmp_path / "street.jpg")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "demo").symlink_to(shards)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["fastseg", "fastseg.use.predictor", "fastseg.data.batches"])
+def test_the_examples_run(working_folder: Path, name: str) -> None:
+    result = doctest.testmod(import_module(name))
+    assert result.attempted >= 3
+    assert result.failed == 0
+    assert working_folder.is_dir()
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(fastseg.__all__) <= set(dir(fastseg))
+    for name in fastseg.__all__:
+        assert getattr(fastseg, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        fastseg.lode  # noqa: B018
+
+
+def test_importing_is_instant() -> None:
+    code = "import fastseg, sys; print({'torch', 'nvidia', 'numpy', 'PIL', 'torchvision'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def train(shards: Path, **options: object) -> fastseg.ShardBatches:
+    settings = {"batch": 4, "crop": (32, 32), "device": "cpu", "threads": 1, "seed": 5} | options
+    return open_shards(shards, "train", **settings)  # type: ignore[arg-type]
+
+
+def test_epochs_are_as_a_dataloaders(shards: Path) -> None:
+    batches = train(shards)
+    assert len(batches) == 2  # 11 frames
+    first, second = list(batches), list(batches)
+    assert len(first) == len(second) == 2
+    assert first[0].image.shape == (4, 32, 32, 3)
+    assert first[0].label.dtype == first[0].image.dtype == torch.uint8
+    assert not torch.equal(first[0].image, second[0].image)
+    again = train(shards)
+    for earlier, later in zip([*first, *second], [*again, *again], strict=True):
+        assert torch.equal(earlier.image, later.image)
+        assert torch.equal(earlier.label, later.label)
+
+
+def test_an_epoch_that_was_left_is_over(shards: Path) -> None:
+    whole = train(shards)
+    epochs = [list(whole) for _ in range(2)]
+    left = train(shards)
+    for batch in left:
+        assert torch.equal(batch.image, epochs[0][0].image)
+        break
+    assert [torch.equal(a.image, b.image) for a, b in zip(left, epochs[1], strict=True)] == [True, True]
+    left.epoch = 0
+    assert [torch.equal(a.image, b.image) for a, b in zip(left, epochs[0], strict=True)] == [True, True]
+
+
+def test_ranks_share_an_epoch(shards: Path) -> None:
+    whole, halves = train(shards), [train(shards, batch=2, rank=rank, world=2) for rank in range(2)]
+    assert len(halves[0]) == len(whole)
+    wanted = sorted(image.numpy().tobytes() for batch in whole for image in batch.image)
+    found = sorted(image.numpy().tobytes() for half in halves for batch in half for image in batch.image)
+    assert found == wanted
+
+
+def test_whole_frames_come_once_and_in_order(shards: Path) -> None:
+    batches = open_shards(shards, "val", batch=2, device="cpu", threads=1)
+    assert len(batches) == 3
+    passes = [torch.cat([batch.image[batch.valid] for batch in batches]) for _ in range(2)]
+    assert passes[0].shape == (5, 64, 96, 3)
+    assert torch.equal(*passes)
+    assert batches.classes[0].name == "road"
+    np.testing.assert_allclose(batches.mean, [127] * 3, atol=60)
+
+
+def test_one_number_is_a_square(shards: Path) -> None:
+    assert next(iter(train(shards, crop=24))).image.shape == (4, 24, 24, 3)
+
+
+def test_what_is_not_there_is_refused(shards: Path) -> None:
+    with pytest.raises(UserError, match="no split 'dev'"):
+        open_shards(shards, "dev", device="cpu")
+    with pytest.raises(UserError, match="batch is 0"):
+        open_shards(shards, batch=0, device="cpu")
+    for crop in ("32", (32,), (0, 32), (32.5, 32)):
+        with pytest.raises(UserError, match="it must be a height and a width in pixels, or one number"):
+            train(shards, crop=crop)
+    with pytest.raises(UserError, match="too few"):
+        train(shards, batch=12)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            open_shards(shards, device="cuda")
