@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,6 +47,16 @@ def tiny(shards: Path, tmp_path: Path) -> Config:
 def few_threads() -> None:
     """Tests share the machine with the processes that they start."""
     torch.set_num_threads(2)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that answers nothing stands before every download."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    # urllib asks for the proxies once, and would keep these for all the tests that follow in the process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 # Not of the session: while playwright runs, nothing else in the process can use asyncio.

@@ -99,7 +99,8 @@ def test_predicts_what_torchvision_does_in_the_sets_ids(network: torch.nn.Module
     assert len(voc.unique()) > 8  # the agreement is about something
 
 
-def test_weights_that_are_not_there_or_damaged_get_a_sentence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("offline")
+def test_weights_that_are_not_there_or_damaged_get_a_sentence(cache: Path) -> None:
     state = torch.load(cache, weights_only=True)
     state["classifier.4.weight"] = state["classifier.4.weight"][:5]
     torch.save(state, cache)
@@ -111,7 +112,5 @@ def test_weights_that_are_not_there_or_damaged_get_a_sentence(cache: Path, monke
     with pytest.raises(UserError, match=f"is damaged .*; remove {cache} and try again"):
         Baseline(SMALL, CITYSCAPES)
     cache.unlink()
-    for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # a port that answers nothing
     with pytest.raises(UserError, match=f"cannot download https://.*; fetch it .* and put it into {cache.parent}"):
         Baseline(SMALL, CITYSCAPES)

@@ -87,10 +87,9 @@ def test_loads_without_the_auxiliary_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "coco"])
+@pytest.mark.usefixtures("offline")
 def test_offline_gets_a_sentence(weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for proxy in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # a port that answers nothing
     with pytest.raises(UserError, match=r"cannot download https://.*--model\.weights FILE"):
         load_weights(DeepLab(SMALL, 5, *RGB, aux=False), SMALL, weights)
 
