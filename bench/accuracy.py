@@ -2,12 +2,10 @@
 
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 if __package__ in (None, ""):
@@ -25,15 +23,12 @@ from bench.suite.studies import BASE, STUDIES, flags_of, words
 from bench.suite.summaries import Findings, write_findings
 from bench.suite.trials import Trial, plan
 from fastseg.data.manifest import read_manifest
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable_file
+from fastseg.helptext import shown_as
 
 PLACE = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
 """An absolute path; its last name is enough for others."""
-
-
-def _shown_as(name: str) -> object:
-    return tyro.conf.arg(metavar=name, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -46,23 +41,23 @@ class Options:
     Example: python bench/accuracy.py camvid-proxy --seeds 3 --json results.json -- --optim.epochs 10
     """
 
-    studies: Annotated[tuple[str, ...], tyro.conf.Positional, _shown_as("STUDY ...")] = ()
+    studies: Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("STUDY ...")] = ()
     """Names of studies, of those that --list lists."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the studies, with their questions, variants and predictions."""
-    seeds: Annotated[int | None, _shown_as("N")] = None
+    seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds 0 to N-1. Default: what the study says, mostly 3."""
-    seed: Annotated[tuple[int, ...] | None, _shown_as("SEED ...")] = None
+    seed: Annotated[tuple[int, ...] | None, shown_as("SEED ...")] = None
     """These seeds instead."""
-    variants: Annotated[tuple[str, ...] | None, _shown_as("NAME ...")] = None
+    variants: Annotated[tuple[str, ...] | None, shown_as("NAME ...")] = None
     """Only these variants, and the base. Default: all."""
-    runs: Annotated[Path, _shown_as("DIR")] = Path("runs/accuracy")
+    runs: Annotated[Path, shown_as("DIR")] = Path("runs/accuracy")
     """Folder of the run folders."""
     show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train nothing; show what the runs have found so far."""
-    json: Annotated[Path | None, _shown_as("FILE")] = None
+    json: Annotated[Path | None, shown_as("FILE")] = None
     """Write environment, outcomes and their summary there."""
-    plot: Annotated[Path | None, _shown_as("FILE.png|svg")] = None
+    plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
     """Draw mIoU against minutes."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the tables as GitHub shows them."""
@@ -76,8 +71,7 @@ def main() -> None:
         print(listing())
         return
     check(options)
-    # A service manager's or a batch system's way to say Ctrl-C: save, show what there is, and leave nobody behind.
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     plans = {name: plan(name, options.variants, _seeds(options, name), options.runs, extra) for name in options.studies}
     stopped = 0
     if not options.show:
@@ -198,10 +192,6 @@ def write(options: Options, findings: Sequence[Findings]) -> None:
         from bench.suite.accuracy_plot import draw
 
         draw(environment, findings, options.plot)
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

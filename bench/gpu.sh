@@ -79,7 +79,7 @@ measured() {
 
 frames=()
 [ -n "${FASTSEG_SHARDS:-}" ] && frames=(--shards "$FASTSEG_SHARDS")
-quick=(--windows 3 --seconds 1 --warmup 0.5)
+quick=(--windows 4 --seconds 0.75 --warmup 0.375) # bench/compare.py tells noise from four
 chosen=(-p no:cacheprovider)
 if [ "$device" = cpu ]; then
     quick=(--quick --windows 1 --seconds 0.2 --warmup 0)

@@ -1,12 +1,10 @@
 """Images per second, ours beside what people would use instead: python bench/throughput.py --help"""
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 if __package__ in (None, ""):
@@ -25,14 +23,13 @@ from bench.suite.plot import plot
 from bench.suite.request import Request
 from bench.suite.rows import Results, Row
 from bench.suite.show import markdown, measured, sentences, show_line, skipped, stage_table
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, unwind_on_sigterm
 
 
 def main() -> None:
     """Parse the command line, measure, and show what was found; exits with 1 if something of ours went wrong."""
     options = tyro.cli(Options)
-    # A service manager's or a batch system's way to say Ctrl-C: show what there is, and leave nobody behind.
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     asked.check(options)
     requests = _requests(options)
     run = Run(options, asked.timing(options), asked.device(options))
@@ -41,10 +38,6 @@ def main() -> None:
     if stopped:
         print("interrupted; shown is what was measured before", file=sys.stderr)
     sys.exit(stopped or int(any(entry.contestant.ours for entry in run.failures)))
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _requests(options: Options) -> dict[str, Request]:

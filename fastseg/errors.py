@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import reprlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,11 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def unwind_on_sigterm() -> None:
+    """Let SIGTERM, a service manager's or a batch system's Ctrl-C, unwind too: with workers and half-written files."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 class _Short(reprlib.Repr):

@@ -9,8 +9,15 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
+
 WIDTH = 100
 """Characters of a line at most."""
+
+
+def shown_as(name: str) -> object:
+    """How tyro's help names a value whose default its text explains."""
+    return tyro.conf.arg(metavar=name, help_behavior_hint="")
 
 
 def command_name() -> str | None:

@@ -16,11 +16,16 @@ from fastseg.errors import UserError
 Result = TypeVar("Result")
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: a batch system or a container may grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
 def worker_count(workers: int | None) -> int:
     """``workers``, or by default the cores that this process may run on; :class:`UserError` below 1."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; it must be at least 1")
-    return workers or len(os.sched_getaffinity(0))
+    return workers or usable_cores()
 
 
 def ordered_map(

@@ -62,7 +62,7 @@ def camvid() -> Config:
 
     Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % test mIoU, also without pretrained
     weights (Jégou et al. 2017, arXiv 1611.09326). On two CPU cores the small network reaches 39 % val mIoU in half an
-    hour (bench/results/cpu-camvid-proxy.json has the flags; changes of colour were weaker then). What its parts are
+    hour (bench/results/cpu-camvid-proxy.json has the flags; changes of colour were others then). What its parts are
     worth in short runs: docs/recipes.md.
     """
     return Config(

@@ -82,9 +82,12 @@ class Faulty(Sleeper):
 
 
 class Queued(Sleeper):
-    """Wants six steps before every window, however short the warm-up."""
+    """Wants six steps before every window, however short the warm-up, and counts those of the window."""
 
     warmup_steps = 6
+
+    def begin(self) -> None:
+        self.steps = 0
 
 
 def printing(name: str, folder: str) -> Sleeper:

@@ -153,6 +153,8 @@ def test_flags_for_all_runs_leave_the_variants(shards: Path, tmp_path: Path) -> 
         plan("demo", None, [0], tmp_path, ["x"])
     with pytest.raises(UserError, match="demo's rate-half has the settings of its base"):
         plan("demo", None, [0], tmp_path, [*extra, "--optim.lr", "0.025"])
+    with pytest.raises(UserError, match="--variants is given, but camvid-parts is a design, of which a part tells"):
+        plan("camvid-parts", ("run-01",), (0,), tmp_path, ("--shards", str(shards)))
     with pytest.raises(UserError, match="--variants has 'nope'; the study demo has: base, ema-off, rate-half"):
         plan("demo", ["nope"], [0], tmp_path, extra)
 

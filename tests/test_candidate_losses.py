@@ -36,22 +36,18 @@ def batch(shape: tuple[int, ...], random: torch.Generator) -> tuple[Logits, Tens
     return Logits(out, aux), label
 
 
-def numbers_and_gradients(
-    loss: Callable[..., Tensor], logits: Logits, label: Tensor, ohem: float | None
-) -> tuple[Tensor, ...]:
-    numbers = loss(logits, label, ohem)
+def numbers_and_gradients(loss: Callable[..., Tensor], logits: Logits, label: Tensor) -> tuple[Tensor, ...]:
+    numbers = loss(logits, label)
     assert logits.aux is not None
     weighed = numbers[0] / numbers[1] + 0.4 * numbers[2] / numbers[3]
     return numbers.detach(), *torch.autograd.grad(weighed, (logits.out, logits.aux))
 
 
-@pytest.mark.parametrize("ohem", [None, 0.3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("elements", [1, 2**9, 2**20], ids="chunks of {}".format)
 def test_loss_in_chunks(
     shape: tuple[int, ...],
     elements: int,
-    ohem: float | None,
     random: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,7 +55,7 @@ def test_loss_in_chunks(
     monkeypatch.setitem(chunked_loss.ELEMENTS, "cpu", elements)
     logits, label = batch(shape, random)
     expected, found = (
-        numbers_and_gradients(module.segmentation_loss, logits, label, ohem) for module in (plain_loss, chunked_loss)
+        numbers_and_gradients(module.segmentation_loss, logits, label) for module in (plain_loss, chunked_loss)
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
@@ -97,14 +93,13 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("ohem", [None, 0.3])
-def test_full_size_logits_never_exist(ohem: float | None, random: torch.Generator) -> None:
+def test_full_size_logits_never_exist(random: torch.Generator) -> None:
     shape = (2, 19, 16, 16, 256, 256)
     logits, label = batch(shape, random)
     largest = {}
     for module in (plain_loss, chunked_loss):
         with Largest() as mode:
-            numbers_and_gradients(module.segmentation_loss, logits, label, ohem)
+            numbers_and_gradients(module.segmentation_loss, logits, label)
         largest[module] = mode.elements
     full = 2 * 19 * 256 * 256
     assert largest[plain_loss] >= full
@@ -126,7 +121,7 @@ def test_loss_in_chunks_can_be_compiled(random: torch.Generator) -> None:
 
 def test_an_all_void_batch_has_no_loss(random: torch.Generator) -> None:
     logits, label = batch(SHAPES[0], random)
-    numbers = chunked_loss.segmentation_loss(logits, torch.full_like(label, IGNORE), 0.7)
+    numbers = chunked_loss.segmentation_loss(logits, torch.full_like(label, IGNORE))
     assert numbers.tolist() == [0, 0, 0, 0]
     numbers.sum().backward()
     assert logits.out.grad is not None
@@ -134,11 +129,10 @@ def test_an_all_void_batch_has_no_loss(random: torch.Generator) -> None:
 
 
 def test_loss_in_one_kernel_falls_back(random: torch.Generator) -> None:
-    """To chunks, where strides are broken or hard pixels are sought; the kernel itself could not run here."""
-    for shape, ohem in ((SHAPES[2], None), (SHAPES[0], 0.3)):
-        logits, label = batch(shape, random)
-        found = fused_loss.segmentation_loss(logits, label, ohem)
-        torch.testing.assert_close(found, plain_loss.segmentation_loss(logits, label, ohem), rtol=1e-5, atol=1e-7)
+    """To chunks, where strides are broken; the kernel itself could not run here."""
+    logits, label = batch(SHAPES[2], random)
+    found = fused_loss.segmentation_loss(logits, label)
+    torch.testing.assert_close(found, plain_loss.segmentation_loss(logits, label), rtol=1e-5, atol=1e-7)
 
 
 def test_loss_in_one_kernel() -> None:

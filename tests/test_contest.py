@@ -74,6 +74,7 @@ def test_the_warm_up_has_the_steps_that_a_queue_needs(tmp_path: Path) -> None:
     contest = Contest([contestant(tmp_path, kind="Queued")], replace(SHORT, windows=1, seconds=0, warmup=0))
     contest.run()
     assert len(steps(tmp_path)) == 7
+    assert contest.rows()[0].figures["steps"] == 1
 
 
 def test_processor_time_counts_children(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg.data.draws import Augmentation
+from fastseg.data.draws import Augmentation, Window
 from fastseg.data.findings import findings, percent
 from fastseg.data.images import read_labels, read_rgb
-from fastseg.data.inspection import Inspection, inspect, train_crops
+from fastseg.data.inspection import Crop, Inspection, _Tally, inspect, train_crops
 from fastseg.data.loader import open_files
 from fastseg.data.manifest import Split, read_manifest
 from fastseg.data.reader import Reader
@@ -81,6 +81,16 @@ def test_padding_is_told_from_ignored_pixels(shards: Path) -> None:
     assert sum(found.pixels) == 11 * FRAME[0] * FRAME[1] // 4
     whole = read_manifest(shards).split("train").pixels
     assert found.pixels[-1] / sum(found.pixels) == pytest.approx(whole[-1] / sum(whole), abs=0.03)
+
+
+def test_padding_is_no_ignored_pixel() -> None:
+    """Of a padded crop whose frame is labelled throughout."""
+    label = np.full((8, 8), IGNORE, np.uint8)
+    label[:4, :4] = 3
+    tally = _Tally()
+    tally.add(Crop("a", (8, 8), Window(0, 8, 0, 8, 4, 4, 0, 0, False), np.zeros((8, 8, 3), np.uint8), label))
+    assert (tally.padding, tally.pixels[IGNORE], tally.showing[IGNORE]) == (48, 0, 0)
+    assert (tally.pixels[3], tally.showing[3]) == (16, 1)
 
 
 CLASSES = (SegmentationClass("road", (1, 2, 3)), SegmentationClass("train", (4, 5, 6)))

@@ -16,6 +16,8 @@ from PIL import Image
 
 import layouts
 from bench import peers
+from bench.suite import contest
+from bench.suite.contest import Contestant
 from bench.suite.frames import Frames, Work, frames_of_shards
 from fastseg.data.draws import Window, random_numbers
 from fastseg.data.packing import pack
@@ -30,13 +32,20 @@ UNTAUGHT = np.array([240, 220, 60], np.uint8)
 """What ignored pixels look like."""
 SMOOTH = {"seed", "webdataset_opencv", "nvimagecodec", "streaming"}
 """They do not antialias, which a frame without fine detail does not show."""
-INSTALLED = [name for name in peers.loaders() if not peers.missing(peers.load(name))]
+
+
+def why_not(peer: ModuleType) -> str | None:
+    """Why it cannot be measured here."""
+    return contest.why_not(Contestant("loader", "", "", "", {}, requires=peer.REQUIRES, python=peers.interpreter(peer)))
+
+
+INSTALLED = [name for name in peers.loaders() if not why_not(peers.load(name))]
 
 
 def peer_of(name: str) -> ModuleType:
     peer = peers.load(name)
-    if absent := peers.missing(peer):
-        pytest.skip(f"not installed: {', '.join(absent)}")
+    if absent := why_not(peer):
+        pytest.skip(absent)
     if peers.interpreter(peer) != sys.executable:
         pytest.skip(f"lives in another environment, {peers.interpreter(peer)}: run these tests there")
     return peer
@@ -208,14 +217,15 @@ def test_names() -> None:
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     peer = ModuleType("peer")
     peer.REQUIRES = ("numpy", "no-such-distribution")  # type: ignore[attr-defined]
-    assert peers.missing(peer) == ["no-such-distribution"]
+    assert why_not(peer) == "not installed: no-such-distribution"
     peer.ENVIRONMENT = "FASTSEG_TEST_PYTHON"  # type: ignore[attr-defined]
     assert peers.interpreter(peer) == sys.executable
     monkeypatch.setenv("FASTSEG_TEST_PYTHON", str(tmp_path / "python"))
-    assert peers.missing(peer) == ["numpy", "no-such-distribution"]
+    assert why_not(peer) == "not installed: numpy, no-such-distribution"
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "python").chmod(0o755)
-    assert peers.missing(peer) == ["no-such-distribution"]
+    contest._version.cache_clear()
+    assert why_not(peer) == "not installed: no-such-distribution"
 
 
 def test_listing_them_imports_none_of_their_libraries() -> None:

@@ -104,6 +104,16 @@ def test_pretrained_weights_are_not_needed_again(stopped: Config) -> None:
     assert state.model.mean.tolist() == pytest.approx(read_manifest(stopped.shards).mean)
 
 
+def test_padding_is_what_the_network_takes_away(tiny: Config) -> None:
+    """Also where it has that from the checkpoint that it starts from, not from the settings."""
+    config, manifest = with_changes(tiny, data__scale=(0.5, 0.5)), read_manifest(tiny.shards)
+    state = build_state(config, manifest, ALONE)
+    state.model.mean.copy_(torch.tensor([10.2, 19.9, 30.0]))
+    (loader, _), _ = session.resume(config, manifest, ALONE, state, None)
+    padding = (loader.next().image == torch.tensor([10, 20, 30])).all(-1).sum((1, 2))
+    assert all(padding >= 64 * 64 - 32 * 48)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

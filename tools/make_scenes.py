@@ -1,18 +1,15 @@
 """Make procedural street scenes in the layout of Cityscapes: python tools/make_scenes.py --help"""
 
 import re
-import signal
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import tyro
 
 from fastseg.data.scenes import write_name, write_scene
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.progress import show_progress
@@ -48,13 +45,8 @@ class Options:
 
 def main() -> None:
     """Parse the command line and make the scenes."""
-    # A service manager's or a batch system's way to say Ctrl-C: unwind, so that workers and half files go.
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     make(tyro.cli(Options))
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def make(options: Options) -> None:

@@ -1,12 +1,10 @@
 """Pack Cityscapes, or your own images and masks, into tar shards for training: python tools/make_shards.py --help"""
 
 import re
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import tyro
@@ -21,8 +19,9 @@ from fastseg.data.merge import merge, parse_part
 from fastseg.data.packing import MEASURED, PackOptions, pack, pack_part
 from fastseg.data.sources import open_source
 from fastseg.data.verify import verify
-from fastseg.errors import USER_ERROR, UserError, run_command
+from fastseg.errors import USER_ERROR, UserError, run_command, unwind_on_sigterm
 from fastseg.files import is_remote, join
+from fastseg.helptext import shown_as
 from fastseg.progress import show_progress
 
 DEFAULT = "shards/cityscapes"
@@ -33,11 +32,6 @@ MANY = 64
 """Values from which masks look as if something had mixed them."""
 
 
-def _shown_as(name: str) -> object:
-    """How the help names a value whose default its text explains."""
-    return tyro.conf.arg(metavar=name, help_behavior_hint="")
-
-
 @dataclass(frozen=True)
 class Options:
     """Pack a data set into tar shards; interrupted, the same command goes on.
@@ -45,23 +39,23 @@ class Options:
     Example: python tools/make_shards.py mydata --out shards/mydata (docs/data.md tells the rest)
     """
 
-    source: Annotated[Path | None, tyro.conf.Positional, _shown_as("SOURCE")] = None
+    source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
     """Folder with Cityscapes' two zips, or with {train,val,test}/{images,masks} and classes.json.
     Default: $CITYSCAPES_DATASET, then data/."""
-    classes: Annotated[Path | None, _shown_as("FILE")] = None
+    classes: Annotated[Path | None, shown_as("FILE")] = None
     """What the masks' values mean. Default: Cityscapes' labels, or SOURCE/classes.json."""
     guess_classes: bool = False
     """Pack nothing: write SOURCE/classes.json as the masks suggest, for you to edit."""
-    splits: Annotated[tuple[str, ...] | None, _shown_as("SPLIT ...")] = None
+    splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
     """Which of train, val, test. Default: all there are."""
-    out: Annotated[str | None, _shown_as("DIR")] = None
+    out: Annotated[str | None, shown_as("DIR")] = None
     """Folder for the shards. Default: shards/NAME, after the name in classes.json, not the folder's."""
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
-    workers: Annotated[int | None, _shown_as("N")] = None
+    workers: Annotated[int | None, shown_as("N")] = None
     """Processes that encode. Default: all cores."""
     overwrite: bool = False
     """Remove the set that OUT holds and pack anew."""
-    part: Annotated[str | None, _shown_as("I/N")] = None
+    part: Annotated[str | None, shown_as("I/N")] = None
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
     """Pack nothing: make one set of the N parts in OUT."""
@@ -71,8 +65,7 @@ class Options:
 
 def main() -> None:
     """Parse the command line, then pack or verify."""
-    # A service manager's or a batch system's way to say Ctrl-C: unwind, so that workers and half files go.
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
     _check(options)
     if options.verify:
@@ -95,10 +88,6 @@ def _check(options: Options) -> None:
             f"aws s3 sync {DEFAULT} {options.out} --exclude '.*' --exclude {MANIFEST} && "
             f"aws s3 cp {DEFAULT}/{MANIFEST} {join(options.out, MANIFEST)}"
         )
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _pack(options: Options) -> None:

@@ -26,10 +26,9 @@ def compile_again(ours: Ours, mode: str) -> None:
 def use_loss(ours: Ours, loss: Callable[..., Tensor]) -> None:
     """In this network alone, so that whoever counts a step's operations counts the plain one's.
 
-    ``loss`` is the cross-entropy, of all or of the hard pixels: the recipe that is measured has no other.
+    ``loss`` is the cross-entropy of all pixels: the recipe that is measured has no other.
     """
-    network = cast(step_module.LossNetwork, uncompiled(ours))
-    network.loss = partial(loss, ohem=network.loss.keywords["ohem"])
+    cast(step_module.LossNetwork, uncompiled(ours)).loss = loss
 
 
 def distribute_again(ours: Ours, **options: Any) -> None:

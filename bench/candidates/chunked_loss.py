@@ -25,7 +25,6 @@ from bench.suite.request import Request
 from bench.suite.stages.compute import Ours
 from fastseg.labels import IGNORE
 from fastseg.model.deeplab import Logits
-from fastseg.model.loss import _hard
 
 STAGE = "compute"
 ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
@@ -46,15 +45,10 @@ def apply(ours: Ours) -> None:
 VARIANTS = {"loss in chunks": apply}
 
 
-def segmentation_loss(logits: Logits, label: Tensor, ohem: float | None = None) -> Tensor:
+def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
     """As :func:`fastseg.model.loss.segmentation_loss`: float32 sum and count of the main head, of the auxiliary one."""
     labelled = (label != IGNORE).sum()
-    counted, hard = labelled, label
-    if ohem is not None:
-        # Which pixels count is known only when all have a loss, so that these chunks are computed twice.
-        hard = label.masked_fill(~_hard(pixel_losses(logits.out, label), ohem), IGNORE)
-        counted = (hard != IGNORE).sum()
-    numbers = [summed_loss(logits.out, hard), counted]
+    numbers = [summed_loss(logits.out, label), labelled]
     if logits.aux is not None:
         numbers += [summed_loss(logits.aux, label), labelled]
     else:
@@ -96,18 +90,6 @@ def sum_and_gradient(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         slope = likelihood.exp().scatter_add(1, target.unsqueeze(1) * labelled, -torch.ones_like(likelihood[:, :1]))
         gradient[:, :, band] += down.T @ (slope * labelled)
     return total, gradient @ across
-
-
-@torch.no_grad()
-def pixel_losses(logits: Tensor, label: Tensor) -> Tensor:
-    """Float32 N×H×W, 0 where the label is ignored; no gradient."""
-    with _without_autocast(logits.device):
-        wide = logits.float() @ upsampling(logits.shape[3], label.shape[2], logits.float()).T
-        parts = [
-            F.cross_entropy(down @ wide[:, :, band], label[:, rows].long(), ignore_index=IGNORE, reduction="none")
-            for rows, band, down in _chunks(wide, label.shape[1])
-        ]
-    return torch.cat(parts, 1)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -3,7 +3,7 @@
 With an integer stride s and half-pixel centres every cell holds s×s pixels that depend on the same 4×C numbers. One
 program loads them, makes the s×s×C values in registers, and writes the cell's summed loss and the gradient of its four
 corners; a second small step adds the four shifted planes. No atomics, so the result is the same every time. Other
-strides, and hard example mining, which needs all pixels' losses first, fall back to ``chunked_loss``.
+strides fall back to ``chunked_loss``.
 
 Prediction: the plain loss moves five full-size float tensors a head (see ``chunked_loss``), 1.1 ms of 38 ms, and its
 upsampling's backward pass adds with atomics, at perhaps a third of the memory's speed: 1.5 to 2.5 ms in all. Here a
@@ -40,10 +40,10 @@ def apply(ours: Ours) -> None:
 VARIANTS = {"loss in one kernel": apply}
 
 
-def segmentation_loss(logits: Logits, label: Tensor, ohem: float | None = None) -> Tensor:
+def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
     """As :func:`fastseg.model.loss.segmentation_loss`: float32 sum and count of the main head, of the auxiliary one."""
-    if ohem is not None or not _by_cells(logits.out, label):
-        return chunked_loss.segmentation_loss(logits, label, ohem)
+    if not _by_cells(logits.out, label):
+        return chunked_loss.segmentation_loss(logits, label)
     from bench.candidates._cells import upsampled_cross_entropy
 
     labelled = (label != IGNORE).sum().float()

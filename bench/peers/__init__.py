@@ -17,9 +17,7 @@ underscore are shared by several; ``step_…`` are peers of the training step.
 
 import importlib
 import os
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -53,26 +51,3 @@ def worker_counts(cores: int) -> list[int]:
 def interpreter(peer: ModuleType) -> str:
     """The Python that runs it: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
     return os.environ.get(getattr(peer, "ENVIRONMENT", ""), "") or sys.executable
-
-
-def missing(peer: ModuleType) -> list[str]:
-    """The distributions that the peer needs and its interpreter does not have."""
-    python = interpreter(peer)
-    return [name for name in peer.REQUIRES if not (_here(name) if python == sys.executable else _there(python, name))]
-
-
-def _here(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _there(python: str, name: str) -> bool:
-    """Whether another interpreter has the distribution; not, if it cannot be started."""
-    command = [python, "-c", "import sys; from importlib import metadata; metadata.version(sys.argv[1])", name]
-    try:
-        return subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        return False

@@ -17,9 +17,10 @@ from torchmetrics import JaccardIndex
 from torchvision.models import get_model
 from torchvision.transforms.functional import normalize, to_tensor
 
-from bench.suite.steps import CLASSES, Steps, first_device, normalised, peak_memory, synthetic_batch
+from bench.suite.steps import CLASSES, Steps, first_device, normalised, synthetic_batch
 from fastseg.labels import IGNORE
 from fastseg.loop.flops import step_flops
+from fastseg.loop.memory import peak_memory
 
 NAME = "seed"
 REQUIRES = ("torchvision",)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from bench.suite.marks import hardware, on_gpu
+from bench.suite.marks import hardware, on_gpu, short_commit
 from bench.suite.outcomes import Outcome
 from bench.suite.paired import Difference, Mean
 from bench.suite.screening import noise
@@ -146,7 +146,7 @@ def remarks(found: Findings) -> Iterator[str]:
         yield f"the runs are of several machines ({', '.join(machines)}): their minutes do not compare"
     commits = list(dict.fromkeys(commit for outcome in found.finished() for commit in outcome.commits))
     if len(commits) > 1:
-        yield f"the runs are of several commits: {', '.join(commit[:9] + commit[40:] for commit in commits)}"
+        yield f"the runs are of several commits: {', '.join(map(short_commit, commits))}"
 
 
 def page(paths: Sequence[Path]) -> str:
@@ -169,7 +169,7 @@ def _part(path: Path, environment: dict[str, str], found: Findings) -> str:
             f"### {found.name}: {hardware(environment)}",
             f"{found.question} Predicted: {found.prediction}.",
             f"{base} [{path.name}](../bench/results/{path.name}), `{environment['command']}` at "
-            f"{_commits(found) or environment['commit'][:9]} with torch {environment['torch']}.",
+            f"{_commits(found) or short_commit(environment['commit'])} with torch {environment['torch']}.",
             *(["\n".join(changes)] if changes else []),
             *([f"![what was found, as a picture](../bench/results/{picture.name})"] if picture.exists() else []),
             markdown(found),
@@ -179,7 +179,7 @@ def _part(path: Path, environment: dict[str, str], found: Findings) -> str:
 
 def _commits(found: Findings) -> str:
     """Of the runs, which may be older than the table."""
-    return ", ".join(dict.fromkeys(commit[:9] for outcome in found.finished() for commit in outcome.commits))
+    return ", ".join(dict.fromkeys(short_commit(commit) for outcome in found.finished() for commit in outcome.commits))
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -55,6 +55,11 @@ def hardware(where: Where) -> str:
     return where["gpus"] if on_gpu(where) else f"{where['processor']}, {where['cores']} cores"
 
 
+def short_commit(commit: str) -> str:
+    """Nine letters of it, and that files differed from it, where they did."""
+    return commit[:9] + commit[40:]
+
+
 def _lines(mark: Mark, runs: Sequence[tuple[Path, Results]]) -> Iterator[str]:
     at_least, none = _at_least(mark), True
     for path, results in runs:

@@ -1,6 +1,5 @@
 """The command line of bench/throughput.py, and what it asks every stage to do."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +11,11 @@ from bench.suite.contest import Timing
 from bench.suite.frames import Frames
 from bench.suite.plot import check_plot
 from bench.suite.request import STAGES, Request
+from fastseg.config import Arch
 from fastseg.errors import UserError
 from fastseg.files import check_writable_file
+from fastseg.helptext import shown_as
+from fastseg.parallel import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = ("compute", "train", "evaluation", "scaling")
@@ -26,12 +28,6 @@ VARIANTS = {
     "settings": ("sweeps", "set in"),
 }
 """Flag → the module below bench.suite that has variants of ours to measure instead of peers, and what it does."""
-Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
-
-
-def _shown_as(name: str) -> object:
-    """How the help names a value whose default its text explains."""
-    return tyro.conf.arg(metavar=name, help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -43,33 +39,33 @@ class Options:
     Example: python bench/throughput.py --stages loader compute --json results.json --plot results.svg
     """
 
-    stages: Annotated[tuple[str, ...] | None, _shown_as("STAGE ...")] = None
+    stages: Annotated[tuple[str, ...] | None, shown_as("STAGE ...")] = None
     """Of loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
-    peers: Annotated[tuple[str, ...], _shown_as("NAME ...")] = ("all",)
+    peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
-    shards: Annotated[Path | None, _shown_as("DIR")] = None
+    shards: Annotated[Path | None, shown_as("DIR")] = None
     """Set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
-    frames: Annotated[int | None, _shown_as("N")] = None
+    frames: Annotated[int | None, shown_as("N")] = None
     """How many frames all contestants read. Default: 32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU if there is one."""
-    crop: Annotated[tuple[int, int] | None, _shown_as("H W")] = None
+    crop: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Training crop, pixels. Default: 768 768; 256 256 for networks on a CPU."""
-    scale: Annotated[tuple[float, float], _shown_as("LOW HIGH")] = (0.5, 2.0)
+    scale: Annotated[tuple[float, float], shown_as("LOW HIGH")] = (0.5, 2.0)
     """Ratio by which frames are resized before the crop."""
-    batch: Annotated[int | None, _shown_as("N")] = None
+    batch: Annotated[int | None, shown_as("N")] = None
     """Images per step and rank. Default: 8; 4 for networks on a CPU."""
-    arch: Annotated[Arch | None, _shown_as("NAME")] = None
+    arch: Annotated[Arch | None, shown_as("NAME")] = None
     """torchvision's network. Default: deeplabv3_resnet50; deeplabv3_mobilenet_v3_large on a CPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of our network's products, as in training."""
-    ranks: Annotated[int | None, _shown_as("N")] = None
+    ranks: Annotated[int | None, shown_as("N")] = None
     """Gloo ranks on the CPU that scaling goes up to. Default: one rank for each GPU."""
-    windows: Annotated[int | None, _shown_as("N")] = None
+    windows: Annotated[int | None, shown_as("N")] = None
     """Measurements of each contestant. Default: 5."""
-    seconds: Annotated[float | None, _shown_as("S")] = None
+    seconds: Annotated[float | None, shown_as("S")] = None
     """Length of a window. Default: 3."""
-    warmup: Annotated[float | None, _shown_as("S")] = None
+    warmup: Annotated[float | None, shown_as("S")] = None
     """Seconds before every window that do not count. Default: 1.5."""
     sweep: bool = True
     """Try several settings of each contestant first (workers, threads, …), and go on with its best."""
@@ -81,9 +77,9 @@ class Options:
     """No peers: ours with one candidate optimisation added at a time."""
     settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """No peers: ours with one setting changed at a time (decoder, threads, images per step, …)."""
-    json: Annotated[Path | None, _shown_as("FILE")] = None
+    json: Annotated[Path | None, shown_as("FILE")] = None
     """Write environment, settings and results there."""
-    plot: Annotated[Path | None, _shown_as("FILE.png|svg")] = None
+    plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
     """Draw the results."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the tables as GitHub shows them."""
@@ -140,7 +136,7 @@ def chosen_stages(options: Options, device: str) -> tuple[str, ...]:
 
 def timing(options: Options) -> Timing:
     """How long to measure."""
-    quick = Timing(windows=3, seconds=0.5, warmup=0.2, together=len(os.sched_getaffinity(0)))
+    quick = Timing(windows=3, seconds=0.5, warmup=0.2, together=usable_cores())
     usual = quick if options.quick else Timing()
     given = {name: getattr(options, name) for name in ("windows", "seconds", "warmup")}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
@@ -152,7 +148,7 @@ def sweep_timing(timing: Timing, device: str) -> Timing:
     One, or shorter ones, are a coin toss: a slow loader makes a few batches in them, which come in bursts.
     On a CPU they start side by side; a GPU's memory may not have room for several that tune themselves.
     """
-    together = len(os.sched_getaffinity(0)) if device == "cpu" else timing.together
+    together = usable_cores() if device == "cpu" else timing.together
     return replace(timing, windows=3, together=together)
 
 
@@ -167,7 +163,7 @@ def request(options: Options, device: str, stage: str) -> Request:
         batch=options.batch or (4 if small else 8),
         arch=options.arch or ("deeplabv3_mobilenet_v3_large" if device == "cpu" else "deeplabv3_resnet50"),
         peers=_peers(options.peers),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         ranks=options.ranks,
         quick=options.quick,
         precision=options.precision,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.suite import accuracy_short, accuracy_tables, marks, minutes
-from bench.suite.marks import fastest_peer, hardware, on_gpu, rate, times
+from bench.suite.marks import fastest_peer, hardware, on_gpu, rate, short_commit, times
 from bench.suite.rows import Results, read_results
 from bench.suite.show import markdown, sentences, stages
 from fastseg.errors import UserError, run_command
@@ -214,7 +214,7 @@ def _frames(frames: dict[str, Any] | None) -> str:
 def _versions(where: dict[str, str]) -> str:
     names = {"python": "Python", "torch": "torch", "torchvision": "torchvision", "nvidia-dali-cuda130": "DALI"}
     known = [f"{shown} {where[name]}" for name, shown in names.items() if name in where]
-    commit = f" at {where['commit'][:9]}" if "commit" in where else ""
+    commit = f" at {short_commit(where['commit'])}" if "commit" in where else ""
     return f"`{where['command']}`{commit} with {', '.join(known)}"
 
 

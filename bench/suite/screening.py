@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.suite.paired import LEVEL, Difference, t_quantile
 
@@ -45,24 +46,31 @@ def effects(factors: Sequence[str], runs: Sequence[Run]) -> dict[str, Difference
     Least squares of the value on the factors, the noise estimated by what they leave over; None while the runs that
     there are cannot tell the factors apart, or leave nothing over.
     """
-    x = np.array([[1.0, *((name in run.on) - 0.5 for name in factors)] for run in runs])
+    x = _levels(factors, runs)
     freedom = len(runs) - len(factors) - 1
     if freedom < 1 or np.linalg.matrix_rank(x) <= len(factors):
         return None
-    y = np.array([run.value for run in runs])
-    inverse = np.linalg.inv(x.T @ x)
-    found = inverse @ x.T @ y
-    variance = float(((y - x @ found) ** 2).sum()) / freedom
-    half = t_quantile((1 + LEVEL) / 2, freedom) * np.sqrt(variance * inverse.diagonal())
+    found = _fit(x, runs)[1:]
+    error = noise(factors, runs) * np.sqrt(np.linalg.inv(x.T @ x).diagonal()[1:])
+    half = t_quantile((1 + LEVEL) / 2, freedom) * error
     return {
         name: Difference(float(effect), float(effect - width), float(effect + width), len(runs))
-        for name, effect, width in zip(factors, found[1:], half[1:], strict=True)
+        for name, effect, width in zip(factors, found, half, strict=True)
     }
 
 
 def noise(factors: Sequence[str], runs: Sequence[Run]) -> float:
     """Standard deviation of what the factors do not explain; only where there are :func:`effects`."""
-    x = np.array([[1.0, *((name in run.on) - 0.5 for name in factors)] for run in runs])
-    y = np.array([run.value for run in runs])
-    left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    x = _levels(factors, runs)
+    left = np.array([run.value for run in runs]) - x @ _fit(x, runs)
     return math.sqrt(float((left**2).sum()) / (len(runs) - len(factors) - 1))
+
+
+def _levels(factors: Sequence[str], runs: Sequence[Run]) -> NDArray[np.float64]:
+    """A row for each run: 1 for the mean, then ±½ for each factor."""
+    return np.array([[1.0, *((name in run.on) - 0.5 for name in factors)] for run in runs])
+
+
+def _fit(x: NDArray[np.float64], runs: Sequence[Run]) -> NDArray[np.float64]:
+    """Least squares of the runs' values: their mean, then the factors' effects."""
+    return np.linalg.lstsq(x, np.array([run.value for run in runs]), rcond=None)[0]

@@ -1,7 +1,6 @@
 """What all contestants that compute have in common: the recipe, the batch, and the figures of a window."""
 
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,6 +11,7 @@ from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.data.manifest import Manifest
 from fastseg.labels import IGNORE, cityscapes
 from fastseg.loop.flops import device_peak, measured_peak, moment, seconds_between
+from fastseg.loop.memory import peak_memory
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 19
@@ -63,15 +63,6 @@ def normalised(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, 
 def first_device(name: str) -> torch.device:
     """``cuda`` or ``cpu`` as a device, the GPU with its number."""
     return torch.device("cuda", 0) if name == "cuda" else torch.device("cpu")
-
-
-def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that tensors held on the GPU, or that this process held on the CPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 
 def release_memory(device: torch.device) -> None:

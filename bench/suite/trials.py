@@ -63,6 +63,8 @@ def plan(
     for variant in variants or ():
         if variant not in study.names():
             raise UserError(f"--variants has {variant!r}; the study {name} has: {', '.join(study.names())}")
+    if variants and study.factors:
+        raise UserError(f"--variants is given, but {name} is a design, of which a part tells nothing; leave it out")
     chosen = [variant for variant in study.names() if variant == BASE or variants is None or variant in variants]
     trials = [
         _trial(name, variant, flags_for(study, variant, extra), own_seed(study, variant, seed), runs)

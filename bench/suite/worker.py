@@ -28,7 +28,8 @@ class Contender(Protocol):
     """What a factory returns.
 
     It may also have ``warmup_steps: int``, the least steps of every warm-up (a loader's queues filled up after the
-    last window), and ``follow()``, which a launcher's ranks other than 0 run until rank 0 closes.
+    last window), ``begin()``, called between a warm-up and its window, and ``follow()``, which a launcher's ranks other
+    than 0 run until rank 0 closes.
     """
 
     def step(self) -> int:
@@ -126,6 +127,8 @@ def measure(contender: Contender, warmup: float, seconds: float) -> dict[str, An
         contender.step()
         clock.stepped()
         steps += 1
+    if hasattr(contender, "begin"):
+        contender.begin()
     mark = os.environ.get(MARK, "")
     before, units = cpu_seconds(os.getpid(), mark), 0
     clock = start_clock()

@@ -2,8 +2,9 @@
 
 A ratio r resizes the frame, a crop of h×w is cut from the result. Both at once: the crop shows a window of h/r rows
 and w/r columns of the frame, resized to h×w. The window has whole pixels, so that only they need decoding, image and
-mask see exactly the same, and any library's "crop, then resize" does the same work; the ratio is off by less than a
-part in 500 for that. Where the resized frame is smaller than the crop, it is shown whole and padded.
+mask see exactly the same, and any library's "crop, then resize" does the same work; for that the ratio is off by up to
+half a pixel of the window, a part in 768 for a crop of 768² at ratio 2. Where the resized frame is smaller than the
+crop, it is shown whole and padded.
 
 Every number is a pure function of (seed, epoch, sample): the same on any number of ranks, threads and devices.
 """

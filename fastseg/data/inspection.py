@@ -132,9 +132,9 @@ class _Tally:
         window, size = crop.window, crop.label.size
         counts = np.array(Image.fromarray(crop.label).histogram())
         self.unlabelled += int(counts[IGNORE] == size)
-        self.showing += counts > 0
         padding = size - window.height * window.width
         counts[IGNORE] -= padding
+        self.showing += counts > 0
         self.pixels += counts
         self.padding += padding
         self.seen += (window.bottom - window.top) * (window.right - window.left) / (crop.frame[0] * crop.frame[1])

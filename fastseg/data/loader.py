@@ -1,6 +1,5 @@
 """Batches for one rank: a split's records through a DALI graph into torch tensors."""
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from math import ceil
@@ -21,6 +20,7 @@ from fastseg.data.sizes import check_sizes
 from fastseg.errors import UserError
 from fastseg.files import join
 from fastseg.labels import IGNORE
+from fastseg.parallel import usable_cores
 
 EVAL_PREFETCH = 2
 """Batches of whole frames that are ready before they are asked for."""
@@ -204,7 +204,7 @@ class EvalLoader:
 
 def cpu_threads(processes: int) -> int:
     """Threads for each of the ``processes`` that share this machine; at most 16."""
-    return min(max(len(os.sched_getaffinity(0)) // processes, 1), 16)
+    return min(max(usable_cores() // processes, 1), 16)
 
 
 def open_files(

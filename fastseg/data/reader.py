@@ -23,8 +23,8 @@ from fastseg.files import is_remote, read_bytes
 
 Sample = TypeVar("Sample")
 
-RECENT = 512
-"""Records read last that are remembered: more than are on their way to a decoder."""
+RECENT = 4096
+"""Records read last that are remembered: more than are on their way to a decoder, in batches of up to a hundred."""
 
 
 class Damaged(UserError):

@@ -130,23 +130,13 @@ def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
     return _Findings(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
 
 
-def check_files(
-    folder: str | Path, shards: Sequence[Shard], threads: int, progress: Callable[[int, int], None] | None = None
-) -> list[str]:
+def check_files(folder: str | Path, shards: Sequence[Shard], threads: int) -> list[str]:
     """Compare the SHA-256 of the tars and indexes of ``shards`` with the manifest; a sentence for each damage.
 
-    Quicker than :func:`verify`, since nothing is decoded; it names the records that their check sums tell. ``progress``
-    is called with the shards that are checked and all there are.
+    Quicker than :func:`verify`, since nothing is decoded; it names the records that their check sums tell.
     """
-    damages: list[str] = []
-    if progress is not None:
-        progress(0, len(shards))
     with ThreadPoolExecutor(threads, "fastseg-verify") as pool:  # a SHA-256 is computed without Python's lock
-        for done, found in enumerate(pool.map(partial(_check_hashes, folder), shards), 1):
-            damages += found
-            if progress is not None:
-                progress(done, len(shards))
-    return damages
+        return [damage for found in pool.map(partial(_check_hashes, folder), shards) for damage in found]
 
 
 def _check_hashes(folder: str | Path, shard: Shard) -> list[str]:

@@ -24,6 +24,7 @@ from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation
+from fastseg.model.weights import Rgb
 from fastseg.progress import show_progress
 
 
@@ -63,9 +64,17 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
 
 
 def build_loaders(
-    config: Config, manifest: Manifest, ranks: Ranks, state: dict[str, Any] | None, held: Choice = STREAMED
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    state: dict[str, Any] | None,
+    held: Choice = STREAMED,
+    mean: Rgb | None = None,
 ) -> tuple[TrainLoader, EvalLoader]:
-    """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch."""
+    """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch.
+
+    ``mean``: what the network subtracts; see :func:`augmentation`.
+    """
     data = config.data
     use_cache(config.cache, config.cache_gb)
     if config.verify_shards:
@@ -77,7 +86,7 @@ def build_loaders(
     train = TrainLoader(
         files(config.train_split),
         manifest.split(config.train_split),
-        augmentation(config, manifest),
+        augmentation(config, manifest, mean),
         batch=data.batch,
         device=ranks.device,
         threads=threads,
@@ -126,10 +135,13 @@ def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks:
     raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")
 
 
-def augmentation(config: Config, manifest: Manifest) -> Augmentation:
-    """What the training graph draws; padding has the colour that normalisation turns into zero."""
+def augmentation(config: Config, manifest: Manifest, mean: Rgb | None = None) -> Augmentation:
+    """What the training graph draws; padding has the colour that normalisation turns into zero.
+
+    ``mean``: the network's, which one started from a checkpoint has from there; None: as its settings say.
+    """
     data = config.data
-    mean, _ = normalisation(config.model.weights, manifest.mean, manifest.std)
+    mean = mean or normalisation(config.model.weights, manifest.mean, manifest.std)[0]
     return Augmentation(
         crop=data.crop,
         scale=data.scale,

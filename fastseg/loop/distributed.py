@@ -14,6 +14,7 @@ import torch.distributed as dist
 from fastseg.errors import UserError
 from fastseg.loop.ending import agreed, end, explained
 from fastseg.loop.watch import Watch
+from fastseg.parallel import usable_cores
 
 TIMEOUT = 600.0
 """Seconds after which ranks that wait for another give up."""
@@ -80,7 +81,7 @@ def restarts_of_launcher() -> int:
 def _replace(ranks: int, restarts: int) -> None:
     environment = {key: value for key, value in os.environ.items() if not _of_launcher(key)}
     # torchrun sets one thread per rank, which starves ranks that compute on the CPU.
-    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // ranks, 1)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // ranks, 1)))
     # The ranks find the package where this process found it, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     launcher = [sys.executable, "-m", "fastseg.loop.launcher", "--standalone"]
@@ -100,7 +101,7 @@ def _of_launcher(variable: str) -> bool:
 
 
 def _check_count(wanted: int, available: int) -> None:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if wanted < 1:
         raise UserError(f"--gpus is {wanted}; it must be 1 or more")
     if available and wanted > available:

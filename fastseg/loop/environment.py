@@ -1,6 +1,5 @@
 """What a run ran on: versions, hardware and the exact command, as text."""
 
-import os
 import platform
 import shlex
 import sys
@@ -9,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from fastseg.parallel import usable_cores
 
 PACKAGES = (
     "fastseg-deeplab",
@@ -31,7 +32,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
-        "cores": str(os.cpu_count()),
+        "cores": str(usable_cores()),
         "gpus": ", ".join(sorted({f"{gpus.count(name)} × {name}" for name in gpus})) or "none",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),

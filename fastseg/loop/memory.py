@@ -1,6 +1,5 @@
 """What a run holds in memory; whether decoded frames can stay there beside the network, and how many of them."""
 
-import resource
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +76,10 @@ def _allowed() -> float:
     return float("inf") if limit == "max" else float(limit) - float(used)
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> float:
     """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return float(torch.cuda.max_memory_allocated(device))
+    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return 1024 * float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))

@@ -148,16 +148,20 @@ def resume(
     held: Choice = STREAMED,
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
+
+    def loaders_from(place: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
+        return build_loaders(config, manifest, ranks, place, held, tuple(state.model.mean.tolist()))
+
     if not saved:
-        return build_loaders(config, manifest, ranks, None, held), []
+        return loaders_from(None), []
     state.restore(saved)
     if continues_exactly(saved, config, ranks):
-        loaders = build_loaders(config, manifest, ranks, state.restore_rank(saved, ranks), held)
+        loaders = loaders_from(state.restore_rank(saved, ranks))
         return loaders, [f"going on after step {state.step}"]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = saved["step"] / saved["steps_per_epoch"]
     begun = {"epoch": int(epochs), "step": 0, "apart": held.apart}
-    loaders = build_loaders(config, manifest, ranks, begun, held)
+    loaders = loaders_from(begun)
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [
         f"going on after epoch {epochs:.1f} with other settings: "

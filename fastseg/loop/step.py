@@ -1,6 +1,7 @@
 """One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from inspect import signature
@@ -24,7 +25,8 @@ class LossNetwork(nn.Module):
     def __init__(self, model: DeepLab, config: OptimConfig) -> None:
         super().__init__()
         self.model = model
-        self.loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void)
+        loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void)
+        self.loss: Callable[..., Tensor] = loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
@@ -48,8 +50,8 @@ class TrainStep:
 
         Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
         all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
-        same, so that N ranks compute what one would with N times the batch. Where the loss or the gradient is
-        not finite the weights stay as they are.
+        same, so that N ranks compute what one would with N times the batch (but for OHEM and Dice, which look at a
+        rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
         """
         if not self.model.training:
             self.model.train()

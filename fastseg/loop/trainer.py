@@ -177,7 +177,7 @@ class Trainer:
                 **({"mfu": tflops / self.peak} if self.peak else {}),
                 waiting=window.waiting,
                 bad_samples=bad,
-                memory=float(peak_memory(self.ranks.device)),
+                memory=peak_memory(self.ranks.device),
             )
 
     def evaluate(self) -> tuple[bool, bool]:

@@ -12,12 +12,13 @@ from bench.suite.contest import Contestant
 from bench.suite.frames import Frames
 from bench.suite.request import Request
 from bench.suite.stages.compute import alone, set_backends
-from bench.suite.steps import peak_memory, recipe, settings_of
+from bench.suite.steps import recipe, settings_of
 from fastseg.config import Config
 from fastseg.data.loader import Batch, EvalLoader, cpu_threads, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.loop.build import build_model
 from fastseg.loop.distributed import Ranks
+from fastseg.loop.memory import peak_memory
 from fastseg.loop.step import autocast, precision_of
 from fastseg.loop.trainer import WORST_IMAGES
 from fastseg.model.inference import predict

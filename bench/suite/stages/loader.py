@@ -58,9 +58,7 @@ def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Con
 
 def _peer(name: str, request: Request, settings: dict[str, Any]) -> Contestant:
     module = peers.load(name)
-    lacking = peers.missing(module)
-    absent = f"not installed: {', '.join(lacking)}" if lacking else None
-    absent = "left out by --quick" if request.quick and name not in QUICK else absent
+    absent = "left out by --quick" if request.quick and name not in QUICK else None
     candidates = () if absent else tuple(module.candidates(request.cores, request.device))
     factory = f"{__name__}:open_peer"
     settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}

@@ -13,12 +13,12 @@ from bench.suite.request import Request
 from bench.suite.rows import Row, ratio_to_ours
 from bench.suite.stages import compute
 from bench.suite.stages.compute import alone, set_backends
-from bench.suite.steps import peak_memory, recipe, settings_of
+from bench.suite.steps import recipe, settings_of
 from fastseg.config import Config
 from fastseg.data.manifest import read_manifest
 from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks
-from fastseg.loop.memory import choose_residence
+from fastseg.loop.memory import choose_residence, peak_memory
 from fastseg.loop.trainer import Trainer
 
 COMPUTE = "fastseg: compute alone"
@@ -54,19 +54,18 @@ class Train:
         self.warmup_steps = config.data.prefetch + 1 + held.resident * loaders[0].steps_per_epoch
         with _signals_kept():
             self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
-        self._steps = 0
+
+    def begin(self) -> None:
+        """The share of waiting is the window's."""
+        self.trainer.clock.restart()
 
     def step(self) -> int:
         """A batch and all that the loop does with it; returns its images."""
-        if self._steps == self.warmup_steps:
-            self.trainer.clock.restart()  # The share of waiting is the window's.
-        self._steps += 1
         self.trainer.advance()
         return self.batch
 
     def figures(self) -> dict[str, float]:
         """waiting: share of the time that the device waited for data; gpu_utilisation: 0–1, as the driver sees it."""
-        self._steps = 0
         return {
             "waiting": self.trainer.clock.take().waiting,
             "peak_memory_bytes": peak_memory(self.device),
