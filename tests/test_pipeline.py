@@ -147,6 +147,10 @@ def test_gpu_graph_can_be_defined_without_a_gpu() -> None:
     """Operator names and arguments are checked when the graph is defined; no driver is needed for that."""
     settings = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
     for augmentation in (settings, Augmentation(CROP)):
-        graph = pipeline.train_graph(lambda: None, augmentation, "gpu", "jpg", batch_size=2, num_threads=1, device_id=0)
-        assert graph is not None
+        for codec in ("jpg", "png", pipeline.DECODED):
+            graph = pipeline.train_graph(
+                lambda: None, augmentation, "gpu", codec, batch_size=2, num_threads=1, device_id=0
+            )
+            graph._build_graph()
+            assert [output.device for output in graph._graph_outputs] == ["gpu", "gpu"], codec
     assert pipeline.eval_graph(lambda: None, "gpu", "jpg", batch_size=2, num_threads=1, device_id=0) is not None

@@ -75,7 +75,7 @@ def test_marks_are_met_or_not() -> None:
 
 def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert readme.headline() == ""
+    assert readme.headline().startswith(readme.NO_GPU)
     loads = {"settings": {"work": {"crop": [768, 768]}}}
     rows = (
         Row("loader", "fastseg", "images/s", windows=(1234.0,), **loads),
@@ -85,8 +85,13 @@ def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pyt
     settings = {"frames": {"origin": "procedural", "count": 32, "size": [1024, 2048]}}
     results = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, settings, rows, ())
     results.write(tmp_path / "throughput-cpu.json")
-    for words in ("Chip, 2 cores: the loader makes 1,234 crops", "10.0× what the project", "2.0× the fastest peer"):
-        assert words in readme.headline()
+    words = "Chip, 2 cores: the loader makes 1,234 crops", "10.0× what the project", "2.0× the fastest peer"
+    for said in (*words, readme.NO_GPU):
+        assert said in readme.headline()
+    card = results.environment | {"gpus": "1 × NVIDIA H200"}
+    dataclasses.replace(results, environment=card).write(tmp_path / "throughput-h.json")
+    assert readme.headline().startswith("**1 × NVIDIA H200: the loader")
+    assert readme.NO_GPU not in readme.headline()
 
 
 def test_recipes_stand_side_by_side() -> None:

@@ -114,7 +114,7 @@ class Contest:
         with TemporaryDirectory(prefix="fastseg-bench-") as logs:
             try:
                 self._start(workers, Path(logs))
-                for window in range(self.timing.windows):
+                for window in range(1, self.timing.windows):
                     self._round(workers[::-1] if window % 2 else workers, window)
             finally:
                 for _, worker in workers:
@@ -134,6 +134,7 @@ class Contest:
         return [entry for entry in self.entries if entry.failed]
 
     def _start(self, workers: list[tuple[Entry, Worker]], logs: Path) -> None:
+        """Start them, each with its first window: interrupted while others compile, there is something to show."""
         taking_part = [(number, entry) for number, entry in enumerate(self.entries) if entry.skipped is None]
         for at in range(0, len(taking_part), self.timing.together):
             begun = len(workers)
@@ -144,6 +145,7 @@ class Contest:
             for entry, worker in workers[begun:]:
                 with _failing(entry):
                     entry.threads = worker.ready()
+            self._round(workers[begun:], 0)
 
     def _round(self, workers: Sequence[tuple[Entry, Worker]], window: int) -> None:
         for entry, worker in workers:

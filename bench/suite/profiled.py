@@ -4,7 +4,6 @@ Trains some 40 steps, writes profile.json to FILE and leaves nothing else behind
 """
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from bench.suite.frames import Frames, frames_of_shards, procedural_frames
 from bench.suite.options import ROOT, Options, frame_count, frame_source
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import write_atomic
 
 STEPS = 40
@@ -27,7 +26,7 @@ def main() -> None:
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("cuda", "cpu"):
         raise UserError("bench.suite.profiled takes cuda or cpu, a file to write and perhaps a set of shards")
     device, file, shards = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) == 4 else None
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    unwind_on_sigterm()
     frames = _frames(Options(shards=shards, quick=device == "cpu"))
     options = flags(device, len(frames.keys))
     with TemporaryDirectory(prefix="fastseg-profile-") as runs:

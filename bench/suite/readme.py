@@ -70,19 +70,22 @@ def reached() -> str:
 
 
 def headline() -> str:
-    """How fast the loader is where it was measured, GPUs first."""
+    """How fast the loader is where it was measured, GPUs first; and that there is none yet, where that is so."""
     lines = []
     for path in sorted(RESULTS.glob("throughput-*.json")):
         results = read_results(path)
         found = [find(results) for find in (rate("loader", "fastseg"), times("loader", "seed"), fastest_peer)]
         if all(found):
             speed, seed, peer = (one.value for one in found if one)
-            lines.append(
+            line = (
                 f"**{hardware(results.environment)}: the loader makes {speed:,.0f} crops of 768² a second, from "
                 f"2048×1024 frames, {seed:.1f}× what the project that fastseg replaces makes, "
                 f"{peer:.1f}× the fastest peer.**"
             )
-    return "\n\n".join(sorted(lines, key=lambda line: "NVIDIA" not in line))
+            lines.append((on_gpu(results.environment), line))
+    lines.sort(key=lambda line: not line[0])
+    none = [] if any(gpu for gpu, _ in lines) else [f"{NO_GPU} [What was](#speed)."]
+    return "\n\n".join([*(text for _, text in lines), *none])
 
 
 def measurements() -> str:

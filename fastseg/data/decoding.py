@@ -19,8 +19,9 @@ def explained(reader: Reader) -> Iterator[None]:
         yield
     except RuntimeError as error:
         # Other libraries' errors have the same type; DALI's name the operator.
-        places = tuple(reader.recent) if "nvidia.dali" in str(error) else ()
-        for place in places:
+        # Nor is a record to blame for what CUDA complains of.
+        decoding = "nvidia.dali" in str(error) and "CUDA" not in str(error)
+        for place in dict.fromkeys(reader.recent) if decoding else ():
             if fault := undecodable(reader, place):
                 raise UserError(f"{fault}; pack the set again") from None
         raise

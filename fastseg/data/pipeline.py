@@ -63,7 +63,8 @@ def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device:
     """Crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
     crops = take(source, augmentation, device, codec)
     image, mask = decode_image(crops, device, codec), decode_mask(crops, codec)
-    mask = mask.gpu() if device == "gpu" else mask
+    if device == "gpu":  # where masks and PNGs are not decoded
+        image, mask = image.gpu(), mask.gpu()
     image = pad(resize(image, crops, types.INTERP_LINEAR), crops, augmentation.crop, augmentation.fill)
     mask = pad(resize(mask, crops, types.INTERP_NN), crops, augmentation.crop, (IGNORE,))
     return image, mask

@@ -193,18 +193,22 @@ def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
     return median(seconds_between(*pair) for pair in times)
 
 
-def profile_document(step: dict[str, Any], config: Config, classes: int, ranks: Ranks) -> dict[str, Any]:
-    """What ``profile.json`` holds: ``environment``, ``settings``, ``step`` (a :meth:`StepProfiler.finish`), ``stages``.
-
-    The stages are left out where they do not fit into the GPU beside the run, or where other ranks would wait.
-    """
-    device, model, data = ranks.device, config.model, config.data
+def stages_beside(config: Config, classes: int, ranks: Ranks) -> list[dict[str, Any]]:
+    """:func:`measure_stages` while a run stands: none where they do not fit beside it or other ranks would wait."""
     try:
-        stages = measure_stages(config, classes, device) if ranks.world == 1 else []
+        return measure_stages(config, classes, ranks.device) if ranks.world == 1 else []
     except torch.OutOfMemoryError:
-        stages = []
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # DALI takes its memory elsewhere
+        return []
+    finally:
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()  # DALI takes its memory elsewhere
+
+
+def profile_document(
+    step: dict[str, Any], stages: list[dict[str, Any]], config: Config, ranks: Ranks
+) -> dict[str, Any]:
+    """What ``profile.json`` holds; ``step`` is a :meth:`StepProfiler.finish`, ``stages`` a :func:`stages_beside`."""
+    device, model, data = ranks.device, config.model, config.data
     settings = {
         "arch": model.arch,
         "batch": data.batch,

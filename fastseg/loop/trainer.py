@@ -19,7 +19,7 @@ from fastseg.loop.memory import peak_memory
 from fastseg.loop.optim import peak_rate, rate_at
 from fastseg.loop.profiling import StepProfiler, span, tables
 from fastseg.loop.runlog import RunLog
-from fastseg.loop.stages import profile_document
+from fastseg.loop.stages import profile_document, stages_beside
 from fastseg.loop.state import RunState
 from fastseg.loop.step import autocast
 from fastseg.loop.stopping import Stopping
@@ -229,7 +229,10 @@ class Trainer:
         step = profiler.finish()
         if self.log:
             self.say(f"profiled {step['steps']} steps")
-            document = profile_document(step, self.config, len(self.manifest.classes), self.ranks)
+            # At once: stages take minutes to compile, in which a run may be ended.
+            self.log.write("profile/profile", profile_document(step, [], self.config, self.ranks))
+            stages = stages_beside(self.config, len(self.manifest.classes), self.ranks)
+            document = profile_document(step, stages, self.config, self.ranks)
             self.log.write("profile/profile", document)
             for table in tables(document):
                 self.log.show(table)

@@ -1,5 +1,6 @@
 """Whole runs on the GPU, without a command line: the loop never waits, resumes where it was, and scores as the CPU."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -29,6 +30,15 @@ pytestmark = needs_gpu
 def one_thread() -> None:
     """Of a CPU, where it rehearses: threads of networks this small wait longer for each other than they save."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A trainer takes SIGTERM and Ctrl-C for a wish to stop after the step: those of the test run end it."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -134,7 +144,7 @@ def test_a_rehearsal_takes_what_training_takes(endless: Config, compiled: bool) 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     """Four steps, or two, a checkpoint, and two: the same losses to two thousandths. The GPU adds up in no fixed order;
     other dropout, another batch or a lost momentum would show in the first digits."""
-    config = with_changes(tiny, model__precision="fp32", model__compile=False)
+    config = with_changes(tiny, model__precision="fp32", model__compile=False, data__resident="no")
     whole = losses(trainer_of(config), 4)
     stopped = trainer_of(config)
     losses(stopped, 2)
