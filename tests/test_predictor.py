@@ -54,6 +54,12 @@ def test_every_kind_of_image_gives_the_same_mask(model: Predictor, tmp_path: Pat
         np.testing.assert_array_equal(model.predict(kind), expected)
 
 
+def test_malformed_exif_does_not_stop_an_image(model: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "image.png", exif=b"Exif\0\0garbage!!")
+    for kind in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
+        np.testing.assert_array_equal(model.predict(kind), model.predict(PICTURE))
+
+
 def test_a_batch_is_its_pictures(model: Predictor) -> None:
     frames = np.stack([PICTURE, PICTURE[::-1]])
     masks, pictures = model.predict(frames), model.overlay(frames, alpha=0.5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from fastseg.data.tiles import MAX_PIXELS, blocks_per_tile
 from fastseg.errors import UserError
@@ -16,6 +16,17 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 
 ROWS_PER_STRIP = 32
 """Of the mask's TIFF. A crop decodes only the strips it touches."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
 
 
 def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
@@ -30,7 +41,7 @@ def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise UserError(f"the image {where} has 32-bit pixels (mode {image.mode}); convert it to 8 bits")
-    upright = _upright(image)
+    upright = set_upright(image)
     # Converting RGB to RGB would copy 6 MB.
     return upright if upright.mode == "RGB" else upright.convert("RGB"), plain and upright is image
 
@@ -41,7 +52,7 @@ def read_labels(data: bytes, where: str) -> Image.Image:
     16 bits are read, too, if no value is above 255. Raises :class:`UserError`, which names ``where``, for a damaged
     mask, for colours and for larger values.
     """
-    mask = _upright(_load(data, where))
+    mask = set_upright(_load(data, where))
     if mask.mode == "P":
         return Image.fromarray(np.asarray(mask))
     if mask.mode == "I" or mask.mode.startswith("I;16"):
@@ -52,6 +63,15 @@ def read_labels(data: bytes, where: str) -> Image.Image:
             "palette): docs/data.md shows how to turn colours into labels"
         )
     return mask if mask.mode == "L" else mask.convert("L")
+
+
+def set_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; the very image where that says nothing, or cannot be read."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def read_palette(data: bytes) -> list[tuple[int, int, int]]:
@@ -148,12 +168,6 @@ def _load(data: bytes, where: str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise UserError(f"{where} is damaged: {error}; get the file again") from None
     return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
 
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from fastseg.data.images import set_upright
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.loop import checkpoint
@@ -213,7 +214,7 @@ def _frames(image: ImageLike) -> tuple[NDArray[np.uint8], bool]:
     elif isinstance(image, Image.Image):
         if image.mode.startswith("I;") or image.mode in ("I", "F"):
             raise UserError(f"the image has pixels of mode {image.mode}; give its file, or 8 bits")
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = set_upright(image).convert("RGB")
     try:
         array = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     except ValueError:  # several of different sizes
