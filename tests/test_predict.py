@@ -188,6 +188,27 @@ def test_videos_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert places == [[tmp_path / f"overlays/{n}.mp4", tmp_path / "masks" / n] for n in ("clip.mov", "clip.mp4")]
 
 
+def test_a_video_and_its_own_frames_are_told_apart(trained: Path, tmp_path: Path) -> None:
+    """The layout of ffmpeg -i clip.mp4 clip/%06d.jpg."""
+    source = tmp_path / "album"
+    (source / "clip").mkdir(parents=True)
+    write_video(source / "clip.mp4", (64, 40), 10, 2)
+    layouts.noise(0, (51, 33)).save(source / "clip" / "000000.jpg")
+    run(trained, source, out=tmp_path / "out", masks=True)
+    assert below(tmp_path / "out") == {
+        *("overlays/clip.mp4.mp4", "overlays/clip/000000.jpg"),
+        *("masks/clip.mp4/000000.png", "masks/clip.mp4/000001.png", "masks/clip/000000.png"),
+    }
+    assert Image.open(tmp_path / "out/masks/clip/000000.png").size == (51, 33)
+
+
+def test_a_place_within_another_is_refused(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    files = [Input(clip, Path("clip.mp4")), *(Input(tmp_path / n, Path(n)) for n in ("clip/0.jpg", "clip.mp4/0.jpg"))]
+    with pytest.raises(UserError, match="would both go to"):
+        named_apart(Outputs(tmp_path, (), masks=True), files, {clip: Video(clip, 4, 4, 25.0, 1)})
+
+
 def test_what_cannot_be_done_is_said_before_torch_is_imported(trained: Path, album: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
