@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,21 +18,12 @@ from fastseg.use.outputs import Outputs
 from fastseg.use.places import named_apart
 from fastseg.use.predictor import load
 from fastseg.use.video import Video, probe, read_video
+from videos import write_video
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "ckpt.pt")
-
-
-def write_video(path: Path, size: tuple[int, int], rate: float, frames: int) -> Path:
-    """A video of noise; ``size`` is width, height. Odd sizes are possible in an .avi."""
-    api, code = (cv2.CAP_OPENCV_MJPEG, "MJPG") if path.suffix == ".avi" else (cv2.CAP_FFMPEG, "mp4v")
-    writer = cv2.VideoWriter(str(path), api, cv2.VideoWriter_fourcc(*code), rate, size)
-    for i in range(frames):
-        writer.write(np.asarray(layouts.noise(i, size))[..., ::-1].copy())
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +89,6 @@ def test_a_video_stays_one(trained: Path, tmp_path: Path, name: str, size: tuple
     model = load(trained, "cpu", "fp32")
     for frame, shown in zip(read_video(source), read_video(there.path), strict=True):
         assert np.abs(model.overlay(frame).astype(int) - shown).mean() < 25  # lossy, but of this frame
-
-
-def test_an_odd_video_keeps_a_rate_that_is_no_whole_number(trained: Path, tmp_path: Path) -> None:
-    source = write_video(tmp_path / "odd.avi", (51, 33), 30, 2)
-    data = bytearray(source.read_bytes())
-    place = data.find(b"strh") + 28
-    data[place : place + 8] = (1001).to_bytes(4, "little") + (30000).to_bytes(4, "little")
-    source.write_bytes(data)
-    run(trained, source, out=tmp_path / "out")
-    assert probe(tmp_path / "out/overlays/odd.avi").rate == pytest.approx(29.97, abs=1e-2)
 
 
 def test_damaged_files_do_not_stop_the_others(
