@@ -18,7 +18,7 @@ from fastseg.helptext import command_name
 from fastseg.progress import show_progress
 from fastseg.torchfile import check_checkpoint
 from fastseg.use.inputs import Input, find_inputs
-from fastseg.use.outputs import Outputs
+from fastseg.use.outputs import KINDS, Outputs
 from fastseg.use.places import check_absent, named_apart
 from fastseg.use.video import Video, probe_videos
 
@@ -129,7 +129,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
 def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:
     """The files with names that part their results. Raises :class:`UserError` where these cannot be written."""
     check_writable(options.out, "--out")
-    for kind in ("overlays", "masks", "probabilities"):
+    for kind in KINDS:
         if getattr(outputs, kind):
             check_writable(options.out / kind, "--out")
     files = named_apart(outputs, files, videos)

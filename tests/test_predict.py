@@ -142,6 +142,14 @@ def test_nothing_is_replaced_unasked(trained: Path, album: Path, tmp_path: Path)
     assert (tmp_path / "overlays/a.jpg").read_bytes() == before
 
 
+def test_a_shorter_video_leaves_no_frames_of_a_longer_one(trained: Path, tmp_path: Path) -> None:
+    options = {"out": tmp_path / "out", "masks": True, "probabilities": True, "overwrite": True}
+    for frames in (3, 1):
+        run(trained, write_video(tmp_path / "clip.mp4", (64, 40), 10, frames), **options)  # type: ignore[arg-type]
+        for kind, suffix in (("masks", "png"), ("probabilities", "npz")):
+            assert below(tmp_path / "out" / kind) == {f"clip/{i:06d}.{suffix}" for i in range(frames)}
+
+
 def test_two_results_in_one_file_are_refused(trained: Path, album: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would both go to"):
         run(trained, album / "a.jpg", album / "a.jpg", out=tmp_path)
@@ -221,8 +229,12 @@ print(sys.modules.keys() & {{"torch", "nvidia"}})
 
 def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> None:
     assert [file.name.as_posix() for file in find_inputs([album], album / "deep")] == ["a.jpg", "b.png"]
+    for name in ("overlays/a.jpg", "masks/a.png", "own/masks/a.png", "b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [file.name.as_posix() for file in find_inputs([tmp_path], tmp_path)] == ["b.png", "own/masks/a.png"]
     with pytest.raises(UserError, match="holds no images"):
-        find_inputs([tmp_path], tmp_path / "out")
+        find_inputs([tmp_path / "own"], tmp_path / "own")
     with pytest.raises(UserError, match=r"nowhere.png does not exist"):
         find_inputs([tmp_path / "nowhere.png"], tmp_path / "out")
 

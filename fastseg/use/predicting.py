@@ -91,6 +91,7 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
                 job.tell(len(group))
     finally:
         job.lose(max(video.frames - done, 0))
+    outputs.drop_frames(file.name, done)
     if done < video.frames - max(2, video.frames // 50):  # headers are off by one or two
         job.complain(f"{file.path} ends after {done} of its {video.frames} frames, and so do its results")
 
@@ -100,7 +101,7 @@ def _write_frame(
 ) -> None:
     if writer:
         writer.write(overlay(picture, mask, outputs.classes))
-    outputs.write_raw(file.name.with_suffix("") / f"{number:06d}.png", mask, shares)
+    outputs.write_raw(outputs.frame_name(file.name, number), mask, shares)
 
 
 def _same_size(video: Video) -> Iterator[Picture]:
