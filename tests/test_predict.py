@@ -1,5 +1,6 @@
 """``fastseg-predict``: images, folders and videos, each under its own name and in its own size."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -107,6 +108,34 @@ def test_damaged_files_do_not_stop_the_others(
         run(trained, cut, out=tmp_path / "out")
     assert "predicting" not in capsys.readouterr().err
     assert "noise.mp4 is no video" in said
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a" * 251 + ".png", "b" * 251 + ".jpg", "b" * 251 + ".png", "c.png"):
+        layouts.noise(0, (64, 40)).save(source / name)
+    write_video(source / "d.mp4", (64, 40), 10, 1)
+    (tmp_path / "out/masks").mkdir(parents=True)
+    (tmp_path / "out/masks/d").touch()
+    with pytest.raises(UserError, match="3 of 5 files could not be predicted"):
+        run(trained, source, out=tmp_path / "out", masks=True, overwrite=True)
+    # Both of the b's would be called b.jpg.png and so on, which is too long.
+    assert below(tmp_path / "out/masks") == {"a" * 251 + ".png", "c.png", "d"}
+    said = capsys.readouterr().err
+    assert said.count("cannot be written (File name too long); rename it, or name another --out") == 2
+    assert "d.mp4 cannot be written (" in said
+
+
+def test_a_full_disk_stops_all(trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Outputs, "write_image", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(trained, album, out=tmp_path)
 
 
 def test_videos_need_opencv_and_images_do_not(

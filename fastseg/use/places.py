@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import lexists
 from pathlib import Path
 
 from fastseg.errors import UserError
@@ -46,7 +47,8 @@ def _in_full(name: Path) -> Path:
 
 def check_absent(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> None:
     """Refuse to write over what is there. Raises :class:`UserError`."""
-    if there := [path for path in _targets(outputs, files, videos) if path.exists()]:
+    # Not Path.exists, which raises for a name that is too long.
+    if there := [path for path in _targets(outputs, files, videos) if lexists(path)]:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise UserError(f"{there[0]} exists{more}; --overwrite replaces it, --out FOLDER writes elsewhere")
 
