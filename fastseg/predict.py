@@ -118,7 +118,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
                 except UserError as error:
                     complain(str(error))
         except torch.OutOfMemoryError:
-            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; lower it") from None
+            cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
+            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None
     if complaints:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")

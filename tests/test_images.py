@@ -11,8 +11,9 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import pytest
 from nvidia.dali import pipeline_def
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
+from fastseg.data import images
 from fastseg.data.images import (
     encode_jpeg,
     encode_png,
@@ -190,6 +191,28 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(side: int) -> None:
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(UserError, match=rf"huge\.png has an absurd size, {side * side} pixels; at most 89,478,485 are"):
         read_rgb(bytes(png), "huge.png")
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_a_limit_may_be_higher_than_pillows(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = noise(0, (40, 30))
+    data = _bytes(picture, format, **({"lossless": True} if format == "WEBP" else {}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    np.testing.assert_array_equal(np.asarray(read_rgb(data, "x", 1200)[0]), np.asarray(picture))
+    with pytest.raises(UserError, match="x has an absurd size, 1200 pixels; at most 1,199 are read"):
+        read_rgb(data, "x", 1199)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_what_memory_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Image.Image) -> None:
+        raise MemoryError
+
+    data = _bytes(noise(0, (8, 8)), "BMP")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(UserError, match="x takes more memory than there is"):
+        read_rgb(data, "x")
 
 
 def test_other_formats_are_refused() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from fastseg.errors import UserError
 from fastseg.use.inputs import Input, find_inputs, read_image
 from fastseg.use.outputs import Outputs
 from fastseg.use.places import named_apart
-from fastseg.use.predictor import load
+from fastseg.use.predictor import Predictor, load
 from fastseg.use.video import Video, probe, read_video
 from videos import write_video
 
@@ -127,6 +128,23 @@ def test_a_result_that_cannot_be_written_does_not_stop_the_others(
     said = capsys.readouterr().err
     assert said.count("cannot be written (File name too long); rename it, or name another --out") == 2
     assert "d.mp4 cannot be written (" in said
+
+
+@pytest.mark.parametrize(("batch", "cure"), [(2, "lower it"), (1, "name a smaller --window")])
+def test_too_little_memory_has_a_cure(
+    trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, cure: str
+) -> None:
+    def answer(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Predictor, "answer", answer)
+    with pytest.raises(UserError, match=f"cpu has too little memory for --batch {batch}; {cure}"):
+        run(trained, album, out=tmp_path, batch=batch)
+
+
+def test_more_is_predicted_than_packed(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    assert read_image(tmp_path / "large.png").size == (10_000, 9_000)
 
 
 def test_a_full_disk_stops_all(trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

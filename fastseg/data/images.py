@@ -1,7 +1,9 @@
 """Image files: checked and decoded to 8-bit RGB or to labels, and encoded for the shards."""
 
 import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,13 +31,17 @@ TURNS = {
 """What sets an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
 
 
-def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
+_LIMIT = Lock()
+
+
+def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Image, bool]:
     """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
 
     Grey, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
-    :class:`UserError`, which names ``where``, for a damaged, an absurdly large and an unsupported image.
+    :class:`UserError`, which names ``where``, for a damaged and an unsupported image and for one of more than ``limit``
+    pixels.
     """
-    image = _load(data, where)
+    image = _load(data, where, limit)
     plain = image.mode == "RGB" and not _is_deep_png(image, data)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -152,22 +158,36 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _load(data: bytes, where: str) -> Image.Image:
+def _load(data: bytes, where: str, limit: int = MAX_PIXELS) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow reads the size from the header and warns before it decodes: here that is an error.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _any_size():
+            image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header
+            pixels = image.width * image.height
+            if MAX_PIXELS < pixels <= limit:
+                image.load()
+        if pixels <= limit:
             image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        pixels = str(error).partition("(")[2].partition(" pixels")[0]
-        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
-        raise UserError(f"{where} has an absurd size, {pixels} pixels; at most {limit} are packed") from None
+            return image
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not an image that can be read ({', '.join(FORMATS)}), or damaged") from None
+    except MemoryError:
+        raise UserError(f"{where} takes more memory than there is; free some, or cut it into smaller images") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise UserError(f"{where} is damaged: {error}; get the file again") from None
-    return image
+    raise UserError(
+        f"{where} has an absurd size, {pixels} pixels; at most {limit:,} are read: cut it into smaller images"
+    )
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Lift Pillow's limit, which is one for the whole process and which TIFF's decoder looks at, too."""
+    with _LIMIT:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
 
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:
