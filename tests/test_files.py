@@ -1,8 +1,8 @@
 """Files that are whole or absent, and shards in a real object store on this machine."""
 
 import hashlib
-import re
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen

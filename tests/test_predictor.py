@@ -84,6 +84,12 @@ def test_one_path_at_a_time(model: Predictor, tmp_path: Path) -> None:
             model.predict(paths)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("alpha", [2, -0.1, float("nan"), "half"])
+def test_more_than_the_colours_is_refused(model: Predictor, alpha: float) -> None:
+    with pytest.raises(UserError, match=r"alpha is .*; it must be from 0"):
+        model.overlay(PICTURE, alpha)
+
+
 def test_it_says_what_it_is(model: Predictor) -> None:
     assert repr(model) == f"<Predictor: {ARCH}, 19 classes, on cpu>"
 
@@ -94,6 +100,14 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="'quantum'; it must be auto, cuda"):
         load(path, device="quantum")
+    for device in ("mps", "meta", None, 1.5):
+        with pytest.raises(UserError, match="it must be auto, cuda, cuda:N or cpu"):
+            load(path, device=device)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the precision is 'int8'; it must be auto, bf16, fp16 or fp32"):
+        load(path, "cpu", "int8")
+    for window in (64, (64,), (0, 64), (64.5, 64)):
+        with pytest.raises(UserError, match=r"the window is .*; it must be a height and a width in pixels"):
+            load(path, "cpu", window=window)  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="sees 0 GPUs"):
             load(path, device="cuda")
