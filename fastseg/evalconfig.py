@@ -9,52 +9,55 @@ import tyro
 from fastseg.config import Arch
 from fastseg.errors import UserError
 from fastseg.files import check_writable, check_writable_file
+from fastseg.helpgroups import grouped
+from fastseg.helptext import shown_as
 from fastseg.torchfile import check_checkpoint
 
 
+@grouped(accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
 @dataclass(frozen=True)
 class Options:
-    """Per-class IoU on whole frames at full resolution; of two models, what differs and what is noise.
+    """Per-class IoU on whole frames; of two models, what differs and what is noise.
 
     Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
     """
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CKPT", help_behavior_hint="")]
-    """Checkpoint of a training run (its averaged weights, if any), or two to compare."""
-    baseline: Annotated[Literal["coco"] | None, tyro.conf.arg(metavar="coco")] = None
-    """Compare with torchvision's network as it comes: what training buys."""
-    arch: Annotated[Arch | None, tyro.conf.arg(metavar="NAME")] = None
-    """Of the baseline. None: the checkpoint's, or deeplabv3_resnet50."""
-    shards: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder (or s3:// prefix) of the packed set. None: what the checkpoint was trained on."""
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("CKPT")]
+    """Checkpoint (averaged weights, if any), or two to compare."""
+    baseline: Annotated[Literal["coco"] | None, shown_as("coco")] = None
+    """Compare with torchvision's network as it comes."""
+    arch: Annotated[Arch | None, shown_as("NAME")] = None
+    """Of the baseline. Default: the checkpoint's, or a ResNet-50."""
+    shards: Annotated[str | None, shown_as("DIR")] = None
+    """Packed set (s3://, too). Default: what it was trained on."""
     split: str = "val"
     """Split to score; one without masks is only predicted."""
-    max_images: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    max_images: Annotated[int | None, shown_as("N")] = None
     """Only the first so many frames."""
-    tta: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    tta: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
     """Average over 6 scales from 0.5 to 1.75, each also mirrored: 17 times the work."""
-    window: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
-    """Look through sliding windows of this size, which overlap by a third."""
-    save_predictions: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
+    """Look through sliding windows, which overlap by a third."""
+    save_predictions: Annotated[Path | None, shown_as("DIR")] = None
     """Write PNGs as the Cityscapes server wants them; of a test split a zip, too."""
-    official: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Also run cityscapesscripts' evaluator; DIR holds gtFine/ or its zip."""
-    report: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    official: Annotated[Path | None, shown_as("DIR")] = None
+    """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
+    report: Annotated[Path | None, shown_as("DIR")] = None
     """Write report.html there: scores, confusions, worst frames."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: Annotated[Path | None, shown_as("FILE")] = None
     """Write scores and confusion matrix to this file."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
     """Replace that file, and files in those folders."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
-    gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Processes, one per GPU or per share of the CPU. None: one for every GPU."""
+    gpus: Annotated[int | None, shown_as("N")] = None
+    """Processes, one per GPU or CPU share. Default: all GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of convolutions and products; auto: the fastest that the hardware has."""
+    """auto: the fastest that the hardware has."""
     verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
-    """First compare every tar and index with its SHA-256."""
+    """First compare files with their SHA-256."""
     max_bad_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Damaged frames that may be left out."""
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from fastseg.errors import UserError, run_command
 from fastseg.files import atomic_path, write_atomic
-from fastseg.helptext import command_name
+from fastseg.helpgroups import grouped
+from fastseg.helptext import command_name, shown_as
 from fastseg.torchfile import check_checkpoint
 from fastseg.use.exports import check_installed, target
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from fastseg.use.description import Description
 
 
+@grouped(check="images", card="license")
 @dataclass(frozen=True)
 class Options:
-    """A network with normalisation and upsampling, for batches and frames of any size, checked at once.
+    """A network with normalisation and upsampling, for any size, checked at once.
 
     Example: fastseg-export runs/cityscapes/checkpoints/best.pt --to onnx
     """
@@ -33,14 +35,14 @@ class Options:
     """Checkpoint of a training run. Averaged weights are used where it has them."""
     to: Literal["onnx", "torch-export", "safetensors"]
     """onnx and torch-export: bytes N×H×W×3 to class ids and logits; safetensors: the weights, for torchvision."""
-    out: Path | None = None
-    """File to write, its model card beside it. None: CKPT-FORMAT/CKPT.SUFFIX beside the checkpoint."""
-    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = ()
-    """Images to compare file and checkpoint on. None: of the checkpoint's shards, or noise where they are not here."""
-    license: str = "unknown"
-    """For the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    out: Annotated[Path | None, shown_as("FILE")] = None
+    """File to write, its model card beside it. Default: CKPT-FORMAT/CKPT.SUFFIX beside the checkpoint."""
     overwrite: bool = False
     """Replace what an earlier export wrote."""
+    images: Annotated[tuple[Path, ...], shown_as("PATH")] = ()
+    """Images to compare file and checkpoint on. Default: of the checkpoint's shards, or noise if they are not here."""
+    license: str = "unknown"
+    """For the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
 
 
 def main() -> None:

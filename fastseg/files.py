@@ -34,7 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     flushed to the disk before the rename, the folder after it (see "fsync" in https://lwn.net/Articles/457667/).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    long = len(os.fsencode(path.name)) > 200  # a name may have 255 bytes
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest() if long else path.name
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         yield temporary
         _fsync(temporary)

@@ -19,6 +19,7 @@ from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
+from fastseg.helpgroups import grouped
 from fastseg.helptext import command_name
 from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
@@ -41,6 +42,7 @@ def _like_training(name: str, metavar: str) -> object:
     return tyro.conf.arg(aliases=(f"--data.{name}",), metavar=metavar)
 
 
+@grouped(augmentation="recipe", result="samples")
 @dataclass(frozen=True)
 class Options:
     """What training is really fed: augmented crops under their masks, class shares, records, and what stands out.

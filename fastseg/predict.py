@@ -14,28 +14,30 @@ from rich.console import Console
 
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
-from fastseg.helptext import command_name
+from fastseg.helpgroups import grouped
+from fastseg.helptext import command_name, shown_as
 from fastseg.progress import show_progress
 from fastseg.torchfile import check_checkpoint
 from fastseg.use.inputs import Input, find_inputs
-from fastseg.use.outputs import Outputs
+from fastseg.use.outputs import KINDS, Outputs
 from fastseg.use.places import check_absent, named_apart
 from fastseg.use.video import Video, probe_videos
 
 
+@grouped(accuracy="tta", speed="batch")
 @dataclass(frozen=True)
 class Options:
-    """Colour overlays of images, folders and videos, in their own sizes and under their own names.
+    """Colour overlays of images, folders and videos, in their own sizes and names.
 
     Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
     """Checkpoint of a training run. Averaged weights are used where it has them."""
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH…", help_behavior_hint="")]
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
     """Images, videos, and folders, which are searched through."""
     out: Path
-    """Folder for overlays/, masks/ and probabilities/."""
+    """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: bool = False
     """Also PNGs of train ids, whose palette has the classes' colours; of a video one per frame."""
     probabilities: bool = False
@@ -46,12 +48,12 @@ class Options:
     """Replace results that are there already."""
     tta: bool = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
-    window: tuple[int, int] | None = None
-    """Height and width of sliding windows. Without, frames that need over 6 GiB are cut into overlapping blocks."""
-    batch: int | None = None
-    """Pictures of one size at a time. None: 8 on a GPU, 1 on a CPU."""
-    threads: int | None = None
-    """That decode, and as many that write. None: one per core, 8 at most."""
+    window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
+    """Size of sliding windows. Default: frames that need over 6 GiB are cut into overlapping blocks."""
+    batch: Annotated[int | None, shown_as("N")] = None
+    """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
+    threads: Annotated[int | None, shown_as("N")] = None
+    """That decode, and as many that write. Default: one per core, 8 at most."""
     device: str = "auto"
     """auto (a GPU if there is one), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -118,7 +120,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
                 except UserError as error:
                     complain(str(error))
         except torch.OutOfMemoryError:
-            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; lower it") from None
+            cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
+            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None
     if complaints:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")
@@ -129,7 +132,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
 def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:
     """The files with names that part their results. Raises :class:`UserError` where these cannot be written."""
     check_writable(options.out, "--out")
-    for kind in ("overlays", "masks", "probabilities"):
+    for kind in KINDS:
         if getattr(outputs, kind):
             check_writable(options.out / kind, "--out")
     files = named_apart(outputs, files, videos)

@@ -15,17 +15,19 @@ TINY = (
 """Flags of ``train.py`` for a run of seconds on the sets of conftest.py."""
 
 
-def environment() -> dict[str, str]:
-    """This process's, with the environment's commands first on the path and one thread each."""
+def environment(columns: int = 100) -> dict[str, str]:
+    """This process's, with the environment's commands first on the path, one thread each, and a terminal's width."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_", "LOCAL_", "MASTER_"))}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
 
 
-def run(*command: object, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: object, cwd: Path = ROOT, timeout: float = 300, columns: int = 100
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     words = [str(word) for word in command]
     return subprocess.run(
-        words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        words, cwd=cwd, env=environment(columns), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

@@ -217,7 +217,7 @@ def test_a_smaller_set_is_not_compared_with_the_full_ground_truth(run, shards: P
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--window", 0, 64], "the window is 0 × 64"),
+        (["--window", 0, 64], "the window is (0, 64)"),
         (["--max-images", 0], "--max-images is 0; it must be 1 or more"),
         (["--official", "nowhere"], "--official is nowhere, which does not exist"),
         (["--official", "tests"], "tests lacks lindau_000000_000019_gtFine_labelIds.png and 4 more"),

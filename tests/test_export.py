@@ -27,6 +27,7 @@ from fastseg.use.comparing import compare, comparison_images
 from fastseg.use.description import describe
 from fastseg.use.exports import KINDS, check_installed
 from fastseg.use.formats import FORMATS, Answer, Whole, reader_of
+from fastseg.use.inputs import read_image
 from fastseg.use.predictor import load
 
 
@@ -129,7 +130,7 @@ def run_snippet(snippet: str, folder: Path) -> None:
 
 
 def test_other_classes_and_no_score(tmp_path: Path) -> None:
-    classes = (SegmentationClass("ground", (1, 2, 3)), SegmentationClass("box", (4, 5, 6)))
+    classes = (SegmentationClass("ground|soil", (1, 2, 3)), SegmentationClass("box", (4, 5, 6)))
     about = describe(checkpoint.load(write_checkpoint(tmp_path / "ckpt.pt", classes=classes)), tmp_path / "ckpt.pt")
     assert about.label_ids is None
     assert about.score is None
@@ -137,14 +138,33 @@ def test_other_classes_and_no_score(tmp_path: Path) -> None:
     text = path.with_name("README.md").read_text()
     assert "were not evaluated" in text
     assert "cityscapes-dataset.com" not in text
+    assert r"| 0 | ground\|soil | 1, 2, 3 |" in text
     assert "| 1 | box | 4, 5, 6 |" in text
     assert "model-index" not in text
     assert "Compared with the checkpoint on street.png" in text
 
 
-def image_file(folder: Path) -> Path:
-    layouts.noise(1, (80, 48)).save(folder / "street.png")
-    return folder / "street.png"
+def image_file(folder: Path, name: str = "street.png") -> Path:
+    layouts.noise(len(name), (80, 48)).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs", "said"),
+    [
+        (("a.png",), ["aa"], "a.png"),
+        (("a.png", "bb.png"), ["ab"], "a.png and bb.png"),
+        (("a.png", "bb.png", "ccc.png"), ["ab", "ca"], "a.png and 2 more"),
+    ],
+)
+def test_all_images_are_compared(tmp_path: Path, names: tuple[str, ...], pairs: list[str], said: str) -> None:
+    paths = {name[0]: image_file(tmp_path, name) for name in names}
+    (alone, *others), source = comparison_images(tuple(paths.values()), "nowhere")
+    assert source == said
+    np.testing.assert_array_equal(alone[0], read_image(paths["a"]))
+    small = {name: np.asarray(read_image(path).resize((61, 33))) for name, path in paths.items()}
+    for batch, pair in zip(others, pairs, strict=True):
+        np.testing.assert_array_equal(batch, [small[name] for name in pair])
 
 
 def test_a_difference_is_found(trained: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -44,6 +45,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert read_bytes(str(path)) == b"old"
     assert sha256(path) == hashlib.sha256(b"old").hexdigest()
+
+
+def test_the_longest_names_are_written(tmp_path: Path) -> None:
+    for name in ("a" * 251 + ".png", "ü" * 127):
+        write_atomic(tmp_path / name, name)
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.touch()
+            assert re.fullmatch(r"\..+\.\d+\.tmp", temporary.name)  # by this, what a kill leaves is found
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 WINGS = ("data", "model", "score", "loop", "use")
 GROUND = {
     *("errors", "files", "labels", "config", "recipes", "parallel", "progress", "helptext", "evalconfig", "torchfile"),
+    *("device", "helpgroups"),
 }
 FLOOR_2 = {
     f"score.{name}"

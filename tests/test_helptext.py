@@ -64,6 +64,22 @@ def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
     assert any(words in result.stdout for words in ("efault", "values of the recipe", "(required)"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "inspect_shards"])
+def test_help_in_groups_fits_a_narrow_screen(command: str) -> None:
+    text = commands.run("python", f"fastseg/{command}.py", "--help", columns=80).stdout
+    assert sum(len(line) // 81 + 1 for line in text.splitlines()) <= 50
+    assert text.count(" options ─") >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_printed(shell: str) -> None:
+    done = commands.run("python", "fastseg/evaluate.py", "--tyro-print-completion", shell)
+    assert done.returncode == 0
+    assert "--max-bad-samples" in done.stdout
+
+
 def test_one_screen_names_every_setting_once() -> None:
     text = one_screen(Launch(), Config())
     flags = [row.flag for tree in (Launch(), Config()) for row in settings(tree)]

@@ -1,6 +1,7 @@
 """Image files: what each kind of file becomes, what DALI reads of the masks, and every refusal."""
 
 import io
+import random
 import struct
 import zlib
 from typing import Any
@@ -10,8 +11,9 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import pytest
 from nvidia.dali import pipeline_def
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 
+from fastseg.data import images
 from fastseg.data.images import (
     encode_jpeg,
     encode_png,
@@ -20,6 +22,7 @@ from fastseg.data.images import (
     read_labels,
     read_palette,
     read_rgb,
+    set_upright,
 )
 from fastseg.errors import UserError
 from layouts import CITYSCAPES_IDS, labels, noise
@@ -84,6 +87,51 @@ def test_exif_orientation_is_applied(format: str) -> None:
     assert np.abs(np.asarray(image) - expected).mean() < (1 if format == "PNG" else 6)
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.open(io.BytesIO(_bytes(noise(0, (24, 16)), exif=exif)))
+    turned = set_upright(image)
+    assert (turned is image) == (orientation not in range(2, 9))
+    np.testing.assert_array_equal(np.asarray(turned), np.asarray(ImageOps.exif_transpose(image)))
+    # The finished image does not ask to be turned again.
+    assert read_rgb(encode_png(turned), "x")[0].size == turned.size
+
+
+def _damage_exif(data: bytes, size: int, rng: random.Random) -> bytes:
+    """The same file with one to three bytes of its EXIF drawn anew; a PNG's checksum is that of what it then holds."""
+    start = max(data.find(mark) for mark in (b"II*\0", b"MM\0*"))
+    broken = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        broken[start + rng.randrange(size)] = rng.randrange(256)
+    if data.startswith(b"\x89PNG"):
+        stop = start + int.from_bytes(data[start - 8 : start - 4], "big")
+        broken[stop : stop + 4] = zlib.crc32(broken[start - 4 : stop]).to_bytes(4, "big")
+    return bytes(broken)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it finds
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_no_exif_stops_an_image(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A], exif[0x8298] = 6, "cam", 72.0, "a photographer"
+    data, size, rng = _bytes(noise(0, (24, 16)), format, exif=exif), len(exif.tobytes()) - 6, random.Random(0)
+    for _ in range(500):
+        image, _ = read_rgb(_damage_exif(data, size, rng), "x")
+        assert image.size in ((24, 16), (16, 24))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exif_that_is_none_is_passed_over() -> None:
+    mask = labels(0, (40, 24), (0, 1, 4, 9))
+    for garbage in (b"Exif\0\0garbage!!", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        image, plain = read_rgb(_bytes(noise(0, (24, 16)), "JPEG", exif=garbage), "x")
+        assert plain
+        assert image.size == (24, 16)
+        np.testing.assert_array_equal(np.asarray(read_labels(_bytes(mask, exif=garbage), "x")), np.asarray(mask))
+
+
 def test_masks_are_their_grey_value_or_palette_index() -> None:
     mask = labels(0, (40, 24), (0, 1, 4, 9))
     palette = mask.copy()
@@ -143,6 +191,28 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(side: int) -> None:
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(UserError, match=rf"huge\.png has an absurd size, {side * side} pixels; at most 89,478,485 are"):
         read_rgb(bytes(png), "huge.png")
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_a_limit_may_be_higher_than_pillows(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = noise(0, (40, 30))
+    data = _bytes(picture, format, **({"lossless": True} if format == "WEBP" else {}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    np.testing.assert_array_equal(np.asarray(read_rgb(data, "x", 1200)[0]), np.asarray(picture))
+    with pytest.raises(UserError, match="x has an absurd size, 1200 pixels; at most 1,199 are read"):
+        read_rgb(data, "x", 1199)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_what_memory_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Image.Image) -> None:
+        raise MemoryError
+
+    data = _bytes(noise(0, (8, 8)), "BMP")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(UserError, match="x takes more memory than there is"):
+        read_rgb(data, "x")
 
 
 def test_other_formats_are_refused() -> None:

@@ -114,5 +114,36 @@ def test_what_is_not_there_is_refused(shards: Path) -> None:
     with pytest.raises(UserError, match="too few"):
         train(shards, batch=12)
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="no GPU"):
+        with pytest.raises(UserError, match="sees 0 GPUs"):
             open_shards(shards, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scale": (0, 0)}, r"^scale is \(0, 0\); it must be a low and a high ratio"),
+        ({"scale": (2, 0.5)}, "it must be a low and a high ratio"),
+        ({"scale": (-1, 1)}, "it must be a low and a high ratio"),
+        ({"scale": 2}, r"scale is 2; it must be tuple\[float, float\]"),
+        ({"scale": (0.5, 1, 2)}, r"it must be tuple\[float, float\]"),
+        ({"flip": 5}, "^flip is 5; it must be a probability"),
+        ({"brightness": -3}, "^brightness is -3; it must be from 0 to below 1"),
+        ({"hue": "red"}, "^hue is 'red'; it must be float"),
+        ({"prefetch": 0}, "^prefetch is 0; it must be from 1"),
+        ({"prefetch": 1.5}, "^prefetch is 1.5; it must be int"),
+        ({"threads": -1}, "^threads is -1; it must be at least 1"),
+        ({"batch": "4"}, "^batch is '4'; it must be a whole number from 1"),
+        ({"rank": 3, "world": 2}, "^rank is 3; it must be a whole number from 0 to 1"),
+        ({"world": 0}, "^world is 0; it must be a whole number from 1"),
+        ({"seed": -1}, "^seed is -1; it must be a whole number from 0"),
+        ({"device": "gpu"}, "^the device is 'gpu'; it must be auto, cuda, cuda:N or cpu"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(shards: Path, options: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train(shards, **options)
+
+
+def test_numbers_of_numpy_and_devices_of_torch_are_taken(shards: Path) -> None:
+    options = {"batch": np.int64(4), "scale": [np.float32(0.5), 2], "flip": 1, "device": torch.device("cpu")}
+    assert next(iter(train(shards, **options))).image.shape == (4, 32, 32, 3)

@@ -1,11 +1,12 @@
 """``fastseg-predict``: images, folders and videos, each under its own name and in its own size."""
 
+import errno
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -17,23 +18,14 @@ from fastseg.errors import UserError
 from fastseg.use.inputs import Input, find_inputs, read_image
 from fastseg.use.outputs import Outputs
 from fastseg.use.places import named_apart
-from fastseg.use.predictor import load
+from fastseg.use.predictor import Predictor, load
 from fastseg.use.video import Video, probe, read_video
+from videos import write_video
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "ckpt.pt")
-
-
-def write_video(path: Path, size: tuple[int, int], rate: float, frames: int) -> Path:
-    """A video of noise; ``size`` is width, height. Odd sizes are possible in an .avi."""
-    api, code = (cv2.CAP_OPENCV_MJPEG, "MJPG") if path.suffix == ".avi" else (cv2.CAP_FFMPEG, "mp4v")
-    writer = cv2.VideoWriter(str(path), api, cv2.VideoWriter_fourcc(*code), rate, size)
-    for i in range(frames):
-        writer.write(np.asarray(layouts.noise(i, size))[..., ::-1].copy())
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +93,6 @@ def test_a_video_stays_one(trained: Path, tmp_path: Path, name: str, size: tuple
         assert np.abs(model.overlay(frame).astype(int) - shown).mean() < 25  # lossy, but of this frame
 
 
-def test_an_odd_video_keeps_a_rate_that_is_no_whole_number(trained: Path, tmp_path: Path) -> None:
-    source = write_video(tmp_path / "odd.avi", (51, 33), 30, 2)
-    data = bytearray(source.read_bytes())
-    place = data.find(b"strh") + 28
-    data[place : place + 8] = (1001).to_bytes(4, "little") + (30000).to_bytes(4, "little")
-    source.write_bytes(data)
-    run(trained, source, out=tmp_path / "out")
-    assert probe(tmp_path / "out/overlays/odd.avi").rate == pytest.approx(29.97, abs=1e-2)
-
-
 def test_damaged_files_do_not_stop_the_others(
     trained: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +109,51 @@ def test_damaged_files_do_not_stop_the_others(
         run(trained, cut, out=tmp_path / "out")
     assert "predicting" not in capsys.readouterr().err
     assert "noise.mp4 is no video" in said
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a" * 251 + ".png", "b" * 251 + ".jpg", "b" * 251 + ".png", "c.png"):
+        layouts.noise(0, (64, 40)).save(source / name)
+    write_video(source / "d.mp4", (64, 40), 10, 1)
+    (tmp_path / "out/masks").mkdir(parents=True)
+    (tmp_path / "out/masks/d").touch()
+    with pytest.raises(UserError, match="3 of 5 files could not be predicted"):
+        run(trained, source, out=tmp_path / "out", masks=True, overwrite=True)
+    # Both of the b's would be called b.jpg.png and so on, which is too long.
+    assert below(tmp_path / "out/masks") == {"a" * 251 + ".png", "c.png", "d"}
+    said = capsys.readouterr().err
+    assert said.count("cannot be written (File name too long); rename it, or name another --out") == 2
+    assert "d.mp4 cannot be written (" in said
+
+
+@pytest.mark.parametrize(("batch", "cure"), [(2, "lower it"), (1, "name a smaller --window")])
+def test_too_little_memory_has_a_cure(
+    trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, cure: str
+) -> None:
+    def answer(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Predictor, "answer", answer)
+    with pytest.raises(UserError, match=f"cpu has too little memory for --batch {batch}; {cure}"):
+        run(trained, album, out=tmp_path, batch=batch)
+
+
+def test_more_is_predicted_than_packed(tmp_path: Path) -> None:
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    assert read_image(tmp_path / "large.png").size == (10_000, 9_000)
+
+
+def test_a_full_disk_stops_all(trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Outputs, "write_image", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(trained, album, out=tmp_path)
 
 
 def test_videos_need_opencv_and_images_do_not(
@@ -162,6 +189,14 @@ def test_nothing_is_replaced_unasked(trained: Path, album: Path, tmp_path: Path)
     assert (tmp_path / "overlays/a.jpg").read_bytes() == before
 
 
+def test_a_shorter_video_leaves_no_frames_of_a_longer_one(trained: Path, tmp_path: Path) -> None:
+    options = {"out": tmp_path / "out", "masks": True, "probabilities": True, "overwrite": True}
+    for frames in (3, 1):
+        run(trained, write_video(tmp_path / "clip.mp4", (64, 40), 10, frames), **options)  # type: ignore[arg-type]
+        for kind, suffix in (("masks", "png"), ("probabilities", "npz")):
+            assert below(tmp_path / "out" / kind) == {f"clip/{i:06d}.{suffix}" for i in range(frames)}
+
+
 def test_two_results_in_one_file_are_refused(trained: Path, album: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="would both go to"):
         run(trained, album / "a.jpg", album / "a.jpg", out=tmp_path)
@@ -186,6 +221,27 @@ def test_videos_of_one_name_are_told_apart(tmp_path: Path) -> None:
     files = named_apart(Outputs(tmp_path, (), masks=True), [Input(path, Path(path.name)) for path in clips], clips)
     places = [list(Outputs(tmp_path, (), masks=True).video_paths(file.name, ".mp4")) for file in files]
     assert places == [[tmp_path / f"overlays/{n}.mp4", tmp_path / "masks" / n] for n in ("clip.mov", "clip.mp4")]
+
+
+def test_a_video_and_its_own_frames_are_told_apart(trained: Path, tmp_path: Path) -> None:
+    """The layout of ffmpeg -i clip.mp4 clip/%06d.jpg."""
+    source = tmp_path / "album"
+    (source / "clip").mkdir(parents=True)
+    write_video(source / "clip.mp4", (64, 40), 10, 2)
+    layouts.noise(0, (51, 33)).save(source / "clip" / "000000.jpg")
+    run(trained, source, out=tmp_path / "out", masks=True)
+    assert below(tmp_path / "out") == {
+        *("overlays/clip.mp4.mp4", "overlays/clip/000000.jpg"),
+        *("masks/clip.mp4/000000.png", "masks/clip.mp4/000001.png", "masks/clip/000000.png"),
+    }
+    assert Image.open(tmp_path / "out/masks/clip/000000.png").size == (51, 33)
+
+
+def test_a_place_within_another_is_refused(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    files = [Input(clip, Path("clip.mp4")), *(Input(tmp_path / n, Path(n)) for n in ("clip/0.jpg", "clip.mp4/0.jpg"))]
+    with pytest.raises(UserError, match="would both go to"):
+        named_apart(Outputs(tmp_path, (), masks=True), files, {clip: Video(clip, 4, 4, 25.0, 1)})
 
 
 def test_what_cannot_be_done_is_said_before_torch_is_imported(trained: Path, album: Path, tmp_path: Path) -> None:
@@ -220,8 +276,12 @@ print(sys.modules.keys() & {{"torch", "nvidia"}})
 
 def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> None:
     assert [file.name.as_posix() for file in find_inputs([album], album / "deep")] == ["a.jpg", "b.png"]
+    for name in ("overlays/a.jpg", "masks/a.png", "own/masks/a.png", "b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [file.name.as_posix() for file in find_inputs([tmp_path], tmp_path)] == ["b.png", "own/masks/a.png"]
     with pytest.raises(UserError, match="holds no images"):
-        find_inputs([tmp_path], tmp_path / "out")
+        find_inputs([tmp_path / "own"], tmp_path / "own")
     with pytest.raises(UserError, match=r"nowhere.png does not exist"):
         find_inputs([tmp_path / "nowhere.png"], tmp_path / "out")
 

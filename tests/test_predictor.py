@@ -54,6 +54,12 @@ def test_every_kind_of_image_gives_the_same_mask(model: Predictor, tmp_path: Pat
         np.testing.assert_array_equal(model.predict(kind), expected)
 
 
+def test_malformed_exif_does_not_stop_an_image(model: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "image.png", exif=b"Exif\0\0garbage!!")
+    for kind in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
+        np.testing.assert_array_equal(model.predict(kind), model.predict(PICTURE))
+
+
 def test_a_batch_is_its_pictures(model: Predictor) -> None:
     frames = np.stack([PICTURE, PICTURE[::-1]])
     masks, pictures = model.predict(frames), model.overlay(frames, alpha=0.5)
@@ -78,6 +84,12 @@ def test_one_path_at_a_time(model: Predictor, tmp_path: Path) -> None:
             model.predict(paths)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("alpha", [2, -0.1, float("nan"), "half"])
+def test_more_than_the_colours_is_refused(model: Predictor, alpha: float) -> None:
+    with pytest.raises(UserError, match=r"alpha is .*; it must be from 0"):
+        model.overlay(PICTURE, alpha)
+
+
 def test_it_says_what_it_is(model: Predictor) -> None:
     assert repr(model) == f"<Predictor: {ARCH}, 19 classes, on cpu>"
 
@@ -88,6 +100,14 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="'quantum'; it must be auto, cuda"):
         load(path, device="quantum")
+    for device in ("mps", "meta", None, 1.5):
+        with pytest.raises(UserError, match="it must be auto, cuda, cuda:N or cpu"):
+            load(path, device=device)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the precision is 'int8'; it must be auto, bf16, fp16 or fp32"):
+        load(path, "cpu", "int8")
+    for window in (64, (64,), (0, 64), (64.5, 64)):
+        with pytest.raises(UserError, match=r"the window is .*; it must be a height and a width in pixels"):
+            load(path, "cpu", window=window)  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="sees 0 GPUs"):
             load(path, device="cuda")

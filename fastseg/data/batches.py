@@ -1,15 +1,21 @@
 """Packed shards for anybody's own loop, with the manners of torch's DataLoader."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
+from inspect import formatannotation
+from numbers import Integral, Real
 from operator import index
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import torch
 
+from fastseg.config import DataConfig
 from fastseg.data.draws import Augmentation
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, cpu_threads, open_files
 from fastseg.data.manifest import Manifest, read_manifest
-from fastseg.errors import UserError
+from fastseg.device import device_of
+from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass
 
 
@@ -65,7 +71,7 @@ def open_shards(
     contrast: float = 0.0,
     saturation: float = 0.0,
     hue: float = 0.0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     threads: int | None = None,
     prefetch: int = 2,
     seed: int = 0,
@@ -80,7 +86,7 @@ def open_shards(
     what does not fill a batch is left for other epochs. Without: whole frames in order, each once (``batch`` is 1 where
     their sizes differ; ``valid`` is False for what only fills the last batch up). ``image`` is uint8 N×H×W×3, ``label``
     uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory. Under DDP give
-    ``rank`` and ``world``. Raises :class:`fastseg.UserError` for what is not there.
+    ``rank`` and ``world``. Raises :class:`fastseg.UserError` for what is not there, and values that make no sense.
 
     >>> import fastseg
     >>> batches = fastseg.open_shards("shards/demo", "train", batch=2, crop=(32, 48), device="cpu")
@@ -92,11 +98,15 @@ def open_shards(
     >>> sum(int(batch.valid.sum()) for batch in fastseg.open_shards("shards/demo", "val", batch=2, device="cpu"))
     5
     """
-    manifest, where = read_manifest(shards), _device(device)
+    _check_number("batch", batch, 1)
+    _check_number("world", world, 1)
+    _check_number("rank", rank, 0, world - 1)
+    _check_number("seed", seed, 0)
+    _check_settings(scale=scale, flip=flip, threads=threads, prefetch=prefetch)
+    _check_settings(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    manifest, where = read_manifest(shards), device_of(device)
     files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
     threads = threads or cpu_threads(1)
-    if batch < 1:
-        raise UserError(f"batch is {batch}; it must be 1 or more")
     if crop is None:
         whole = EvalLoader(files, part, batch=batch, device=where, threads=threads)
         return ShardBatches(manifest, whole, None)
@@ -132,12 +142,28 @@ def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _device(name: str) -> torch.device:
-    """DALI wants to know which GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not name.startswith("cuda"):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(f"the device is {name}, but torch sees no GPU here; use cpu or auto")
-    return torch.device(name) if ":" in name else torch.device("cuda", torch.cuda.current_device())
+def _check_number(name: str, value: object, least: int, most: int = 2**31 - 1) -> None:
+    if not isinstance(value, Integral) or not least <= int(value) <= most:
+        raise UserError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
+
+
+def _check_settings(**settings: object) -> None:
+    """Refuse what :class:`fastseg.config.DataConfig` refuses, in its words, and what is of another kind."""
+    kinds = {field.name: field.type for field in fields(DataConfig)}
+    for name, value in settings.items():
+        if not _fits(value, kinds[name]):
+            raise UserError(f"{name} is {shown(value)}; it must be {formatannotation(kinds[name])}")
+        try:
+            DataConfig(**{name: value})  # type: ignore[arg-type]
+        except UserError as error:
+            raise UserError(str(error).removeprefix("--data.")) from None
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of the kind that an annotation names, NumPy's numbers included."""
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, (tuple, list)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if parts:  # of a union
+        return any(_fits(value, part) for part in parts)
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))

@@ -1,12 +1,14 @@
 """Image files: checked and decoded to 8-bit RGB or to labels, and encoded for the shards."""
 
 import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from fastseg.data.tiles import MAX_PIXELS, blocks_per_tile
 from fastseg.errors import UserError
@@ -17,20 +19,35 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 ROWS_PER_STRIP = 32
 """Of the mask's TIFF. A crop decodes only the strips it touches."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
 
-def read_rgb(data: bytes, where: str) -> tuple[Image.Image, bool]:
+
+_LIMIT = Lock()
+
+
+def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Image, bool]:
     """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
 
     Grey, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
-    :class:`UserError`, which names ``where``, for a damaged, an absurdly large and an unsupported image.
+    :class:`UserError`, which names ``where``, for a damaged and an unsupported image and for one of more than ``limit``
+    pixels.
     """
-    image = _load(data, where)
+    image = _load(data, where, limit)
     plain = image.mode == "RGB" and not _is_deep_png(image, data)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise UserError(f"the image {where} has 32-bit pixels (mode {image.mode}); convert it to 8 bits")
-    upright = _upright(image)
+    upright = set_upright(image)
     # Converting RGB to RGB would copy 6 MB.
     return upright if upright.mode == "RGB" else upright.convert("RGB"), plain and upright is image
 
@@ -41,7 +58,7 @@ def read_labels(data: bytes, where: str) -> Image.Image:
     16 bits are read, too, if no value is above 255. Raises :class:`UserError`, which names ``where``, for a damaged
     mask, for colours and for larger values.
     """
-    mask = _upright(_load(data, where))
+    mask = set_upright(_load(data, where))
     if mask.mode == "P":
         return Image.fromarray(np.asarray(mask))
     if mask.mode == "I" or mask.mode.startswith("I;16"):
@@ -52,6 +69,15 @@ def read_labels(data: bytes, where: str) -> Image.Image:
             "palette): docs/data.md shows how to turn colours into labels"
         )
     return mask if mask.mode == "L" else mask.convert("L")
+
+
+def set_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; the very image where that says nothing, or cannot be read."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def read_palette(data: bytes) -> list[tuple[int, int, int]]:
@@ -132,28 +158,36 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _load(data: bytes, where: str) -> Image.Image:
+def _load(data: bytes, where: str, limit: int = MAX_PIXELS) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow reads the size from the header and warns before it decodes: here that is an error.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _any_size():
+            image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header
+            pixels = image.width * image.height
+            if MAX_PIXELS < pixels <= limit:
+                image.load()
+        if pixels <= limit:
             image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        pixels = str(error).partition("(")[2].partition(" pixels")[0]
-        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
-        raise UserError(f"{where} has an absurd size, {pixels} pixels; at most {limit} are packed") from None
+            return image
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not an image that can be read ({', '.join(FORMATS)}), or damaged") from None
+    except MemoryError:
+        raise UserError(f"{where} takes more memory than there is; free some, or cut it into smaller images") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
         raise UserError(f"{where} is damaged: {error}; get the file again") from None
-    return image
+    raise UserError(
+        f"{where} has an absurd size, {pixels} pixels; at most {limit:,} are read: cut it into smaller images"
+    )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Lift Pillow's limit, which is one for the whole process and which TIFF's decoder looks at, too."""
+    with _LIMIT:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
 
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.config import Config, OptimConfig
+from fastseg.errors import UserError, shown
 from fastseg.loop.distributed import Ranks, sum_over_ranks
 from fastseg.loop.optim import build_optimizer, set_rate
 from fastseg.loop.profiling import span
@@ -106,9 +107,14 @@ class TrainStep:
 
 
 def precision_of(wanted: str, device: torch.device) -> str:
-    """``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has."""
-    if wanted != "auto":
+    """``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has.
+
+    Raises :class:`UserError` for another name.
+    """
+    if wanted in ("bf16", "fp16", "fp32"):
         return wanted
+    if wanted != "auto":
+        raise UserError(f"the precision is {shown(wanted)}; it must be auto, bf16, fp16 or fp32")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     # Without these instructions bf16 is emulated on the CPU, slower than fp32.

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, shown
 from fastseg.model.deeplab import Logits, resize, upsample
 
 Network = Callable[[Tensor], Logits]
@@ -29,8 +29,10 @@ class Views:
         """Raises :class:`UserError` for scales and windows that show nothing."""
         if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
             raise UserError(f"the scales are {self.scales}; each must be above 0 and at most 16, and one is needed")
-        if self.window and min(self.window) < 1:
-            raise UserError(f"the window is {self.window[0]} × {self.window[1]}; both sides must be 1 or more")
+        if self.window is not None and not _is_size(self.window):
+            raise UserError(
+                f"the window is {shown(self.window)}; it must be a height and a width in pixels, both 1 or more"
+            )
 
     def check(self, squeeze: object) -> None:
         """Refuse windows and scales with a network that squeezes all it sees to ``squeeze`` (its height and width)."""
@@ -44,6 +46,11 @@ class Views:
     def plain(self) -> bool:
         """Whether there is one view only, of the frame as it is."""
         return self.scales == (1.0,) and not self.flip
+
+
+def _is_size(value: object) -> bool:
+    sides = value if isinstance(value, (tuple, list)) else ()
+    return len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
 
 
 MULTI_SCALE = Views(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)

@@ -127,7 +127,8 @@ def _classes(about: Description) -> Iterator[str]:
     yield "|---|" + ("---|" if label else "") + "---|---|"
     for i, c in enumerate(about.classes):
         own = f" {about.label_ids[i]} |" if about.label_ids else ""
-        yield f"| {i} |{own} {c.name} | {', '.join(map(str, c.color))} |"
+        name = c.name.replace("|", r"\|")  # would end the cell
+        yield f"| {i} |{own} {name} | {', '.join(map(str, c.color))} |"
 
 
 def _training(about: Description) -> Iterator[str]:

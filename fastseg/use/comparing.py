@@ -46,30 +46,31 @@ def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Dif
 
 
 def comparison_images(paths: tuple[Path, ...], shards: str) -> tuple[list[Picture], str]:
-    """One image alone, and two in another, odd size; and what they are of, in words."""
-    first, second, source = _two_images(paths, shards)
-    ratio = min(1.0, LONGEST / max(first.size))
-    width, height = (max(round(side * ratio), 32) for side in first.size)
+    """The first image alone, and all of them, two at a time, in another, odd size; and what they are of, in words."""
+    images, source = _images(paths, shards)
+    ratio = min(1.0, LONGEST / max(images[0].size))
+    width, height = (max(round(side * ratio), 32) for side in images[0].size)
     other = (max(width * 3 // 4 | 1, 33), max(height * 2 // 3 | 1, 33))
-    alone = np.array(first.resize((width, height)))[None]
-    return [alone, np.stack([np.asarray(image.resize(other)) for image in (first, second)])], source
+    alone, small = images[0].resize((width, height)), [np.asarray(image.resize(other)) for image in images]
+    # An odd one out goes with the first.
+    pairs = [np.stack([small[i], small[(i + 1) % len(small)]]) for i in range(0, len(small), 2)]
+    return [np.array(alone)[None], *pairs], source
 
 
-def _two_images(paths: tuple[Path, ...], shards: str) -> tuple[Image.Image, Image.Image, str]:
+def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], str]:
     if paths:
-        images = [_read(path) for path in (paths * 2)[:2]]
-        return images[0], images[1], paths[0].name if len(paths) == 1 else f"{paths[0].name} and {paths[1].name}"
+        first, *others = (path.name for path in paths)
+        more = [f"{len(others)} more"] if len(others) > 1 else others
+        return [_read(path) for path in paths], " and ".join([first, *more])
     if not is_remote(shards) and (Path(shards) / "manifest.json").is_file():
         manifest = read_manifest(shards)
         split = "val" if "val" in manifest.splits else next(iter(manifest.splits))
         reader = ShardReader(open_files(shards, manifest, split))
-        one, two = (
-            read_rgb(reader.read(place % len(reader)).image.tobytes(), reader.where(place % len(reader)))[0]
-            for place in (0, 1)
-        )
-        return one, two, f"frames of {Path(shards).name}'s split {split}"
+        places = range(min(len(reader), 2))
+        frames = [read_rgb(reader.read(place).image.tobytes(), reader.where(place))[0] for place in places]
+        return frames, f"frames of {Path(shards).name}'s split {split}"
     noise = np.random.default_rng(0).integers(0, 256, (2, 256, 512, 3), np.uint8)
-    return Image.fromarray(noise[0]), Image.fromarray(noise[1]), "noise (the training's shards are not here)"
+    return [Image.fromarray(image) for image in noise], "noise (the training's shards are not here)"
 
 
 def _read(path: Path) -> Image.Image:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from fastseg.files import atomic_path, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.score.overlay import Mask, Picture, blend
 
+KINDS = ("overlays", "masks", "probabilities")
+"""What there is of each picture, and the folders it goes to."""
 ROWS = 64
 """Blended at a time."""
 
@@ -47,6 +50,9 @@ class Outputs:
         """All files that an image gets."""
         if self.overlays:
             yield self.overlay_path(name)
+        yield from self._raw_paths(name)
+
+    def _raw_paths(self, name: Path) -> Iterator[Path]:
         if self.masks:
             yield self.mask_path(name)
         if self.probabilities:
@@ -56,10 +62,20 @@ class Outputs:
         """The video of overlays, and the folders of frames."""
         if self.overlays:
             yield self.overlay_path(name, suffix)
-        if self.masks:
-            yield self.mask_path(name).with_suffix("")
-        if self.probabilities:
-            yield self.probabilities_path(name).with_suffix("")
+        yield from (path.with_suffix("") for path in self._raw_paths(name))
+
+    def frame_name(self, name: Path, number: int) -> Path:
+        """Of a frame of the video called ``name``, counted from 0."""
+        return name.with_suffix("") / f"{number:06d}.png"
+
+    def drop_frames(self, name: Path, first: int) -> None:
+        """Remove the files of a video's frames from number ``first`` on: what a longer one of this name left."""
+        for number in count(first):
+            there = [path for path in self._raw_paths(self.frame_name(name, number)) if path.exists()]
+            if not there:
+                return
+            for path in there:
+                path.unlink()
 
     def write_image(self, name: Path, image: Picture, mask: Mask, shares: NDArray[Any] | None) -> None:
         """All files of one image."""

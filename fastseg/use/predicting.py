@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, is_full_disk
 from fastseg.use.inputs import Input, read_image
 from fastseg.use.outputs import Outputs, overlay
 from fastseg.use.predictor import Predictor
@@ -73,8 +73,29 @@ def predict_images(job: Job, inputs: Iterable[Input]) -> None:
     with Behind(job.threads) as behind:
         for group in _alike(_decoded(job, inputs), job.batch):
             for (file, picture), (mask, shares) in zip(group, job.answer([p for _, p in group]), strict=True):
-                behind.submit(job.outputs.write_image, file.name, picture, mask, shares)
+                behind.submit(_write_image, job, file, picture, mask, shares)
             job.tell(len(group))
+
+
+def _write_image(job: Job, file: Input, picture: Picture, mask: Picture, shares: Any) -> None:
+    try:
+        with _writing(file):
+            job.outputs.write_image(file.name, picture, mask, shares)
+    except UserError as error:
+        job.complain(str(error))
+
+
+@contextmanager
+def _writing(file: Input) -> Iterator[None]:
+    """Turn what the system says against one file's results into a :class:`UserError`; a full disk concerns all."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise
+        raise UserError(
+            f"the results of {file.path} cannot be written ({error.strerror}); rename it, or name another --out"
+        ) from None
 
 
 def predict_video(job: Job, file: Input, video: Video) -> None:
@@ -82,7 +103,8 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
     outputs, done = job.outputs, 0
     overlays = outputs.overlay_path(file.name, video.suffix)
     try:
-        with write_video(overlays, video) if outputs.overlays else nullcontext() as writer, Behind(1) as behind:
+        written = write_video(overlays, video) if outputs.overlays else nullcontext()
+        with _writing(file), written as writer, Behind(1) as behind:
             frames = _ahead(_same_size(video), 2 * job.batch)
             while group := list(islice(frames, job.batch)):
                 for picture, (mask, shares) in zip(group, job.answer(group), strict=True):
@@ -91,6 +113,8 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
                 job.tell(len(group))
     finally:
         job.lose(max(video.frames - done, 0))
+    with _writing(file):
+        outputs.drop_frames(file.name, done)
     if done < video.frames - max(2, video.frames // 50):  # headers are off by one or two
         job.complain(f"{file.path} ends after {done} of its {video.frames} frames, and so do its results")
 
@@ -100,7 +124,7 @@ def _write_frame(
 ) -> None:
     if writer:
         writer.write(overlay(picture, mask, outputs.classes))
-    outputs.write_raw(file.name.with_suffix("") / f"{number:06d}.png", mask, shares)
+    outputs.write_raw(outputs.frame_name(file.name, number), mask, shares)
 
 
 def _same_size(video: Video) -> Iterator[Picture]:

@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from math import ceil, isqrt
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from fastseg.data.images import set_upright
+from fastseg.device import device_of
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.loop import checkpoint
@@ -90,6 +93,8 @@ class Predictor:
         >>> picture = fastseg.load("ckpt.pt", device="cpu").overlay("street.jpg")
         >>> Image.fromarray(picture).save("overlay.png")
         """
+        if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+            raise UserError(f"alpha is {shown(alpha)}; it must be from 0 (the image alone) to 1 (the colours alone)")
         frames, single = _frames(image)
         masks, _ = self.answer(frames)
         pictures = np.stack([overlay(*pair, self.classes, alpha) for pair in zip(frames, masks, strict=True)])
@@ -130,7 +135,7 @@ class Predictor:
 
 def load(
     path: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
     *,
     tta: bool = False,
@@ -154,19 +159,6 @@ def load(
     views = Views(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else Views(window=window)
     views.check(saved.get("squeeze"))
     return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
-
-
-def device_of(name: str) -> torch.device:
-    """``auto`` or a device of torch's. Raises :class:`UserError` for what is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"the device is {name!r}; it must be auto, cuda, cuda:N or cpu") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"the device is {name}, but torch sees {torch.cuda.device_count()} GPUs here; use cpu or auto")
-    return device
 
 
 def pixels_at_once(classes: int, scale: float) -> int:
@@ -213,7 +205,7 @@ def _frames(image: ImageLike) -> tuple[NDArray[np.uint8], bool]:
     elif isinstance(image, Image.Image):
         if image.mode.startswith("I;") or image.mode in ("I", "F"):
             raise UserError(f"the image has pixels of mode {image.mode}; give its file, or 8 bits")
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = set_upright(image).convert("RGB")
     try:
         array = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     except ValueError:  # several of different sizes
