@@ -138,7 +138,8 @@ def evaluate_checkpoint(
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     boundaries = BoundaryCounts(len(manifest.classes), ranks.device)
     folder, temporary = options.save_predictions, bool(options.official)
-    with prediction_folder(folder, temporary, loader.sample_keys(), manifest.classes) as saving:
+    keys = loader.sample_keys()
+    with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
         with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
             result = evaluate(
                 partial(predict, model, views=views_of(options)),
@@ -163,7 +164,7 @@ def evaluate_checkpoint(
                 precision=precision,
                 views=views_of(options),
             )
-            finish(options, outcome, loader.sample_keys(), saved.get("config") or {}, saving)
+            finish(options, outcome, keys, saved.get("config") or {}, saving)
 
 
 def finish(

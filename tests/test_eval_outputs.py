@@ -1,6 +1,7 @@
 """What ``fastseg-eval`` leaves: predictions, a zip, the official scores, a report; and what it refuses."""
 
 import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastseg import evaluate
 from fastseg.data.manifest import read_manifest
 from fastseg.data.packing import PackOptions, pack
 from fastseg.data.records import Codec
+from fastseg.data.shards import read_index
 from fastseg.data.sources import open_source
 from fastseg.labels import cityscapes
 from fastseg.loop import checkpoint
@@ -110,6 +112,35 @@ def test_a_split_without_masks_is_predicted_and_zipped(run, tmp_path: Path) -> N
             "--split", "test", "--save-predictions", tmp_path / "again", flag, tmp_path / "x", fails=True
         )
     assert "cannot be scored; predict it with --save-predictions DIR" in run("--split", "test", fails=True)
+
+
+def damaged(shards: Path, copy: Path) -> Path:
+    """A copy whose first test frame has a broken image."""
+    shutil.copytree(shards, copy)
+    entry = read_index((copy / "test-000000.idx").read_text())[0]
+    image = next(part for part in entry.components if part.extension == "jpg")
+    with (copy / "test-000000.tar").open("r+b") as tar:
+        tar.seek(image.offset + image.size // 2)
+        tar.write(b"\xff" * 5)
+    return copy
+
+
+def test_an_earlier_run_s_predictions_do_not_pass_for_this_one_s(run, shards: Path, tmp_path: Path) -> None:
+    folder, copy = tmp_path / "test", damaged(shards, tmp_path / "copy")
+    flags = ("--split", "test", "--save-predictions", folder, "--overwrite")
+    assert "2 predictions" in run(*flags)
+    (folder / "notes.txt").write_text("mine")
+    said = run(*flags, "--shards", copy, "--max-bad-samples", 1)
+    assert "1 damaged frames were left out" in said
+    assert "1 of 2 frames: not for the server, and not zipped" in said
+    assert sorted(path.name for path in folder.iterdir()) == ["berlin_000001_000019_labelIds.png", "notes.txt"]
+
+
+def test_a_part_of_a_split_is_not_to_be_handed_in(run, tmp_path: Path) -> None:
+    said = run("--split", "test", "--save-predictions", tmp_path / "test", "--max-images", 1)
+    assert "1 of 2 frames: not for the server, and not zipped" in said
+    assert "handed in" not in said
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["berlin_000000_000019_labelIds.png"]
 
 
 def test_the_official_evaluator_agrees(run, shards: Path, tmp_path: Path) -> None:
