@@ -15,11 +15,11 @@ from fastseg.data.inspection import Crop, Inspection
 from fastseg.data.manifest import Split
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass
+from fastseg.score.inspectfolder import PAGE, SHEET
 from fastseg.score.overlay import GAP, INK, PAPER, blend, colorize
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-SHEET, PAGE = "contact_sheet.png", "index.html"
 COLUMNS = 6
 TILE = 256
 """Width of a crop on the sheet, pixels."""
@@ -132,9 +132,6 @@ def write_page(
     classes: Sequence[SegmentationClass],
 ) -> tuple[Path, Path]:
     """Write the sheet and the page, which needs no network and nothing beside it, into ``folder``; their paths."""
-    buffer = io.BytesIO()
-    contact_sheet(inspection.shown, classes).save(buffer, "PNG", optimize=True)
-    write_atomic(folder / SHEET, buffer.getvalue())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -155,7 +152,11 @@ def write_page(
         entries=inspection.entries,
         names={i: c.name for i, c in enumerate(classes)},
     )
+    # The page first: by it the next inspection knows that it may replace both.
     write_atomic(folder / PAGE, page)
+    buffer = io.BytesIO()
+    contact_sheet(inspection.shown, classes).save(buffer, "PNG", optimize=True)
+    write_atomic(folder / SHEET, buffer.getvalue())
     return folder / SHEET, folder / PAGE
 
 
