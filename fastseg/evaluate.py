@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -60,11 +61,29 @@ def _main() -> None:
         views.check(document.get("squeeze"))
     check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
-    with joined_ranks(options.device) as ranks:
+    with joined_ranks(options.device) as ranks, memory_explained(options, ranks):
         if options.alone:
             evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
         else:
             compare_models(options, saved, shards, manifest, ranks)
+
+
+@contextmanager
+def memory_explained(options: Options, ranks: "Ranks") -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    import torch
+
+    from fastseg.loop.memory import too_little
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        work, cure = "evaluate whole frames", "look through smaller windows with --window H W"
+        if options.batch > 1:
+            work, cure = f"evaluate with --batch {options.batch}", "lower it"
+        elif options.window:
+            work, cure = f"evaluate with --window {options.window[0]} {options.window[1]}", "name a smaller one"
+        raise too_little(ranks.device, work, cure) from None
 
 
 def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:

@@ -258,6 +258,24 @@ def test_what_cannot_be_done_gets_one_sentence(run, words: list[object], says: s
     assert says in run(*words, fails=True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--batch", 2], "evaluate with --batch 2; lower it"),
+        (["--window", 40, 48], "evaluate with --window 40 48; name a smaller one"),
+        ([], "evaluate whole frames; look through smaller windows with --window H W"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    run, monkeypatch: pytest.MonkeyPatch, flags: list[object], says: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("fastseg.model.inference.predict", full)
+    assert f"GiB of memory are too little to {says}" in run(*flags, fails=True)
+
+
 @pytest.mark.slow
 def test_two_ranks_save_and_compare(run, trained: Path, shards: Path, tmp_path: Path) -> None:
     flags = ("--max-images", 3, "--window", 40, 48, "--official", shards.parent / "source")
