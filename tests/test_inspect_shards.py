@@ -75,6 +75,10 @@ def test_a_terminal_shows_a_picture() -> None:
     lines = text.plain.splitlines()
     assert lines == ["▀" * 21] * 10
     assert str(text.spans[0].style) == "rgb(193,40,40) on rgb(193,40,40)"
+    wide = crop._replace(image=np.zeros((8, 4096, 3), np.uint8), label=np.zeros((8, 4096), np.uint8))
+    assert inspect_shards._preview(
+        (wide,), (SegmentationClass("red", (255, 0, 0)),), columns=21
+    ).plain.splitlines() == ["▀" * 21]
     assert str(text.spans[21 * 9].style) == "rgb(100,100,100) on rgb(100,100,100)"
 
 
