@@ -1,6 +1,7 @@
 """What ``fastseg-eval`` leaves: predictions, a zip, the official scores, a report; and what it refuses."""
 
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -155,6 +156,7 @@ def test_the_official_evaluator_agrees(run, shards: Path, tmp_path: Path) -> Non
 def test_leaves_a_report(run, tmp_path: Path) -> None:
     said = run("--report", tmp_path / "report", "--json", tmp_path / "scores.json", "--window", 40, 48)
     assert f"the report is {tmp_path / 'report/report.html'}" in said
+    assert re.search(r"most frequent confusions, as shares of the true class: \w.* taken for \w.* \(\d+ %\)", said)
     scores, found = json.loads((tmp_path / "scores.json").read_text()), read_run(tmp_path / "report")
     assert found.best["miou"] == scores["miou"]
     assert found.best["weights"] == "model"
