@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -60,11 +61,29 @@ def _main() -> None:
         views.check(document.get("squeeze"))
     check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
-    with joined_ranks(options.device) as ranks:
+    with joined_ranks(options.device) as ranks, memory_explained(options, ranks):
         if options.alone:
             evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
         else:
             compare_models(options, saved, shards, manifest, ranks)
+
+
+@contextmanager
+def memory_explained(options: Options, ranks: "Ranks") -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    import torch
+
+    from fastseg.loop.memory import too_little
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        work, cure = "evaluate whole frames", "look through smaller windows with --window H W"
+        if options.batch > 1:
+            work, cure = f"evaluate with --batch {options.batch}", "lower it"
+        elif options.window:
+            work, cure = f"evaluate with --window {options.window[0]} {options.window[1]}", "name a smaller one"
+        raise too_little(ranks.device, work, cure) from None
 
 
 def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:
@@ -138,7 +157,8 @@ def evaluate_checkpoint(
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     boundaries = BoundaryCounts(len(manifest.classes), ranks.device)
     folder, temporary = options.save_predictions, bool(options.official)
-    with prediction_folder(folder, temporary, loader.sample_keys(), manifest.classes) as saving:
+    keys = loader.sample_keys()
+    with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
         with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
             result = evaluate(
                 partial(predict, model, views=views_of(options)),
@@ -163,7 +183,7 @@ def evaluate_checkpoint(
                 precision=precision,
                 views=views_of(options),
             )
-            finish(options, outcome, loader.sample_keys(), saved.get("config") or {}, saving)
+            finish(options, outcome, keys, saved.get("config") or {}, saving)
 
 
 def finish(

@@ -24,6 +24,7 @@ from fastseg.helptext import command_name
 from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
 from fastseg.recipes import RECIPES
+from fastseg.score.inspectfolder import check_replaceable
 
 if TYPE_CHECKING:
     from fastseg.data.inspection import Crop, Inspection
@@ -72,6 +73,8 @@ class Options:
     """Crops on the contact sheet and the page."""
     out: Path | None = None
     """Folder for contact_sheet.png and index.html. None: runs/inspect/NAME of the set."""
+    overwrite: bool = False
+    """Replace files of these names that no inspection wrote."""
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagConversionOff,))
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
     for name, value, most in (("samples", options.samples, 1_000_000), ("show", options.show, 200)):
         if not 1 <= value <= most:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")
@@ -129,6 +132,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
     """Draw, measure, show and write."""
     out = options.out or Path("runs") / "inspect" / (Path(options.shards.rstrip("/")).name or manifest.name)
     check_writable(out, "--out")
+    check_replaceable(out, options.overwrite)
     # torch takes seconds to import: --help and wrong flags are answered before.
     from fastseg.data.findings import findings
     from fastseg.data.inspection import inspect
@@ -240,7 +244,7 @@ def _preview(crops: "tuple[Crop, ...]", classes: tuple[SegmentationClass, ...], 
     from fastseg.score.overlay import blend
 
     width = min(columns // len(crops) - 1, 48)
-    height = 2 * round(width * crops[0].label.shape[0] / crops[0].label.shape[1] / 2)
+    height = 2 * max(1, round(width * crops[0].label.shape[0] / crops[0].label.shape[1] / 2))
     tiles = []
     for crop in crops:
         small = Image.fromarray(blend(crop.image, crop.label, classes)).resize((width, height))

@@ -22,10 +22,11 @@ def blobs(seed: int, size: tuple[int, int], ignored: bool) -> np.ndarray:
     return np.where((np.asarray(void) > 200) & ignored, 255, ids).astype(np.uint8)
 
 
-def band(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask near its outline; what lies outside of the frame is not the mask."""
+def band(mask: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Pixels of a mask near its outline to labelled pixels or to what lies outside of the frame."""
     distance = max(round(0.02 * math.hypot(*mask.shape)), 1)
-    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    grown = (mask | ignored).astype(np.uint8)
+    framed = cv2.copyMakeBorder(grown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     eroded = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=distance)[1:-1, 1:-1]
     return mask & (eroded == 0)
 
@@ -35,7 +36,8 @@ def expected(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     for c in range(CLASSES):
         hits = union = 0
         for truth, found in pairs:
-            bands = band(truth == c), band((found == c) & (truth != 255))
+            void = truth == 255
+            bands = band(truth == c, void), band((found == c) & ~void, void)
             hits += (bands[0] & bands[1]).sum()
             union += (bands[0] | bands[1]).sum()
         scores.append(float(hits / union) if union else math.nan)
@@ -61,6 +63,35 @@ def test_a_perfect_prediction_scores_one_and_a_shifted_one_less_than_its_iou() -
     shifted(0, torch.from_numpy(truth), torch.from_numpy(moved))
     for c, score in enumerate(shifted.iou()[:4]):
         assert 0 < score < ((truth == c) & (moved == c)).sum() / ((truth == c) | (moved == c)).sum()
+
+
+def halves(edge: int) -> np.ndarray:
+    """Class 0 on the left, class 1 from column ``edge`` on: 400×800."""
+    return np.repeat((np.arange(800) >= edge).astype(np.uint8)[None], 400, axis=0)
+
+
+def score(truth: np.ndarray, found: np.ndarray) -> list[float]:
+    """Boundary IoU of both classes in one frame."""
+    counts = BoundaryCounts(2, torch.device("cpu"))
+    counts(0, torch.from_numpy(truth), torch.from_numpy(found))
+    return counts.iou()
+
+
+def test_outlines_of_what_is_ignored_are_met_by_nobody() -> None:
+    truth, found = halves(400), halves(420)
+    plain, striped = score(truth, found), truth.copy()
+    for x in range(40, 360, 80):
+        striped[:, x : x + 6] = 255
+    # The stripes take pixels away along the frame's border alone, where every prediction is right.
+    assert plain[0] - 0.02 < score(striped, found)[0] < plain[0] < 0.61
+    assert score(striped, found)[1] == plain[1]
+
+
+def test_what_is_predicted_for_ignored_pixels_does_not_count() -> None:
+    truth = halves(400)
+    truth[300:340, 100:140] = truth[:, 397:403] = 255
+    for anything in (0, 1):
+        assert score(truth, np.where(truth == 255, anything, truth).astype(np.uint8)) == [1, 1]
 
 
 def test_the_band_of_a_frame_of_cityscapes() -> None:

@@ -1,6 +1,7 @@
 """The contact sheet's layout, and its page in a real browser: complete without a network, slider, phone."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from fastseg.data.draws import Window
 from fastseg.data.inspection import Crop, Entry, Inspection
 from fastseg.data.manifest import Split
 from fastseg.labels import IGNORE, SegmentationClass
-from fastseg.score.contact_sheet import COLUMNS, GAP, TILE, contact_sheet, shares, write_page
+from fastseg.score.contact_sheet import COLUMNS, GAP, TILE, _image, contact_sheet, shares, write_page
 
 CLASSES = (SegmentationClass("road", (128, 64, 128)), SegmentationClass("<b>sky</b>", (70, 130, 180)))
+LONG = "unbroken" * 12
 WINDOW = Window(0, 64, 0, 96, 64, 96, 0, 0, True)
 
 
@@ -54,6 +56,13 @@ def test_the_sheet_shows_each_crop_as_it_is_and_under_its_mask() -> None:
     assert all(list(c.color) in legend for c in CLASSES)
 
 
+def test_a_very_wide_crop_and_a_very_long_name_have_a_sheet() -> None:
+    wide = crop(0)._replace(image=np.zeros((8, 16384, 3), np.uint8), label=np.zeros((8, 16384), np.uint8))
+    sheet = contact_sheet([wide], (SegmentationClass(LONG, (1, 2, 3)),))
+    assert sheet.size == (TILE, 2 + 20 + GAP + 28)
+    assert _image(wide).startswith("data:image/jpeg")
+
+
 def test_shares_before_and_after() -> None:
     road, sky, ignored = shares(INSPECTION, SPLIT, CLASSES)
     assert (road.before, road.after, road.ratio, road.crops, road.rare_in) == (0.8, 0.6, "0.75", 1, None)
@@ -64,8 +73,12 @@ def test_shares_before_and_after() -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("inspect")
-    facts, sentences = [("set", "shards/x"), ("crops", "64×96")], ["class '<b>sky</b>' never appeared in 64 crops"]
-    return write_page(folder, "x, train", facts, sentences, INSPECTION, SPLIT, CLASSES)
+    facts = [("set", f"shards/{LONG}"), ("crops", "64×96")]
+    sentences = ["class '<b>sky</b>' never appeared in 64 crops", f"class '{LONG}' has no pixel"]
+    inspection = replace(INSPECTION, pixels=(300, 100, 0, 100), showing=(64, 0, 0, 32))
+    split = replace(SPLIT, pixels=(800, 0, 0, 200))
+    classes = (*CLASSES, SegmentationClass(LONG, (0, 0, 142)))
+    return write_page(folder, f"{LONG}, train", facts, sentences, inspection, split, classes)
 
 
 def test_the_page_needs_nothing_beside_it(written: tuple[Path, Path]) -> None:
@@ -78,7 +91,7 @@ def test_the_page_needs_nothing_beside_it(written: tuple[Path, Path]) -> None:
     assert text.count("data:image/png") == text.count("data:image/jpeg") == 8
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark"), (320, "light")])
 def test_the_slider_fades_the_masks(browser, written: tuple[Path, Path], width: int, theme: str) -> None:
     page, complaints, requests = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme), [], []
     page.on("console", lambda message: complaints.append(message.text))

@@ -1,6 +1,8 @@
 """What ``fastseg-eval`` leaves: predictions, a zip, the official scores, a report; and what it refuses."""
 
 import json
+import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -17,6 +19,7 @@ from fastseg import evaluate
 from fastseg.data.manifest import read_manifest
 from fastseg.data.packing import PackOptions, pack
 from fastseg.data.records import Codec
+from fastseg.data.shards import read_index
 from fastseg.data.sources import open_source
 from fastseg.labels import cityscapes
 from fastseg.loop import checkpoint
@@ -112,6 +115,35 @@ def test_a_split_without_masks_is_predicted_and_zipped(run, tmp_path: Path) -> N
     assert "cannot be scored; predict it with --save-predictions DIR" in run("--split", "test", fails=True)
 
 
+def damaged(shards: Path, copy: Path) -> Path:
+    """A copy whose first test frame has a broken image."""
+    shutil.copytree(shards, copy)
+    entry = read_index((copy / "test-000000.idx").read_text())[0]
+    image = next(part for part in entry.components if part.extension == "jpg")
+    with (copy / "test-000000.tar").open("r+b") as tar:
+        tar.seek(image.offset + image.size // 2)
+        tar.write(b"\xff" * 5)
+    return copy
+
+
+def test_an_earlier_run_s_predictions_do_not_pass_for_this_one_s(run, shards: Path, tmp_path: Path) -> None:
+    folder, copy = tmp_path / "test", damaged(shards, tmp_path / "copy")
+    flags = ("--split", "test", "--save-predictions", folder, "--overwrite")
+    assert "2 predictions" in run(*flags)
+    (folder / "notes.txt").write_text("mine")
+    said = run(*flags, "--shards", copy, "--max-bad-samples", 1)
+    assert "1 damaged frames were left out" in said
+    assert "1 of 2 frames: not for the server, and not zipped" in said
+    assert sorted(path.name for path in folder.iterdir()) == ["berlin_000001_000019_labelIds.png", "notes.txt"]
+
+
+def test_a_part_of_a_split_is_not_to_be_handed_in(run, tmp_path: Path) -> None:
+    said = run("--split", "test", "--save-predictions", tmp_path / "test", "--max-images", 1)
+    assert "1 of 2 frames: not for the server, and not zipped" in said
+    assert "handed in" not in said
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["berlin_000000_000019_labelIds.png"]
+
+
 def test_the_official_evaluator_agrees(run, shards: Path, tmp_path: Path) -> None:
     said = run("--official", shards.parent / "source", "--json", tmp_path / "scores.json")
     assert "the largest difference of a class's IoU is 0.0000 %; there is no iIoU" in said
@@ -124,6 +156,7 @@ def test_the_official_evaluator_agrees(run, shards: Path, tmp_path: Path) -> Non
 def test_leaves_a_report(run, tmp_path: Path) -> None:
     said = run("--report", tmp_path / "report", "--json", tmp_path / "scores.json", "--window", 40, 48)
     assert f"the report is {tmp_path / 'report/report.html'}" in said
+    assert re.search(r"most frequent confusions, as shares of the true class: \w.* taken for \w.* \(\d+ %\)", said)
     scores, found = json.loads((tmp_path / "scores.json").read_text()), read_run(tmp_path / "report")
     assert found.best["miou"] == scores["miou"]
     assert found.best["weights"] == "model"
@@ -225,6 +258,24 @@ def test_a_smaller_set_is_not_compared_with_the_full_ground_truth(run, shards: P
 )
 def test_what_cannot_be_done_gets_one_sentence(run, words: list[object], says: str) -> None:
     assert says in run(*words, fails=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--batch", 2], "evaluate with --batch 2; lower it"),
+        (["--window", 40, 48], "evaluate with --window 40 48; name a smaller one"),
+        ([], "evaluate whole frames; look through smaller windows with --window H W"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    run, monkeypatch: pytest.MonkeyPatch, flags: list[object], says: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("fastseg.model.inference.predict", full)
+    assert f"GiB of memory are too little to {says}" in run(*flags, fails=True)
 
 
 @pytest.mark.slow

@@ -88,6 +88,19 @@ def test_an_older_gallery_is_replaced_and_an_unfinished_one_is_none(tmp_path: Pa
     assert read_run(tmp_path).gallery == []
 
 
+def test_pictures_that_the_index_does_not_list_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "overlays"
+    write_gallery(folder, [sample()], ["a"], CLASSES)
+    for name in ("street.jpg", "street.png"):
+        (folder / name).write_bytes(b"mine")
+    write_gallery(folder, [sample()], ["b"], CLASSES)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"street.jpg", "street.png", "gallery.json", *(f"00_b.{ending}" for ending in LAYERS.values())}
+    (folder / "gallery.json").write_text("{")
+    write_gallery(folder, [sample()], ["b"], CLASSES)
+    assert {path.name for path in folder.iterdir()} == names
+
+
 def test_a_picture_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "overlays"
     write_gallery(folder, [sample()], ["a"], CLASSES)

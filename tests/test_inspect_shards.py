@@ -44,6 +44,21 @@ def test_a_set_is_shown_and_left_as_files(command, shards: Path, tmp_path: Path)
     assert (tmp_path / "runs" / "inspect" / shards.name / "contact_sheet.png").exists()
 
 
+def test_an_inspection_replaces_an_earlier_one_and_nothing_else(command, shards: Path, tmp_path: Path) -> None:
+    page, flags = tmp_path / "site" / "index.html", ("--crop", 32, 32, "--samples", 2, "--show", 1, "--out", "site")
+    page.parent.mkdir()
+    page.write_text("<title>mine</title>")
+    code, _, err = command(shards, *flags)
+    assert code == 2
+    assert "site/index.html exists, and no inspection wrote it; name another --out or add --overwrite" in err
+    assert page.read_text() == "<title>mine</title>"
+    assert command(shards, *flags, "--overwrite")[0] == 0
+    assert "fastseg-inspect" in page.read_text()
+    assert command(shards, *flags)[0] == 0
+    page.unlink()
+    assert "site/contact_sheet.png exists" in command(shards, *flags)[2]
+
+
 def test_a_set_that_is_smaller_than_a_batch(command, shards: Path) -> None:
     code, out, _ = command(shards, "--crop", 32, 32, "--batch", 12, "--samples", 3)
     assert code == 0
@@ -60,6 +75,10 @@ def test_a_terminal_shows_a_picture() -> None:
     lines = text.plain.splitlines()
     assert lines == ["▀" * 21] * 10
     assert str(text.spans[0].style) == "rgb(193,40,40) on rgb(193,40,40)"
+    wide = crop._replace(image=np.zeros((8, 4096, 3), np.uint8), label=np.zeros((8, 4096), np.uint8))
+    assert inspect_shards._preview(
+        (wide,), (SegmentationClass("red", (255, 0, 0)),), columns=21
+    ).plain.splitlines() == ["▀" * 21]
     assert str(text.spans[21 * 9].style) == "rgb(100,100,100) on rgb(100,100,100)"
 
 

@@ -238,14 +238,15 @@ def test_everything_is_escaped(run_folder: Path) -> None:
     (run_folder / "confusion.json").write_text(json.dumps({"matrix": [[3]]}))
     (run_folder / "config.json").write_text(json.dumps({evil: {evil: evil}}))
     (run_folder / "environment.json").write_text(json.dumps({"command": evil, evil: evil}))
-    write_gallery(run_folder / "overlays", [frame(0.5)], ["<b>&"], CLASSES)
+    write_gallery(run_folder / "overlays", [frame(0.5)], ["<u>&"], CLASSES)
     line = eval_line(1, 0.5, classes={evil: 0.5}, categories={evil: 0.5}, weights=evil)
     write_lines(run_folder, [line, train_line(1)])
-    named = run_folder.rename(run_folder.parent / "<i>run & co")
+    named = run_folder.rename(run_folder.parent / "<s>run & co")
     page = page_of(named)
     assert page.text.count(evil) >= 8
-    assert "<b>&, mIoU 50.00 %" in page.text
-    assert not {"i>", "b>"} & set(page.tags)
+    assert "<u>&, mIoU 50.00 %" in page.text
+    assert not {"u", "s"} & set(page.tags)
+    assert page.tags.count("script") == 1  # our own
 
 
 def test_a_page_with_many_pictures_and_classes_stays_small(run_folder: Path) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastseg.labels import cityscapes
+from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.score.evaluator import Sample
 from fastseg.score.gallery import write_gallery
 from fastseg.score.report import write_report
 
-CLASSES = cityscapes().classes
+LONG = "unbroken" * 12
+CLASSES = (*cityscapes().classes[:-1], SegmentationClass(LONG, (119, 11, 32), LONG))
 FRAMES = 3
 
 
@@ -31,12 +32,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classes": ious,
         "boundary_iou": ious,
         "class_accuracy": ious,
-        "categories": {"flat": 0.5, "object": 0.25},
+        "categories": {"flat": 0.5, "object": 0.25, LONG: 0.125},
     }
     lines += [{"event": "eval", "step": s, "miou": s / 100, "accuracy": 0.5, "images": 3, **scores} for s in (20, 39)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rng = np.random.default_rng(0)
-    (folder / "confusion.json").write_text(json.dumps({"matrix": rng.integers(1, 99, (19, 19)).tolist()}))
+    matrix = rng.integers(1, 99, (19, 19))
+    matrix[18, 0] = 999  # so that the long name is among the mistakes
+    (folder / "confusion.json").write_text(json.dumps({"matrix": matrix.tolist()}))
     (folder / "environment.json").write_text(json.dumps({"command": "fastseg/train.py " + "--long-flag " * 40}))
     (folder / "config.json").write_text(json.dumps({"name": "street", "a_very_long_name": "x" * 300}))
     frames = [

@@ -58,13 +58,29 @@ def test_mlflow_holds_the_numbers_and_a_resumed_run_goes_on(store: Path, tmp_pat
     assert run.data.params == {"seed": "3", "optim.lr": "0.01"}
     assert run.data.metrics["eval/miou"] == 0.25
     assert run.data.metrics["iou/traffic light"] == 0.5
-    assert run.data.metrics["iou/a/b _ü_"] == 0.75
+    assert run.data.metrics["iou/a_b _ü_"] == 0.75
     assert "iou/bus" not in run.data.metrics
     train(tmp_path / "street", "mlflow", 20, 30, loss=0.5)
     client, run = read_mlflow(store)
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(10, 1.5), (20, 1.5), (30, 0.5)]
     assert run.info.status == "FINISHED"
+
+
+def test_mlflow_takes_classes_of_any_name_and_keeps_them_apart(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["road/", "a//b", "a__b", "..", ".", "/x", " ", "road", "road/kerb", "a:/b"]
+    ious = {name: None if name == "a//b" else i / 16 for i, name in enumerate(names)}
+    with RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow") as log:
+        log.evaluated(10, {"miou": 0.25, "classes": ious})
+        log.evaluated(20, {"miou": 0.5, "classes": {**ious, "a//b": 1.0}})
+    assert "failed" not in capsys.readouterr().err
+    client, run = read_mlflow(store)
+    found = {name: value for name, value in run.data.metrics.items() if name.startswith("iou/")}
+    assert sorted(found.values()) == sorted([1.0, *(value for value in ious.values() if value is not None)])
+    assert (found["iou/a__b"], found["iou/a__b 2"], found["iou/a__b 3"]) == (1.0, ious["a__b"], ious["a:/b"])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "iou/a__b 2")] == [10, 20]
 
 
 def test_mlflow_without_an_address_writes_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

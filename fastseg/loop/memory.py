@@ -1,5 +1,6 @@
 """What a run holds in memory; whether decoded frames can stay there beside the network, and how many of them."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,17 @@ def memory_left(ranks: Ranks) -> int:
         free, total = torch.cuda.mem_get_info(ranks.device)
         return int(free - SPARE * total)
     return int(min(_available(), _allowed()) * (1 - SPARE) / ranks.local_world)
+
+
+def too_little(device: torch.device, work: str, cure: str) -> UserError:
+    """What to say instead of torch's error: how much memory the device (or the machine) has, and is too little for."""
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
+    return UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}")
+
+
+def machine_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _available() -> float:

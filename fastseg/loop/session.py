@@ -1,6 +1,5 @@
 """A training run from its configuration to its end: check, build, resume, introduce, loop."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from fastseg.loop import checkpoint
 from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
-from fastseg.loop.memory import STREAMED, Choice, choose_residence
+from fastseg.loop.memory import STREAMED, Choice, choose_residence, too_little
 from fastseg.loop.optim import peak_rate
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.state import RunState, continues_exactly, find_checkpoint
@@ -66,7 +65,6 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
     try:
         yield
     except torch.OutOfMemoryError:
-        total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
         data = config.data
         if state.evaluation_owed:
             work = f"evaluate with --data.eval-batch {data.eval_batch}"
@@ -75,12 +73,7 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
             work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
             frames = "use --data.resident no, or " if data.resident != "no" and device.type == "cuda" else ""
             cure = f"{frames}lower --data.batch or --data.crop"
-        raise UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}") from None
-
-
-def machine_memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        raise too_little(device, work, cure) from None
 
 
 def open_log(config: Config, manifest: Manifest, state: RunState, steps_per_epoch: int, ranks: Ranks) -> RunLog:

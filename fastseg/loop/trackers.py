@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -32,6 +32,9 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record finite numbers of a step."""
+
+    def spell(self, names: Iterable[str]) -> Mapping[str, str]:
+        """How the library wants each of these names, different ones differently."""
 
     def close(self, finished: bool) -> None:
         """End the run there; ``finished`` says whether the training came to its end."""
@@ -67,6 +70,10 @@ class WandB:
         """Record finite numbers of a step."""
         self._run.log({"step": step, **values})
 
+    def spell(self, names: Iterable[str]) -> Mapping[str, str]:
+        """As they are."""
+        return {name: name for name in names}
+
     def close(self, finished: bool) -> None:
         """End the run there."""
         self._run.finish(exit_code=0 if finished else 1)
@@ -98,9 +105,18 @@ class MLflow:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record finite numbers of a step."""
         now = int(1000 * time.time())
-        # MLflow takes only these characters in a name; classes may be called anything.
-        names = {re.sub(r"[^\w./ -]", "_", name): value for name, value in values.items()}
-        self._client.log_batch(self.id, metrics=[self._metric(name, v, now, step) for name, v in names.items()])
+        self._client.log_batch(self.id, metrics=[self._metric(name, v, now, step) for name, v in values.items()])
+
+    def spell(self, names: Iterable[str]) -> Mapping[str, str]:
+        """As paths of a kind and one part of few characters; those that come out alike are numbered."""
+        spelled: dict[str, str] = {}
+        for name in names:
+            plain, number = _path(name), 1
+            while plain in spelled.values():
+                number += 1
+                plain = f"{_path(name)} {number}"
+            spelled[name] = plain
+        return spelled
 
     def close(self, finished: bool) -> None:
         """End the run there."""
@@ -154,7 +170,8 @@ class Tracking:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the finite ones of these numbers."""
-        self._queue.put((step, {name: float(v) for name, v in values.items() if math.isfinite(v)}))
+        names = self._tracker.spell(values)  # of all: a name must not depend on which others have a score
+        self._queue.put((step, {names[name]: float(v) for name, v in values.items() if math.isfinite(v)}))
 
     def close(self, finished: bool) -> None:
         """Send what is left, for at most :data:`CLOSING` seconds."""
@@ -179,6 +196,13 @@ def _known_id(path: Path, kind: str) -> str | None:
         return str(document["id"]) if document["tracker"] == kind else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _path(name: str) -> str:
+    """``iou/a_b`` for ``iou/a/b``: MLflow makes paths of names and takes few characters; classes have any name."""
+    kind, _, rest = name.partition("/")
+    plain = re.sub(r"[^\w. -]", "_", rest)
+    return f"{kind}/{plain}" if plain.strip(". ") else f"{kind}/_"
 
 
 def _short(error: Exception) -> str:

@@ -19,7 +19,8 @@ class BoundaryCounts:
     Tb are the pixels of a class in the truth that lie near another class or the frame's border, Pb the same in the
     prediction (Cheng et al., "Boundary IoU", CVPR 2021, arXiv 2103.16562; distances as in its boundary_iou_api).
     As with the IoU, pixels of all frames are counted before anything is divided, and ignored pixels belong to no class,
-    neither in the truth nor in the prediction.
+    neither in the truth nor in the prediction. No outline runs along them: it would be the same in both, and met for
+    free. Where they part two classes, each class is near the other if the gap is narrower than the band.
     """
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -56,21 +57,23 @@ def _band(ids: Tensor, distance: int) -> Tensor:
 def near_outline(ids: Tensor, distance: int) -> Tensor:
     """Where the square of 2 × ``distance`` + 1 pixels around a pixel holds another class or leaves the frame: H×W.
 
-    What is not near is just what eroding each class's mask by that square leaves, for all classes at once.
+    Ignored pixels in the square are no other class; what is said of ignored pixels themselves means nothing. What is
+    not near is just what eroding each class's mask, ignored pixels added, by that square leaves, for all classes at
+    once.
     """
-    d = distance
-    padded = F.pad(ids, (d, d, d, d), value=IGNORE)
-    across, down = padded[:, 1:] != padded[:, :-1], padded[1:, d:-d] != padded[:-1, d:-d]
-    mixed_row = _any_of(across, 1, 2 * d)
-    return _any_of(mixed_row, 0, 2 * d + 1) | _any_of(down, 0, 2 * d)
+    # An ignored pixel is 0 in both, which is greater than nothing; what lies outside is IGNORE, greater than any class.
+    both = torch.stack([torch.where(ids == IGNORE, 0, ids), IGNORE - ids])
+    padded = F.pad(both, [distance] * 4, value=IGNORE)
+    greatest, least = _greatest(_greatest(padded, 1, 2 * distance + 1), 2, 2 * distance + 1)
+    return (greatest > ids) | (least > IGNORE - ids)
 
 
-def _any_of(flags: Tensor, dim: int, length: int) -> Tensor:
-    """Whether any of the ``length`` flags from a place on is set; ``length`` - 1 fewer along ``dim``."""
+def _greatest(values: Tensor, dim: int, length: int) -> Tensor:
+    """The greatest of the ``length`` values from a place on; ``length`` - 1 fewer along ``dim``."""
     reach = 1
     while reach < length:  # twice as far each time
         step = min(reach, length - reach)
-        size = flags.shape[dim] - step
-        flags = flags.narrow(dim, 0, size) | flags.narrow(dim, step, size)
+        size = values.shape[dim] - step
+        values = torch.maximum(values.narrow(dim, 0, size), values.narrow(dim, step, size))
         reach += step
-    return flags
+    return values

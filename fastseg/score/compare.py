@@ -14,7 +14,8 @@ from fastseg.score.metrics import percent
 
 COLOURS = {"B better": "green", "A better": "red"}
 CAVEAT = (
-    "One class in twenty is called better by chance alone. And the same recipe trained again scores otherwise, "
+    "One class in twenty is called better by chance alone. The intervals take the images as independent: where they "
+    "are neighbouring frames of one video, they are too narrow. And the same recipe trained again scores otherwise, "
     "which no interval over images knows."
 )
 

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fastseg.data.findings import percent
 from fastseg.data.inspection import Crop, Inspection
 from fastseg.data.manifest import Split
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass
+from fastseg.score.inspectfolder import PAGE, SHEET
+from fastseg.score.lettering import Font, names_in, open_font, shortened
 from fastseg.score.overlay import GAP, INK, PAPER, blend, colorize
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-SHEET, PAGE = "contact_sheet.png", "index.html"
 COLUMNS = 6
 TILE = 256
 """Width of a crop on the sheet, pixels."""
@@ -73,9 +72,9 @@ def caption(crop: Crop) -> str:
 
 def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -> Image.Image:
     """Every crop twice, as it is and under its mask, with captions, and the classes' colours below."""
-    font = ImageFont.load_default(13)
+    font = open_font(13)
     line = 20
-    height = round(TILE * crops[0].label.shape[0] / crops[0].label.shape[1])
+    height = max(1, round(TILE * crops[0].label.shape[0] / crops[0].label.shape[1]))
     cell = 2 * height + line + GAP
     columns = min(COLUMNS, len(crops))
     rows = -(-len(crops) // columns)
@@ -101,18 +100,19 @@ def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -
 
 
 def _legend(classes: Sequence[SegmentationClass], width: int, font: Font, line: int) -> Image.Image:
+    names = [shortened(name, font, width - 34) for name in names_in(font, classes)]
     places, x, y = list[tuple[int, int]](), 6, 4
-    for c in classes:
-        length = int(font.getlength(c.name)) + 34
+    for name in names:
+        length = int(font.getlength(name)) + 34
         if x + length > width and x > 6:
             x, y = 6, y + line
         places.append((x, y))
         x += length
     legend = Image.new("RGB", (width, y + line + 4), PAPER)
     draw = ImageDraw.Draw(legend)
-    for c, (x, y) in zip(classes, places, strict=True):
+    for c, name, (x, y) in zip(classes, names, places, strict=True):
         draw.rectangle((x, y + 4, x + 13, y + 16), fill=c.color, outline=INK)
-        draw.text((x + 19, y + line / 2), c.name, fill=INK, font=font, anchor="lm")
+        draw.text((x + 19, y + line / 2), name, fill=INK, font=font, anchor="lm")
     return legend
 
 
@@ -132,9 +132,6 @@ def write_page(
     classes: Sequence[SegmentationClass],
 ) -> tuple[Path, Path]:
     """Write the sheet and the page, which needs no network and nothing beside it, into ``folder``; their paths."""
-    buffer = io.BytesIO()
-    contact_sheet(inspection.shown, classes).save(buffer, "PNG", optimize=True)
-    write_atomic(folder / SHEET, buffer.getvalue())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -155,7 +152,11 @@ def write_page(
         entries=inspection.entries,
         names={i: c.name for i, c in enumerate(classes)},
     )
+    # The page first: by it the next inspection knows that it may replace both.
     write_atomic(folder / PAGE, page)
+    buffer = io.BytesIO()
+    contact_sheet(inspection.shown, classes).save(buffer, "PNG", optimize=True)
+    write_atomic(folder / SHEET, buffer.getvalue())
     return folder / SHEET, folder / PAGE
 
 
@@ -173,7 +174,7 @@ def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
 def _address(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
     """The picture, at most :data:`PAGE_TILE` pixels a side, as a data address."""
     factor = min(1.0, PAGE_TILE / max(picture.size))
-    small = picture.resize((round(picture.width * factor), round(picture.height * factor)), how)
+    small = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)
     buffer = io.BytesIO()
     small.save(buffer, format, **options)
     return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

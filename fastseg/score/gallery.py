@@ -48,14 +48,13 @@ class Frame(Protocol):
 def write_gallery(
     folder: Path, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass]
 ) -> None:
-    """Make ``folder`` (``RUN/overlays``) hold exactly these frames, in the order given: worst first.
+    """Make the gallery in ``folder`` (``RUN/overlays``) hold exactly these frames, in the order given: worst first.
 
     ``keys`` names each frame; masks hold train ids of ``classes``. Each frame becomes four files of one size, at most
     :data:`MAX_SIDE` pixels: a JPEG and three palette PNGs. The index is written last: no index, no gallery.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (folder / INDEX, *folder.glob("*.jpg"), *folder.glob("*.png")):
-        path.unlink(missing_ok=True)
+    _remove_gallery(folder)
     entries = []
     for i, (frame, key) in enumerate(zip(frames, keys, strict=True)):
         stem = f"{i:02d}_{key}"
@@ -73,6 +72,16 @@ def write_gallery(
         worst = worst_classes(frame.label, frame.prediction, classes)
         entries.append({"key": key, "stem": stem, "size": size, "iou": frame.iou, "worst_classes": worst})
     write_atomic(folder / INDEX, json.dumps(entries, indent=1) + "\n")
+
+
+def _remove_gallery(folder: Path) -> None:
+    """Remove what an earlier index lists, and the index: other pictures may lie there, such as fastseg-predict's."""
+    try:
+        stems = [Path(entry["stem"]).name for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or none that can be read
+        stems = []
+    for path in (*(folder / f"{stem}.{ending}" for stem in stems for ending in LAYERS.values()), folder / INDEX):
+        path.unlink(missing_ok=True)
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What an evaluation says and writes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,8 +10,12 @@ from rich.console import Console
 from fastseg.data.manifest import Manifest
 from fastseg.model.inference import Views
 from fastseg.score.boundary import WIDTH
+from fastseg.score.confusions import largest_confusions
 from fastseg.score.evaluator import Evaluation
 from fastseg.score.metrics import Score, mean, plain, score, score_table
+
+CONFUSIONS = 5
+"""Named in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Outcome:
         """Print the table (of a split without masks: why there is none), and on what it was measured."""
         if self.labelled:
             console.print(score_table(self.scores, self.manifest.classes, self.boundary))
-            band = f"of the band along outlines, {100 * WIDTH:g} % of the frame's diagonal wide (Cheng et al. 2021)"
-            console.print(f"boundary IoU: {band}", highlight=False, soft_wrap=True)
+            for sentence in self._notes():
+                console.print(sentence, highlight=False, soft_wrap=True)
         else:
             console.print(f"the split {self.split!r} has no masks: it was predicted, not scored", highlight=False)
         if self.result.bad_samples:
@@ -56,6 +61,14 @@ class Outcome:
             highlight=False,
             soft_wrap=True,
         )
+
+    def _notes(self) -> Iterator[str]:
+        """What belongs to the table."""
+        band = f"of the band along outlines, {100 * WIDTH:g} % of the frame's diagonal wide (Cheng et al. 2021)"
+        yield f"boundary IoU: {band}"
+        names = [c.name for c in self.manifest.classes]
+        if found := largest_confusions(self.result.matrix, names, CONFUSIONS):
+            yield f"most frequent confusions, as shares of the true class: {'; '.join(map(str, found))}"
 
     def record(self) -> dict[str, Any]:
         """The line of metrics.jsonl."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fastseg.labels import IGNORE, SegmentationClass
+from fastseg.score.lettering import names_in, open_font, shortened
 
 Picture = NDArray[np.uint8]
 """RGB, H×W×3."""
@@ -16,6 +17,8 @@ Mask = NDArray[np.uint8]
 RIGHT, WRONG, IGNORED = (232, 232, 232), (214, 39, 40), (0, 0, 0)
 HIT, MISS = (45, 110, 230), (214, 39, 40)
 GAP, PAPER, INK = 4, (28, 30, 34), (230, 230, 230)
+LONGEST = 240
+"""Pixels of a name beside a confusion matrix."""
 CAPTIONS = ("image", "truth", "prediction", "errors (red)")
 
 
@@ -47,7 +50,7 @@ def panel(
     tile_width = min(width, (max_width - 3 * GAP) // 4)
     tile_height = max(1, round(height * tile_width / width))
     font_size = max(10, tile_width // 26)
-    font, caption_height = ImageFont.load_default(font_size), 5 * font_size // 3
+    font, caption_height = open_font(font_size), 5 * font_size // 3
 
     sheet = Image.new("RGB", (4 * tile_width + 3 * GAP, caption_height + tile_height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -74,17 +77,18 @@ def matrix_picture(matrix: NDArray[np.int64], classes: Sequence[SegmentationClas
     grid = Image.fromarray(np.rint(mixed).astype(np.uint8).repeat(cell, 0).repeat(cell, 1))
     if count > 40:
         return np.asarray(grid)
-    font = ImageFont.load_default(13)
+    font = open_font(13)
+    names = [shortened(name, font, LONGEST) for name in names_in(font, classes)]
     draw = ImageDraw.Draw(grid)
     for i, j in np.argwhere(shares >= 0.005).tolist():
         draw.text(((j + 0.5) * cell, (i + 0.5) * cell), f"{100 * shares[i, j]:.0f}", fill=INK, font=font, anchor="mm")
-    margin = 12 + round(max(font.getlength(c.name) for c in classes))
+    margin = 12 + round(max(map(font.getlength, names)))
     sheet = Image.new("RGB", (margin + grid.width, margin + grid.height), PAPER)
     sheet.paste(grid, (margin, margin))
     rows, columns = (Image.new("RGB", (margin, grid.height), PAPER) for _ in range(2))
-    for i, c in enumerate(classes):
-        ImageDraw.Draw(rows).text((margin - 6, (i + 0.5) * cell), c.name, fill=INK, font=font, anchor="rm")
-        ImageDraw.Draw(columns).text((6, (i + 0.5) * cell), c.name, fill=INK, font=font, anchor="lm")
+    for i, name in enumerate(names):
+        ImageDraw.Draw(rows).text((margin - 6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="rm")
+        ImageDraw.Draw(columns).text((6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="lm")
     sheet.paste(rows, (0, margin))
     sheet.paste(columns.transpose(Image.Transpose.ROTATE_90), (margin, 0))
     return np.asarray(sheet)

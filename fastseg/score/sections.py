@@ -5,6 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from fastseg.score.confusions import Mistake, largest_confusions
 from fastseg.score.gallery import LAYERS
 from fastseg.score.runfolder import Line, Run, Shown, number
 
@@ -14,8 +17,6 @@ MATRIX_CLASSES = 40
 """Classes shown at most in the confusion matrix: those with the most pixels."""
 CONFUSIONS = 8
 """Mistakes named under the matrix, the most frequent ones."""
-LEAST_MISTAKE = 0.005
-"""A smaller share of a class is neither named nor written into the matrix."""
 COLUMNS = {"boundary": "Boundary IoU", "accuracy": "Accuracy", "pixels": "Pixels"}
 """Columns of the table of classes beside IoU, shown where a class has a value."""
 GREY = (128, 128, 128)
@@ -89,8 +90,7 @@ class Confusion:
     shares: list[list[float]]
     """Row of the truth by column of the prediction, 0…1; NaN in the row of a class that does not occur."""
     left_out: int
-    mistakes: list[tuple[str, str, float]]
-    """(truth, prediction, share of the truth)."""
+    mistakes: list[Mistake]
 
 
 def confusion_of(run: Run) -> Confusion | None:
@@ -103,17 +103,11 @@ def confusion_of(run: Run) -> Confusion | None:
     shares = [[n / total if total else math.nan for n in row] for row, total in zip(matrix, totals, strict=True)]
     largest = sorted(range(len(matrix)), key=lambda i: -totals[i])[:MATRIX_CLASSES]
     shown = sorted(largest)
-    mistakes = [
-        (names[i], names[j], share)
-        for i, row in enumerate(shares)
-        for j, share in enumerate(row)
-        if i != j and share >= LEAST_MISTAKE
-    ]
     return Confusion(
         names=[names[i] for i in shown],
         shares=[[shares[i][j] for j in shown] for i in shown],
         left_out=len(matrix) - len(shown),
-        mistakes=sorted(mistakes, key=lambda m: -m[2])[:CONFUSIONS],
+        mistakes=largest_confusions(np.array(matrix, np.int64), names, CONFUSIONS),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastseg.files import atomic_path, write_atomic
 from fastseg.labels import SegmentationClass, cityscapes_ids
-from fastseg.loop.distributed import gather_states
+from fastseg.loop.distributed import barrier, gather_states
 
 ARCHIVE = "submission.zip"
 THREADS = 2
@@ -60,6 +60,11 @@ class PredictionFolder:
         Image.fromarray(train_ids if self._ids is None else self._ids[train_ids]).save(file, "PNG")
         write_atomic(path, file.getvalue())
 
+    def clear(self) -> None:
+        """Remove an earlier run's predictions of this split, and its archive."""
+        for path in (self.folder / ARCHIVE, *map(self.path, range(len(self._keys)))):
+            path.unlink(missing_ok=True)
+
     def __enter__(self) -> "PredictionFolder":
         return self
 
@@ -74,27 +79,39 @@ class PredictionFolder:
         return {key: path for key, path in paths.items() if path.is_file()}
 
     def tell(self, console: Console, places: Iterable[int], zipped: bool) -> None:
-        """Say what lies where; ``zipped``: also in one :data:`ARCHIVE`, ready to be handed in."""
-        files = self.present(places)
+        """Say what lies where; ``zipped``: a whole split's also in one :data:`ARCHIVE`, ready to be handed in."""
+        files, all_of_them = self.present(places), len(self._keys)
         values = "label ids, as the Cityscapes server wants them" if self.of_cityscapes else "train ids (0, 1, 2, …)"
-        console.print(f"{self.folder}: {len(files)} predictions, PNGs of {values}", highlight=False, soft_wrap=True)
-        if zipped:
+        said = [f"{self.folder}: {len(files)} predictions, PNGs of {values}"]
+        if zipped and len(files) < all_of_them:
+            said.append(f"{len(files)} of {all_of_them} frames: not for the server, and not zipped")
+        elif zipped:
             with atomic_path(self.folder / ARCHIVE) as temporary, zipfile.ZipFile(temporary, "w") as archive:
                 for path in files.values():  # PNGs are compressed: they are stored as they are
                     archive.write(path, path.name)
-            console.print(f"{self.folder / ARCHIVE}: all of them, to be handed in", highlight=False, soft_wrap=True)
+            said.append(f"{self.folder / ARCHIVE}: all of them, to be handed in")
+        for sentence in said:
+            console.print(sentence, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def prediction_folder(
-    folder: Path | None, temporary: bool, keys: Sequence[str], classes: Sequence[SegmentationClass]
+    folder: Path | None, temporary: bool, keys: Sequence[str], classes: Sequence[SegmentationClass], first: bool
 ) -> Iterator[PredictionFolder | None]:
     """Where all ranks save predictions: in ``folder``, else for the time being if ``temporary``, else nowhere.
 
+    Of this split nothing is there at the beginning: an earlier run's file would pass for a damaged frame's prediction.
     Every rank has to call, and to leave after the others have saved what they will.
     """
-    if folder or not temporary:
-        yield PredictionFolder(folder, keys, classes) if folder else None
+    if folder:
+        saving = PredictionFolder(folder, keys, classes)
+        if first:
+            saving.clear()
+        barrier()  # what others save must stay
+        yield saving
+        return
+    if not temporary:
+        yield None
         return
     with TemporaryDirectory(prefix="fastseg-") as own:
         shared = Path(gather_states({"folder": own})[0]["folder"])  # the first rank's
