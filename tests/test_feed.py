@@ -160,7 +160,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
         Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
     # As records were before there were check sums.
     tar.write_bytes(re.sub(rb',"crc32":{[^}]*}', lambda sums: b" " * len(sums[0]), damaged))
-    with pytest.raises(UserError, match=record + "the image cannot be read"):
+    with pytest.raises(UserError, match=record + "its image is not an image that can be read"):
         Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
 
 

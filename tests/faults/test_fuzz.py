@@ -70,7 +70,7 @@ def tiles(data: bytes, _folder: Path) -> object:
     array = np.frombuffer(data, np.uint8)
     found = find_tiles(array)
     if found is None:
-        height, width = image_size(array)
+        height, width = image_size(array, "x")
     else:
         height, width = found.height, found.width
         for window in ((0, height, 0, width), (height - 1, height, width - 1, width)):
