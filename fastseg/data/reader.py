@@ -1,23 +1,20 @@
 """The encoded records of a split, by their place: from local tars, or by range requests from object storage."""
 
 import hashlib
-import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastseg.data.cache import read_range
 from fastseg.data.checksums import call, changed
 from fastseg.data.images import image_size
 from fastseg.data.shards import read_index
+from fastseg.data.tars import LOST, cure, no_file, opener
 from fastseg.data.tiles import Bytes
 from fastseg.errors import UserError
 from fastseg.files import is_remote, read_bytes
@@ -81,7 +78,7 @@ class Reader:
         self.remote = is_remote(files.tars[0])
         shards = zip(files.tars, files.indexes, files.index_sha256, strict=True)
         self._places = [place for shard in shards for place in _places(*shard, files)]
-        self._open = cache(_open)
+        self._open = opener()
         self._proven = bytearray(len(self._places))
         self._lock = threading.Lock()
         self.recent: deque[int] = deque(maxlen=RECENT)
@@ -121,8 +118,9 @@ class Reader:
         self.recent.append(place)
         try:
             data = np.frombuffer(self._open(record.tar)(record.offset, record.size), np.uint8)
-        except OSError as error:  # a disk's bad sector
-            raise Damaged(f"{self.where(place)} cannot be read ({error.strerror})") from None
+        except OSError as error:
+            sentence = f"{self.where(place)} cannot be read ({error.strerror})"
+            raise Damaged(sentence) if error.errno in LOST else UserError(f"{sentence}; {cure(error)}") from None
         if len(data) != record.size:
             raise Damaged(
                 f"{record.tar} ends at byte {record.offset + len(data)}, within record {record.key}, which reaches "
@@ -185,33 +183,10 @@ def _index(path: str, tar: str, digest: str) -> str:
     try:
         data = read_bytes(path)
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise no_file(path) from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise UserError(
             f"{path} is damaged or the index of another tar than {tar}: its SHA-256 is not the manifest's; "
             "copy or pack the set again"
         )
     return data.decode("utf-8", "replace")
-
-
-def _range(path: str, offset: int, size: int) -> bytes:
-    try:
-        return read_range(path, offset, size)
-    except FileNotFoundError:
-        raise _missing(path) from None
-
-
-def _missing(path: str) -> UserError:
-    return UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
-
-
-def _open(tar: str) -> Callable[[int, int], bytes]:
-    """A function of offset and size."""
-    if is_remote(tar):
-        return partial(_range, tar)
-    try:
-        file = Path(tar).open("rb")  # noqa: SIM115 (open as long as the reader is)
-    except FileNotFoundError:
-        raise _missing(tar) from None
-    # Not through a memory map: a page that has to come from the disk would be waited for with Python's lock held.
-    return lambda offset, size: os.pread(file.fileno(), size, offset)
