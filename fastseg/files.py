@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader, FileIO
 from itertools import count
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
@@ -99,13 +101,16 @@ def join(folder: str | Path, name: str) -> str:
     return f"{str(folder).rstrip('/')}/{name}"
 
 
-def read_bytes(path: str) -> bytes:
-    """The bytes of a local file or of an ``s3://bucket/key`` object.
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The bytes of a local file or of an ``s3://bucket/key`` object, of which there may be ``most``.
 
-    Raises :class:`FileNotFoundError` where there is none, and :class:`UserError` where the storage refuses or, asked
-    again and again (:data:`TRIES`), does not answer.
+    Raises :class:`FileNotFoundError` where there is none, :class:`ValueError` for more bytes and for what is no plain
+    file, and :class:`UserError` where the storage refuses or, asked again and again (:data:`TRIES`), does not answer.
     """
-    return _ask(path, _body) if is_remote(path) else Path(path).read_bytes()
+    data = read_range(str(path), 0, most + 1) if is_remote(path) else _first_bytes(path, most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data
 
 
 def read_range(path: str, offset: int, size: int, etag: str | None = None) -> bytes:
@@ -143,6 +148,14 @@ def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
             with suppress(FileNotFoundError):
                 _download(join(folder, name), Path(temporary) / name)
         yield Path(temporary)
+
+
+def _first_bytes(path: str | Path, size: int) -> bytes:
+    # Without O_NONBLOCK a pipe is waited for until somebody writes to it.
+    with BufferedReader(FileIO(path, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no plain file")
+        return file.read(size)
 
 
 def _download(source: str, path: Path) -> None:

@@ -135,3 +135,18 @@ def test_sizes_are_looked_at_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -
         reader.read(place)
     monkeypatch.setattr("fastseg.data.reader.image_size", None)
     assert len(reader.read(0).image) > 0
+
+
+def test_an_index_is_read_as_far_as_its_records_go(copy: Path) -> None:
+    """Its hash is not waited for: whoever wrote the manifest may have made it of any size."""
+    index = copy / "train-000000.idx"
+    with index.open("r+b") as file:
+        file.truncate(1 << 33)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"train-000000\.idx is damaged \(it has more than 3,600 bytes\); copy or pack"):
+        Reader(open_files(copy, read_manifest(copy), "train"))
+    with (copy / "train-000000.tar").open("ab") as tar:
+        tar.write(b"x")
+    with pytest.raises(UserError, match=r"train-000000\.tar has \d+ bytes, the manifest says \d+; copy or pack"):
+        open_files(copy, read_manifest(copy), "train")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 100

@@ -45,7 +45,11 @@ def test_more_tars_than_may_be_open(files: Files, tmp_path: Path) -> None:
     linked = [tmp_path / f"{i}.tar" for i in range(400)]
     for link in linked:
         link.symlink_to(files.tars[0])
-    many = {"indexes": files.indexes[:1] * 400, "index_sha256": files.index_sha256[:1] * 400}
+    many = {
+        "samples": files.samples[:1] * 400,
+        "indexes": files.indexes[:1] * 400,
+        "index_sha256": files.index_sha256[:1] * 400,
+    }
     document = pickle.dumps(replace(files, tars=tuple(map(str, linked)), **many))
     result = subprocess.run([sys.executable, "-c", READ_ALL], input=document, capture_output=True, timeout=100)
     assert result.stdout == b"4800 0\n", result.stderr.decode()

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastseg.data.checksums import call, changed
 from fastseg.data.images import image_size
-from fastseg.data.shards import read_index
+from fastseg.data.shards import index_bytes, read_index
 from fastseg.data.tars import LOST, cure, no_file, opener
 from fastseg.data.tiles import Bytes
 from fastseg.errors import UserError
@@ -35,6 +35,8 @@ class Files:
 
     tars: tuple[str, ...]
     indexes: tuple[str, ...]
+    samples: tuple[int, ...]
+    """Of each tar."""
     index_sha256: tuple[str, ...]
     sizes: frozenset[tuple[int, int]]
     """Height and width that an image may have: those that the manifest names."""
@@ -76,7 +78,7 @@ class Reader:
         """Raises :class:`UserError` where an index is damaged, of another tar, or without the codecs of ``files``."""
         self.files = files
         self.remote = is_remote(files.tars[0])
-        shards = zip(files.tars, files.indexes, files.index_sha256, strict=True)
+        shards = zip(files.tars, files.indexes, files.samples, files.index_sha256, strict=True)
         self._places = [place for shard in shards for place in _places(*shard, files)]
         self._open = opener()
         self._proven = bytearray(len(self._places))
@@ -166,10 +168,10 @@ class Reader:
         print(f"warning: {error}; it is passed over ({len(self.bad)} of at most {most})", file=sys.stderr)
 
 
-def _places(tar: str, index: str, digest: str, files: Files) -> Iterator[_Place]:
+def _places(tar: str, index: str, samples: int, digest: str, files: Files) -> Iterator[_Place]:
     mask = [f"mask.{files.mask_codec}"] if files.mask_codec else []
     wanted = [files.image_codec, "json", *mask]
-    for entry in read_index(_index(index, tar, digest), index):
+    for entry in read_index(_index(index, tar, samples, digest), index):
         extents = {extension: (offset, offset + size) for extension, offset, size in entry.components}
         if missing := [extension for extension in wanted if extension not in extents]:
             raise UserError(f"{index} names no {missing[0]} of record {entry.key}; pack the set again")
@@ -179,11 +181,13 @@ def _places(tar: str, index: str, digest: str, files: Files) -> Iterator[_Place]
         yield _Place(tar, entry.key, first, last - first, image, masks[0] if masks else slice(0, 0), json)
 
 
-def _index(path: str, tar: str, digest: str) -> str:
+def _index(path: str, tar: str, samples: int, digest: str) -> str:
     try:
-        data = read_bytes(path)
+        data = read_bytes(path, index_bytes(samples))
     except FileNotFoundError:
         raise no_file(path) from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); copy or pack the set again") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise UserError(
             f"{path} is damaged or the index of another tar than {tar}: its SHA-256 is not the manifest's; "
