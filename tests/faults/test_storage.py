@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import urllib3
 from soak import TIMES
 
 import commands
@@ -95,6 +96,37 @@ def test_a_clear_end(network: Network, monkeypatch: pytest.MonkeyPatch, fault: s
     with pytest.raises(UserError, match=rf"^s3://bucket/blob cannot be read after 3 tries \(.*{says}.*\); once"):
         files.read_range("s3://bucket/blob", 0, 1000)
     assert len(network.requests) == 3
+
+
+def test_bodies_and_answers_that_break_share_the_tries(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight in all, whatever breaks when: the pauses grow, so that more would take hours."""
+    pauses: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    network.fault = lambda _, attempt: ("cut", "busy", "short", "reset")[attempt % 4]
+    with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 8 tries \("):
+        files.read_range("s3://bucket/blob", 0, 1000)
+    assert len(network.requests) == 8
+    assert len(pauses) == 7
+    assert all(pause <= 2**i for i, pause in enumerate(pauses))
+
+
+def test_a_broken_tls_stream(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is asked for again, too; botocore hands urllib3's exception on as it is."""
+    read, broken = urllib3.HTTPResponse.read, [1, 1]
+
+    def breaks(response: urllib3.HTTPResponse, *args: object, **options: object) -> bytes:
+        if broken:
+            broken.pop()
+            raise urllib3.exceptions.SSLError("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
+        return read(response, *args, **options)
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "read", breaks)
+    assert files.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
+    assert (broken, len(network.requests)) == ([], 3)
+    broken += [1] * 9
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 2 tries \(.*BAD_RECORD_MAC.*\); once"):
+        files.read_range("s3://bucket/blob", 5, 7)
 
 
 @pytest.mark.usefixtures("network")
