@@ -3,21 +3,22 @@
 import hashlib
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader, FileIO
 from itertools import count
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
 from fastseg.errors import UserError
 
 TRIES = 8
-"""How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says), with pauses of a minute on average,
-two at most, in all."""
+"""How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says). The pauses between take a minute on
+average, two at most, in all; each request may take its time beside."""
 CONNECT_TIMEOUT = 10.0
 """Seconds that a connection to the storage may take."""
 READ_TIMEOUT = 30.0
@@ -101,13 +102,16 @@ def join(folder: str | Path, name: str) -> str:
     return f"{str(folder).rstrip('/')}/{name}"
 
 
-def read_bytes(path: str) -> bytes:
-    """The bytes of a local file or of an ``s3://bucket/key`` object.
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The bytes of a local file or of an ``s3://bucket/key`` object, of which there may be ``most``.
 
-    Raises :class:`FileNotFoundError` where there is none, and :class:`UserError` where the storage refuses or, asked
-    again and again (:data:`TRIES`), does not answer.
+    Raises :class:`FileNotFoundError` where there is none, :class:`ValueError` for more bytes and for what is no plain
+    file, and :class:`UserError` where the storage refuses or, asked again and again (:data:`TRIES`), does not answer.
     """
-    return _ask(path, _body) if is_remote(path) else Path(path).read_bytes()
+    data = read_range(str(path), 0, most + 1) if is_remote(path) else _first_bytes(path, most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data
 
 
 def read_range(path: str, offset: int, size: int, etag: str | None = None) -> bytes:
@@ -147,6 +151,14 @@ def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
         yield Path(temporary)
 
 
+def _first_bytes(path: str | Path, size: int) -> bytes:
+    # Without O_NONBLOCK a pipe is waited for until somebody writes to it.
+    with BufferedReader(FileIO(path, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no plain file")
+        return file.read(size)
+
+
 def _download(source: str, path: Path) -> None:
     size, etag = look_up(source)
     with path.open("wb") as file:
@@ -155,31 +167,35 @@ def _download(source: str, path: Path) -> None:
 
 
 def _body(client: Any, **request: str) -> bytes:
-    """An object's bytes. The client repeats requests by itself, but not what breaks off after its first byte."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+    """An object's bytes."""
+    from botocore.exceptions import ResponseStreamingError
+    from urllib3.exceptions import HTTPError
 
-    for broken in count(1):
-        stream = client.get_object(**request)["Body"]
-        try:
-            return bytes(stream.read())
-        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-            if broken >= _tries():
-                raise
-        time.sleep(random.random() * 2 ** (broken - 1))
-    raise AssertionError("the loop has no end")
+    stream = client.get_object(**request)["Body"]
+    try:
+        return bytes(stream.read())
+    except HTTPError as error:  # botocore has exceptions of its own for most of them, but not for a broken TLS stream
+        raise ResponseStreamingError(error=error) from error
 
 
 def _ask(path: str, request: Callable[..., Any], **options: str) -> Any:
     """``request(client, Bucket=…, Key=…, **options)``, its errors as a :class:`FileNotFoundError` or one sentence."""
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, SSLError
     except ImportError as error:
         raise UserError(f"{path} needs boto3; install it with: pip install 'fastseg-deeplab[s3]'") from error
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    _sent.count = 0
+    tried = 0
     try:
         client = _storage(os.environ.get("AWS_ENDPOINT_URL"))
-        return request(client, Bucket=bucket, Key=key, **options)
+        for tried in count(1):
+            try:
+                return request(client, Bucket=bucket, Key=key, **options)
+            except (BotoCoreError, ClientError) as error:
+                # A busy server may break off a handshake, too; that says the same as a wrong certificate.
+                if tried >= _tries() or not (_passes(error) or isinstance(error, SSLError)):
+                    raise
+            time.sleep(random.random() * 2 ** (tried - 1))
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in ("NoSuchKey", "404"):
@@ -188,13 +204,13 @@ def _ask(path: str, request: Callable[..., Any], **options: str) -> Any:
             return b""
         if code == "PreconditionFailed":
             raise UserError(f"{path} was replaced while it was being read; run the same command again") from None
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, tried) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, tried) from None
 
 
-def _unreadable(path: str, error: Exception) -> UserError:
-    tries = f" after {_sent.count} tries" if _sent.count > 1 else ""
+def _unreadable(path: str, error: Exception, tried: int) -> UserError:
+    tries = f" after {tried} tries" if tried > 1 else ""
     cure = (
         "once the storage answers, the same command goes on"
         if _passes(error)
@@ -222,29 +238,19 @@ def _storage(endpoint: str | None) -> Any:
     import boto3
     from botocore.config import Config
 
-    # botocore's newer "standard" mode gives up after 35 repetitions within a short time, of all threads together: with
-    # 32 readers that is an outage of a second. "legacy" waits up to 1, 2, 4, … 64 s between the tries of each request.
+    # It repeats nothing by itself: it does not know of bodies that break off, and its newer modes give up after 35
+    # repetitions within a short time, of all threads together, which with 32 readers is an outage of a second.
     config = Config(
         max_pool_connections=64,
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
-        retries={"mode": "legacy", "total_max_attempts": _tries()},
+        retries={"mode": "legacy", "total_max_attempts": 1},
     )
-    client = boto3.client("s3", endpoint_url=endpoint, config=config)
-    client.meta.events.register("before-send.s3", _count_request)
-    return client
+    return boto3.client("s3", endpoint_url=endpoint, config=config)
 
 
 def _tries() -> int:
     return int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES))
-
-
-def _count_request(**_: Any) -> None:
-    _sent.count = getattr(_sent, "count", 0) + 1
-
-
-_sent = threading.local()
-"""``count``: the requests that this thread has sent for the object it reads."""
 
 
 def _fsync(path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 
 from fastseg.errors import UserError, shown
+from fastseg.files import read_bytes
 
 IGNORE = 255
 """The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""
@@ -80,11 +81,7 @@ def read_classes(path: Path) -> LabelTable:
     with the field and the value for anything else.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise UserError(f"{path} has more than {MAX_FILE:,} bytes; no list of classes needs them")
-        document = json.loads(data.decode())
+        document = json.loads(read_bytes(path, MAX_FILE).decode())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; --classes takes a classes.json") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -160,13 +160,13 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
         Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
     # As records were before there were check sums.
     tar.write_bytes(re.sub(rb',"crc32":{[^}]*}', lambda sums: b" " * len(sums[0]), damaged))
-    with pytest.raises(UserError, match=record + "the image cannot be read"):
+    with pytest.raises(UserError, match=record + "its image is not an image that can be read"):
         Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
 
 
 def test_indexes_must_fit_the_manifest(shards: Path, files: Files) -> None:
     split = read_manifest(shards).split("train")
-    first = {name: getattr(files, name)[:1] for name in ("tars", "indexes", "index_sha256")}
+    first = {name: getattr(files, name)[:1] for name in ("tars", "indexes", "samples", "index_sha256")}
     fewer = dataclasses.replace(files, **first)
     options = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 1, "seed": 0}
     with pytest.raises(UserError, match="name 4 records, the manifest 11"):

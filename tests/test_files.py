@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [p.name for p in path.parent.iterdir()] == ["file"]
-    assert read_bytes(str(path)) == b"old"
+    assert read_bytes(path, 9) == b"old"
     assert sha256(path) == hashlib.sha256(b"old").hexdigest()
 
 
@@ -157,7 +157,7 @@ def test_what_waiting_does_not_cure(bucket: str, monkeypatch: pytest.MonkeyPatch
         _storage.cache_clear()
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which remembers credentials
         with pytest.raises(UserError, match=rf"^{path} cannot be read \(.*{why}.*\); check the .*AWS_ENDPOINT_URL\)$"):
-            read_bytes(path)
+            read_bytes(path, 9)
 
     manifest = f"{bucket}/manifest.json"
     refused("s3://no-such-bucket/manifest.json", "NoSuchBucket")

@@ -1,6 +1,7 @@
 """The label tables against cityscapesscripts' own, and what a classes.json may not say."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,9 @@ def test_refuses(document: object, says: str, tmp_path: Path) -> None:
     assert "classes.json" in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe\.json is not a readable JSON file: it is no plain file"):
+        read_classes(tmp_path / "pipe.json")
     with pytest.raises(UserError, match=r"none\.json does not exist"):
         read_classes(tmp_path / "none.json")

@@ -1,11 +1,12 @@
 """The manifest: read back as written, refused where it is damaged."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from fastseg.data.manifest import parse_manifest, read_manifest
+from fastseg.data.manifest import MAX_FILE, parse_manifest, read_manifest
 from fastseg.errors import UserError
 
 
@@ -74,3 +75,20 @@ def test_the_sets_beside_a_missing_one_are_named(shards: Path, tmp_path: Path) -
 def test_unknown_splits_are_named(shards: Path) -> None:
     with pytest.raises(UserError, match=r"'dev'.*train, val"):
         read_manifest(shards).split("dev")
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged \(it is no plain file\)"):
+        read_manifest(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged \(it is no plain file\)"):
+        read_manifest(tmp_path)
+
+
+def test_lists_of_nothing_take_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b"[" + b"[]," * (MAX_FILE // 3) + b"0]")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged \(it has more than 33,554,432 bytes\)"):
+        read_manifest(tmp_path)

@@ -93,7 +93,7 @@ def test_the_manifest_tells_what_the_shards_hold(folder: Path, undisturbed: Path
     assert manifest.options == {"quality": 95, "chroma": "444", "height": None, "samples_per_shard": 3, "seed": 0}
 
 
-def test_rare_classes_are_those_under_two_percent(tmp_path: Path) -> None:
+def test_rare_classes_are_those_under_two_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder_dataset(tmp_path / "data", train=3, val=0, size=(64, 64))
     for path in (tmp_path / "data/train/masks").iterdir():
         mask = np.zeros((64, 64), np.uint8)
@@ -101,6 +101,9 @@ def test_rare_classes_are_those_under_two_percent(tmp_path: Path) -> None:
         Image.fromarray(mask).save(path)
     split = pack(open_source(tmp_path / "data"), tmp_path / "out", workers=1).splits["train"]
     assert split.rare == {2: ((0, 20, 12), (1, 20, 12), (2, 20, 12))}
+    monkeypatch.setattr("fastseg.data.summary.MAX_PLACES", 2)  # as of a set of many frames
+    thinned = pack(open_source(tmp_path / "data"), tmp_path / "thinned", SMALL, workers=1).split("train")
+    assert thinned.rare == {2: ((0, 20, 12), (2, 20, 12))}
 
 
 def test_plain_webdataset_reads_a_set(folder: Path, undisturbed: Path) -> None:

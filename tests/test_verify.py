@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.data.packing import PackOptions, pack
 from fastseg.data.shards import read_index, write_shard
 from fastseg.data.sources import open_source
-from fastseg.data.verify import verify
+from fastseg.data.verify import check_files, verify
 from fastseg.errors import UserError
+from fastseg.files import sha256
 from layouts import write_folder_dataset
 
 Members = dict[str, bytes]
@@ -124,6 +126,18 @@ def _other_json(records: list[tuple[str, Members]]) -> None:
     records[1][1]["json"] = json.dumps({"key": "val_000", "size": [32, 64]}).encode()
 
 
+def _deep_json(records: list[tuple[str, Members]]) -> None:
+    records[1][1]["json"] = b"[" * 100_000
+
+
+def _long_json(records: list[tuple[str, Members]]) -> None:
+    records[1][1]["json"] = json.dumps({"key": "a" * (1 << 20), "size": [32] * 10**5}).encode()
+
+
+def _many_files(records: list[tuple[str, Members]]) -> None:
+    records[1][1].update({f"x{number:04}": b"" for number in range(2000)})
+
+
 def _broken_json(records: list[tuple[str, Members]]) -> None:
     records[1][1]["json"] = b"{"
 
@@ -138,12 +152,16 @@ def _broken_json(records: list[tuple[str, Members]]) -> None:
         (_progressive, "its image is no baseline JPEG of 8-bit RGB"),
         (_other_json, "its JSON describes 'val_000' of size [32, 64], not 'val_001' of (32, 64)"),
         (_broken_json, "its JSON is damaged"),
+        (_deep_json, "its JSON is damaged"),
+        (_long_json, "its JSON describes 'aaa"),
+        (_many_files, "it holds jpg, json, mask.tif, x0000, x0001, x0002 and 1997 more instead of jpg, json, mask.tif"),
     ],
 )
 def test_wrong_records_are_named(whole: Path, change: Callable, sentence: str) -> None:
     _rewrite(whole, change)
     (damage,) = verify(whole, workers=1)
     assert re.match(rf"val-000000\.tar, record val_001 at byte \d+: {re.escape(sentence)}", damage)
+    assert len(damage) < 300
 
 
 def test_records_that_occur_twice_are_found(whole: Path) -> None:
@@ -158,6 +176,52 @@ def test_an_index_of_another_tar_is_found(whole: Path) -> None:
     changed = replace(split.shards[0], index_sha256=manifest.splits["train"].shards[0].index_sha256)
     replace(manifest, splits=manifest.splits | {"val": replace(split, shards=(changed,))}).write(whole)
     assert verify(whole, workers=1) == ["val-000000.idx is not the index of val-000000.tar"]
+
+
+def _fit(folder: Path) -> None:
+    """Let the manifest's sums of val's shard be those of its files, as whoever means harm would."""
+    manifest = read_manifest(folder)
+    split = manifest.splits["val"]
+    tar, index = (folder / f"val-000000.{kind}" for kind in ("tar", "idx"))
+    sums = {"bytes": tar.stat().st_size, "sha256": sha256(tar), "index_sha256": sha256(index)}
+    split = replace(split, shards=(replace(split.shards[0], **sums),))
+    replace(manifest, splits=manifest.splits | {"val": split}).write(folder)
+
+
+@pytest.mark.parametrize("value", ["pax-sparse-map", "pax-size-back", "name-not-utf-8"])
+def test_hostile_headers_are_found(whole: Path, value: str) -> None:
+    cases = Path(__file__).parent / "faults/cases/tar"
+    (whole / "val-000000.tar").write_bytes((cases / value).read_bytes().ljust(4096, b"\0"))
+    _fit(whole)
+    (damage,) = verify(whole, workers=1)
+    assert damage.startswith("val-000000.tar is not a whole tar: it holds ")
+    assert check_files(whole, read_manifest(whole).splits["val"].shards, 1) == []  # it is what the manifest says
+
+
+def test_an_index_that_is_no_text_is_found(whole: Path) -> None:
+    index = (whole / "val-000000.idx").read_bytes()
+    (whole / "val-000000.idx").write_bytes(index.replace(b"val_000", b"val\xff000"))
+    _fit(whole)
+    with (whole / "val-000000.tar").open("ab") as tar:
+        tar.write(bytes(512))  # only then the index is asked where the damage is
+    size = (whole / "val-000000.tar").stat().st_size
+    says = f"val-000000.tar has {size} bytes, the manifest says {size - 512}"
+    assert verify(whole, workers=1) == [says, "val-000000.idx is not the index of val-000000.tar"]
+    assert check_files(whole, read_manifest(whole).splits["val"].shards, 1) == [says]
+
+
+def test_what_follows_is_read_in_pieces(whole: Path) -> None:
+    with (whole / "val-000000.tar").open("r+b") as tar:
+        tar.truncate(1 << 29)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (says,) = check_files(whole, read_manifest(whole).splits["val"].shards, 1)
+    assert says.startswith(f"val-000000.tar has {1 << 29} bytes")
+    with (whole / "val-000000.tar").open("r+b") as tar:
+        tar.seek(-1, 2)
+        tar.write(b"x")
+    (says,) = check_files(whole, read_manifest(whole).splits["val"].shards, 1)
+    assert says.endswith("what follows the last record is not empty")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10 < 100
 
 
 def test_wrong_counts_are_found(whole: Path) -> None:

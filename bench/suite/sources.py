@@ -14,7 +14,7 @@ from PIL import Image
 from bench.suite.frames import Progress
 from fastseg.data.manifest import Manifest, Shard, read_manifest
 from fastseg.data.records import Codec
-from fastseg.data.shards import Component, read_index
+from fastseg.data.shards import Component, index_bytes, read_index
 from fastseg.data.sources import Sample, open_source
 from fastseg.files import read_bytes
 from fastseg.labels import IGNORE, LabelTable, SegmentationClass
@@ -121,7 +121,7 @@ def _pairs(shards: Path, manifest: Manifest, files: Iterable[Shard], wanted: int
 
 def _records(shards: Path, shard: Shard) -> list[tuple[str, dict[str, Component]]]:
     index = shards / shard.index
-    entries = read_index(read_bytes(str(index)).decode("utf-8", "replace"), str(index))
+    entries = read_index(read_bytes(index, index_bytes(shard.samples)).decode("utf-8", "replace"), str(index))
     return [(entry.key, {c.extension: c for c in entry.components}) for entry in entries]
 
 

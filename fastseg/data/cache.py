@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -10,10 +11,15 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from io import FileIO
 from pathlib import Path
+from stat import S_ISREG
 
 from fastseg import files
 from fastseg.errors import UserError
 
+FOLDER = "fastseg-cache"
+"""All that the cache writes lies in a folder of this name, since the user's own may hold other things."""
+NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
+"""Of a file of the cache, within that folder."""
 CHECK = 4
 """Bytes of CRC-32 at the end of every file."""
 SPARE = 0.05
@@ -32,11 +38,11 @@ class Cache:
     """
 
     def __init__(self, folder: Path, bound: int) -> None:
-        """At most ``bound`` bytes in ``folder``. Raises :class:`UserError` where that cannot be written."""
-        self._folder, self._bound, self._full = folder, bound, False
+        """At most ``bound`` bytes below ``folder``. Raises :class:`UserError` where that cannot be written."""
+        self._folder, self._bound, self._full = folder / FOLDER, bound, False
         self._etag = cache(lambda path: files.look_up(path).etag)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             with self._ledger() as ledger:
                 os.utime(ledger.fileno())
                 self._begun = os.fstat(ledger.fileno()).st_mtime_ns
@@ -88,7 +94,7 @@ class Cache:
 
     def _make_room(self, size: int) -> int:
         """Remove what is old if there is no room for ``size`` bytes; returns the bytes in the folder."""
-        stats = {file: file.stat() for file in self._folder.glob("??/*")}
+        stats = self._files()
         used = sum(stat.st_size for stat in stats.values())
         if used + size <= self._bound:
             return used
@@ -98,6 +104,11 @@ class Cache:
             file.unlink()
             used -= stat.st_size
         return used
+
+    def _files(self) -> dict[Path, os.stat_result]:
+        """What the cache has written: nothing else may be removed, whoever put it into the folder."""
+        named = [file for file in self._folder.glob("??/*") if NAME.fullmatch(f"{file.parent.name}/{file.name}")]
+        return {file: status for file in named if S_ISREG((status := file.lstat()).st_mode)}
 
 
 def _load(file: Path, size: int) -> bytes | None:

@@ -1,17 +1,22 @@
 """Where a damaged tar is damaged: by its index, its headers and its records' check sums, down to record and byte."""
 
+import hashlib
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fastseg.data.checksums import call, changed
-from fastseg.data.shards import Component, IndexEntry, read_index
+from fastseg.data.manifest import Shard
+from fastseg.data.shards import Component, IndexEntry, index_bytes, read_index
 from fastseg.errors import UserError
-from fastseg.files import sha256
+from fastseg.files import read_bytes
 
 BLOCK = tarfile.BLOCKSIZE
+PIECE = 1 << 20
+"""Bytes that are looked at together."""
 
 
 class Damage(NamedTuple):
@@ -34,23 +39,25 @@ def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
                 yield Damage(entry.key, f"{tar.name}, record {entry.key} at {found}")
         end = max(_end(part) for entry in entries for part in entry.components) if entries else 0
         file.seek(end)
-        if size > end and any(file.read()):
+        if size > end and not _is_empty(file):
             yield Damage("", f"{tar.name} at byte {end}: what follows the last record is not empty")
 
 
-def first_cut(tar: Path, index: Path) -> str:
-    """Which record a cut tar ends in, to go on with in a sentence; empty where the index does not tell."""
-    try:
-        entries = read_index(index.read_text("utf-8", "replace"))
-    except (OSError, UserError):
-        return ""
-    cuts = ((entry.key, _cut(entry, tar.stat().st_size)) for entry in entries)
+def first_cut(folder: Path, shard: Shard) -> str:
+    """Which record a cut tar ends in, to go on with in a sentence; empty where its index does not tell."""
+    size = (folder / shard.file).stat().st_size
+    cuts = ((entry.key, _cut(entry, size)) for entry in trusted_index(folder, shard))
     return next((f", within or before record {key} at {found}" for key, found in cuts if found), "")
 
 
-def trusted_index(index: Path, digest: str) -> list[IndexEntry]:
-    """The entries of an index whose SHA-256 is ``digest``; none of another."""
-    return read_index(index.read_text("utf-8")) if index.is_file() and sha256(index) == digest else []
+def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
+    """The entries of a shard's index; none of one that is not the manifest's, or none at all."""
+    try:
+        data = read_bytes(folder / shard.index, index_bytes(shard.samples))
+        whole = hashlib.sha256(data).hexdigest() == shard.index_sha256
+        return read_index(data.decode("utf-8", "replace")) if whole else []
+    except (OSError, ValueError, UserError):
+        return []
 
 
 def _cut(entry: IndexEntry, size: int) -> str | None:
@@ -84,6 +91,11 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
         return (info.name, info.size) == (name, size) and info.tobuf(tarfile.USTAR_FORMAT) == block
     except (tarfile.TarError, ValueError):
         return False
+
+
+def _is_empty(file: BinaryIO) -> bool:
+    """Whether nothing but zeros follows, however much."""
+    return not any(block.strip(b"\0") for block in iter(partial(file.read, PIECE), b""))
 
 
 def _end(part: Component) -> int:

@@ -35,16 +35,13 @@ def undecodable(reader: Reader, place: int) -> str | None:
         return None
     files = reader.files
     try:
-        image, _ = read_rgb(record.image.tobytes(), "its image")
+        read_rgb(record.image.tobytes(), "its image")
     except UserError as error:
         return f"{reader.where(place, files.image_codec)}: {error}"
     if not files.mask_codec:
         return None
     try:
-        mask = read_labels(record.mask.tobytes(), "its mask")
+        read_labels(record.mask.tobytes(), "its mask")
     except UserError as error:
         return f"{reader.where(place, f'mask.{files.mask_codec}')}: {error}"
-    if mask.size != image.size:
-        sizes = f"{mask.width}×{mask.height} pixels, its image {image.width}×{image.height}"
-        return f"{reader.where(place)}: its mask has {sizes}"
     return None

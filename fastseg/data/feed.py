@@ -149,7 +149,7 @@ class Cropper:
         if found is None:
             tiles = find_tiles(image)
             try:
-                found = ((tiles.height, tiles.width) if tiles else image_size(image)), tiles
+                found = ((tiles.height, tiles.width) if tiles else image_size(image, "its image")), tiles
             except UserError as error:
                 raise Damaged(f"{self._reader.where(place)}: {error}") from None
             self._known[place] = found

@@ -16,6 +16,9 @@ from fastseg.errors import UserError
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 """Pillow would also try formats that start other programs (EPS)."""
 
+STORED = ("PNG", "JPEG", "TIFF")
+"""What records hold. Pillow takes a WebP's memory already where it opens it."""
+
 ROWS_PER_STRIP = 32
 """Of the mask's TIFF. A crop decodes only the strips it touches."""
 
@@ -102,15 +105,20 @@ def _as_bytes(labels: NDArray[Any], where: str) -> NDArray[np.uint8]:
     return labels.astype(np.uint8)
 
 
-def image_size(data: NDArray[np.uint8]) -> tuple[int, int]:
-    """Height and width of an image file, from its header. Raises :class:`UserError` for what is no image."""
+def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
+    """Height and width of a record's image or mask, from its header.
+
+    Raises :class:`UserError`, which names ``where``, for what is no image, and for more than :data:`MAX_PIXELS`.
+    """
     try:
-        with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data.tobytes()), formats=STORED) as image:
             size = image.height, image.width
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{where} is not an image that can be read ({', '.join(STORED)}), or damaged") from None
     except Exception as error:  # see _load
-        raise UserError(f"the image cannot be read ({error})") from None
-    if size[0] * size[1] > MAX_PIXELS:
-        raise UserError(f"the image has an absurd size, {size[1]}×{size[0]} pixels")
+        raise UserError(f"{where} cannot be read ({error})") from None
+    if not 0 < size[0] * size[1] <= MAX_PIXELS:
+        raise UserError(f"{where} has an absurd size, {size[1]}×{size[0]} pixels")
     return size
 
 

@@ -153,7 +153,7 @@ def train_crops(
     while True:
         batch_of = loader.next()
         for image, label, (epoch, place) in zip(batch_of.image.numpy(), batch_of.label.numpy(), samples, strict=False):
-            frame = split.sizes[0][:2] if len(split.sizes) == 1 else image_size(reader.read(place).image)
+            frame = split.sizes[0][:2] if len(split.sizes) == 1 else image_size(reader.read(place).image, "its image")
             window, _ = draw(seed, epoch, place, frame, augmentation)
             yield Crop(reader.key(place), frame, window, image, label)
 
@@ -164,7 +164,7 @@ def _entries(files: Files, count: int) -> Iterator[Entry]:
         image, mask = reader.read(place)
         counts = read_labels(mask.tobytes(), reader.where(place)).histogram()
         train_ids = tuple(train_id for train_id, count in enumerate(counts) if count)
-        yield Entry(reader.key(place), image_size(image), len(image), len(mask), train_ids)
+        yield Entry(reader.key(place), image_size(image, "its image"), len(image), len(mask), train_ids)
 
 
 def _frames(files: Files, split: Split) -> Iterator[tuple[Image.Image, Image.Image]]:

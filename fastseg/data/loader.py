@@ -231,7 +231,9 @@ def open_files(
     return Files(
         tars=tuple(join(shards, shard.file) for shard in part.shards),
         indexes=tuple(join(shards, shard.index) for shard in part.shards),
+        samples=tuple(shard.samples for shard in part.shards),
         index_sha256=tuple(shard.index_sha256 for shard in part.shards),
+        sizes=frozenset((height, width) for height, width, _ in part.sizes),
         image_codec=manifest.image_codec,
         mask_codec=manifest.mask_codec if part.labelled else "",
         rank=rank,

@@ -1,19 +1,25 @@
 """Tar shards and their DALI indexes: which sample goes where, writing them whole, reading the index."""
 
 import hashlib
+import os
+import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fastseg.data.manifest import Shard
 from fastseg.data.members import MAX_FILE
-from fastseg.data.sources import KEY, SPLITS, Sample
+from fastseg.data.sources import KEY, MAX_KEY, SPLITS, Sample
 from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path, sha256, write_atomic
 
 INDEX_VERSION = "v1.2"
+NAME = re.compile(rf"{KEY.pattern}\.[a-z0-9.]+")
+"""Of a record's file."""
+MAX_NAME = 100
+"""Characters of that, in USTAR."""
 MAX_TAR = 1 << 50
 """Bytes."""
 MAX_RECORD = 4 * MAX_FILE
@@ -86,21 +92,44 @@ def index_text(tar: Path) -> str:
     """DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
 
     Equal to what ``wds2idx`` of nvidia-dali writes, but a tar that is cut within a file raises
-    :class:`tarfile.TarError`, and one with anything but plain files :class:`UserError`; only the manifest's counts tell
-    of one that is cut between two.
+    :class:`tarfile.TarError`, and one with anything but plain files of records :class:`UserError`; only the manifest's
+    counts tell of one that is cut between two.
     """
     records: list[tuple[str, list[str]]] = []
-    with tarfile.open(tar, "r:") as archive:
-        for member in archive:
-            if not member.isreg():
-                kind = "link" if member.issym() or member.islnk() else "folder, a device or a pipe"
-                raise UserError(f"it holds {shown(member.name)}, a {kind}; only plain files are packed")
-            key, _, extension = member.name.partition(".")
-            if not records or records[-1][0] != key:
-                records.append((key, []))
-            records[-1][1].append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    for member in _members(tar):
+        key, _, extension = member.name.partition(".")
+        if not records or records[-1][0] != key:
+            records.append((key, []))
+        records[-1][1].append(f"{extension} {member.offset_data} {member.size} {member.name}")
     lines = [f"{INDEX_VERSION} {len(records)}", *(" ".join(components) for _, components in records)]
     return "\n".join(lines) + "\n"
+
+
+def index_bytes(samples: int) -> int:
+    """Most bytes that the index of so many records may have: of each of three files two words and two numbers."""
+    return (samples + 1) * 3 * 2 * (MAX_NAME + 20)
+
+
+def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar as we write it, ``offset_data`` included: plain files of USTAR, one behind the other.
+
+    Not by :class:`tarfile.TarFile`: it follows extended headers, which say of what anybody wrote where to go on (back
+    to the same place, for ever), recursively, and whose values raise all kinds of errors.
+    """
+    with tar.open("rb") as file:
+        end, at = os.fstat(file.fileno()).st_size, 0
+        while any(block := file.read(tarfile.BLOCKSIZE)):
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                raise UserError(f"it holds {shown(member.name)}, no plain file of USTAR; only plain files are packed")
+            if not NAME.fullmatch(member.name):
+                raise UserError(f"it holds {shown(member.name)}, which is no name of a record's file")
+            member.offset_data = at + tarfile.BLOCKSIZE
+            at = member.offset_data - (-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if member.size < 0 or at > end:
+                raise tarfile.ReadError("unexpected end of data")
+            yield member
+            file.seek(at)
 
 
 def read_index(text: str, where: str = "the index") -> list[IndexEntry]:
@@ -110,7 +139,7 @@ def read_index(text: str, where: str = "the index") -> list[IndexEntry]:
         version, count = head.split()
         entries = [_parse_entry(line.split()) for line in lines]
         if version != INDEX_VERSION or int(count) != len(entries):
-            raise ValueError(f"{head!r} above {len(entries)} records")
+            raise ValueError(f"{shown(head)} above {len(entries)} records")
     except ValueError as error:
         raise UserError(f"{where} is not a whole DALI index of format {INDEX_VERSION} ({error}); pack again") from None
     return entries
@@ -123,7 +152,7 @@ def _parse_entry(words: Sequence[str]) -> IndexEntry:
     if len(keys) != 1:
         raise ValueError(f"a record of {len(keys)} keys")
     # An index may come from anywhere. Keys name files, and what is read at once takes memory before it is there.
-    if not KEY.fullmatch(key := keys.pop()):
+    if not KEY.fullmatch(key := keys.pop()) or len(key) > MAX_KEY:
         raise ValueError(f"the key {shown(key)}")
     start, stop = components[0].offset, components[-1].offset + components[-1].size
     for component in components:

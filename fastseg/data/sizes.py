@@ -40,5 +40,5 @@ def _check_size(folder: Path, shard: Shard) -> None:
         if not path.is_file():
             raise UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
     if (size := tar.stat().st_size) != shard.bytes:
-        cut = first_cut(tar, index)
+        cut = first_cut(folder, shard)
         raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}{cut}; copy or pack the set again")

@@ -18,10 +18,13 @@ from fastseg.data.damage import Damage, find_damages, trusted_index
 from fastseg.data.images import is_baseline_jpeg, read_labels, read_rgb
 from fastseg.data.manifest import Manifest, Shard, Split, read_manifest
 from fastseg.data.shards import IndexEntry, index_text, read_index
-from fastseg.errors import UserError
+from fastseg.errors import UserError, shown
 from fastseg.files import local_copy, sha256
 from fastseg.labels import IGNORE
 from fastseg.parallel import ordered_map, worker_count
+
+MAX_LISTED = 6
+"""Files of a record that a complaint names."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator
         return
     sizes = sum((found.sizes for found in findings), Counter())
     if sizes != {(height, width): count for height, width, count in split.sizes}:
-        yield f"{name}: the sizes of the images are {dict(sizes)}, the manifest says {split.sizes}"
+        yield f"{name}: the sizes of the images are {shown(dict(sizes))}, the manifest says {shown(split.sizes)}"
     pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labelled else ()
     if pixels != split.pixels:
         yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
@@ -148,7 +151,7 @@ def _check_hashes(folder: str | Path, shard: Shard) -> list[str]:
 
 def _locate(folder: Path, shard: Shard) -> Iterator[Damage]:
     """The damages of a tar that a whole index and check sums find."""
-    entries = trusted_index(folder / shard.index, shard.index_sha256)
+    entries = trusted_index(folder, shard)
     if entries and (folder / shard.file).is_file():
         yield from find_damages(folder / shard.file, entries)
 
@@ -166,17 +169,23 @@ def _check_files(folder: Path, shard: Shard) -> Iterator[str]:
 
 def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
     """(height, width) and the pixels of each class and of the ignored; :class:`UserError` with what is wrong."""
+    found = {component.extension for component in entry.components}
+    if found != expected.extensions:
+        raise UserError(f"it holds {_listed(found)} instead of {_listed(expected.extensions)}")
     parts = {}
     with tar.open("rb") as file:
         for component in entry.components:
             file.seek(component.offset)
             parts[component.extension] = file.read(component.size)
-    if parts.keys() != expected.extensions:
-        raise UserError(f"it holds {', '.join(sorted(parts))} instead of {', '.join(sorted(expected.extensions))}")
-    found = _check_pixels(parts, entry.key, expected)
+    size, pixels = _check_pixels(parts, entry.key, expected)
     if name := changed(entry.key, parts.pop("json"), parts):
         raise UserError(f"{call(name)} is not as it was packed (CRC-32)")
-    return found
+    return size, pixels
+
+
+def _listed(extensions: set[str]) -> str:
+    more = len(extensions) - MAX_LISTED
+    return ", ".join(sorted(extensions)[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_pixels(parts: dict[str, bytes], key: str, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
@@ -199,7 +208,8 @@ def _check_description(data: bytes, key: str, size: tuple[int, int]) -> None:
     try:
         document = json.loads(data)
         same = document["key"] == key and tuple(document["size"]) == size
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError("its JSON is damaged") from None
     if not same:
-        raise UserError(f"its JSON describes {document['key']!r} of size {document['size']}, not {key!r} of {size}")
+        described = f"{shown(document['key'])} of size {shown(document['size'])}"
+        raise UserError(f"its JSON describes {described}, not {key!r} of {size}")

@@ -28,7 +28,7 @@ def copy(shards: Path, tmp_path: Path) -> Path:
 
 
 def entries(folder: Path, shard: Shard) -> list[IndexEntry]:
-    return trusted_index(folder / shard.index, shard.index_sha256)
+    return trusted_index(folder, shard)
 
 
 def shards_of(folder: Path) -> tuple[Shard, ...]:

@@ -8,6 +8,7 @@ import io
 import json
 import resource
 import string
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from soak import SOAK
 
 import layouts
+from fastseg.data.checksums import changed, seal
 from fastseg.data.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
 from fastseg.data.manifest import NAME, Manifest, parse_manifest, read_manifest
-from fastseg.data.shards import read_index
+from fastseg.data.shards import index_text, read_index
 from fastseg.data.sources import KEY
 from fastseg.data.tiles import MAX_PIXELS, cut, find_tiles
+from fastseg.data.verify import _check_description
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes, read_classes
 from fastseg.loop import checkpoint
@@ -66,11 +69,25 @@ def index(data: bytes, _folder: Path) -> object:
     return entries
 
 
+def tar(data: bytes, folder: Path) -> object:
+    (folder / "x.tar").write_bytes(data)
+    try:
+        return read_index(index_text(folder / "x.tar"))
+    except tarfile.TarError as error:  # which verification puts into its sentence
+        raise UserError(f"no whole tar: {error}") from None
+
+
+def description(data: bytes, _folder: Path) -> object:
+    assert changed("k", data, {}) in (None, "json")
+    _check_description(data, "k", (3, 4))
+    return None
+
+
 def tiles(data: bytes, _folder: Path) -> object:
     array = np.frombuffer(data, np.uint8)
     found = find_tiles(array)
     if found is None:
-        height, width = image_size(array)
+        height, width = image_size(array, "x")
     else:
         height, width = found.height, found.width
         for window in ((0, height, 0, width), (height - 1, height, width - 1, width)):
@@ -97,6 +114,16 @@ def whole_index() -> bytes:
     return ("v1.2 4\n" + "\n".join(lines) + "\n").encode()
 
 
+def whole_tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("a.jpg", "a.json", "b.jpg", "b.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(700)))
+    return buffer.getvalue()
+
+
 def whole_weights() -> bytes:
     buffer = io.BytesIO()
     torch.save({"model": {"w": torch.arange(40.0), "v": torch.ones(2, 3)}, "step": 3}, buffer)
@@ -108,6 +135,8 @@ SEEDS: dict[str, tuple[Parser, Callable[[], list[bytes]]]] = {
     "classes.json": (classes, lambda: [json.dumps(layouts.CLASSES).encode()]),
     "manifest.json": (manifest, lambda: []),  # those of the fixture
     "index": (index, lambda: [whole_index()]),
+    "tar": (tar, lambda: [whole_tar()]),
+    "description": (description, lambda: [seal({"key": "k", "size": [3, 4]}, {})]),
     "tiles": (tiles, lambda: [encode_jpeg(PICTURE, 50, chroma) for chroma in ("444", "420")]),
     "image": (image, lambda: [encode_jpeg(PICTURE, 50, "444"), encode_png(PICTURE)]),
     "mask": (mask, lambda: [encode_tiff(PICTURE.convert("L")), encode_png(PICTURE.convert("L"))]),
@@ -190,6 +219,38 @@ def altered(draw: st.DrawFn, document: Any) -> Any:
                 inner[key] = draw(ANYTHING)
             break
     return document
+
+
+ODD = (b"x", b"g", b"L", b"K", b"S", b"5", b"a.jpg", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000001000", b"7" * 11)
+"""Kinds of members, a name, and sizes: negative ones and large ones."""
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> bytes:
+    """A tar of which some headers are odd, with check sums that fit: without those nothing else is looked at."""
+    data, blocks = bytearray(whole_tar()), [0, 1536, 3072, 4608]
+    for start in draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=3)):
+        for _ in range(draw(st.integers(1, 3))):
+            at, size = draw(st.sampled_from([(0, 100), (124, 12), (156, 1), (157, 100), (345, 155), (386, 109)]))
+            odd = draw(st.sampled_from(ODD) | st.binary(max_size=size))
+            data[start + at : start + at + size] = odd[:size].ljust(size, b"\0")
+        data[start + 148 : start + 156] = b" " * 8
+        data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    return bytes(data)
+
+
+def test_tars_with_any_headers(tmp_path: Path, tally: Tally) -> None:
+    tried = 0
+
+    @fuzz
+    @given(headers())
+    def run(data: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        survives(lambda: tar(data, tmp_path))
+
+    run()
+    tally("bytes of any kind in a file that we parse", tried, tried)
 
 
 def test_manifests_with_any_values(shards: Path, tally: Tally) -> None:

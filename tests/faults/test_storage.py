@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import urllib3
 from soak import TIMES
 
 import commands
@@ -31,6 +32,8 @@ Tally = Callable[[str, int, int], None]
 BLOB = random.Random(1).randbytes(1 << 23)
 RANGES = [(start, 1 << 19) for start in range(0, len(BLOB), 1 << 19)]
 KILLS = 20 * TIMES
+HELD = f"{cache.FOLDER}/??/*"
+"""Files of a cache in the folder that the user named."""
 TRAIN = (
     *("python", "fastseg/train.py", "--gpus", 1, *commands.TINY),
     *("--optim.epochs", 12, "--save-every", 1),
@@ -95,6 +98,37 @@ def test_a_clear_end(network: Network, monkeypatch: pytest.MonkeyPatch, fault: s
     assert len(network.requests) == 3
 
 
+def test_bodies_and_answers_that_break_share_the_tries(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight in all, whatever breaks when: the pauses grow, so that more would take hours."""
+    pauses: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    network.fault = lambda _, attempt: ("cut", "busy", "short", "reset")[attempt % 4]
+    with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 8 tries \("):
+        files.read_range("s3://bucket/blob", 0, 1000)
+    assert len(network.requests) == 8
+    assert len(pauses) == 7
+    assert all(pause <= 2**i for i, pause in enumerate(pauses))
+
+
+def test_a_broken_tls_stream(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is asked for again, too; botocore hands urllib3's exception on as it is."""
+    read, broken = urllib3.HTTPResponse.read, [1, 1]
+
+    def breaks(response: urllib3.HTTPResponse, *args: object, **options: object) -> bytes:
+        if broken:
+            broken.pop()
+            raise urllib3.exceptions.SSLError("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
+        return read(response, *args, **options)
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "read", breaks)
+    assert files.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
+    assert (broken, len(network.requests)) == ([], 3)
+    broken += [1] * 9
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 2 tries \(.*BAD_RECORD_MAC.*\); once"):
+        files.read_range("s3://bucket/blob", 5, 7)
+
+
 @pytest.mark.usefixtures("network")
 def test_an_object_that_is_replaced_is_refused(server: Server) -> None:
     server.client().put_object(Bucket=BUCKET, Key="other", Body=b"before")
@@ -139,7 +173,7 @@ def test_the_second_epoch_costs_no_network(network: Network, shards: Path, tmp_p
         # Two threads may ask for one record at the same instant, before either keeps it.
         assert len(set(reads)) == 11
         before = len(network.requests)
-        for file in sorted((tmp_path / "cache").glob("??/*"))[:3]:  # damaged in three ways
+        for file in sorted((tmp_path / "cache").glob(HELD))[:3]:  # damaged in three ways
             content = file.read_bytes()
             file.write_bytes([content[:-1], b"", bytes([content[0] ^ 1]) + content[1:]][before % 3])
             before += 1
@@ -163,6 +197,7 @@ def test_the_cache_keeps_its_bound(network: Network, tmp_path: Path) -> None:
     assert len(network.requests) == 1 + 16 + 9  # a look, all, and all but the seven that it holds
     network.requests.clear()
     # Opened anew with less room, it keeps less; and what nobody has read since then makes way.
+    time.sleep(0.05)  # a file's time is that of the kernel's last tick
     second = Cache(tmp_path, bound // 2)
     assert bound // 2 - 2 * RANGES[0][1] < held(tmp_path) <= bound // 2
     for asked in (2, 2):
@@ -192,7 +227,7 @@ def read_all(of: Cache) -> int:
 
 
 def held(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("??/*"))
+    return sum(file.stat().st_size for file in folder.glob(HELD))
 
 
 def use_in_a_process(folder: Path, bound: int, times: int) -> None:
@@ -213,7 +248,7 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     processes = [start_using(tmp_path, bound, 3) for _ in range(3)]
     most = 0
     while any(process.is_alive() for process in processes):
-        most = max(most, sum(path.stat().st_size for path in list(tmp_path.glob("??/*")) if path.exists()))
+        most = max(most, sum(path.stat().st_size for path in list(tmp_path.glob(HELD)) if path.exists()))
         time.sleep(0.005)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert 0 < most <= bound
@@ -230,7 +265,7 @@ def test_killed_while_writing_to_the_cache(network: Network, tmp_path: Path, tal
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        kept = len(list(folder.glob("??/*")))
+        kept = len(list(folder.glob(HELD)))
         network.requests.clear()
         survived += read_all(Cache(folder, bound)) == 0 and len(network.requests) == 1 + len(RANGES) - kept
         shutil.rmtree(folder)
@@ -278,7 +313,7 @@ def test_a_server_that_dies_while_training(
     resumed = commands.run(*command, "--cache", tmp_path / "cache")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after step" in resumed.stderr
-    assert list((tmp_path / "cache").glob("??/*"))
+    assert list((tmp_path / "cache").glob(HELD))
     one, other = weights(tmp_path / "unbroken"), weights(tmp_path / "broken")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
