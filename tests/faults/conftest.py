@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from soak import TIMES
 
-from fastseg.loop.environment import environment
-
 Tally = Callable[[str, int, int], None]
 Place = tuple[str, int]
 """A test's file and line, by which the table is sorted: tests may run at once."""
@@ -81,6 +79,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     if exitstatus != pytest.ExitCode.OK:
         terminalreporter.write_line(f"{path} is not written: not every test passed", red=True)
         return
+    from fastseg.loop.environment import environment  # takes seconds, which a session that writes nothing is spared
+
     document = {
         "environment": {**environment(), "command": "make faults"},
         "seconds": round(time.monotonic() - BEGAN, 1),
