@@ -2,7 +2,7 @@
 # make bench     images per second beside the peers
 # make test      checks and all tests            make quick   without the slow ones
 # make faults    counts what was done to real processes and files, and survived, into the README
-# make soak      the same for longer
+# make soak      the same ten times as often
 # make demo      scenes → shards → training → scores → runs/demo/report.html
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,11 +37,11 @@ quick: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 faults: $(PEERS)
-	FASTSEG_FAULTS_JSON=bench/results/faults.json $(BIN)/python -m pytest tests/faults
+	FASTSEG_FAULTS_JSON=bench/results/faults.json $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
 	$(BIN)/python -m bench.suite.readme
 
 soak: $(PEERS)
-	FASTSEG_SOAK=1 $(BIN)/python -m pytest tests/faults
+	FASTSEG_SOAK=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
 
 bench: $(PEERS)
 	$(BIN)/python bench/throughput.py

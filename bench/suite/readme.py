@@ -146,7 +146,8 @@ def faults() -> str:
     where = document["environment"]
     skipped = "; ".join(f"{test['test']} ({test['reason']})" for test in document.get("skipped", ()))
     left_out = ["", f"Skipped: {skipped}."] if skipped else []
-    return "\n".join([*lines, *left_out, "", f"*{hardware(where)}; {_versions(where)}.*"])
+    took = f"; all of it in {document['seconds'] / 60:.1f} minutes" if "seconds" in document else ""
+    return "\n".join([*lines, *left_out, "", f"*{hardware(where)}; {_versions(where)}{took}.*"])
 
 
 def _read_faults() -> tuple[dict[str, Any], list[tuple[str, int, int, int]]]:

@@ -5,72 +5,87 @@ A failed test has no place in that table: then nothing is written, and the termi
 
 import json
 import os
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
-from fastseg.loop.environment import environment
+from soak import TIMES
 
 Tally = Callable[[str, int, int], None]
+Place = tuple[str, int]
+"""A test's file and line, by which the table is sorted: tests may run at once."""
+BEGAN = time.monotonic()
 
 
 @dataclass
 class Record:
     """Of one session of pytest."""
 
-    tallies: dict[str, list[int]] = field(default_factory=dict)
-    """Fault → how often it was tried, how often all held."""
+    tallies: dict[Place, dict[str, list[int]]] = field(default_factory=dict)
+    """Test → fault → how often it was tried, how often all held."""
     passed: int = 0
     failed: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     """``test`` and ``reason``."""
 
+    def faults(self) -> list[dict[str, str | int]]:
+        """Each fault once, its tests' counts added up."""
+        total: dict[str, list[int]] = {}
+        for _, tallies in sorted(self.tallies.items()):
+            for fault, counts in tallies.items():
+                total[fault] = [a + b for a, b in zip(total.get(fault, (0, 0)), counts, strict=True)]
+        return [{"fault": fault, "tries": tries, "survived": survived} for fault, (tries, survived) in total.items()]
 
-RECORD = pytest.StashKey[Record]()
+
+RECORD = Record()
 
 
 @pytest.fixture
-def tally(pytestconfig: pytest.Config) -> Tally:
+def tally(request: pytest.FixtureRequest) -> Tally:
     """Call it with a kind of fault, how often it was tried, and how often nothing was lost; calls add up."""
-    tallies = _record(pytestconfig).tallies
 
     def count(fault: str, tries: int, survived: int) -> None:
-        before = tallies.get(fault, [0, 0])
-        tallies[fault] = [before[0] + tries, before[1] + survived]
+        request.node.user_properties.append(("fault", [fault, tries, survived]))  # goes from xdist's processes to ours
 
     return count
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    record = _record(item.config)
-    record.passed += report.passed and report.when == "call"
-    record.failed += report.failed
+@pytest.fixture(params=range(TIMES))
+def again(request: pytest.FixtureRequest) -> int:
+    """Which time a test does what it does, from 0: a soak repeats it, at other instants."""
+    number: int = request.param
+    return number
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    RECORD.passed += report.passed and report.when == "call"
+    RECORD.failed += report.failed
+    if report.when == "call":
+        tallies = RECORD.tallies.setdefault((report.location[0], report.location[1] or 0), {})
+        for _, (fault, *counts) in (entry for entry in report.user_properties if entry[0] == "fault"):
+            tallies[fault] = [a + b for a, b in zip(tallies.get(fault, (0, 0)), counts, strict=True)]
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
-        record.skipped.append({"test": item.name, "reason": reason.removeprefix("Skipped: ")})
-    return report
+        name = report.location[2]
+        RECORD.skipped.append({"test": name, "reason": reason.removeprefix("Skipped: ")})
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     """Write the file that FASTSEG_FAULTS_JSON names."""
     if not (path := os.environ.get("FASTSEG_FAULTS_JSON")):
         return
     if exitstatus != pytest.ExitCode.OK:
         terminalreporter.write_line(f"{path} is not written: not every test passed", red=True)
         return
-    record = _record(config)
+    from fastseg.loop.environment import environment  # takes seconds, which a session that writes nothing is spared
+
     document = {
         "environment": {**environment(), "command": "make faults"},
-        "tests": {"passed": record.passed, "failed": record.failed, "skipped": len(record.skipped)},
-        "skipped": record.skipped,
-        "faults": [{"fault": fault, "tries": tries, "survived": n} for fault, (tries, n) in record.tallies.items()],
+        "seconds": round(time.monotonic() - BEGAN, 1),
+        "tests": {"passed": RECORD.passed, "failed": RECORD.failed, "skipped": len(RECORD.skipped)},
+        "skipped": sorted(RECORD.skipped, key=lambda entry: entry["test"]),
+        "faults": RECORD.faults(),
     }
     Path(path).write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _record(config: pytest.Config) -> Record:
-    return config.stash.setdefault(RECORD, Record())

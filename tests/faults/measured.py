@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-IMPORTED = ("fastseg.train", "fastseg.evaluate", "fastseg.loop.session", "fastseg.score.evaluator", "tools.make_shards")
+IMPORTED = (
+    *("fastseg.train", "fastseg.evaluate", "fastseg.loop.session", "fastseg.score.evaluator", "tools.make_shards"),
+    *("fastseg.predict", "fastseg.export", "loaded"),
+    *("fastseg.use.predicting", "fastseg.use.card", "fastseg.use.comparing", "fastseg.use.formats"),
+)
 SPARE = 6 << 30
 """Bytes of address space that a run may take beside the imports' before its allocations fail."""
 
@@ -30,7 +34,7 @@ class Ended:
 
 
 class Runner:
-    """Runs ``fastseg.train``, ``fastseg.evaluate`` and ``tools.make_shards`` without the seconds of their imports."""
+    """Runs the commands, and ``fastseg.load`` (loaded.py), without the seconds of their imports."""
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -11,6 +11,7 @@ import zygote
 
 import commands
 import runs
+from checkpoints import write_checkpoint
 from fastseg import evaluate, train
 from fastseg.data.manifest import read_manifest
 from fastseg.data.packing import PackOptions, pack
@@ -122,6 +123,34 @@ def test_a_set_that_is_not_whole_is_refused(whole: Path, tmp_path: Path, tally: 
     assert refused, output
     assert re.search(f"error: .*{says}", output), output
     tally(fault, 1, 1)
+
+
+TYPED = {
+    "fastseg-eval": ("val", ("fastseg-eval", "{checkpoint}", "--gpus", 1, "--device", "cpu")),
+    "torchrun fastseg/train.py": ("train", ("torchrun", "--nproc-per-node", 1, "fastseg/train.py", *RUN)),
+}
+
+
+@pytest.mark.parametrize("command", TYPED)
+@pytest.mark.parametrize("fault", ["a cut tar", "a flipped byte in a mask"])
+def test_damage_under_a_command_as_typed(copy: Path, tmp_path: Path, tally: Tally, command: str, fault: str) -> None:
+    """The cut is found at the start, the byte as its record is read."""
+    split, words = TYPED[command]
+    tar, index = (copy / f"{split}-000000.{suffix}" for suffix in ("tar", "idx"))
+    entry = read_index(index.read_text())[1]
+    mask = next(part for part in entry.components if part.extension == "mask.tif")
+    whole, at = tar.read_bytes(), mask.offset + mask.size // 2
+    tar.write_bytes(whole[:at] + (b"" if fault == "a cut tar" else bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]))
+    record = f"record {entry.key} at byte {mask.offset}"
+    said = {
+        "a cut tar": f"{tar} has {at} bytes, the manifest says {len(whole)}, within or before {record}",
+        "a flipped byte in a mask": f"{tar}, {record}: its mask is not as it was packed",
+    }
+    checkpoint = write_checkpoint(tmp_path / "checkpoint.pt")
+    runs_in = () if split == "val" else ("--runs", tmp_path)
+    typed = [str(word).format(checkpoint=checkpoint) for word in (*words, "--shards", copy, *runs_in)]
+    commands.refused(commands.run(*typed), said[fault])
+    tally(f"{command} on {fault}", 1, 1)
 
 
 def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -> None:

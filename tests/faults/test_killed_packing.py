@@ -68,7 +68,7 @@ def test_killed_at_any_instant_and_started_again(tmp_path: Path, tally: Tally) -
     assert len(stages) > 1, "every kill came before the first shard"
 
 
-def test_a_full_disk(tmp_path: Path, tally: Tally) -> None:
+def test_a_full_disk(tmp_path: Path, tally: Tally, again: int) -> None:
     """Really full: a file system of its own. What is finished is kept, and with more room the same command goes on."""
     source = write_cityscapes(tmp_path / "source", train=16, val=4, size=(512, 256))
     assert start(source, tmp_path / "alone", tmp_path / "log").finish() == 0
@@ -78,7 +78,7 @@ def test_a_full_disk(tmp_path: Path, tally: Tally) -> None:
     if subprocess.run([*inside, f"mount -t tmpfs none {disk}"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a small disk")
     pack = f"{sys.executable} tools/make_shards.py {source} --out {disk}/set --samples-per-shard 4 --workers 1"
-    for room in ROOMS:
+    for room in (room + 16 * again for room in ROOMS):
         result = tmp_path / str(room)
         full = f"mount -t tmpfs -o size={room}k none {disk} && {pack} 2> {result}.err; echo $?; ls -A {disk}/set"
         more = f"mount -o remount,size=10m {disk} && {pack} > {result}.log && cp -a {disk}/set {result}"

@@ -108,16 +108,20 @@ def test_two_machines_compute_what_one_does(
 
 
 def test_nothing_is_lost(
-    machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path, tally: Tally
+    machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:
-    """A rank dies, then a machine, which closes no connection: the job goes on by itself, to the same end."""
+    """A rank dies, then a machine, which closes no connection: the job goes on by itself, to the same end.
+
+    On the loopback there is no cable to pull: the second machine's processes are killed, and it counts as that.
+    """
+    later = again % 4
     run, patience = tmp_path / "job", ("--timeout", 10)
     with a_job(machines, shards, tmp_path) as start:
         first, second = start(0, *patience), start(1, *patience)
-        wait_until(lambda: trained(run) >= 5, (first, second))
+        wait_until(lambda: trained(run) >= 5 + later, (first, second))
         os.kill(descendants(second.process.pid)[0], signal.SIGKILL)
         wait_until(lambda: "going on after step" in first.output, (first, second))
-        wait_until(lambda: trained(run) >= 9, (first, second))
+        wait_until(lambda: trained(run) >= 9 + later, (first, second))
         if machines[1].namespace:
             set_cable(machines[1], False)
             wait_until(lambda: "no progress for 10 s: the others wait for rank 1" in first.output, (first, second))
@@ -128,8 +132,12 @@ def test_nothing_is_lost(
         assert [agent.finish() for agent in (first, second)] == [0, 0], first.output
         assert first.output.count("going on after step") == 2
     assert_same_run(run, one_machine)
-    tally("SIGKILL of a rank on one of two machines", 1, 1)
-    tally("one of two machines lost without a word, and back", 1, 1)
+    if machines[1].namespace:
+        tally("SIGKILL of a rank on one of two machines", 1, 1)
+        tally("one of two machines lost without a word, and back", 1, 1)
+    else:
+        tally("SIGKILL of a rank below one of two torchruns on one machine", 1, 1)
+        tally("SIGKILL of one of two torchruns on one machine and its rank, and back", 1, 1)
 
 
 def test_machines_that_see_different_runs_are_refused(
@@ -146,7 +154,9 @@ def test_machines_that_see_different_runs_are_refused(
     assert not (tmp_path / "own").exists()
 
 
-def test_a_job_of_slurm_that_is_preempted(shards: Path, one_machine: Path, tmp_path: Path, tally: Tally) -> None:
+def test_a_job_of_slurm_that_is_preempted(
+    shards: Path, one_machine: Path, tmp_path: Path, tally: Tally, again: int
+) -> None:
     for name, body in SLURM.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -160,18 +170,18 @@ def test_a_job_of_slurm_that_is_preempted(shards: Path, one_machine: Path, tmp_p
     script = ("bash", "tools/slurm/train.sbatch", *FLAGS)
     first = Machine("127.0.0.1").start(*script, output=tmp_path / "first.txt", **settings)
     try:
-        wait_until(lambda: trained(tmp_path / "job") >= 5, (first,))
+        wait_until(lambda: trained(tmp_path / "job") >= 5 + again, (first,))
         first.process.terminate()  # to the script alone
         assert first.finish() == 143, first.output
     finally:
         first.kill()
     assert "the same command goes on from there" in first.output
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
-    again = Machine("127.0.0.1").start(*script, output=tmp_path / "again.txt", **settings)
+    second = Machine("127.0.0.1").start(*script, output=tmp_path / "second.txt", **settings)
     try:
-        assert again.finish() == 0, again.output
+        assert second.finish() == 0, second.output
     finally:
-        again.kill()
+        second.kill()
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
     assert_same_run(tmp_path / "job", one_machine)
     tally("a job on two nodes preempted by the batch system", 1, 1)

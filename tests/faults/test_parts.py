@@ -60,7 +60,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_parts_of_several_machines(folder: Path, undisturbed: Path, tmp_path: Path, tally: Tally) -> None:
+def test_parts_of_several_machines(folder: Path, undisturbed: Path, tmp_path: Path, tally: Tally, again: int) -> None:
     """The commands, at once, each on a copy of the zips of its own; the first is killed and started again."""
     out, command = tmp_path / "out", [*COMMAND, "--samples-per-shard", "3", "--workers", "1"]
     zips = [zip_cityscapes(folder, tmp_path / f"machine{index}") for index in range(3)]
@@ -69,6 +69,7 @@ def test_parts_of_several_machines(folder: Path, undisturbed: Path, tmp_path: Pa
     running = [start(line) for line in lines]
     while not list(out.glob("part-1-of-3/*.tar")) and running[0].poll() is None:
         time.sleep(0.002)
+    time.sleep(0.005 * again)
     running[0].kill()
     errors = [process.communicate(timeout=60)[1] for process in running]
     assert [process.returncode for process in running[1:]] == [0, 0], errors
@@ -80,8 +81,8 @@ def test_parts_of_several_machines(folder: Path, undisturbed: Path, tmp_path: Pa
     merged = finish(start([*COMMAND, "--merge", "--out", str(out)]))
     assert merged.returncode == 0, merged.stderr
     assert contents(out) == contents(tmp_path / "alone")
-    again = {name: data for name, data in contents(undisturbed).items() if name != ".request"}
-    assert {name: data for name, data in contents(out).items() if name != ".request"} == again
+    folders = {name: data for name, data in contents(undisturbed).items() if name != ".request"}
+    assert {name: data for name, data in contents(out).items() if name != ".request"} == folders
     assert finish(start([*COMMAND, "--verify", "--out", str(out)])).returncode == 0
     tally("one of three machines killed while packing its part", 1, 1)
 

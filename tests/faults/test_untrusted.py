@@ -52,6 +52,19 @@ class Victim:
         words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--name", "x", *given, *flags)
         return self._run("fastseg.train", *words, **environment)
 
+    def predicts(self, checkpoint: Path, **environment: str) -> Ended:
+        picture = layouts.noise(1, (64, 48))
+        picture.save(self.folder / "street.png")
+        words = (checkpoint, "street.png", "--out", "predictions", "--device", "cpu", "--overwrite")
+        return self._run("fastseg.predict", *words, **environment)
+
+    def exports(self, checkpoint: Path, **environment: str) -> Ended:
+        words = (checkpoint, "--to", "safetensors", "--out", "weights.safetensors", "--overwrite")
+        return self._run("fastseg.export", *words, **environment)
+
+    def loads(self, checkpoint: Path, **environment: str) -> Ended:
+        return self._run("loaded", checkpoint, **environment)
+
     def packs(self, source: object, *flags: object) -> Ended:
         return self._run("tools.make_shards", source, "--out", "out", "--workers", 1, *flags)
 
@@ -106,8 +119,11 @@ def saved(folder: Path, value: object, **options: Any) -> Path:
 
 
 def ways_in(victim: Victim, path: Path, **environment: str) -> Iterator[Ended]:
-    """Every command that reads a checkpoint."""
+    """Every command that reads a checkpoint, and the Python interface."""
     yield victim.evaluates(path, **environment)
+    yield victim.predicts(path, **environment)
+    yield victim.exports(path, **environment)
+    yield victim.loads(path, **environment)
     yield victim.trains("--resume", path, **environment)
     yield victim.trains("--model.weights", path, **environment)
 

@@ -1,0 +1,134 @@
+"""Two ranks of which one is stopped, killed, frozen or waits for ever: nothing is lost, and it is said.
+
+They are started by torchrun, by ``train.py --gpus 2``, or, where no launcher has to act, without one (zygote.py).
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trainings import EPOCHS, EVERY_STEP, finish, grown, ranks, stop, words
+
+import commands
+from runs import assert_same_run, weights
+
+Tally = Callable[[str, int, int], None]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def unbroken_pair(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on two ranks that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "pair"
+    for command in ranks(shards, folder):
+        finish(command)
+    return folder
+
+
+LAUNCHERS = {
+    "torchrun": ("torchrun", "--nproc-per-node", 2),
+    "ours": ("python",),
+}
+
+
+def launch(launcher: str, command: tuple[object, ...], restarts: int = 0) -> subprocess.Popen[str]:
+    """Start two ranks by torchrun, or as ``train.py --gpus 2`` does."""
+    flags = ("--max-restarts", restarts) if restarts else ()
+    if launcher == "torchrun":
+        return commands.start(*LAUNCHERS[launcher], *flags, *command)
+    return commands.start(*LAUNCHERS[launcher], *command, "--gpus", 2, *flags)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_asked_to_stop(
+    launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
+) -> None:
+    folder = tmp_path / "stopped"
+    job = launch(launcher, words(shards, folder))
+    stop(job, folder / "metrics.jsonl", after=3 + again % 8)
+    output = job.communicate(timeout=20)[0]
+    assert job.returncode == (143 if launcher == "ours" else 1), output  # torchrun has an exit code of its own
+    step = weights(folder / "checkpoints" / "last.pt")["step"]
+    assert f"stopped at step {step} of {2 * EPOCHS}" in output
+    for command in ranks(shards, folder):
+        finish(command)
+    assert_same_run(unbroken_pair, folder)
+    tally(f"SIGTERM to two ranks ({'train.py --gpus 2' if launcher == 'ours' else 'torchrun'})", 1, 1)
+
+
+def process_of(rank: int, job: subprocess.Popen[str]) -> int:
+    """The process id of a rank that the job's launcher has started."""
+    for children in Path(f"/proc/{job.pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                return int(child)
+    raise AssertionError(f"the launcher has no rank {rank}")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_rank_dies_and_the_job_comes_back_by_itself(
+    launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
+) -> None:
+    folder = tmp_path / "killed"
+    job = launch(launcher, words(shards, folder, *EVERY_STEP), restarts=3)
+    assert grown(folder / "metrics.jsonl", 4 + again % 8, job)
+    rank = ((launcher == "ours") + again) % 2
+    os.kill(process_of(rank, job), signal.SIGKILL)
+    output = job.communicate(timeout=120)[0]
+    assert job.returncode == 0, output
+    assert re.search(r"going on after step \d+\n", output), output
+    assert_same_run(unbroken_pair, folder)
+    tally(f"SIGKILL of one of two ranks, with --max-restarts ({launcher})", 1, 1)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_rank_dies_without_restarts(frozen: int, shards: Path, tmp_path: Path) -> None:
+    """What the rank that is left says of it."""
+    pair = ranks(shards, tmp_path / "killed")
+    assert grown(tmp_path / "killed" / "metrics.jsonl", 2, pair[0])
+    pair[frozen].process.kill()
+    left = pair[1 - frozen]
+    assert left.finish(60) == 2, left.output
+    if frozen == 1:
+        assert "error: the connection to another rank was lost" in left.output
+    assert "Traceback" not in left.output
+
+
+def stuck() -> None:
+    """The second rank's data does not come any more after its third batch, though the process lives."""
+    from fastseg.data.loader import Batch, TrainLoader
+
+    following, batches = TrainLoader.next, [0]
+
+    def never(self: TrainLoader) -> Batch:
+        batches[0] += 1
+        if os.environ["RANK"] == "1" and batches[0] == 4:
+            time.sleep(1000)
+        return following(self)
+
+    TrainLoader.next = never  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("how", ["SIGSTOP", "storage"])
+def test_a_rank_hangs(how: str, shards: Path, tmp_path: Path, tally: Tally, again: int) -> None:
+    folder = tmp_path / "frozen"
+    pair = ranks(shards, folder, *EVERY_STEP, "--timeout", 8, before=None if how == "SIGSTOP" else stuck)
+    try:
+        assert grown(folder / "metrics.jsonl", 3 + again % 8 * (how == "SIGSTOP"), pair[0]), pair[0].output
+        if how == "SIGSTOP":
+            pair[1].signal(signal.SIGSTOP)
+        assert pair[0].finish(60) == 1, pair[0].output
+    finally:
+        pair[1].process.kill()
+    sentence = f"wait for rank 1 (process {pair[1].process.pid} on {socket.gethostname()})"
+    assert sentence in pair[0].output.replace("\n", " ")
+    assert pair[0].output.count("error: ") == 1
+    assert "Traceback" not in pair[0].output
+    assert weights(folder / "checkpoints" / "last.pt")["step"] >= 2
+    tally("one of two ranks frozen (SIGSTOP)" if how == "SIGSTOP" else "one of two ranks waits for its disk", 1, 1)
