@@ -3,6 +3,7 @@
 A field's docstring is its help on the command line: unit, default's reason, source.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,7 @@ class DataConfig:
     """Batches decoded ahead, and as many read ahead of those."""
 
     def __post_init__(self) -> None:
+        _check_finite(self, "data.")
         _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")
         _check(all(16 <= n <= 8192 for n in self.crop), "data.crop", self.crop, "16 to 8192 pixels each way")
         _check(0 < self.scale[0] <= self.scale[1] <= 16, "data.scale", self.scale, "a low and a high ratio up to 16")
@@ -119,6 +121,7 @@ class OptimConfig:
     few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
 
     def __post_init__(self) -> None:
+        _check_finite(self, "optim.")
         _check(self.epochs > 0, "optim.epochs", self.epochs, "more than 0")
         _check(self.lr > 0, "optim.lr", self.lr, "more than 0")
         _check(self.lr_batch is None or self.lr_batch >= 1, "optim.lr-batch", self.lr_batch, "at least 1")
@@ -178,15 +181,16 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        _check_finite(self, "")
         _check(
             self.name not in ("", ".", "..") and "/" not in self.name, "name", repr(self.name), "a plain folder name"
         )
-        _check(self.cache_gb > 0, "cache-gb", self.cache_gb, "more than 0 GB")
+        _check(0 < self.cache_gb <= 1e6, "cache-gb", self.cache_gb, "more than 0 GB, at most a million")
         _check(self.max_bad_samples >= 0, "max-bad-samples", self.max_bad_samples, "0 or more")
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
         _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
-        _check(self.timeout >= 5, "timeout", self.timeout, "at least 5 seconds")
+        _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
 
     @property
@@ -205,6 +209,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _check_finite(settings: object, prefix: str) -> None:
+    """Neither infinity nor NaN, which the command line takes for numbers: nothing can be computed from them."""
+    for name, value in vars(settings).items():
+        if isinstance(value, float):
+            _check(math.isfinite(value), prefix + name.replace("_", "-"), value, "a number")
 
 
 def _check(holds: bool, flag: str, value: object, wanted: str) -> None:

@@ -1,6 +1,7 @@
 """Settings are checked when they are made, and travel as plain values."""
 
 import json
+import math
 
 import pytest
 
@@ -29,6 +30,15 @@ from fastseg.recipes import RECIPES
         ({"name": "a/b"}, "--name is 'a/b'"),
         ({"log_every": 0}, "--log-every is 0"),
         ({"eval_every": 0.0}, "--eval-every is 0.0"),
+        ({"cache_gb": math.inf}, "--cache-gb is inf; it must be a number"),
+        ({"cache_gb": math.nan}, "--cache-gb is nan"),
+        ({"cache_gb": 1e300}, r"--cache-gb is 1e\+300; it must be more than 0 GB, at most a million"),
+        ({"timeout": math.inf}, "--timeout is inf"),
+        ({"timeout": math.nan}, "--timeout is nan"),
+        ({"timeout": 1e14}, "--timeout is 100000000000000.0; it must be from 5 seconds"),
+        ({"eval_every": math.inf}, "--eval-every is inf"),
+        ({"data__flip": math.nan}, "--data.flip is nan"),
+        ({"optim__weight_decay": math.inf}, "--optim.weight-decay is inf"),
     ],
 )
 def test_nonsense_names_the_flag_and_the_value(change: dict, says: str) -> None:
