@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, disk_full
 
 TRIES = 8
 """How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says), with pauses of a minute on average,
@@ -36,12 +36,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
+        with naming(path):
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a full disk that names no file, as those of writing and flushing do, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if disk_full(error) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
