@@ -51,7 +51,8 @@ class RunLog:
         self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = _quiet_when_full
-        self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+        with naming(folder / BOARD):
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
         self._console = Console(stderr=True)
         self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
         self._progress = Progress(
@@ -108,7 +109,8 @@ class RunLog:
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
         """Make ``overlays/`` hold exactly these frames, for the report; TensorBoard gets them as panels."""
-        write_gallery(self._folder / FOLDER, frames, keys, classes)
+        with naming(self._folder / FOLDER):
+            write_gallery(self._folder / FOLDER, frames, keys, classes)
         for i, frame in enumerate(frames):
             picture = panel(frame.image, frame.label, frame.prediction, classes)
             with naming(self._folder / BOARD):
