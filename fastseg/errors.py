@@ -32,7 +32,7 @@ def run_command(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if not is_full_disk(error):
+        if not disk_full(error):
             raise
         where = f" at {error.filename}" if error.filename else ""
         _fail(f"the disk is full{where}; free some space and run the same command again, finished work is kept")
@@ -41,9 +41,9 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def is_full_disk(error: OSError) -> bool:
-    """Whether a disk, or what a user may have of it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def disk_full(error: BaseException | None) -> bool:
+    """Whether ``error`` says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def unwind_on_sigterm() -> None:

@@ -22,6 +22,7 @@ from fastseg.errors import UserError, run_command
 from fastseg.evalconfig import Options, check, check_files
 from fastseg.files import is_remote, write_atomic
 from fastseg.helptext import command_name
+from fastseg.labels import class_difference
 from fastseg.progress import show_progress
 
 if TYPE_CHECKING:
@@ -100,16 +101,17 @@ def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manif
         return
     trained, *others = ([c["name"] for c in document["classes"]] for document in saved)
     if others and others[0] != trained:
-        a, b = options.checkpoints
+        what, a, b = class_difference(trained, others[0])
         raise UserError(
-            f"{a} knows {len(trained)} classes ({', '.join(trained[:3])}, …), {b} knows {len(others[0])} "
-            f"({', '.join(others[0][:3])}, …); only models of the same classes can be compared"
+            f"the {what} of {options.checkpoints[0]} is {a}, of {options.checkpoints[1]} {b}; "
+            "only models of the same classes can be compared"
         )
     packed = [c.name for c in manifest.classes]
     if trained != packed:
+        what, a, b = class_difference(trained, packed)
         raise UserError(
-            f"the checkpoint knows {len(trained)} classes ({', '.join(trained[:3])}, …), {shards} holds {len(packed)} "
-            f"({', '.join(packed[:3])}, …); name the set it was trained for with --shards"
+            f"the {what} of {options.checkpoints[0]} is {a}, of {shards} {b}; "
+            "name the set it was trained for with --shards"
         )
 
 

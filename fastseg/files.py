@@ -14,7 +14,7 @@ from stat import S_ISREG
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, disk_full
 
 TRIES = 8
 """How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says). The pauses between take a minute on
@@ -39,12 +39,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest() if long else path.name
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
+        with naming(path):
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a full disk that names no file, as those of writing and flushing do, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if disk_full(error) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -53,6 +53,14 @@ class LabelTable:
         return table
 
 
+def class_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str, str]:
+    """Where two lists of classes differ first, and what either has there; the same twice where they are equal."""
+    if len(one) != len(other):
+        return "number of classes", str(len(one)), str(len(other))
+    place = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one) - 1)
+    return f"class {place}", shown(one[place]), shown(other[place])
+
+
 def cityscapes() -> LabelTable:
     """The 19 classes of Cityscapes, from labelIds, by the table of cityscapesscripts.
 

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, and reading one runs nothing."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fastseg.errors import UserError
 from fastseg.loop import checkpoint
+from fastseg.model.weights import not_finite
 from fastseg.torchfile import check_checkpoint
 
 PLAIN = {
@@ -130,3 +132,20 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     checkpoint.remove_unfinished(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     checkpoint.remove_unfinished(tmp_path / "missing")
+
+
+def test_a_bit_that_flips_is_found(tmp_path: Path) -> None:
+    """Also one that leaves the weight finite."""
+    checkpoint.save(tmp_path / "a.pt", DOCUMENT)
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[data.index(torch.arange(4.0).numpy().tobytes())] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.pt is not .* member 'archive/data/0' is not as it was written \(CRC-32\)"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_what_is_not_finite_is_named() -> None:
+    whole = {"a": torch.ones(2), "b": [{"c": torch.ones(1)}, torch.arange(3)], "d": 1}
+    assert not_finite(whole) == ""
+    for value in (math.inf, -math.inf, math.nan):
+        assert not_finite({**whole, "b": [0, {"c": {5: torch.tensor([1.0, value])}}]}) == "b.1.c.5"

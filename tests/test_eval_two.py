@@ -128,7 +128,7 @@ def test_the_baseline_alone_and_beside_a_checkpoint(
         (["A", "A", "--report", "r"], "--report goes with one checkpoint alone"),
         (["A", "--baseline", "coco", "--save-predictions", "p"], "--save-predictions goes with one checkpoint alone"),
         (["A", "none.pt"], "none.pt does not exist"),
-        (["A", "OTHER"], "knows 19 classes (road, sidewalk, building, …), "),
+        (["A", "OTHER"], "the number of classes of "),
     ],
 )
 def test_what_cannot_be_compared_gets_a_sentence(

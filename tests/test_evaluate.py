@@ -106,7 +106,7 @@ def test_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
     source = open_source(layouts.write_folder_dataset(tmp_path / "source"))
     pack(source, tmp_path / "shards", workers=1)
     result = commands.run("fastseg-eval", trained, "--shards", tmp_path / "shards")
-    commands.refused(result, "the checkpoint knows 19 classes (road, sidewalk, building, …)", "holds 3 (ground, box")
+    commands.refused(result, f"the number of classes of {trained} is 19, of {tmp_path / 'shards'} 3; name the set")
 
 
 @pytest.mark.slow

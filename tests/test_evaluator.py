@@ -1,5 +1,6 @@
 """The evaluation loop: every frame once, the worst kept, an interruption told to all."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.data.manifest import read_manifest
+from fastseg.score import contest, evaluator
+from fastseg.score.contest import count_frames
 from fastseg.score.evaluator import evaluate
 
 
@@ -56,6 +59,17 @@ def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
     worst = result.worst[0]
     assert (worst.prediction == brightness(torch.from_numpy(worst.image)).numpy()).all()
     assert worst.label.shape == worst.prediction.shape == worst.image.shape[:2]
+
+
+def test_every_batch_is_a_sign_of_life(loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a rank whose frames take longer than others'; these wait as long as it gets on."""
+    signs: list[str] = []
+    for module in (evaluator, contest):
+        for name in ("get_on", "wait_for_all"):
+            monkeypatch.setattr(module, name, partial(signs.append, name))
+    evaluate(brightness, loader, 19)
+    count_frames([brightness], loader, 19)
+    assert signs == [*["get_on"] * 3, "wait_for_all"] * 2
 
 
 def test_an_interruption_gives_no_result(loader: EvalLoader) -> None:

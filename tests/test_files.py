@@ -1,5 +1,6 @@
 """Files that are whole or absent, and shards in a real object store on this machine."""
 
+import errno
 import hashlib
 import os
 import re
@@ -175,3 +176,19 @@ def test_what_waiting_does_not_cure(bucket: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no address")
     refused(manifest, "Invalid endpoint: no address")
     _storage.cache_clear()
+
+
+def fill(path: Path, given: str | None) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device", given)
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """What writes and flushes names no file of its own."""
+    (tmp_path / "a").write_text("before")
+    for given, named in ((None, str(tmp_path / "a")), ("elsewhere", "elsewhere")):
+        with pytest.raises(OSError, match="No space left") as full:
+            fill(tmp_path / "a", given)
+        assert full.value.filename == named
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "before")]

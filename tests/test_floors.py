@@ -37,7 +37,7 @@ FLOOR_2 = {
 } | {
     f"loop.{name}" for name in ("checkpoint", "runlog", "optim", "step", "flops", "stages", "state", "build", "memory")
 }
-FLOOR_3 = {"loop.trainer", "loop.session"}
+FLOOR_3 = {"loop.trainer", "loop.records", "loop.session"}
 DATA_NEEDS_NO = ("torch", "nvidia", "webdataset")
 LIGHT = ("data.sources", "data.images", "data.records", "parallel", "labels", "errors")
 """What a packing worker imports: starting one must not take seconds."""

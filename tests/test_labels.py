@@ -8,7 +8,7 @@ import pytest
 from cityscapesscripts.helpers.labels import id2label, trainId2label
 
 from fastseg.errors import UserError
-from fastseg.labels import IGNORE, cityscapes, read_classes
+from fastseg.labels import IGNORE, cityscapes, class_difference, read_classes
 
 GOOD = {
     "name": "two",
@@ -84,3 +84,12 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         read_classes(tmp_path / "pipe.json")
     with pytest.raises(UserError, match=r"none\.json does not exist"):
         read_classes(tmp_path / "none.json")
+
+
+def test_the_first_difference_of_two_tables_is_named() -> None:
+    names = [c.name for c in cityscapes().classes]
+    assert class_difference(names, [*names[:-1], "tram"]) == ("class 18", "'bicycle'", "'tram'")
+    assert class_difference(names, names[:-1]) == ("number of classes", "19", "18")
+    what, one, other = class_difference(names, list(names))
+    assert one == other
+    assert what == "class 18"

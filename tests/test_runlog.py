@@ -1,8 +1,10 @@
 """What a run leaves in its folder, and what a resumed one does with it."""
 
+import errno
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,3 +100,18 @@ def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> Non
     with RunLog(tmp_path, {}, 0, 10):
         pass
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_named(full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunLog(tmp_path, {}, 0, 20) as log:
+        if full == "tensorboard":
+            monkeypatch.setattr(log._board, "add_scalar", fail)
+        else:
+            monkeypatch.setattr(log, "_file", SimpleNamespace(write=fail, close=log._file.close))
+        with pytest.raises(OSError, match="No space left") as error:
+            log.train(10, **NUMBERS)
+        assert error.value.filename == str(tmp_path / full)

@@ -1,19 +1,29 @@
 """Going on from a checkpoint under other settings, in this process."""
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
 import pytest
 import torch
 
+import runs
 from changes import with_changes
 from fastseg.config import Config
+from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError
-from fastseg.loop import session
+from fastseg.labels import SegmentationClass, cityscapes
+from fastseg.loop import checkpoint, session
 from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks
+from fastseg.loop.runlog import RunLog
 from fastseg.loop.session import nothing_left, train
 from fastseg.loop.state import RunState, find_checkpoint
 from fastseg.loop.trainer import Trainer
 
+TRAM = SegmentationClass("tram", (1, 2, 3))
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
 
@@ -128,6 +138,51 @@ def test_another_run_is_refused(stopped: Config, change: dict, says: str) -> Non
         find_checkpoint(config, read_manifest(config.shards))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classes": cityscapes().classes[:-1]}, "its number of classes is 19, the run's is 18; use another --name"),
+        ({"classes": (*cityscapes().classes[:-1], TRAM)}, "its class 18 is 'bicycle', the run's is 'tram'; use"),
+        ({"name": "mine"}, r"its data set is 'cityscapes' \(digest \w{16}\), the run's is 'mine' \(digest \w{16}\)"),
+    ],
+)
+def test_the_difference_of_two_sets_is_named(stopped: Config, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        find_checkpoint(stopped, replace(read_manifest(stopped.shards), **change))
+
+
+def test_an_optimiser_that_is_damaged_is_refused(stopped: Config) -> None:
+    """Its numbers would make weights that no command takes."""
+    last, manifest = stopped.folder / "checkpoints" / "last.pt", read_manifest(stopped.shards)
+    saved = runs.weights(last)
+    saved["optimizer"]["state"][3]["momentum_buffer"].view(-1)[0] = torch.inf
+    checkpoint.save(last, saved)
+    with pytest.raises(UserError, match=r"last\.pt has values in optimizer\.state\.3\.momentum_buffer that are not"):
+        find_checkpoint(stopped, manifest)
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_nothing_is_saved_of_values_that_are_not_finite(stopped: Config, part: str) -> None:
+    """Nor are they evaluated: the files are those of before."""
+    state, _ = resume(stopped)
+    assert state.average
+    values = {
+        "model": state.model.net.classifier[-1].weight,
+        "ema": next(buffer for name, buffer in state.average.model.net.named_buffers() if "running_var" in name),
+        "optimizer": next(iter(state.train_step.optimizer.state.values()))["momentum_buffer"],
+    }
+    with torch.no_grad():
+        values[part][(0,) * values[part].dim()] = torch.nan
+    manifest = read_manifest(stopped.shards)
+    trainer = Trainer(stopped, manifest, ALONE, state, build_loaders(stopped, manifest, ALONE, None), None)
+    state.evaluation_owed = True
+    before = (stopped.folder / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=rf"at step 2 values in {part}\.\S+ are not finite, and nothing is saved"):
+        trainer.pause()
+    assert [path.name for path in (stopped.folder / "checkpoints").iterdir()] == ["last.pt"]
+    assert (stopped.folder / "checkpoints" / "last.pt").read_bytes() == before
+
+
 def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> None:
     file = stopped.folder / "checkpoints" / "last.pt"
     other = with_changes(stopped, name="other", resume=str(file))
@@ -171,6 +226,38 @@ def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
         assert nothing_left(ended, manifest, ALONE, changed) == says
 
 
+@pytest.mark.parametrize("broken", [TrainLoader, EvalLoader])
+def test_an_outage_loses_no_step(tiny: Config, broken: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before a checkpoint is due, or in an evaluation, the storage fails; what is done is kept, exactly."""
+    tiny = with_changes(tiny, eval_every=1.0)
+    manifest, method = read_manifest(tiny.shards), "next" if broken is TrainLoader else "__iter__"
+    working, calls = getattr(broken, method), count()
+
+    def fail(self: object) -> object:
+        if next(calls) == (3 if broken is TrainLoader else 0):
+            raise UserError("the storage does not answer")
+        return working(self)
+
+    train(with_changes(tiny, name="whole"), manifest, ALONE)
+    monkeypatch.setattr(broken, method, fail)
+    with pytest.raises(UserError, match="the storage does not answer"):
+        train(tiny, manifest, ALONE)
+    saved = runs.weights(tiny.folder / "checkpoints" / "last.pt")
+    assert (saved["step"], saved["evaluation_owed"]) == ((3, False) if broken is TrainLoader else (2, True))
+    train(tiny, manifest, ALONE)
+    runs.assert_same_run(tiny.runs / "whole", tiny.folder)
+
+
+def test_what_fails_at_once_saves_nothing(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise UserError("the storage does not answer")
+
+    monkeypatch.setattr(TrainLoader, "next", fail)
+    with pytest.raises(UserError, match="the storage does not answer"):
+        train(tiny, read_manifest(tiny.shards), ALONE)
+    assert not (tiny.folder / "checkpoints").exists()
+
+
 def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(stopped.shards)
     for other, says in (([None, manifest.digest()], "of step None"), ([2, "x"], "different data sets")):
@@ -180,7 +267,28 @@ def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatc
             session.agree({"step": 2}, manifest)
 
 
+def open_log(config: Config) -> AbstractContextManager[RunLog]:
+    manifest = read_manifest(config.shards)
+    return session.open_log(config, manifest, build_state(config, manifest, ALONE), 2, ALONE)
+
+
 def test_an_earlier_run_is_set_aside(stopped: Config) -> None:
-    session.set_aside(stopped.folder)
-    assert not stopped.folder.exists()
-    assert len(list(stopped.runs.glob("tiny.*/checkpoints/last.pt"))) == 1
+    with open_log(with_changes(stopped, resume="never")):
+        assert not (stopped.folder / "checkpoints").exists()
+        assert len(list(stopped.runs.glob("tiny.*/checkpoints/last.pt"))) == 1
+
+
+@pytest.mark.parametrize("how", ["auto", "never"])
+def test_a_second_run_in_the_folder_is_refused(stopped: Config, how: str) -> None:
+    """It removes nothing of the first, nor its records, nor the folder from below it."""
+    saving = stopped.folder / "checkpoints" / ".last.pt.123.tmp"
+    with open_log(stopped) as log:
+        saving.touch()
+        log.say("training")
+        records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+        manifest = read_manifest(stopped.shards)
+        for begin in (lambda config: open_log(config).__enter__(), lambda config: session.check(config, manifest)):
+            with pytest.raises(UserError, match=r"another process is training in .*tiny; wait until it"):
+                begin(with_changes(stopped, resume=how))
+        assert saving.exists()
+        assert records == {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}

@@ -85,11 +85,11 @@ class TrainLoader:
 
     def next(self) -> Batch:
         """The next batch; waits until it is ready."""
+        with explained(self._reader):
+            image, mask = self._next()
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
         self._step += 1
-        with explained(self._reader):
-            image, mask = self._next()
         return Batch(image, mask.squeeze(-1), self._valid)
 
     def bad_samples(self) -> list[int]:

@@ -12,7 +12,7 @@ from fastseg.config import ModelConfig
 from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path
 from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
-from fastseg.model.weights import check_weights, fitting, parse_normalisation, read_tensors
+from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalisation, read_tensors
 from fastseg.torchfile import check_checkpoint
 
 FORMAT = "fastseg-checkpoint"
@@ -47,7 +47,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises :class:`UserError` for anything that is not one of ours.
     """
     check_checkpoint(path)
-    document = read_tensors(path, "checkpoint")
+    document = read_tensors(path, "checkpoint", sums=True)
     check(document, path)
     return dict(document)
 
@@ -81,6 +81,8 @@ def check(document: Any, path: Path) -> None:
 
 def check_progress(saved: dict[str, Any], path: Path) -> None:
     """Refuse a checkpoint without the numbers from which a run goes on. Raises :class:`UserError`."""
+    if where := not_finite({part: saved.get(part) for part in ("optimizer", "ranks")}):
+        raise UserError(f"{path} has values in {where} that are not finite; use another")
     with fitting(path):
         steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["evaluation_owed"]
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):

@@ -116,9 +116,9 @@ def _check_count(wanted: int, available: int) -> None:
 def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """Join the other ranks (NCCL on GPUs, gloo on CPUs) and leave them in order at the end.
 
-    Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it:
-    also a lost connection to another. Where one hangs, all the others end after ``timeout`` seconds
-    (:class:`fastseg.loop.watch.Watch`).
+    Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it, by
+    the first rank that fails: those that lose their connection to it are silent. Where one hangs, all the others end
+    after ``timeout`` seconds (:class:`fastseg.loop.watch.Watch`).
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = device != "cpu" and torch.cuda.is_available()
@@ -141,7 +141,7 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     except BaseException as error:
         stopped = error
         if not agreed(error):
-            end(explained(error, ranks.local_rank))
+            end(explained(error, ranks.local_rank, watch))
     watch.leave()
     dist.destroy_process_group()
     if stopped:
@@ -165,19 +165,37 @@ def _join(ranks: Ranks, timeout: float) -> Watch:
         timeout=patience,
         device_id=ranks.device if cuda else None,
     )
+    global _patient
+    _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     # A clone: a thread that waits in a store keeps others out of it.
-    return Watch(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _met)
+    return Watch(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
 
 
-_met = 0
-"""Exchanges between ranks that this process has come to."""
+_patient: Any = None
+"""All ranks, for exchanges that only the watch may end."""
+_progress = 0
+"""Exchanges between ranks that this process has come to, and how often it has got on since the last of them."""
+_EXCHANGE = 1 << 32
+"""So much more is an exchange than :func:`get_on`: ranks that have come to the same one are equally far."""
 
 
 def _meet() -> bool:
     """Whether there are others to exchange anything with; call before doing so."""
-    global _met
-    _met += 1
+    global _progress
+    _progress = (_progress // _EXCHANGE + 1) * _EXCHANGE
     return dist.is_initialized()
+
+
+def get_on() -> None:
+    """Say, in long work between two exchanges, that another part of it is done: then this rank does not hang."""
+    global _progress
+    _progress += 1
+
+
+def wait_for_all() -> None:
+    """Wait for all ranks after work that may take some much longer than others, as long as these :func:`get_on`."""
+    if _meet():
+        dist.barrier(group=_patient)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """How a rank ends that fails, while the others may be in the middle of an exchange with it."""
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -8,7 +9,12 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from fastseg.errors import USER_ERROR, UserError, run_command
+from fastseg.errors import USER_ERROR, UserError, disk_full, run_command
+from fastseg.loop.watch import Watch
+
+LOST = 1
+"""Exit code of a rank that has lost its connection to another: another start may help, as it does not after a
+:data:`fastseg.errors.USER_ERROR`."""
 
 
 def agreed(error: BaseException) -> bool:
@@ -16,15 +22,21 @@ def agreed(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
 
 
-def explained(error: BaseException, local_rank: int) -> BaseException:
-    """``error``, or what it means where it says that a connection to another rank was lost."""
-    lost = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-    if not lost:
-        return error
-    if local_rank:
-        return SystemExit(USER_ERROR)  # the machine's first rank says it, or the launcher where that one died
+def explained(error: BaseException, local_rank: int, watch: Watch) -> BaseException:
+    """``error``, what it means where it is a lost connection, or a silent exit: of all ranks one says why they end."""
+    if isinstance(error, SystemExit):
+        return error  # all have agreed on it, and the first rank speaks
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        code = watch.failure()
+        # Else the machine's first rank says it, or the launcher where that one died.
+        return SystemExit(LOST if code is None else code) if local_rank or code is not None else _lost(error)
+    code = USER_ERROR if isinstance(error, UserError) or disk_full(error) else 1
+    return error if watch.fail(code) else SystemExit(watch.failure() or code)
+
+
+def _lost(error: BaseException) -> SystemExit:
     reason = str(error).strip().splitlines()[0]
-    return UserError(f"the connection to another rank was lost ({reason}); run the same command again")
+    return SystemExit(f"error: the connection to another rank was lost ({reason}); run the same command again")
 
 
 def end(error: BaseException) -> NoReturn:
@@ -37,11 +49,15 @@ def end(error: BaseException) -> NoReturn:
     def fail() -> NoReturn:
         raise error
 
+    # The launcher sends it as soon as another rank has ended: not before this one has spoken.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     code: object = 1
     try:
         run_command(fail)
     except SystemExit as left:
         code = left.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     with suppress(OSError, ValueError):  # nobody may read them any more

@@ -1,22 +1,44 @@
-"""torchrun for our own ranks, without its traceback: a rank that fails has said why already."""
+"""torchrun for our own ranks: no traceback after a rank that has said why it fails, and no restart where none helps."""
 
 import signal
 import sys
 
+import torch.distributed.launcher.api as launching
+from torch.distributed.elastic.agent.server import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main
+
+from fastseg.errors import USER_ERROR
+
+
+class Agent(LocalElasticAgent):
+    """torchrun's own, but it starts nothing again after a user's error, which would only come again."""
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)
+        if any(failure.exitcode == USER_ERROR for failure in result.failures.values()):
+            self._remaining_restarts = 0
+        return result
 
 
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     """Rank and failure from which the others came: one that a signal ended has not failed for another's sake."""
-    killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
-    return killed[0] if killed else error.get_first_failure()
+    failures = list(error.failures.items())
+    killed = [(rank, failure) for rank, failure in failures if failure.exitcode < 0]
+    refused = [(rank, failure) for rank, failure in failures if failure.exitcode == USER_ERROR]
+    return [*killed, *refused, error.get_first_failure()][0]
 
 
 if __name__ == "__main__":
+    launching.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun asks nobody which agent to take
     try:
         main()
+    except RendezvousError:
+        print("error: the launcher of another machine has ended the job; see what was said there", file=sys.stderr)
+        sys.exit(1)
     except ChildFailedError as error:
         rank, failure = cause(error)
         if failure.exitcode < 0:  # it could say nothing itself

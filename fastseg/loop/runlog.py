@@ -1,6 +1,5 @@
 """What a run leaves in its folder and shows while it goes: metrics.jsonl, TensorBoard, a display or plain lines."""
 
-import errno
 import json
 import math
 import sys
@@ -18,13 +17,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from fastseg.files import write_atomic
+from fastseg.errors import disk_full
+from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.loop.profiling import Table
 from fastseg.loop.trackers import open_tracking
 from fastseg.score.gallery import FOLDER, Frame, write_gallery
 from fastseg.score.overlay import matrix_picture, panel
 
+METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
 SPEED_PERIOD = 3600.0
 """Seconds whose lines tell the time left. Of slow steps the 30 that rich looks back upon do not hold two lines."""
 
@@ -43,13 +45,14 @@ class RunLog:
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
         self._folder, self._each = folder, each
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         before = _lines_until(path, step)
         write_atomic(path, "".join(line + "\n" for line in before))
         self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = _quiet_when_full
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        with naming(folder / BOARD):
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
         self._console = Console(stderr=True)
         self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
         self._progress = Progress(
@@ -106,10 +109,12 @@ class RunLog:
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
         """Make ``overlays/`` hold exactly these frames, for the report; TensorBoard gets them as panels."""
-        write_gallery(self._folder / FOLDER, frames, keys, classes)
+        with naming(self._folder / FOLDER):
+            write_gallery(self._folder / FOLDER, frames, keys, classes)
         for i, frame in enumerate(frames):
             picture = panel(frame.image, frame.label, frame.prediction, classes)
-            self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
+            with naming(self._folder / BOARD):
+                self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
 
     def write(self, name: str, document: Any) -> None:
         """Write ``folder/NAME.json``."""
@@ -118,14 +123,17 @@ class RunLog:
     def confusion(self, matrix: NDArray[np.int64], classes: Sequence[SegmentationClass], step: int) -> None:
         """Write confusion.json (C×C pixels, rows the truth); TensorBoard gets a picture of it."""
         self.write("confusion", {"matrix": matrix.tolist()})
-        self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+        with naming(self._folder / BOARD):
+            self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
 
     def close(self, finished: bool = True) -> None:
         """Flush everything and give the terminal back; ``finished`` says whether the training came to its end."""
         if self._interactive:
             self._progress.stop()
-        self._board.close()
-        self._file.close()
+        with naming(self._folder / BOARD):
+            self._board.close()
+        with naming(self._folder / METRICS):
+            self._file.close()
         if self._tracking:
             self._tracking.close(finished)
 
@@ -137,14 +145,14 @@ class RunLog:
 
     def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
         line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
-        self._file.write(json.dumps(_finite(line)) + "\n")
-        self._file.flush()
-        for name, value in line.items():
-            if isinstance(value, float) and name not in ("seconds", "epoch"):
-                self._board.add_scalar(f"{event}/{name}", value, step)
+        with naming(self._folder / METRICS):
+            self._file.write(json.dumps(_finite(line)) + "\n")
+            self._file.flush()
+        scalars = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
-        for name, value in ious.items():
-            self._board.add_scalar(name, value, step)
+        with naming(self._folder / BOARD):
+            for name, value in (scalars | ious).items():
+                self._board.add_scalar(name, value, step)
         if self._tracking:
             numbers = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
             self._tracking.log(step, numbers | ious)
@@ -166,7 +174,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
 
 def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread, and raises what happens there again where it is next written to."""
-    if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
+    if not disk_full(arguments.exc_value):
         threading.__excepthook__(arguments)
 
 

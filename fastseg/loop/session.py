@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fastseg.loop.build import build_loaders, build_state
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.memory import STREAMED, Choice, choose_residence, too_little
+from fastseg.loop.occupied import check_free, occupy
 from fastseg.loop.optim import peak_rate
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.state import RunState, continues_exactly, find_checkpoint
@@ -33,6 +34,7 @@ def check(config: Config, manifest: Manifest) -> None:
     for split in (config.train_split, config.eval_split):
         open_files(config.shards, manifest, split)
     check_tracker(config.tracker)
+    check_free(config.folder)
     find_checkpoint(config, manifest)
 
 
@@ -76,18 +78,25 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
         raise too_little(device, work, cure) from None
 
 
-def open_log(config: Config, manifest: Manifest, state: RunState, steps_per_epoch: int, ranks: Ranks) -> RunLog:
-    """The run's folder, begun or gone on with."""
+@contextmanager
+def open_log(
+    config: Config, manifest: Manifest, state: RunState, steps_per_epoch: int, ranks: Ranks
+) -> Iterator[RunLog]:
+    """The run's folder, begun or gone on with, and held against other runs."""
     documents = {
         "config": config.to_dict(),
         "environment": environment(),
         "classes": checkpoint.pack_classes(manifest.classes),
     }
-    if config.resume == "never":
-        set_aside(config.folder)
-    checkpoint.remove_unfinished(config.folder / "checkpoints")
+    total = total_steps(config, steps_per_epoch)
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
-    return RunLog(config.folder, documents, state.step, total_steps(config, steps_per_epoch), config.tracker, each)
+    with ExitStack() as held:
+        if config.resume == "never" and config.folder.exists():
+            held.enter_context(occupy(config.folder))  # which no run in progress lets happen
+            set_aside(config.folder)
+        held.enter_context(occupy(config.folder))
+        checkpoint.remove_unfinished(config.folder / "checkpoints")
+        yield held.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -164,8 +173,7 @@ def resume(
 
 def set_aside(folder: Path) -> None:
     """Move an earlier run of the same name out of the way, so that nothing is lost."""
-    if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
+    folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
 def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunState, held: Choice) -> Iterator[str]:

@@ -10,15 +10,16 @@ import torch
 from fastseg.config import Config
 from fastseg.data.loader import TrainLoader
 from fastseg.data.manifest import Manifest
-from fastseg.errors import UserError
+from fastseg.errors import UserError, shown
 from fastseg.files import is_remote
+from fastseg.labels import class_difference
 from fastseg.loop import checkpoint
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
-from fastseg.model.weights import fitting
+from fastseg.model.weights import fitting, not_finite
 
 
 @dataclass
@@ -47,6 +48,26 @@ class RunState:
     def _statistics(self) -> list[torch.Tensor]:
         models = [self.model, self.average.model] if self.average else [self.model]
         return [buffer for model in models for buffer in model.net.buffers() if buffer.is_floating_point()]
+
+    def check_finite(self) -> None:
+        """Refuse to keep weights, averages, statistics or an optimiser's values that are not finite numbers.
+
+        One look on the device and one wait for it; the ranks, which hold the same, come to the same end. Raises
+        :class:`UserError`, which names the tensor.
+        """
+        parts = {
+            "model": self.model.net.state_dict(),
+            "ema": self.average.model.net.state_dict() if self.average else {},
+            "optimizer": self.train_step.optimizer.state_dict()["state"],
+        }
+        states = (parts["model"], parts["ema"], *parts["optimizer"].values())
+        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        largest = torch.nn.utils.get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
+        if not math.isfinite(largest.item()):
+            raise UserError(
+                f"at step {self.step} values in {not_finite(parts)} are not finite, and nothing is saved of "
+                "them; lower --optim.lr or set --optim.clip and go on from the last checkpoint"
+            )
 
     def document(
         self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
@@ -135,22 +156,21 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
     path = own if own.exists() else Path(config.resume)
     saved = checkpoint.load(path)
     checkpoint.check_progress(saved, path)
-    classes = [c["name"] for c in saved["classes"]]
-    here = [c.name for c in manifest.classes]
     with fitting(path):
+        trained_on = saved["dataset"]
         differences = [
             ("network", saved["arch"], config.model.arch),
-            ("optimiser", str(saved["config"]["optim"]["name"]), config.optim.name),
+            ("optimiser", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
             ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
             ("class for void", bool(saved.get("void")), config.model.void),
-            ("classes", classes, here),
-            ("data set", str(saved["dataset"]["digest"]), manifest.digest()),
+            class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
+            ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
         ]
         _decides_batches(saved["config"])
     for what, then, now in differences:
         if then != now:
             raise UserError(
-                f"{path} cannot be gone on from: its {what} is {_short(then)}, the run's is {_short(now)}; "
+                f"{path} cannot be gone on from: its {what} is {then}, the run's is {now}; "
                 "use another --name, or --resume never"
             )
     return saved
@@ -178,6 +198,6 @@ def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _set(name: Any, digest: Any) -> str:
+    """A data set in a few words: its digest tells it from another of its name."""
+    return f"{shown(name)} (digest {str(digest)[:16]})"

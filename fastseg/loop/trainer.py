@@ -3,6 +3,8 @@
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -18,6 +20,7 @@ from fastseg.loop.flops import device_peak, run_flops
 from fastseg.loop.memory import peak_memory
 from fastseg.loop.optim import peak_rate, rate_at
 from fastseg.loop.profiling import StepProfiler, span, tables
+from fastseg.loop.records import record_evaluation
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.stages import profile_document, stages_beside
 from fastseg.loop.state import RunState
@@ -25,8 +28,8 @@ from fastseg.loop.step import autocast
 from fastseg.loop.stopping import Stopping
 from fastseg.loop.timing import Mailbox, StepClock
 from fastseg.model.inference import predict
-from fastseg.score.evaluator import Evaluation, evaluate
-from fastseg.score.metrics import Score, percent, score
+from fastseg.score.evaluator import evaluate
+from fastseg.score.metrics import score
 from fastseg.score.report import write_report
 
 WORST_IMAGES = 8
@@ -56,6 +59,8 @@ class Trainer:
         self.clock, self.mailbox, self.stopping = StepClock(ranks.device), Mailbox(ranks.device), Stopping()
         self.losses: list[list[float]] = []
         self.overflows = 0
+        self.saved = state.step
+        """The step of the last checkpoint."""
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
         folder, left = config.folder / "profile", self.total - state.step
         filling = self.steps_per_epoch if self.loader.resident else 0
@@ -89,7 +94,7 @@ class Trainer:
         """One step; returns the numbers that have arrived, with their step."""
         state = self.state
         self.clock.ask()
-        with span("data"):
+        with span("data"), self.rescuing():
             batch = self.loader.next()
         self.clock.got()
         numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
@@ -109,14 +114,28 @@ class Trainer:
             self.write_profile(self.profiler)
         own = state.statistics()
         state.set_statistics(mean_over_ranks(own))
+        state.check_finite()
         state.evaluation_owed |= self.due(self.config.eval_every)
         if state.evaluation_owed and not stop:
-            improved, stop = self.evaluate()
+            with self.rescuing():
+                improved, stop = self.evaluate()
             state.evaluation_owed = stop
         self.save(own, keep=improved)
         state.set_statistics(own)
         self.clock.restart()
         return stop
+
+    @contextmanager
+    def rescuing(self) -> Iterator[None]:
+        """Save what is done where the data ends the run; of several ranks the others are in the middle of a step."""
+        try:
+            yield
+        except UserError:
+            if self.ranks.world == 1 and self.state.step > self.saved:
+                self.arrived(self.mailbox.collect())
+                self.state.check_finite()
+                self.save(self.state.statistics())
+            raise
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
@@ -201,26 +220,13 @@ class Trainer:
         improved = scores.miou > self.state.best
         self.state.best = max(self.state.best, scores.miou)
         if self.log:
-            self.record(self.log, result, scores)
+            keys, best = self.eval_loader.sample_keys(), scores.miou == self.state.best
+            step, weights = self.state.step, "ema" if self.state.average else "model"
+            epoch = step / self.steps_per_epoch
+            record_evaluation(
+                self.log, result, scores, classes, keys, step=step, epoch=epoch, weights=weights, best=best
+            )
         return improved, False
-
-    def record(self, log: RunLog, result: Evaluation, scores: Score) -> None:
-        """Write an evaluation to the run's folder."""
-        epoch = self.state.step / self.steps_per_epoch
-        counts = {"images": result.images, "bad_samples": result.bad_samples}
-        speed, weights = result.images_per_second, "ema" if self.state.average else "model"
-        log.evaluated(
-            self.state.step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights
-        )
-        log.confusion(result.matrix, self.manifest.classes, self.state.step)
-        keys = self.eval_loader.sample_keys()
-        log.worst(result.worst, [keys[s.place] for s in result.worst], self.manifest.classes, self.state.step)
-        best = ", the best so far" if scores.miou == self.state.best else ""
-        left_out = f", {result.bad_samples} damaged ones left out" if result.bad_samples else ""
-        self.say(
-            f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}{best} "
-            f"({result.images_per_second:.1f} images/s)"
-        )
 
     def write_profile(self, profiler: StepProfiler) -> None:
         """Leave what the profiler saw, and the network's stages measured beside it, while the run's clock stands."""
@@ -253,6 +259,7 @@ class Trainer:
                 checkpoint.keep(folder / "best.pt", folder / "last.pt")
             else:
                 checkpoint.save(folder / "last.pt", document)
+        self.saved = self.state.step
         barrier()
 
     def say(self, sentence: str) -> None:

@@ -17,6 +17,8 @@ HUNG = 1
 """Exit code of the ranks that waited for one that hangs, or lost the store they all speak through."""
 _DEAF = 5
 """Beats in a row without the store after which a rank ends."""
+_FAILED = "failed"
+"""Under this name the store has rank and exit code of the first that failed."""
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Watch:
     """
 
     def __init__(self, store: dist.Store, rank: int, world: int, seconds: float, progress: Callable[[], int]) -> None:
-        """``progress`` counts the exchanges that this rank has come to. Ends the process after about ``seconds``."""
+        """``progress`` grows with what this rank does, most with an exchange. Ends the process after ``seconds``."""
         self._store, self._rank, self._seconds, self._progress = store, rank, seconds, progress
         self._others = {other: _Seen() for other in range(world)}
         self._left = threading.Event()
@@ -61,6 +63,21 @@ class Watch:
         """From now on nobody waits for this rank."""
         self._left.set()
         self._thread.join(5)  # not longer: the store may have gone before
+
+    def fail(self, code: int) -> bool:
+        """Whether this rank, which is about to end with ``code``, is the first to fail: then it says why."""
+        mine = f"{self._rank} {code}"
+        try:
+            return self._store.compare_set(_FAILED, "", mine).decode() == mine
+        except (dist.DistError, RuntimeError):  # the store went with a rank that failed before
+            return True
+
+    def failure(self) -> int | None:
+        """The exit code of the first rank that failed, which it left here before its connections closed; else None."""
+        try:
+            return int(self._store.get(_FAILED).split()[1]) if self._store.check([_FAILED]) else None
+        except (dist.DistError, RuntimeError):
+            return None
 
     def _run(self) -> None:
         who, beat, deaf = f"{socket.gethostname()} {os.getpid()}", 0, 0

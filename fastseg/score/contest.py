@@ -14,7 +14,7 @@ from torch import Tensor, device
 from fastseg.data.loader import EvalLoader
 from fastseg.labels import SegmentationClass
 from fastseg.loop.badsamples import count_bad
-from fastseg.loop.distributed import gather_on_first
+from fastseg.loop.distributed import gather_on_first, get_on, wait_for_all
 from fastseg.model.baseline import Baseline
 from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import Views, predict
@@ -73,8 +73,10 @@ def count_frames(
             counted = [_count(prediction[i], batch.label[i], batch.valid[i], classes) for prediction in predictions]
             frames.append(np.stack(counted))
         done = min(done + len(batch.valid), loader.count)
+        get_on()
         if progress:
             progress(done, loader.count)
+    wait_for_all()
     bad = count_bad(loader.bad_samples(), loader.max_bad)
     mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
     shares = gather_on_first(mine)

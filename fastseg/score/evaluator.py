@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastseg.data.loader import Batch, EvalLoader
 from fastseg.loop.badsamples import count_bad
-from fastseg.loop.distributed import gather_on_first, gather_states, sum_over_ranks
+from fastseg.loop.distributed import gather_on_first, gather_states, get_on, sum_over_ranks, wait_for_all
 from fastseg.score.metrics import confusion_matrix
 
 
@@ -79,8 +79,10 @@ def evaluate(
             worst.offer(_iou(one), loader.first + done + i, batch, prediction, i)
             images += 1
         done = min(done + len(batch.valid), loader.count)
+        get_on()
         if progress:
             progress(done, loader.count)
+    wait_for_all()
     left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
     bad = count_bad(loader.bad_samples(), loader.max_bad)
     total = sum_over_ranks(matrix).cpu().numpy()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.errors import UserError, is_full_disk
+from fastseg.errors import UserError, disk_full
 from fastseg.use.inputs import Input, read_image
 from fastseg.use.outputs import Outputs, overlay
 from fastseg.use.predictor import Predictor
@@ -91,7 +91,7 @@ def _writing(file: Input) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full_disk(error):
+        if disk_full(error):
             raise
         raise UserError(
             f"the results of {file.path} cannot be written ({error.strerror}); rename it, or name another --out"

@@ -180,6 +180,10 @@ def test_damaged_records_are_passed_over(copy: Path, tmp_path: Path, tally: Tall
         overwrite(copy, "val-000000", 2, "jpg"),
     ]
     command = (*commands.TINY, "--device", "cpu", "--optim.epochs", 3, "--shards", copy, "--runs", tmp_path)
+    once = commands.run("python", "fastseg/train.py", "--gpus", 2, *command, "--name", "once", "--max-restarts", 3)
+    commands.refused(once, "not as it was packed (CRC-32); copy or pack the set again")
+    assert once.returncode == 2
+    assert once.stderr.count("peak learning rate") == 1  # started once
     two = ("python", "fastseg/train.py", "--gpus", 2, *command, "--name", "two", "--max-bad-samples", 2)
     result = commands.run(*two)
     assert result.returncode == 0, result.stderr

@@ -161,7 +161,8 @@ def test_another_run_is_refused(change: str, shards: Path, stopped: Path, tmp_pa
         pack(open_source(write(tmp_path / "source")), other, PackOptions(samples_per_shard=4), workers=1)
     command = start(other, tmp_path / "refused", "--resume", stopped, *more)
     assert command.finish() == 2, command.output
-    assert re.search(f"last.pt cannot be gone on from: its {change} is .*, the run's is ", command.output)
+    what = "number of classes" if change == "classes" else change
+    assert re.search(f"last.pt cannot be gone on from: its {what} is .*, the run's is ", command.output)
     assert command.output.count("\n") == 1
     assert not (tmp_path / "refused").exists()
     tally(f"--resume asked for with {'other classes' if change == 'classes' else f'another {change}'}: refused", 1, 1)

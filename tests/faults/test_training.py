@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or starved of disk, and fp16 that overflows: nothing is lost, and it is said."""
 
+import json
 import os
 import random
 import re
@@ -134,6 +135,7 @@ mount -t tmpfs -o size={size} none {disk} && {first} || exit 99
 sha256sum {disk}/run/checkpoints/last.pt
 {second}; echo rc $?
 sha256sum {disk}/run/checkpoints/last.pt; ls -A {disk}/run/checkpoints
+cp {disk}/run/*.* {kept}/
 """
 
 
@@ -143,14 +145,17 @@ def test_a_full_disk(full: str, shards: Path, unbroken: Path, tmp_path: Path, ta
     inside = ["unshare", "--mount", "--map-root-user", "bash", "-c"]
     if subprocess.run([*inside, f"mount -t tmpfs none {tmp_path}"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a small disk")
-    disk, last = tmp_path / "disk", unbroken / "checkpoints" / "last.pt"
-    disk.mkdir()
-    run = f"mkdir -p {disk}/run/checkpoints && cp {last} {disk}/run/checkpoints/last.pt"
+    disk, kept, last = tmp_path / "disk", tmp_path / "kept", unbroken / "checkpoints" / "last.pt"
+    for folder in (disk, kept):
+        folder.mkdir()
+    records = [unbroken / name for name in ("config.json", "metrics.jsonl", "report.html")]
+    run = f"mkdir -p {disk}/run/checkpoints && cp {last} {disk}/run/checkpoints"
+    run += f" && cp {' '.join(map(str, records))} {disk}/run"
     # The logs need some pages: with all of them gone it is they that find the disk full.
-    room = int(last.stat().st_size * (0.5 + 0.04 * again)) if full == "checkpoint" else 4096 * (16 + again)
-    size = last.stat().st_size + room
+    size = sum((path.stat().st_size + 4095) // 4096 * 4096 for path in (last, *records))
+    size += int(last.stat().st_size * (0.5 + 0.04 * again)) if full == "checkpoint" else 4096 * (16 + again)
     command = " ".join(map(str, ("python", *words(shards, disk / "run", "--optim.epochs", EPOCHS + 4))))
-    script = SCRIPT.format(size=size, disk=disk, first=run, second=command)
+    script = SCRIPT.format(size=size, disk=disk, first=run, second=command, kept=kept)
     result = subprocess.run(
         [*inside, script], cwd=commands.ROOT, env=commands.environment(), capture_output=True, text=True, check=False
     )
@@ -160,8 +165,15 @@ def test_a_full_disk(full: str, shards: Path, unbroken: Path, tmp_path: Path, ta
     assert result.stdout.splitlines()[-1] == "last.pt"
     sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1, result.stderr
-    assert sentences[0].startswith("error: the disk is full")
+    place = (
+        r"checkpoints/(best|last)\.pt" if full == "checkpoint" else r"(metrics\.jsonl|tensorboard|overlays|\w+\.json)"
+    )
+    assert re.match(f"error: the disk is full at {disk}/run/{place}; free some space", sentences[0]), sentences
     assert "Traceback" not in result.stderr
+    # What was there is whole: the settings may be those of the run that went on.
+    assert json.loads((kept / "config.json").read_text())["optim"]["epochs"] in (EPOCHS, EPOCHS + 4)
+    assert (kept / "metrics.jsonl").read_bytes().startswith((unbroken / "metrics.jsonl").read_bytes())
+    assert (kept / "report.html").read_bytes() == (unbroken / "report.html").read_bytes()
     tally(f"disk full while writing {'a checkpoint' if full == 'checkpoint' else 'logs'}", 1, 1)
 
 
