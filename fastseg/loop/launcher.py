@@ -25,11 +25,16 @@ class Agent(LocalElasticAgent):
 
 
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """Rank and failure from which the others came: one that a signal ended has not failed for another's sake."""
-    failures = list(error.failures.items())
-    killed = [(rank, failure) for rank, failure in failures if failure.exitcode < 0]
-    refused = [(rank, failure) for rank, failure in failures if failure.exitcode == USER_ERROR]
-    return [*killed, *refused, error.get_first_failure()][0]
+    """Rank and failure from which the others came.
+
+    A rank with a user's error has said it. One that a signal ended has not failed for another's sake, unless by the
+    SIGTERM that the launcher sends to all that are left.
+    """
+    codes = [(rank, failure, failure.exitcode) for rank, failure in error.failures.items()]
+    refused = [(rank, failure) for rank, failure, code in codes if code == USER_ERROR]
+    killed = [(rank, failure) for rank, failure, code in codes if code < 0 and code != -signal.SIGTERM]
+    others = [(rank, failure) for rank, failure, code in codes if code > 0]
+    return [*refused, *killed, *others, error.get_first_failure()][0]
 
 
 if __name__ == "__main__":
