@@ -232,7 +232,7 @@ from fastseg.errors import UserError
 from fastseg.export import Console, Options, export
 for checkpoint, out, image in {requests}:
     try:
-        export(Options(Path(checkpoint), "onnx", Path(out), (Path(image),)), Console())
+        export(Options(Path(checkpoint), "onnx", Path(out), images=(Path(image),)), Console())
     except UserError as error:
         print(error)
 print(sys.modules.keys() & {{"torch", "onnx"}})
