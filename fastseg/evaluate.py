@@ -20,10 +20,11 @@ from rich.console import Console
 from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.errors import UserError, run_command
 from fastseg.evalconfig import Options, check, check_files
-from fastseg.files import is_remote, write_atomic
+from fastseg.files import write_atomic
 from fastseg.helptext import command_name
 from fastseg.labels import class_difference
 from fastseg.progress import show_progress
+from fastseg.reading import is_remote
 
 if TYPE_CHECKING:
     from fastseg.data.loader import EvalLoader

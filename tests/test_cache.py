@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from fastseg import files
+from fastseg import reading
 from fastseg.data.cache import FOLDER, Cache
 
 
 @pytest.fixture(autouse=True)
 def storage(monkeypatch: pytest.MonkeyPatch) -> None:
     """An object of zeros without an end."""
-    monkeypatch.setattr(files, "look_up", lambda _: files.Listing(1 << 40, "tag"))
-    monkeypatch.setattr(files, "read_range", lambda _path, _offset, size, _etag: bytes(size))
+    monkeypatch.setattr(reading, "look_up", lambda _: reading.Listing(1 << 40, "tag"))
+    monkeypatch.setattr(reading, "read_range", lambda _path, _offset, size, _etag: bytes(size))
 
 
 def strangers(folder: Path) -> dict[Path, bytes]:

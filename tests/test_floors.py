@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WINGS = ("data", "model", "score", "loop", "use")
 GROUND = {
-    *("errors", "files", "labels", "config", "recipes", "parallel", "progress", "helptext", "evalconfig", "torchfile"),
-    *("device", "helpgroups"),
+    *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress", "device"),
+    *("helptext", "helpgroups", "evalconfig", "torchfile"),
 }
 FLOOR_2 = {
     f"score.{name}"

@@ -20,9 +20,9 @@ from fastseg.data.packing import MEASURED, PackOptions, pack, pack_part
 from fastseg.data.sources import open_source
 from fastseg.data.verify import verify
 from fastseg.errors import USER_ERROR, UserError, run_command, unwind_on_sigterm
-from fastseg.files import is_remote, join
 from fastseg.helptext import shown_as
 from fastseg.progress import show_progress
+from fastseg.reading import is_remote, join
 
 DEFAULT = "shards/cityscapes"
 """The folder of a set where --out names none."""

@@ -16,9 +16,9 @@ from fastseg.data.manifest import Manifest, Shard, read_manifest
 from fastseg.data.records import Codec
 from fastseg.data.shards import Component, index_bytes, read_index
 from fastseg.data.sources import Sample, open_source
-from fastseg.files import read_bytes
 from fastseg.labels import IGNORE, LabelTable, SegmentationClass
 from fastseg.parallel import ordered_map, worker_count
+from fastseg.reading import read_bytes
 
 Place = tuple[Path, int, int]
 """A tar, the offset in it, and a number of bytes."""

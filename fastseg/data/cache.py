@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
 
-from fastseg import files
+from fastseg import reading
 from fastseg.errors import UserError
 
 FOLDER = "fastseg-cache"
@@ -40,7 +40,7 @@ class Cache:
     def __init__(self, folder: Path, bound: int) -> None:
         """At most ``bound`` bytes below ``folder``. Raises :class:`UserError` where that cannot be written."""
         self._folder, self._bound, self._full = folder / FOLDER, bound, False
-        self._etag = cache(lambda path: files.look_up(path).etag)
+        self._etag = cache(lambda path: reading.look_up(path).etag)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._ledger() as ledger:
@@ -51,13 +51,13 @@ class Cache:
             raise UserError(f"--cache {folder} cannot be written ({error.strerror}); name another folder") from None
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """As :func:`fastseg.files.read_range`."""
+        """As :func:`fastseg.reading.read_range`."""
         etag = self._etag(path)
         name = hashlib.sha256(f"{path} {etag} {offset} {size}".encode()).hexdigest()
         file = self._folder / name[:2] / name
         data = _load(file, size)
         if data is None:
-            data = files.read_range(path, offset, size, etag)
+            data = reading.read_range(path, offset, size, etag)
             if len(data) == size and not self._full:
                 self._keep(file, data)
         return data
@@ -149,5 +149,5 @@ def use_cache(folder: Path | None, gigabytes: float) -> None:
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:
-    """As :func:`fastseg.files.read_range`, through the cache where :func:`use_cache` has named one."""
-    return _cache.read(path, offset, size) if _cache else files.read_range(path, offset, size)
+    """As :func:`fastseg.reading.read_range`, through the cache where :func:`use_cache` has named one."""
+    return _cache.read(path, offset, size) if _cache else reading.read_range(path, offset, size)

@@ -12,7 +12,7 @@ from fastseg.data.checksums import call, changed
 from fastseg.data.manifest import Shard
 from fastseg.data.shards import Component, IndexEntry, index_bytes, read_index
 from fastseg.errors import UserError
-from fastseg.files import read_bytes
+from fastseg.reading import read_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20

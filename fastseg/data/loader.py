@@ -18,9 +18,9 @@ from fastseg.data.reader import Files, Reader
 from fastseg.data.residence import Residence, resident_feed
 from fastseg.data.sizes import check_sizes
 from fastseg.errors import UserError
-from fastseg.files import join
 from fastseg.labels import IGNORE
 from fastseg.parallel import usable_cores
+from fastseg.reading import join
 
 EVAL_PREFETCH = 2
 """Batches of whole frames that are ready before they are asked for."""

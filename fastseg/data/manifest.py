@@ -11,8 +11,9 @@ from typing import Any
 from fastseg.data.tiles import MAX_PIXELS
 from fastseg.data.values import a_list, flat, number, sha256, whole, yes_or_no
 from fastseg.errors import UserError, shown
-from fastseg.files import is_remote, join, read_bytes, write_atomic
+from fastseg.files import write_atomic
 from fastseg.labels import IGNORE, MAX_CLASSES, SegmentationClass, parse_class, parse_name
+from fastseg.reading import is_remote, join, read_bytes
 
 NAME = "manifest.json"
 FORMAT = "fastseg-shards"

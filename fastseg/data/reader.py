@@ -17,7 +17,7 @@ from fastseg.data.shards import index_bytes, read_index
 from fastseg.data.tars import LOST, cure, no_file, opener
 from fastseg.data.tiles import Bytes
 from fastseg.errors import UserError
-from fastseg.files import is_remote, read_bytes
+from fastseg.reading import is_remote, read_bytes
 
 Sample = TypeVar("Sample")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastseg.data.damage import first_cut
 from fastseg.data.manifest import Shard
 from fastseg.errors import UserError
-from fastseg.files import is_remote, join, look_up
+from fastseg.reading import is_remote, join, look_up
 
 REQUESTS = 16
 """Tars in object storage whose sizes are asked for at once."""

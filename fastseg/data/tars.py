@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from fastseg.data.cache import read_range
 from fastseg.errors import UserError
-from fastseg.files import is_remote
+from fastseg.reading import is_remote
 
 Bytes = Callable[[int, int], bytes]
 """``size`` bytes from ``offset`` on; fewer at the end."""

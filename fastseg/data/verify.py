@@ -19,9 +19,10 @@ from fastseg.data.images import is_baseline_jpeg, read_labels, read_rgb
 from fastseg.data.manifest import Manifest, Shard, Split, read_manifest
 from fastseg.data.shards import IndexEntry, index_text, read_index
 from fastseg.errors import UserError, shown
-from fastseg.files import local_copy, sha256
+from fastseg.files import sha256
 from fastseg.labels import IGNORE
 from fastseg.parallel import ordered_map, worker_count
+from fastseg.reading import local_copy
 
 MAX_LISTED = 6
 """Files of a record that a complaint names."""

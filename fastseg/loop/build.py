@@ -16,7 +16,6 @@ from fastseg.data.loader import EvalLoader, TrainLoader, cpu_threads, open_files
 from fastseg.data.manifest import Manifest
 from fastseg.data.verify import check_files
 from fastseg.errors import USER_ERROR, UserError
-from fastseg.files import join
 from fastseg.labels import IGNORE
 from fastseg.loop.distributed import Ranks, barrier, gather_states
 from fastseg.loop.memory import STREAMED, Choice
@@ -26,6 +25,7 @@ from fastseg.loop.step import TrainStep, use_sync_bn
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation
 from fastseg.model.weights import Rgb
 from fastseg.progress import show_progress
+from fastseg.reading import join
 
 
 def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:

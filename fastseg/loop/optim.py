@@ -29,6 +29,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     return sgd
 
 
+def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    """Steps of the whole run."""
+    return max(round(config.epochs * steps_per_epoch), 1)
+
+
 def peak_rate(config: OptimConfig, global_batch: int) -> float:
     """The learning rate after warm-up: in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
     return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch

@@ -20,11 +20,11 @@ from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.memory import STREAMED, Choice, choose_residence, too_little
 from fastseg.loop.occupied import check_free, occupy
-from fastseg.loop.optim import peak_rate
+from fastseg.loop.optim import peak_rate, total_steps
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.state import RunState, continues_exactly, find_checkpoint
 from fastseg.loop.trackers import check_tracker
-from fastseg.loop.trainer import Trainer, total_steps
+from fastseg.loop.trainer import Trainer
 from fastseg.model.weights import fitting
 from fastseg.score.report import write_report
 
@@ -88,7 +88,7 @@ def open_log(
         "environment": environment(),
         "classes": checkpoint.pack_classes(manifest.classes),
     }
-    total = total_steps(config, steps_per_epoch)
+    total = total_steps(config.optim, steps_per_epoch)
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
     with ExitStack() as held:
         if config.resume == "never" and config.folder.exists():
@@ -115,7 +115,7 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
 def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
     """Whether a checkpoint is at the settings' last step or behind it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
-    left = total_steps(config, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
+    left = total_steps(config.optim, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
     return left < 0 or (left == 0 and not saved["evaluation_owed"])
 
 

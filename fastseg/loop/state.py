@@ -11,7 +11,6 @@ from fastseg.config import Config
 from fastseg.data.loader import TrainLoader
 from fastseg.data.manifest import Manifest
 from fastseg.errors import UserError, shown
-from fastseg.files import is_remote
 from fastseg.labels import class_difference
 from fastseg.loop import checkpoint
 from fastseg.loop.distributed import Ranks, gather_states
@@ -20,6 +19,7 @@ from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
 from fastseg.model.weights import fitting, not_finite
+from fastseg.reading import is_remote
 
 
 @dataclass

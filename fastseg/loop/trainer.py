@@ -18,7 +18,7 @@ from fastseg.loop.badsamples import count_bad
 from fastseg.loop.distributed import Ranks, barrier, mean_over_ranks
 from fastseg.loop.flops import device_peak, run_flops
 from fastseg.loop.memory import peak_memory
-from fastseg.loop.optim import peak_rate, rate_at
+from fastseg.loop.optim import peak_rate, rate_at, total_steps
 from fastseg.loop.profiling import StepProfiler, span, tables
 from fastseg.loop.records import record_evaluation
 from fastseg.loop.runlog import RunLog
@@ -55,7 +55,7 @@ class Trainer:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self.total = total_steps(config, self.steps_per_epoch)
+        self.total = total_steps(config.optim, self.steps_per_epoch)
         self.clock, self.mailbox, self.stopping = StepClock(ranks.device), Mailbox(ranks.device), Stopping()
         self.losses: list[list[float]] = []
         self.overflows = 0
@@ -266,8 +266,3 @@ class Trainer:
         """One line for the person who watches."""
         if self.log:
             self.log.say(sentence)
-
-
-def total_steps(config: Config, steps_per_epoch: int) -> int:
-    """Steps of the whole run."""
-    return max(round(config.optim.epochs * steps_per_epoch), 1)

@@ -11,8 +11,8 @@ from fastseg.data.loader import open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.data.reader import Reader as ShardReader
 from fastseg.errors import UserError
-from fastseg.files import is_remote
 from fastseg.model.deeplab import DeepLab
+from fastseg.reading import is_remote
 from fastseg.use.card import Difference
 from fastseg.use.formats import Picture, Reader, Whole, reader_of
 

@@ -20,7 +20,7 @@ from soak import TIMES
 from trainings import finish
 
 import commands
-from fastseg import evaluate, files, train
+from fastseg import evaluate, reading, train
 from fastseg.data import cache
 from fastseg.data.cache import Cache
 from fastseg.data.draws import Augmentation
@@ -74,7 +74,7 @@ def test_what_breaks_is_asked_for_again(network: Network, tally: Tally) -> None:
     with ThreadPoolExecutor(len(RANGES)) as pool:
         for number in range(TIMES):  # a soak asks for other ranges each time, whose requests fail otherwise
             parts = [(start, size - number) for start, size in RANGES]
-            found = list(pool.map(lambda part: files.read_range("s3://bucket/blob", *part), parts))
+            found = list(pool.map(lambda part: reading.read_range("s3://bucket/blob", *part), parts))
             assert found == [BLOB[start : start + size] for start, size in parts]
     broken = sum(count for kind, count in network.faults.items() if kind != "none")
     assert set(network.faults) == {"none", "busy", "reset", "cut", "short", "slow"}
@@ -82,9 +82,9 @@ def test_what_breaks_is_asked_for_again(network: Network, tally: Tally) -> None:
 
 
 def test_a_silent_server_is_asked_again(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "READ_TIMEOUT", 1)
+    monkeypatch.setattr(reading, "READ_TIMEOUT", 1)
     network.fault = lambda _, attempt: "silent" if attempt == 1 else "none"
-    assert files.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
+    assert reading.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
     assert network.faults == {"silent": 1, "none": 1}
 
 
@@ -95,17 +95,17 @@ def test_a_clear_end(network: Network, monkeypatch: pytest.MonkeyPatch, fault: s
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     network.fault = lambda *_: fault
     with pytest.raises(UserError, match=rf"^s3://bucket/blob cannot be read after 3 tries \(.*{says}.*\); once"):
-        files.read_range("s3://bucket/blob", 0, 1000)
+        reading.read_range("s3://bucket/blob", 0, 1000)
     assert len(network.requests) == 3
 
 
 def test_bodies_and_answers_that_break_share_the_tries(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight in all, whatever breaks when: the pauses grow, so that more would take hours."""
     pauses: list[float] = []
-    monkeypatch.setattr(files.time, "sleep", pauses.append)
+    monkeypatch.setattr(reading.time, "sleep", pauses.append)
     network.fault = lambda _, attempt: ("cut", "busy", "short", "reset")[attempt % 4]
     with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 8 tries \("):
-        files.read_range("s3://bucket/blob", 0, 1000)
+        reading.read_range("s3://bucket/blob", 0, 1000)
     assert len(network.requests) == 8
     assert len(pauses) == 7
     assert all(pause <= 2**i for i, pause in enumerate(pauses))
@@ -122,23 +122,23 @@ def test_a_broken_tls_stream(network: Network, monkeypatch: pytest.MonkeyPatch) 
         return read(response, *args, **options)
 
     monkeypatch.setattr(urllib3.HTTPResponse, "read", breaks)
-    assert files.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
+    assert reading.read_range("s3://bucket/blob", 5, 7) == BLOB[5:12]
     assert (broken, len(network.requests)) == ([], 3)
     broken += [1] * 9
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     with pytest.raises(UserError, match=r"^s3://bucket/blob cannot be read after 2 tries \(.*BAD_RECORD_MAC.*\); once"):
-        files.read_range("s3://bucket/blob", 5, 7)
+        reading.read_range("s3://bucket/blob", 5, 7)
 
 
 @pytest.mark.usefixtures("network")
 def test_an_object_that_is_replaced_is_refused(server: Server) -> None:
     server.client().put_object(Bucket=BUCKET, Key="other", Body=b"before")
-    size, etag = files.look_up("s3://bucket/other")
+    size, etag = reading.look_up("s3://bucket/other")
     assert size == 6
-    assert files.read_range("s3://bucket/other", 0, 6, etag) == b"before"
+    assert reading.read_range("s3://bucket/other", 0, 6, etag) == b"before"
     server.client().put_object(Bucket=BUCKET, Key="other", Body=b"behind")
     with pytest.raises(UserError, match="s3://bucket/other was replaced while it was being read"):
-        files.read_range("s3://bucket/other", 0, 6, etag)
+        reading.read_range("s3://bucket/other", 0, 6, etag)
 
 
 @pytest.mark.usefixtures("network")
@@ -232,7 +232,7 @@ def held(folder: Path) -> int:
 
 
 def use_in_a_process(folder: Path, bound: int, times: int) -> None:
-    files._storage.cache_clear()  # a client is for one process
+    reading._storage.cache_clear()  # a client is for one process
     wrong = sum(read_all(Cache(folder, bound)) for _ in range(times))
     os._exit(wrong)
 
