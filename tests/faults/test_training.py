@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import EPOCHS, EVERY_STEP, finish, grown, start, stop, wait, words
+from trainings import EPOCHS, EVERY_STEP, count, finish, grown, start, stop, wait, words
 
 import commands
 from runs import assert_same_run, lines, weights
@@ -70,7 +70,9 @@ def test_killed_at_any_instant(shards: Path, unbroken: Path, tmp_path: Path, tal
             came = wait(command, saving.exists)
             time.sleep(draw.random() * 0.5)
         else:
-            came = grown(metrics, draw.randrange(3), command)
+            # Whatever was drawn: every kill that is left has steps before it.
+            left = 5 * EPOCHS * (kill + 1) // KILLS - count(metrics)
+            came = grown(metrics, min(draw.randrange(3), max(left, 0)), command)
             time.sleep(draw.random() * step)
         assert came, command.output
         command.process.kill()
