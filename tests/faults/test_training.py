@@ -183,7 +183,7 @@ def overflowing() -> None:
 def test_fp16_that_overflows_again_and_again(shards: Path, tmp_path: Path, tally: Tally) -> None:
     """The loss scaler tries on with less; where that does not help the run ends, its weights as they were."""
     folder = tmp_path / "overflow"
-    more = ("--model.precision", "fp16", "--save-every", 3)
+    more = ("--model.precision", "fp16", "--data.crop", 32, 32, "--save-every", 3)
     command = start(shards, folder, *more, before=overflowing)
     assert command.finish() == 2, command.output
     sentence = command.output.splitlines()[-1]
