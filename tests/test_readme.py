@@ -31,13 +31,14 @@ def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch
     cpu = Results(where, {"frames": frames}, rows, derived)
     cpu.write(tmp_path / "throughput-cpu.json")
     assert readme.NO_GPU in readme.measurements()
-    of_a_set = {"frames": frames | {"origin": "cityscapes"}}
+    of_a_set = {"frames": frames | {"origin": "cityscapes"}, "options": {"sweep": False}}
     gpu = dataclasses.replace(cpu, environment=where | {"gpus": "1 × Card"}, settings=of_a_set)
     gpu.write(tmp_path / "throughput-gpu.json")
     text = readme.measurements()
     assert readme.NO_GPU not in text
     assert "on 5 procedural frames of 2048×1024." in text
-    assert "on 5 frames of 2048×1024 from cityscapes." in text
+    assert "on 5 frames of 2048×1024 from cityscapes. Peers have the first of their settings" in text
+    assert text.count("Peers have") == 1
     for words in ("Throughput: Chip, 2 cores", "124", "7.25", "not installed: other", "*Twice.*", "torch 9.8"):
         assert words in text
     assert text.index("1 × Card") < text.index("Chip, 2 cores")

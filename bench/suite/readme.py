@@ -194,8 +194,10 @@ def profile_part(path: Path, profile: dict[str, Any]) -> str:
 def _part(title: str, path: Path, results: Results) -> str:
     where = results.environment
     machine = hardware(where)
-    frames = _frames(results.settings.get("frames"))
-    lines = [f"### {title}: {machine}", f"[{path.name}](../bench/results/{path.name}): {_versions(where)}{frames}."]
+    frames, options = _frames(results.settings.get("frames")), results.settings.get("options", {})
+    unswept = "" if options.get("sweep", True) else " Peers have the first of their settings, not the best by a sweep."
+    about = f"[{path.name}](../bench/results/{path.name}): {_versions(where)}{frames}.{unswept}"
+    lines = [f"### {title}: {machine}", about]
     if (picture := path.with_suffix(".svg")).exists():
         lines.append(f"![{title} on {machine}](../bench/results/{picture.name})")
     for stage, rows in stages(results.rows).items():
