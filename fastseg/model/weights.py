@@ -117,13 +117,13 @@ def _reason(error: Exception) -> str:
 def _check_members(path: Path, sums: bool) -> None:
     """Refuse a zip archive whose members are larger than the room that they take in it, or not as they were written."""
     with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise _Unsafe("its members overlap")
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
                 raise _Unsafe(f"its member {member.filename!r} is compressed")
             if member.filename.endswith(".pkl") and member.file_size > MAX_PLAIN:
                 raise _Unsafe(f"its member {member.filename!r} has {member.file_size:,} bytes")
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise _Unsafe("its members overlap")
         if sums and (name := archive.testzip()):
             raise _Unsafe(f"its member {name!r} is not as it was written (CRC-32); use another")
 
