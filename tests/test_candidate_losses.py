@@ -153,8 +153,7 @@ def check_the_kernel() -> None:
         logits, label = batch(shape, random)
         permuted = Logits(logits.out.contiguous(memory_format=torch.channels_last), logits.aux)
         expected, found = (
-            numbers_and_gradients(module.segmentation_loss, permuted, label, None)
-            for module in (plain_loss, fused_loss)
+            numbers_and_gradients(module.segmentation_loss, permuted, label) for module in (plain_loss, fused_loss)
         )
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, msg=str(shape))
     low, label = batch((1, 3, 2, 3, 4, 6), random)
