@@ -36,7 +36,7 @@ class Options:
     """Checkpoint of a training run. Averaged weights are used where it has them."""
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
     """Images, videos, and folders, which are searched through."""
-    out: Path
+    out: Path = Path("predictions")
     """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: bool = False
     """Also PNGs of train ids, whose palette has the classes' colours; of a video one per frame."""

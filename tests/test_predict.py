@@ -300,3 +300,10 @@ def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
     commands.refused(commands.run(*script, trained, "--out", tmp_path), "there is nothing to predict")
     commands.refused(commands.run(*script, trained, album, "--out", tmp_path, "--batch", 0), "--batch is 0")
     assert len(commands.run(*script, "--help").stdout.splitlines()) <= 48
+
+
+@pytest.mark.slow
+def test_without_out_there_is_a_place(trained: Path, album: Path, tmp_path: Path) -> None:
+    done = commands.run("fastseg-predict", trained, album / "b.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert below(tmp_path) == {"predictions/overlays/b.png"}
