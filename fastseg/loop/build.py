@@ -22,7 +22,7 @@ from fastseg.loop.memory import STREAMED, Choice
 from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
-from fastseg.model.deeplab import DeepLab, load_weights, normalisation
+from fastseg.model.deeplab import DeepLab, load_weights, normalisation, set_dropout, use_multigrid
 from fastseg.model.weights import Rgb
 from fastseg.progress import show_progress
 from fastseg.reading import join
@@ -53,6 +53,9 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         void=settings.void,
         squeeze=config.data.crop if config.data.squeeze else None,
     )
+    set_dropout(model, settings.dropout)
+    if settings.multigrid:
+        use_multigrid(model)
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
@@ -151,5 +154,6 @@ def augmentation(config: Config, manifest: Manifest, mean: Rgb | None = None) ->
         contrast=data.contrast,
         saturation=data.saturation,
         hue=data.hue,
+        one_class=data.one_class,
         fill=(round(mean[0]), round(mean[1]), round(mean[2])),
     )

@@ -26,12 +26,17 @@ class LossNetwork(nn.Module):
     def __init__(self, model: DeepLab, config: OptimConfig) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void)
+        loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void, lovasz=config.lovasz)
         self.loss: Callable[..., Tensor] = loss
+        self.share = torch.distributions.Beta(config.mixup, config.mixup) if config.mixup else None
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
-        return self.loss(self.model(image), label)
+        if not self.share:
+            return self.loss(self.model(image), label)
+        share = self.share.sample().to(image.device)
+        logits = self.model(image.float().lerp(image.flip(0).float(), 1 - share))
+        return self.loss(logits, label).lerp(self.loss(logits, label.flip(0)), 1 - share)
 
 
 class TrainStep:
@@ -43,7 +48,7 @@ class TrainStep:
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
-        self._optim, self._ranks = config.optim, ranks
+        self.optim, self._ranks = config.optim, ranks
         self._network = _wrap(LossNetwork(model, config.optim), config, ranks)
 
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
@@ -64,7 +69,7 @@ class TrainStep:
         pixels = totals[1:4:2].clamp(min=1.0)
         main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
         set_rate(self.optimizer, rate)
-        norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
+        norm = self._update(main + self.optim.aux * aux, totals[0] + totals[2])
         return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
 
     def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
@@ -96,8 +101,8 @@ class TrainStep:
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self._optim.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
+        if self.optim.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.optim.clip, norm)
         if not self.scaler.is_enabled():
             # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
             self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]

@@ -11,7 +11,12 @@ from fastseg.model.deeplab import Logits, upsample
 
 
 def segmentation_loss(
-    logits: Logits, label: Tensor, ohem: float | None = None, dice: float = 0.0, void: bool = False
+    logits: Logits,
+    label: Tensor,
+    ohem: float | None = None,
+    dice: float = 0.0,
+    void: bool = False,
+    lovasz: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of the upsampled logits over pixels that are not ignored.
 
@@ -31,6 +36,8 @@ def segmentation_loss(
     if dice:
         # Times the pixels by whose number the sum is divided: over ranks, a mean weighted by their pixels.
         numbers[0] = numbers[0] + dice * dice_loss(scores, target) * numbers[1]
+    if lovasz:
+        numbers[0] = numbers[0] + lovasz * lovasz_loss(scores, target) * numbers[1].detach()
     if logits.aux is not None:
         numbers += [_pixel_losses(_upsampled(logits.aux, target), target).sum(), labelled.sum()]
     else:
@@ -50,6 +57,25 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
     overlap = 2 * (found * true).sum((0, 2, 3)) / (found.sum((0, 2, 3)) + pixels).clamp(min=1)
     present = pixels > 0
     return ((1 - overlap) * present).sum() / present.sum().clamp(min=1)
+
+
+def lovasz_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """The Lovász extension of 1 - IoU, the mean over the batch's classes (Berman et al. 2018, arXiv 1705.08790).
+
+    Shapes as for :func:`dice_loss`. Of every class the errors |T - P| are sorted, and each weighs what its pixel adds
+    to 1 - IoU when it is the next one to be wrong.
+    """
+    labelled = (target != IGNORE).flatten()
+    classes = scores.shape[1]
+    found = scores.softmax(1).transpose(0, 1).flatten(1)[:, labelled]
+    true = target.flatten()[labelled] == torch.arange(classes, device=scores.device).view(-1, 1)
+    errors, order = (true.float() - found).abs().sort(1, descending=True)
+    wrong = true.gather(1, order).float()
+    pixels = wrong.sum(1, keepdim=True)
+    lost = 1 - (pixels - wrong.cumsum(1)) / (pixels + (1 - wrong).cumsum(1))
+    weight = lost.diff(dim=1, prepend=lost.new_zeros(classes, 1))
+    present = pixels.squeeze(1) > 0
+    return ((errors * weight).sum(1) * present).sum() / present.sum().clamp(min=1)
 
 
 def _upsampled(logits: Tensor, target: Tensor) -> Tensor:
