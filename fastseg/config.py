@@ -128,6 +128,9 @@ class OptimConfig:
     dice: float = 0.0
     """Weight of a Dice loss beside the main head's cross-entropy: every class in a GPU's batch counts alike, however
     few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
+    class_weights: float = 0.0
+    """Pixels of a class weigh (median of the classes' pixels / the class's) to this power, in both heads: 1 lets every
+    class weigh alike (Eigen and Fergus 2015, arXiv 1411.4734), 0 every pixel."""
     lovasz: float = 0.0
     """Weight of a Lovász-softmax loss beside the main head's cross-entropy (Berman et al. 2018, arXiv 1705.08790)."""
     mixup: float = 0.0
@@ -152,6 +155,7 @@ class OptimConfig:
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
         _check(self.aux >= 0, "optim.aux", self.aux, "0 or more")
         _check(self.dice >= 0, "optim.dice", self.dice, "0 or more")
+        _check(0 <= self.class_weights <= 2, "optim.class-weights", self.class_weights, "from 0 to 2")
         _check(self.lovasz >= 0, "optim.lovasz", self.lovasz, "0 or more")
         _check(self.mixup >= 0, "optim.mixup", self.mixup, "0 or more")
         _check(0 <= self.small_first <= 1, "optim.small-first", self.small_first, "a share from 0 to 1")

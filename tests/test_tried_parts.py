@@ -9,8 +9,8 @@ from fastseg.data.draws import Augmentation, draw, draw_varied
 from fastseg.labels import IGNORE
 from fastseg.loop.optim import Lamb, retake_statistics
 from fastseg.loop.step import LossNetwork
-from fastseg.model.deeplab import DeepLab, set_dropout, use_multigrid
-from fastseg.model.loss import lovasz_loss, segmentation_loss
+from fastseg.model.deeplab import DeepLab, Logits, set_dropout, use_multigrid
+from fastseg.model.loss import class_weights, lovasz_loss, segmentation_loss
 
 MOBILE = "deeplabv3_mobilenet_v3_large"
 
@@ -51,6 +51,21 @@ def test_lovasz_is_the_extension_of_its_set_function() -> None:
             loss, before = loss + errors[p] * (now - before), now
         losses.append(loss)
     assert torch.isclose(lovasz_loss(scores, target), torch.tensor(sum(losses) / 2), atol=1e-6)
+
+
+def test_weights_make_classes_count_alike() -> None:
+    """At power 1 a class's pixels together weigh the same; the loss is torch's own weighted mean."""
+    pixels = [6000, 300, 0, 1500]
+    weights = class_weights(pixels, 1.0)
+    assert torch.allclose(weights * torch.tensor(pixels), torch.tensor([1500.0, 1500.0, 0.0, 1500.0]))
+    assert torch.allclose(class_weights(pixels, 0.5), weights.sqrt())
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 4, 8, 8, generator=generator)
+    label = torch.randint(0, 4, (2, 8, 8), generator=generator, dtype=torch.uint8)
+    label[0, :2] = IGNORE
+    found = segmentation_loss(Logits(scores, scores), label, weights=weights)
+    wanted = nn.functional.cross_entropy(scores, label.long(), weights, ignore_index=IGNORE)
+    assert torch.allclose(found[[0, 2]] / found[[1, 3]], wanted)
 
 
 def test_mixup_blends_images_and_losses_alike() -> None:

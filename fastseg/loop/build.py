@@ -23,6 +23,7 @@ from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation, set_dropout, use_multigrid
+from fastseg.model.loss import class_weights
 from fastseg.model.weights import Rgb
 from fastseg.progress import show_progress
 from fastseg.reading import join
@@ -34,7 +35,11 @@ def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool 
     model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
     average = Average(model, config.optim.ema) if config.optim.ema else None
-    return RunState(model, TrainStep(model, config, ranks), average)
+    weights, power = None, config.optim.class_weights
+    if power:
+        pixels = manifest.split(config.train_split).pixels[:-1]
+        weights = class_weights((*pixels, 0) if config.model.void else pixels, power).to(ranks.device)
+    return RunState(model, TrainStep(model, config, ranks, weights), average)
 
 
 def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:

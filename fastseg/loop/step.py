@@ -23,33 +23,37 @@ from fastseg.model.loss import segmentation_loss
 class LossNetwork(nn.Module):
     """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
 
-    def __init__(self, model: DeepLab, config: OptimConfig) -> None:
+    weights: Tensor | None
+
+    def __init__(self, model: DeepLab, config: OptimConfig, weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void, lovasz=config.lovasz)
         self.loss: Callable[..., Tensor] = loss
+        self.register_buffer("weights", weights, persistent=False)
         self.share = torch.distributions.Beta(config.mixup, config.mixup) if config.mixup else None
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
         if not self.share:
-            return self.loss(self.model(image), label)
+            return self.loss(self.model(image), label, weights=self.weights)
         share = self.share.sample().to(image.device)
         logits = self.model(image.float().lerp(image.flip(0).float(), 1 - share))
-        return self.loss(logits, label).lerp(self.loss(logits, label.flip(0)), 1 - share)
+        losses = [self.loss(logits, labels, weights=self.weights) for labels in (label, label.flip(0))]
+        return losses[0].lerp(losses[1], 1 - share)
 
 
 class TrainStep:
     """Holds the optimiser and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
 
-    def __init__(self, model: DeepLab, config: Config, ranks: Ranks) -> None:
+    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, weights: Tensor | None = None) -> None:
         """``model`` lies on ``ranks.device`` already and is trained in place."""
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
         self.optim, self._ranks = config.optim, ranks
-        self._network = _wrap(LossNetwork(model, config.optim), config, ranks)
+        self._network = _wrap(LossNetwork(model, config.optim, weights), config, ranks)
 
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.

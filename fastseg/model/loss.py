@@ -1,6 +1,7 @@
 """Cross-entropy as a sum and a count, so that several ranks weigh every pixel alike."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,14 @@ def segmentation_loss(
     dice: float = 0.0,
     void: bool = False,
     lovasz: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the upsampled logits over pixels that are not ignored.
 
     ``label``: uint8 N×H×W. ``ohem``, ``dice``: see :class:`fastseg.config.OptimConfig`; both apply to the main head
-    alone. ``void``: the last class is for pixels that would be ignored, and none is. Returns four float32 numbers: the
-    main head's sum and count of pixels, the auxiliary head's (0, 0 without one). Where all are ignored, sums and counts
-    are 0.
+    alone. ``void``: the last class is for pixels that would be ignored, and none is. ``weights``: of each class's
+    pixels, C; None: 1. Returns four float32 numbers: the main head's sum and count of pixels, each times its weight,
+    the auxiliary head's (0, 0 without one). Where all are ignored, sums and counts are 0.
     """
     target = label.long()
     if void:
@@ -31,18 +33,26 @@ def segmentation_loss(
     labelled = target != IGNORE
     scores = _upsampled(logits.out, target)
     pixels = _pixel_losses(scores, target)
-    counted = labelled if ohem is None else labelled & _hard(pixels.detach(), ohem)
+    weight = labelled.float() if weights is None else labelled * weights[target.clamp(max=len(weights) - 1)]
+    counted = weight if ohem is None else weight * _hard(pixels.detach(), ohem)
     numbers = [(pixels * counted).sum(), counted.sum()]
     if dice:
         # Times the pixels by whose number the sum is divided: over ranks, a mean weighted by their pixels.
         numbers[0] = numbers[0] + dice * dice_loss(scores, target) * numbers[1]
     if lovasz:
-        numbers[0] = numbers[0] + lovasz * lovasz_loss(scores, target) * numbers[1].detach()
+        numbers[0] = numbers[0] + lovasz * lovasz_loss(scores, target) * numbers[1]
     if logits.aux is not None:
-        numbers += [_pixel_losses(_upsampled(logits.aux, target), target).sum(), labelled.sum()]
+        numbers += [(_pixel_losses(_upsampled(logits.aux, target), target) * weight).sum(), weight.sum()]
     else:
         numbers += [torch.zeros_like(numbers[0])] * 2
     return torch.stack([number.float() for number in numbers])
+
+
+def class_weights(pixels: Sequence[int], power: float) -> Tensor:
+    """(median / pixels) ** power of each class, float32 C; of a class without pixels 1."""
+    found = torch.tensor(pixels, dtype=torch.float64)
+    present = found > 0
+    return torch.where(present, (found[present].median() / found.clamp(min=1)) ** power, 1.0).float()
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
