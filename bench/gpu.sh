@@ -16,58 +16,15 @@
 set -u
 cd "$(dirname "$0")/.." || exit 2
 
-python=${FASTSEG_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-device=${FASTSEG_DEVICE:-cuda}
-if [ "$device" = cpu ]; then
-    gpu=cpu
-    out=${1:-runs/gpu-rehearsal}
-else
-    gpu=$("$python" -c 'import torch
-from bench.suite.summary import short_name
-print(short_name(torch.cuda.get_device_name(0)))') ||
-        { echo "error: torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses on the CPU" >&2; exit 2; }
-    out=${1:-bench/results}
-fi
-shift $(($# ? 1 : 0))
+. bench/parts.sh
+find_device runs/gpu-rehearsal "${@:1:1}"
 
-# Seconds of the usual budget for each part, 1200 together. What a part leaves, those after it may use.
+# Of the usual budget, 1200 together. What a part leaves, those after it may use.
 all=(tests compute loader profile ablation candidates ablation-loader settings-loader settings-compute max-autotune)
 seconds=(180 270 210 90 120 120 50 60 40 60)
-declare -A share
-for i in "${!all[@]}"; do share[${all[i]}]=${seconds[i]}; done
-parts=${*:-${all[*]}}
-shares=0
-for part in $parts; do shares=$((shares + ${share[$part]:-0})); done
-mkdir -p "$out/logs" || exit 2
-# Results say which command they come from: a path in the checkout, where it is one, not this machine's.
-out=$(realpath --relative-base=. "$out")
-budget=${FASTSEG_BUDGET:-1200}
-due=0 # of the budget, the shares of the parts so far
-SECONDS=0
-report="$out/parts-$gpu.txt"
+share_out "${FASTSEG_BUDGET:-1200}" "${@:2}"
+report=$out/parts-$gpu.txt
 : >"$report"
-failed=0
-
-# limited NAME COMMAND...: run a part within its share of the budget and what those before have left; say how it went.
-limited() {
-    local name=$1 limit began=$SECONDS code=0
-    shift
-    due=$((due + ${share[$name]}))
-    limit=$((budget * due / shares - SECONDS))
-    if [ "$limit" -lt 20 ]; then
-        echo "$name: no time left" | tee -a "$report"
-        failed=1
-        return
-    fi
-    # SIGTERM first: the benchmark then writes what it has.
-    timeout --kill-after=60 "$limit" "$@" >"$out/logs/$name.log" 2>&1 || code=$?
-    case $code in
-        0) echo "$name: done in $((SECONDS - began)) s" ;;
-        124 | 137) echo "$name: stopped after $limit s, see $out/logs/$name.log" ;;
-        *) echo "$name: failed ($code) after $((SECONDS - began)) s: $(tail -n 1 "$out/logs/$name.log")" ;;
-    esac | tee -a "$report"
-    [ "$code" -eq 0 ] || failed=1
-}
 
 # measured NAME FILE OPTIONS...: a part that bench/throughput.py measures, to OUT/FILE.json.
 measured() {

@@ -180,7 +180,7 @@ STUDIES: dict[str, Study] = {
         factors=PARTS,
         seeds=1,
     ),
-    "camvid-thin": Study(
+    "camvid-rare": Study(
         question="A network that has learnt the large classes and none of the thin ones (poles, signs, people), given "
         "behind -- as --model.weights FILE: what makes it see them?",
         prediction="Dice 0 to +2 points, hard pixels -1 to +1, class weights +2 to +5 with the thin classes off 0",

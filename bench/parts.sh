@@ -1,0 +1,60 @@
+# For gpu.sh and accuracy.sh to source: where to measure, and parts that share a budget of seconds.
+#
+# find_device REHEARSAL [OUT]   sets python, device, gpu (its short name) and out, the folder of the results, by default
+#                               bench/results, or REHEARSAL on the CPU
+# share_out BUDGET [PART ...]   sets parts, by default all; a part's share of the budget is its place's in `seconds`
+# limited PART COMMAND ...      runs it within its share and what those before have left, logs to OUT/logs/PART.log, says
+#                               how it went, in the file `report` too if that is set; where it fails, `failed`
+#                               is 1 from then on
+
+find_device() {
+    python=${FASTSEG_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+    device=${FASTSEG_DEVICE:-cuda}
+    if [ "$device" = cpu ]; then
+        gpu=cpu
+        out=${2:-$1}
+    else
+        gpu=$("$python" -c 'import torch
+from bench.suite.summary import short_name
+print(short_name(torch.cuda.get_device_name(0)))') ||
+            { echo "error: torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses on the CPU" >&2; exit 2; }
+        out=${2:-bench/results}
+    fi
+    mkdir -p "$out/logs" || exit 2
+    # Results say which command they come from: a path in the checkout, where it is one, not this machine's.
+    out=$(realpath --relative-base=. "$out")
+}
+
+share_out() {
+    local i part
+    budget=$1
+    shift
+    parts=${*:-${all[*]}}
+    declare -gA share
+    for i in "${!all[@]}"; do share[${all[i]}]=${seconds[i]}; done
+    shares=0
+    for part in $parts; do shares=$((shares + ${share[$part]:-0})); done
+    due=0 # of the budget, the shares of the parts so far
+    failed=0
+    SECONDS=0
+}
+
+limited() {
+    local name=$1 limit began=$SECONDS code=0
+    shift
+    due=$((due + ${share[$name]}))
+    limit=$((budget * due / shares - SECONDS))
+    if [ "$limit" -lt 20 ]; then
+        echo "$name: no time left" | tee -a "${report:-/dev/null}"
+        failed=1
+        return
+    fi
+    # SIGTERM first: the command then writes what it has.
+    timeout --kill-after=60 "$limit" "$@" >"$out/logs/$name.log" 2>&1 || code=$?
+    case $code in
+        0) echo "$name: done in $((SECONDS - began)) s" ;;
+        124 | 137) echo "$name: stopped after $limit s, see $out/logs/$name.log" ;;
+        *) echo "$name: failed ($code) after $((SECONDS - began)) s: $(tail -n 1 "$out/logs/$name.log")" ;;
+    esac | tee -a "${report:-/dev/null}"
+    [ "$code" -eq 0 ] || failed=1
+}
