@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.suite.accuracy_tables import NOTE, markdown, remarks, tables
-from bench.suite.outcomes import read_outcome
+from bench.suite.outcomes import read_environment, read_outcome
 from bench.suite.plot import check_plot
 from bench.suite.studies import BASE, STUDIES, flags_of, words
 from bench.suite.summaries import Findings, write_findings
 from bench.suite.trials import Trial, plan
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
-from fastseg.files import check_writable_file
+from fastseg.files import check_writable, check_writable_file
 from fastseg.helptext import shown_as
 
 PLACE = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
@@ -79,7 +79,7 @@ def main() -> None:
 
         stopped = train_all(plans, options.runs)
     findings = [findings_of(name, trials, extra) for name, trials in plans.items()]
-    write(options, findings)
+    write(options, findings, [trial for trials in plans.values() for trial in trials])
     show(options, findings)
     if stopped:
         print("interrupted; the same command goes on from there", file=sys.stderr)
@@ -106,6 +106,7 @@ def check(options: Options) -> None:
         raise UserError("--seeds and --seed are both given; leave one of the two out")
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
+    check_writable(options.runs, "--runs")
     if options.plot:
         check_plot(options.plot)
     for flag, path in (("json", options.json), ("plot", options.plot)):
@@ -175,17 +176,19 @@ def show(options: Options, findings: Sequence[Findings]) -> None:
             console.print(table)
         for sentence in remarks(found):
             console.print(Text(sentence), soft_wrap=True)
-    if any(found.finished() for found in findings):
+    if any(found.finished() for found in findings if not found.factors):
         print(f"\n{NOTE}")
 
 
-def write(options: Options, findings: Sequence[Findings]) -> None:
+def write(options: Options, findings: Sequence[Findings], trials: Sequence[Trial]) -> None:
     """The files that were asked for."""
     if not (options.json or options.plot):
         return
     from bench.suite.machine import machine
 
-    environment = {name: without_places(text) for name, text in machine().items()}
+    # What the runs ran on, which may be another machine than the one that shows them.
+    ran_on = {name: text for trial in trials for name, text in read_environment(trial).items() if name != "command"}
+    environment = {name: without_places(text) for name, text in (machine() | ran_on).items()}
     if options.json:
         write_findings(options.json, environment, findings)
     if options.plot and any(found.effects() if found.factors else found.finished() for found in findings):

@@ -3,13 +3,15 @@
 #
 # Runs from a checkout after `pip install -e '.[bench]'`, on one GPU in under 25 minutes. Each part is a study of
 # bench/accuracy.py with a share of the time; what it did not come to goes on when the script is run again, from the run
-# folders in FASTSEG_RUNS. JSON and pictures, named by the GPU (accuracy-h200-camvid.json, …), go to OUT
-# (bench/results), logs, which are not to be committed, to OUT/logs; `python -m bench.suite.readme` makes the tables of
-# docs/recipes.md of the files.
+# folders in FASTSEG_RUNS, which have to be kept for that: elsewhere it begins anew. JSON and pictures, named by the GPU
+# (accuracy-h200-camvid.json, …), go to OUT (bench/results), logs, which are not to be committed, to OUT/logs;
+# `python -m bench.suite.readme` makes the tables of docs/recipes.md of the files.
 #
-# PART: camvid camvid-short. Default: both.
-#   camvid        the recipe as it stands, R50 from scratch: the mIoU over seeds, and the minutes to each mark
-#   camvid-short  a sixth of its length, with one thing changed at a time: which of its parts pay
+# PART: camvid camvid-short camvid-seeds. Default: all. Expected on an H200 at 30 to 40 % of its datasheet's rate:
+#   camvid        the recipe as it stands, R50 from scratch, one seed: 7 to 10 minutes
+#   camvid-short  a twelfth of its length, with one thing changed at a time: which of its parts pay. A run takes about a
+#                 minute, so that one call finishes 10 of 15; an interval takes all three seeds: a second call
+#   camvid-seeds  the other seeds of the first part, as far as the time goes: a verdict takes two more calls
 #
 # FASTSEG_SHARDS=DIR       CamVid's packed set (default: shards/camvid; tools/make_shards.py packs it)
 # FASTSEG_RUNS=DIR         the run folders (default: runs/accuracy)
@@ -25,8 +27,8 @@ find_device runs/accuracy-rehearsal "${@:1:1}"
 
 # Of the usual budget, 1440 together: a minute of the 25 is for the beginning and for the last run to save. What a part
 # leaves, those after it may use.
-all=(camvid camvid-short)
-seconds=(960 480)
+all=(camvid camvid-short camvid-seeds)
+seconds=(660 660 120)
 share_out "${FASTSEG_BUDGET:-1440}" "${@:2}"
 
 runs=${FASTSEG_RUNS:-runs/accuracy}
@@ -36,23 +38,25 @@ some=()
 if [ "$device" = cpu ]; then
     runs=${FASTSEG_RUNS:-$out/runs}
     seeds=${FASTSEG_SEEDS:-1}
-    some=(--variants ohem)
+    some=(--variants ema-off)
     flags+=(--model.arch deeplabv3_mobilenet_v3_large --data.crop 64 64 --data.batch 4 --data.eval-batch 2
         --optim.epochs 1 --optim.warmup 0.5 --eval-every 1 --save-every 1)
 fi
 export PYTHONUNBUFFERED=1
 
-# study NAME OPTIONS...: train a study within its share, and show what there is.
+# study PART NAME OPTIONS...: train a study within a part's share, and show what there is.
 study() {
-    local study=("$python" bench/accuracy.py "$1" --seeds "$seeds" --runs "$runs" "${@:2}") file=$out/accuracy-$gpu-$1
-    limited "$1" "${study[@]}" --json "$file.json" --plot "$file.svg" -- "${flags[@]}"
+    local part=$1 file=$out/accuracy-$gpu-$2
+    local study=("$python" bench/accuracy.py "${@:2}" --runs "$runs" --json "$file.json" --plot "$file.svg")
+    limited "$part" "${study[@]}" -- "${flags[@]}"
     "${study[@]}" --show --markdown -- "${flags[@]}"
 }
 
 for part in $parts; do
     case $part in
-        camvid) study camvid ;;
-        camvid-short) study camvid-short "${some[@]}" ;;
+        camvid) study camvid camvid --seed 0 ;;
+        camvid-short) study camvid-short camvid-short --seeds "$seeds" "${some[@]}" ;;
+        camvid-seeds) study camvid-seeds camvid --seeds "$seeds" ;;
         *) echo "error: $part is no part; see the head of $0" >&2; failed=1 ;;
     esac
 done

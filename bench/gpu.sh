@@ -58,7 +58,7 @@ END
 for part in $parts; do
     case $part in
         tests) limited tests "$python" -m pytest tests/gpu -v -rfEs "--junitxml=$out/logs/tests-$gpu.xml" "${chosen[@]}" ;;
-        compute) measured compute "throughput-$gpu-compute" --stages compute train ;;
+        compute) measured compute "throughput-$gpu-compute" --stages compute train evaluation ;;
         loader) measured loader "throughput-$gpu-loader" --stages loader --no-sweep ;;
         profile) limited profile "$python" -m bench.suite.profiled "$device" "$out/profile-$gpu.json" \
             ${FASTSEG_SHARDS:+"$FASTSEG_SHARDS"} ;;

@@ -7,6 +7,9 @@
 #                               how it went, in the file `report` too if that is set; where it fails, `failed`
 #                               is 1 from then on
 
+set -m # a part is a process group, which bash can leave waiting for: so Ctrl-C ends it, and us
+trap '[ -z "${!:-}" ] || { kill -TERM $! && wait $!; }; exit 130' INT
+
 find_device() {
     python=${FASTSEG_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
     device=${FASTSEG_DEVICE:-cuda}
@@ -50,7 +53,8 @@ limited() {
         return
     fi
     # SIGTERM first: the command then writes what it has.
-    timeout --kill-after=60 "$limit" "$@" >"$out/logs/$name.log" 2>&1 || code=$?
+    timeout --kill-after=150 "$limit" "$@" >"$out/logs/$name.log" 2>&1 &
+    wait $! || code=$?
     case $code in
         0) echo "$name: done in $((SECONDS - began)) s" ;;
         124 | 137) echo "$name: stopped after $limit s, see $out/logs/$name.log" ;;

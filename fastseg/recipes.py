@@ -60,16 +60,16 @@ def camvid() -> Config:
 
     367 training images, crops as large as the frames.
 
-    Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % test mIoU, also without pretrained
-    weights (Jégou et al. 2017, arXiv 1611.09326). On two CPU cores the small network reaches 39 % val mIoU in half an
-    hour (bench/results/cpu-camvid-proxy.json has the flags; changes of colour were others then). What its parts are
-    worth in short runs: docs/recipes.md.
+    Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % mIoU, on the test split, also without
+    pretrained weights (Jégou et al. 2017, arXiv 1611.09326). The small network has reached 39 % on val in half an hour
+    of two CPU cores, by one run of 14 epochs (bench/results/cpu-camvid-proxy.json has the flags; crops and colours were
+    others). What its parts are worth in short runs, and where the data comes from: docs/recipes.md.
     """
     return Config(
         shards="shards/camvid",
         name="camvid",
-        eval_every=10,
-        save_every=10,
+        eval_every=25,
+        save_every=25,
         data=DataConfig(batch=16, crop=(360, 480), eval_batch=8),
         model=ModelConfig(weights="none"),
         optim=OptimConfig(epochs=600, lr=0.02, lr_batch=16, warmup=10, clip=5.0),

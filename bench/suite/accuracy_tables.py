@@ -22,8 +22,9 @@ NOTE = (
     "Last, best: mIoU of the last evaluation and of the best one (which is picked on the images that it is measured "
     "on), mean ± standard deviation over seeds. To the base: mean difference of last ones with the same seed, in "
     "points, with Student's 95 % interval; noise: it holds 0 (of twenty changes that change nothing one will be "
-    "called better or worse). Minutes: medians, from the first step to the last evaluation, evaluations included; "
-    "to a mark: until the first evaluation that reached it; images/s: of training alone."
+    "called better or worse). Minutes: medians; in all: from the first step to the last evaluation, evaluations "
+    "included; to a mark: until the first evaluation that reached it; process: from start to end, with imports, "
+    "compilation and the report, interruptions and what was done twice included; images/s: of training alone."
 )
 
 
@@ -98,7 +99,15 @@ def scores(summary: Summary) -> list[str]:
 def times_header(found: Findings) -> list[str]:
     """Of the table of minutes."""
     energy = ["Wh"] if any(summary.watt_hours is not None for summary in found.summaries()) else []
-    return ["variant", "in all", "evaluating", "images/s", *(f"to {100 * mark:g} %" for mark in found.marks), *energy]
+    return [
+        "variant",
+        "in all",
+        "evaluating",
+        "process",
+        "images/s",
+        *(f"to {100 * mark:g} %" for mark in found.marks),
+        *energy,
+    ]
 
 
 def times(summary: Summary, found: Findings) -> list[str]:
@@ -108,6 +117,7 @@ def times(summary: Summary, found: Findings) -> list[str]:
         summary.variant,
         number(summary.minutes),
         number(summary.evaluating),
+        number(summary.process) if summary.process is not None else "–",
         number(rate) if rate is not None else "–",
         *(_minutes(reached, len(summary.seeds)) for reached in summary.reached),
     ]
@@ -138,9 +148,6 @@ def remarks(found: Findings) -> Iterator[str]:
             f"{deviation:.1f} points. Of {count} parts that change nothing, {0.05 * count:.1f} "
             "would be called better or worse, and of the single classes, which have no interval, many more"
         )
-    starts = [s for o in found.finished() if o.process_seconds and (s := o.process_seconds - o.seconds) > 0]
-    if starts and not found.factors:
-        yield f"beside the minutes shown, a run's process took {number(max(starts))} s at most to start and to end"
     machines = list(dict.fromkeys(outcome.hardware for outcome in found.finished()))
     if len(machines) > 1:
         yield f"the runs are of several machines ({', '.join(machines)}): their minutes do not compare"

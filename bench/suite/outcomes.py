@@ -96,7 +96,8 @@ def read_outcome(trial: Trial) -> Outcome | None:
         process_seconds=_total([sitting["seconds"] for sitting in sittings]),
         joules=_total([sitting["joules"] for sitting in sittings]),
         commits=tuple(dict.fromkeys(sitting["commit"] for sitting in sittings)),
-        hardware=_hardware(trial.folder / "environment.json"),
+        hardware=", then ".join(dict.fromkeys(s["hardware"] for s in sittings if s.get("hardware")))
+        or hardware_of(trial),
         failure=record["failure"],
     )
 
@@ -119,5 +120,13 @@ def _total(numbers: list[float | None]) -> float | None:
     return sum(known) if len(known) == len(numbers) else None
 
 
-def _hardware(path: Path) -> str:
-    return hardware(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "unknown"
+def read_environment(trial: Trial) -> dict[str, str]:
+    """Versions and hardware that a run wrote down when it was last started; empty where it has not begun."""
+    path = trial.folder / "environment.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def hardware_of(trial: Trial) -> str:
+    """The GPUs, or the processor, of the last start."""
+    environment = read_environment(trial)
+    return hardware(environment) if environment else "unknown"

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.suite.energy import joules
 from bench.suite.machine import ROOT, commit
-from bench.suite.outcomes import log_lines
+from bench.suite.outcomes import hardware_of, log_lines
 from bench.suite.processes import MARK, start_guard
 from bench.suite.studies import BASE
 from bench.suite.trials import RECORD, Trial, read_record
@@ -85,6 +85,7 @@ def _sitting(trial: Trial) -> Iterator[dict[str, Any]]:
         yield record
     finally:
         after = joules()
+        sitting["hardware"] = hardware_of(trial)
         sitting["seconds"] = round(time.monotonic() - began, 3)
         if used is not None and after is not None and trial.launch.device != "cpu":
             sitting["joules"] = round(after - used, 1)

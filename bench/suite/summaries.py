@@ -41,8 +41,10 @@ class Summary:
     """Mean IoU of each at the last evaluation."""
     minutes: float
     """Median, from the first step to the last evaluation, evaluations included."""
+    process: float | None
+    """Minutes with imports, compilation and the report, median; None: not known of all."""
     evaluating: float
-    """Minutes of these in evaluations, median."""
+    """Of ``minutes``, in evaluations, median."""
     images_per_second: float | None
     reached: tuple[Reached, ...]
     watt_hours: float | None
@@ -113,6 +115,7 @@ class Findings:
 def summary(found: Sequence[Outcome], marks: Sequence[float], base: dict[int, float] | None) -> Summary:
     """Of one variant's finished outcomes. ``base``: seed → final mIoU of what it is compared with."""
     rates = [o.images_per_second for o in found if o.images_per_second is not None]
+    processes = [o.process_seconds / 60 for o in found if o.process_seconds is not None]
     joules = [o.joules for o in found if o.joules is not None]
     return Summary(
         variant=found[0].variant,
@@ -121,6 +124,7 @@ def summary(found: Sequence[Outcome], marks: Sequence[float], base: dict[int, fl
         best=mean_of([outcome.best for outcome in found]),
         classes=_mean_classes(found),
         minutes=_median(found, lambda outcome: outcome.seconds / 60),
+        process=statistics.median(processes) if len(processes) == len(found) else None,
         evaluating=_median(found, lambda outcome: outcome.evaluating / 60),
         images_per_second=statistics.median(rates) if rates else None,
         reached=tuple(_reached(found, mark) for mark in marks),

@@ -63,6 +63,8 @@ def plan(
     for variant in variants or ():
         if variant not in study.names():
             raise UserError(f"--variants has {variant!r}; the study {name} has: {', '.join(study.names())}")
+    if study.needs and study.needs not in flags_of(extra):
+        raise UserError(f"{name} goes on from weights that it has to be given; add -- {study.needs} FILE")
     if variants and study.factors:
         raise UserError(f"--variants is given, but {name} is a design, of which a part tells nothing; leave it out")
     chosen = [variant for variant in study.names() if variant == BASE or variants is None or variant in variants]
@@ -93,6 +95,8 @@ def _trial(name: str, variant: str, flags: Flags, seed: int, runs: Path) -> Tria
     for flag in own[::2]:
         if flag in flags:
             raise UserError(f"{flag} stands behind --, but bench/accuracy.py gives it to each run; leave it out there")
+    if flags["--gpus"] != "1":
+        raise UserError(f"--gpus {flags['--gpus']} stands behind --; runs are compared on one GPU each, leave it out")
     line = (*words(flags), *own)
     launch, config = parse(line)
     manifest = _manifest(config.shards)
@@ -155,13 +159,17 @@ def read_record(trial: Trial) -> dict[str, Any]:
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(setting, then, now) where they differ.
 
-    A setting that did not exist then had the value that is its default now: what new settings leave as it was.
+    A setting that did not exist then had the value that is its default now: what new settings leave as it was. One that
+    exists no more was off, or the run was another.
     """
     defaults, then, now = _settings(Config().to_dict()), _settings(found), _settings(wanted)
     for key, value in now.items():
         before = then.get(key, defaults[key])
         if before != value:
             yield key, before, value
+    for key, before in then.items():
+        if key not in now and before:
+            yield key, before, "gone"
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
