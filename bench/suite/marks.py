@@ -52,7 +52,9 @@ def on_gpu(where: Where) -> bool:
 
 def hardware(where: Where) -> str:
     """The GPUs, or the processor where there is none."""
-    return where["gpus"] if on_gpu(where) else f"{where['processor']}, {where['cores']} cores"
+    if on_gpu(where):
+        return where["gpus"]
+    return f"{where['processor']}, {where['cores']} core{'' if where['cores'] == '1' else 's'}"
 
 
 def short_commit(commit: str) -> str:
