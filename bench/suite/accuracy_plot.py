@@ -3,6 +3,7 @@ of a design, what each change adds."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from bench.suite.marks import hardware
@@ -78,7 +79,7 @@ def _effects(axis: "Axes", found: Findings) -> None:
         axis.plot((100 * effect.low, 100 * effect.high), (y, y), color=colour, lw=2.4, alpha=0.45, zorder=2)
         axis.plot(100 * effect.mean, y, "o", color=colour, zorder=3)
     axis.set_yticks(range(len(added)), [name for name, _ in added])
-    axis.set_title(f"{found.name}: {found.question}", loc="left", fontsize=10)
+    axis.set_title(fill(f"{found.name}: {found.question}", 95), loc="left", fontsize=10)
     axis.set_xlabel("points of mIoU that it adds")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(labelsize=9, colors=INK, left=False)
@@ -99,7 +100,7 @@ def _curves(axis: "Axes", found: Findings) -> None:
     for mark in found.marks:
         if 100 * mark < 1.15 * axis.get_ylim()[1]:
             axis.axhline(100 * mark, ls=":", color=FAINT, lw=0.9, zorder=1)
-    axis.set_title(f"{found.name}: {found.question}", loc="left", fontsize=10)
+    axis.set_title(fill(f"{found.name}: {found.question}", 95), loc="left", fontsize=10)
     axis.set_ylabel("mIoU, %")
     axis.set_xlabel("minutes")
     axis.spines[["top", "right"]].set_visible(False)
