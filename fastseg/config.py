@@ -28,9 +28,6 @@ class DataConfig:
     the network; scale does not apply. For comparisons with networks trained so (recipe seed)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
-    one_class: float = 1.0
-    """Largest share of a crop's labelled pixels that one class may have: where it has more, another window is drawn,
-    up to ten times (mmsegmentation's cat_max_ratio, 0.75 there); 1: no limit."""
     brightness: float = 0.4
     """Brightness × (1 ± this) in half of the samples (PaddleSeg)."""
     contrast: float = 0.4
@@ -56,7 +53,6 @@ class DataConfig:
         _check(all(16 <= n <= 8192 for n in self.crop), "data.crop", self.crop, "16 to 8192 pixels each way")
         _check(0 < self.scale[0] <= self.scale[1] <= 16, "data.scale", self.scale, "a low and a high ratio up to 16")
         _check(0 <= self.flip <= 1, "data.flip", self.flip, "a probability from 0 to 1")
-        _check(0 < self.one_class <= 1, "data.one-class", self.one_class, "a share from above 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             _check(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "from 0 to below 1")
         _check(0 <= self.hue <= 180, "data.hue", self.hue, "from 0 to 180 degrees")
@@ -77,11 +73,6 @@ class ModelConfig:
     void: bool = False
     """Train void pixels (255; so is padding, but --data.squeeze has none) as one class more. Predictions and scores
     know the data's classes only. For comparisons with networks trained so (recipe seed)."""
-    multigrid: bool = False
-    """Dilate the last three dilated convolutions of the backbone 1, 2 and 4 times as much (Chen et al. 2017, arXiv
-    1706.05587)."""
-    dropout: float = 0.5
-    """Behind ASPP: 0.5 in torchvision, 0.1 in mmsegmentation."""
     sync_bn: bool | None = None
     """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
     channels_last: bool = True
@@ -99,8 +90,8 @@ class OptimConfig:
 
     epochs: float = 215.0
     """Passes over the training split. 215 are 80,000 steps of 8 on Cityscapes."""
-    name: Literal["sgd", "adamw", "lamb"] = "sgd"
-    """The optimiser, in torch's fused form; lamb: You et al. 2020, arXiv 1904.00962."""
+    name: Literal["sgd", "adamw"] = "sgd"
+    """The optimiser, in torch's fused form."""
     lr: float = 0.01
     """Peak learning rate at a global batch of lr_batch."""
     lr_batch: int | None = 8
@@ -122,25 +113,12 @@ class OptimConfig:
     """Decay per step of the averaged weights, which are the ones evaluated; None: no average."""
     aux: float = 0.4
     """Weight of the auxiliary head's loss (PSPNet); 0 builds no such head."""
-    ohem: float | None = None
-    """Online hard example mining: only pixels whose true class gets less than this probability count, but no
-    less than a sixteenth of them (Shrivastava et al. 2016, arXiv 1604.03540); None: all pixels."""
     dice: float = 0.0
     """Weight of a Dice loss beside the main head's cross-entropy: every class in a GPU's batch counts alike, however
     few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
     class_weights: float = 0.0
     """Pixels of a class weigh (median of the classes' pixels / the class's) to this power, in both heads: 1 lets every
     class weigh alike (Eigen and Fergus 2015, arXiv 1411.4734), 0 every pixel."""
-    lovasz: float = 0.0
-    """Weight of a Lovász-softmax loss beside the main head's cross-entropy (Berman et al. 2018, arXiv 1705.08790)."""
-    mixup: float = 0.0
-    """Every batch is blended with itself in reverse order, image and loss, by a share drawn from Beta(this, this)
-    (Zhang et al. 2018, arXiv 1710.09412); 0: not."""
-    small_first: float = 0.0
-    """Share of the steps, the first ones, that see a part of half the height and width of every crop."""
-    precise_bn: int = 0
-    """Batches, the last ones, over which batch norm's statistics are taken anew with the weights to be evaluated (Wu
-    and Johnson 2021, arXiv 2105.07576); 0: the running ones."""
 
     def __post_init__(self) -> None:
         _check_finite(self, "optim.")
@@ -156,11 +134,6 @@ class OptimConfig:
         _check(self.aux >= 0, "optim.aux", self.aux, "0 or more")
         _check(self.dice >= 0, "optim.dice", self.dice, "0 or more")
         _check(0 <= self.class_weights <= 2, "optim.class-weights", self.class_weights, "from 0 to 2")
-        _check(self.lovasz >= 0, "optim.lovasz", self.lovasz, "0 or more")
-        _check(self.mixup >= 0, "optim.mixup", self.mixup, "0 or more")
-        _check(0 <= self.small_first <= 1, "optim.small-first", self.small_first, "a share from 0 to 1")
-        _check(self.precise_bn >= 0, "optim.precise-bn", self.precise_bn, "0 or more")
-        _check(self.ohem is None or 0 < self.ohem < 1, "optim.ohem", self.ohem, "between 0 and 1")
 
 
 @dataclass(frozen=True)

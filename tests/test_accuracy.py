@@ -157,8 +157,8 @@ def test_flags_for_all_runs_leave_the_variants(shards: Path, tmp_path: Path) -> 
         plan("demo", None, [0], tmp_path, ["x"])
     with pytest.raises(UserError, match="demo's rate-half has the settings of its base"):
         plan("demo", None, [0], tmp_path, [*extra, "--optim.lr", "0.025"])
-    with pytest.raises(UserError, match="--variants is given, but camvid-parts is a design, of which a part tells"):
-        plan("camvid-parts", ("run-01",), (0,), tmp_path, ("--shards", str(shards)))
+    with pytest.raises(UserError, match="--variants is given, but camvid-scratch is a design, of which a part tells"):
+        plan("camvid-scratch", ("run-01",), (0,), tmp_path, ("--shards", str(shards)))
     with pytest.raises(UserError, match="--variants has 'nope'; the study demo has: base, ema-off, rate-half"):
         plan("demo", ["nope"], [0], tmp_path, extra)
 
@@ -204,11 +204,11 @@ def test_other_settings_are_refused(trials: list[Trial], shards: Path, tmp_path:
         plan("demo", None, [0], tmp_path / "runs", [*again, "--optim.epochs", "5"])
     # A setting that did not exist then had the value that its default leaves alone.
     config = trials[0].config.to_dict()
-    assert config["optim"].pop("ohem") is None
+    assert config["optim"].pop("dice") == 0
     (trials[0].folder / "config.json").write_text(json.dumps(config))
     plan("demo", None, [0], tmp_path / "runs", again)
-    with pytest.raises(UserError, match=r"holds a run with optim\.ohem None, which is 0\.7 now"):
-        plan("demo", None, [0], tmp_path / "runs", [*again, "--optim.ohem", "0.7"])
+    with pytest.raises(UserError, match=r"holds a run with optim\.dice 0\.0, which is 0\.7 now"):
+        plan("demo", None, [0], tmp_path / "runs", [*again, "--optim.dice", "0.7"])
     # One that exists no more was off, or the run is another.
     config["optim"]["cutmix"] = None
     (trials[0].folder / "config.json").write_text(json.dumps(config))

@@ -25,7 +25,7 @@ from fastseg.recipes import RECIPES
         ({"optim__momentum": 1.0}, "--optim.momentum is 1.0"),
         ({"optim__warmup": 215.0}, "--optim.warmup is 215.0; it must be from 0 to below 215.0 epochs"),
         ({"optim__ema": 1.0}, "--optim.ema is 1.0"),
-        ({"optim__ohem": 0.0}, "--optim.ohem is 0.0"),
+        ({"optim__class_weights": 3.0}, "--optim.class-weights is 3.0"),
         ({"name": ""}, "--name is ''"),
         ({"name": "a/b"}, "--name is 'a/b'"),
         ({"log_every": 0}, "--log-every is 0"),

@@ -1,13 +1,11 @@
 """The loss against torch's own cross-entropy."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fastseg.model.deeplab import Logits
-from fastseg.model.loss import dice_loss, segmentation_loss
+from fastseg.model.loss import class_weights, dice_loss, segmentation_loss
 
 
 @pytest.fixture
@@ -38,6 +36,17 @@ def test_equals_cross_entropy(logits: Logits, label: torch.Tensor) -> None:
     got, logits.out.grad = logits.out.grad, None
     reference(logits.out, label).backward()
     torch.testing.assert_close(got, logits.out.grad)
+
+
+def test_pixels_weigh_what_their_classes_do(logits: Logits, label: torch.Tensor) -> None:
+    """As torch's own weighted mean, in both heads; a class of many pixels and one of few together weigh the same."""
+    weights = class_weights([6000, 300, 0, 1500, 1500], 1.0)
+    torch.testing.assert_close(weights, torch.tensor([0.25, 5.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(class_weights([6000, 300, 0, 1500, 1500], 0.5), weights.sqrt())
+    main, pixels, aux, aux_pixels = segmentation_loss(logits, label, weights=weights)
+    for found, head in ((main / pixels, logits.out), (aux / aux_pixels, logits.aux)):
+        full = F.interpolate(head, size=label.shape[1:], mode="bilinear", align_corners=False)
+        torch.testing.assert_close(found, F.cross_entropy(full, label.long(), weights, ignore_index=255))
 
 
 def dice_by_hand(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -89,23 +98,7 @@ def test_without_an_auxiliary_head(logits: Logits, label: torch.Tensor) -> None:
 
 
 def test_an_all_void_batch_is_no_nan(logits: Logits, label: torch.Tensor) -> None:
-    numbers = segmentation_loss(logits, torch.full_like(label, 255), ohem=0.7)
+    numbers = segmentation_loss(logits, torch.full_like(label, 255), dice=0.5)
     assert numbers.tolist() == [0, 0, 0, 0]
     numbers.sum().backward()
     assert logits.out.grad.abs().sum() == 0
-
-
-def test_ohem_counts_hard_pixels_only(logits: Logits, label: torch.Tensor) -> None:
-    full = F.interpolate(logits.out, size=label.shape[1:], mode="bilinear", align_corners=False)
-    losses = F.cross_entropy(full, label.long(), ignore_index=255, reduction="none")
-    hard = (losses > -math.log(0.2)) & (label != 255)
-    assert losses.numel() // 16 < hard.sum() < (label != 255).sum()
-    main, pixels, _, aux_pixels = segmentation_loss(logits, label, ohem=0.2)
-    assert pixels == hard.sum()
-    assert aux_pixels == (label != 255).sum()
-    torch.testing.assert_close(main, losses[hard].sum())
-
-
-def test_ohem_keeps_a_sixteenth(logits: Logits, label: torch.Tensor) -> None:
-    pixels = segmentation_loss(logits, label, ohem=1e-6)[1]  # nothing is that hard
-    assert pixels == label.numel() // 16

@@ -80,7 +80,8 @@ def step_of(optim: OptimConfig) -> tuple[TrainStep, Average]:
     model = DeepLab(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True)
     average = Average(model.to("meta"), 0.999)
     config = Config(model=ModelConfig(arch=ARCH, precision="fp32", compile=False), optim=optim)
-    return TrainStep(model, config, META), average
+    weights = torch.ones(5, device="meta") if optim.class_weights else None
+    return TrainStep(model, config, META, weights), average
 
 
 def train(step: TrainStep, average: Average, steps: int = 2) -> int:
@@ -99,8 +100,8 @@ def train(step: TrainStep, average: Average, steps: int = 2) -> int:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"name": "adamw"}, {"clip": 1.0}, {"ohem": 0.7}, {"dice": 0.5}, {"aux": 0.0}],
-    ids=["sgd", "adamw", "clip", "ohem", "dice", "out"],
+    [{}, {"name": "adamw"}, {"clip": 1.0}, {"class_weights": 0.5}, {"dice": 0.5}, {"aux": 0.0}],
+    ids=["sgd", "adamw", "clip", "class weights", "dice", "out"],
 )
 def test_a_step_reads_nothing_from_the_device_and_copies_nothing_to_it(change: dict[str, Any]) -> None:
     step, average = step_of(dataclasses.replace(OptimConfig(), **change))

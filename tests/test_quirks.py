@@ -20,7 +20,7 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError
 from fastseg.loop import checkpoint
-from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.build import build_loaders, build_state, pixel_weights
 from fastseg.loop.distributed import Ranks
 from fastseg.loop.flops import run_flops, step_flops
 from fastseg.loop.session import resume
@@ -29,6 +29,7 @@ from fastseg.loop.state import RunState, continues_exactly, find_checkpoint
 from fastseg.loop.trainer import Trainer
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, load_weights, restore_model
 from fastseg.model.inference import predict
+from fastseg.model.loss import class_weights
 from fastseg.use.predictor import load
 from runs import lines
 
@@ -134,6 +135,15 @@ def test_the_step_trains_void(quirky: Config) -> None:
         expected = torch.nn.functional.cross_entropy(full, label)
     loss = state.train_step(batch.image, batch.label, 0.01)[0]
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_void_weighs_one_beside_weighted_classes(quirky: Config) -> None:
+    manifest = read_manifest(quirky.shards)
+    weights = pixel_weights(with_changes(quirky, optim__class_weights=0.5), manifest)
+    assert weights is not None
+    torch.testing.assert_close(weights[:-1], class_weights(manifest.split("train").pixels[:-1], 0.5))
+    assert weights[-1] == 1
+    assert pixel_weights(quirky, manifest) is None
 
 
 def test_arithmetic_counts_the_output_of_void(quirky: Config) -> None:

@@ -87,8 +87,8 @@ def test_of_changes_that_change_nothing_one_in_twenty_is_called() -> None:
 def test_a_part_that_the_base_has_already_is_refused(shards: Path, tmp_path: Path) -> None:
     extra = ["--shards", str(shards), "--optim.clip", "5"]
     with pytest.raises(UserError, match=r"base has its part 'clipping' already; leave --optim\.clip out"):
-        plan("camvid-parts", None, [0], tmp_path, extra)
-    assert len(plan("camvid-parts", None, [0], tmp_path, extra[:2])) == 24
+        plan("camvid-scratch", None, [0], tmp_path, extra)
+    assert len(plan("camvid-scratch", None, [0], tmp_path, extra[:2])) == 24
 
 
 def test_every_run_has_a_seed_of_its_own() -> None:

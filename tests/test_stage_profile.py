@@ -44,7 +44,7 @@ def test_operations_of_the_stages_are_the_steps(arch: str, aux: float) -> None:
 def test_stages_compose_to_the_network(arch: str, aux: bool) -> None:
     """Bit for bit; without dropout, which draws."""
     torch.manual_seed(0)
-    network = LossNetwork(DeepLab(arch, 5, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig(ohem=0.7)).eval()
+    network = LossNetwork(DeepLab(arch, 5, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig(dice=0.5)).eval()
     network.model.training = True  # the auxiliary head speaks in training only
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     label = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8)

@@ -69,23 +69,24 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def run_rank(rank: int, folder: Path, port: str) -> None:
+def run_rank(rank: int, folder: Path, port: str, weights: torch.Tensor | None) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     with joined_ranks("cpu") as ranks:
         image, label = batch(void_rows=40)
         share = slice(2 * rank, 2 * rank + 2)
-        step = frozen(TrainStep(network(), CONFIG, ranks))
+        step = frozen(TrainStep(network(), CONFIG, ranks, weights))
         losses = three_steps(step, image[share], label[share])
         stop = step(image[share], label[share], 0.0, stop=rank == 1)[3].item()
         torch.save({"losses": losses, "stop": stop, "weights": step.model.state_dict()}, folder / f"{rank}.pt")
 
 
-def test_two_ranks_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(tmp_path, free_port()), nprocs=2)
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.2, 3.0, 0.5, 2.0])], ids=["pixels", "classes"])
+def test_two_ranks_equal_one_with_twice_the_batch(weights: torch.Tensor | None, tmp_path: Path) -> None:
+    mp.spawn(run_rank, args=(tmp_path, free_port(), weights), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    step = frozen(TrainStep(network(), CONFIG, ALONE))
+    step = frozen(TrainStep(network(), CONFIG, ALONE, weights))
     expected = three_steps(step, *batch(void_rows=40))
     assert expected[0][0] != pytest.approx(expected[2][0], abs=1e-3)  # it does learn
     for losses in (first["losses"], second["losses"]):
@@ -148,7 +149,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
 
 @pytest.mark.slow
 def test_network_and_loss_compile_to_one_graph() -> None:
-    network_and_loss = LossNetwork(network(channels_last=True), OptimConfig(ohem=0.7, dice=0.5)).eval()
+    network_and_loss = LossNetwork(network(channels_last=True), OptimConfig(dice=0.5), torch.full((5,), 0.5)).eval()
     network_and_loss.model.training = True  # the auxiliary head too, without dropout
     compiled = torch.compile(network_and_loss, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*batch()), network_and_loss(*batch()), rtol=1e-4, atol=1e-2)

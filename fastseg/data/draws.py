@@ -13,12 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-from fastseg.labels import IGNORE
-
-TRIES = 10
-"""Windows that are drawn at most (mmsegmentation)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,6 @@ class Augmentation:
     """Hue is turned by ± this many degrees, in half of the samples."""
     fill: tuple[int, int, int] = (124, 116, 104)
     """RGB of the padding: the data's mean, which normalisation turns into zero."""
-    one_class: float = 1.0
-    """Largest share of the labelled pixels that one class may have; see :func:`draw_varied`."""
     squeeze: bool = False
     """The crop shows the whole frame, whatever that does to its proportions; ``scale`` does not apply."""
 
@@ -87,18 +79,6 @@ def draw(seed: int, epoch: int, sample: int, frame: tuple[int, int], a: Augmenta
     """All that is drawn for a sample whose frame has (height, width) pixels."""
     rng = random_numbers(seed, epoch, sample)
     return draw_window(rng, frame, a), draw_colour(rng, a)
-
-
-def draw_varied(seed: int, epoch: int, sample: int, mask: NDArray[np.uint8], a: Augmentation) -> tuple[Window, Colour]:
-    """As :func:`draw`, from a frame's mask (H×W): the first of ten windows in which no class has too large a share."""
-    rng = random_numbers(seed, epoch, sample)
-    for _ in range(TRIES):
-        window = draw_window(rng, (mask.shape[0], mask.shape[1]), a)
-        pixels = np.bincount(mask[window.top : window.bottom, window.left : window.right].ravel(), minlength=256)
-        labelled = np.delete(pixels, IGNORE)
-        if labelled.max() <= a.one_class * labelled.sum():
-            break
-    return window, draw_colour(rng, a)
 
 
 def draw_window(rng: np.random.Generator, frame: tuple[int, int], augmentation: Augmentation) -> Window:

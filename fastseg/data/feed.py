@@ -8,14 +8,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from io import BytesIO
 from itertools import chain, count, islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from fastseg.data.draws import Augmentation, Colour, Window, draw, draw_varied
+from fastseg.data.draws import Augmentation, Colour, Window, draw
 from fastseg.data.images import image_size
 from fastseg.data.pipeline import Array, Crops, Frames
 from fastseg.data.reader import Damaged, Encoded, Reader
@@ -125,11 +123,6 @@ def read_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_image(encoded: Bytes) -> Image.Image:
-    """A picture in memory."""
-    return Image.open(BytesIO(encoded.tobytes()))
-
-
 class Cropper:
     """Draws what a sample shows, and cuts from its record what that needs."""
 
@@ -144,10 +137,7 @@ class Cropper:
     def _crop(self, sample: tuple[int, int], place: int, record: Encoded) -> Crop:
         image, mask = record
         size, tiles = self._look_up(place, image)
-        if self._augmentation.one_class < 1:
-            window, colour = draw_varied(self._seed, *sample, np.asarray(open_image(mask)), self._augmentation)
-        else:
-            window, colour = draw(self._seed, *sample, size, self._augmentation)
+        window, colour = draw(self._seed, *sample, size, self._augmentation)
         if tiles is None:
             return Crop(image, (0, 0), mask, window, colour)
         part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))

@@ -22,7 +22,7 @@ from fastseg.loop.memory import STREAMED, Choice
 from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
-from fastseg.model.deeplab import DeepLab, load_weights, normalisation, set_dropout, use_multigrid
+from fastseg.model.deeplab import DeepLab, load_weights, normalisation
 from fastseg.model.loss import class_weights
 from fastseg.model.weights import Rgb
 from fastseg.progress import show_progress
@@ -35,11 +35,18 @@ def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool 
     model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
     average = Average(model, config.optim.ema) if config.optim.ema else None
-    weights, power = None, config.optim.class_weights
-    if power:
-        pixels = manifest.split(config.train_split).pixels[:-1]
-        weights = class_weights((*pixels, 0) if config.model.void else pixels, power).to(ranks.device)
-    return RunState(model, TrainStep(model, config, ranks, weights), average)
+    weights = pixel_weights(config, manifest)
+    step = TrainStep(model, config, ranks, None if weights is None else weights.to(ranks.device))
+    return RunState(model, step, average)
+
+
+def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
+    """What a pixel of each of the network's classes weighs in the loss, float32 C; None: all the same."""
+    if not config.optim.class_weights:
+        return None
+    *pixels, _ = manifest.split(config.train_split).pixels
+    # Of void the manifest does not say how much padding there will be: its pixels weigh 1.
+    return class_weights([*pixels, 0] if config.model.void else pixels, config.optim.class_weights)
 
 
 def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
@@ -58,9 +65,6 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         void=settings.void,
         squeeze=config.data.crop if config.data.squeeze else None,
     )
-    set_dropout(model, settings.dropout)
-    if settings.multigrid:
-        use_multigrid(model)
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
@@ -159,6 +163,5 @@ def augmentation(config: Config, manifest: Manifest, mean: Rgb | None = None) ->
         contrast=data.contrast,
         saturation=data.saturation,
         hue=data.hue,
-        one_class=data.one_class,
         fill=(round(mean[0]), round(mean[1]), round(mean[2])),
     )

@@ -1,11 +1,9 @@
 """The optimiser, the learning rate as a function of the step, and the averaged weights."""
 
-from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fastseg.config import OptimConfig
@@ -24,45 +22,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     ]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
-    if config.name == "lamb":
-        return Lamb(groups, config.lr, (config.momentum, 0.999))
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     for parameter in parameters if config.momentum else ():
         # Made by a first step that is skipped (found_inf), the momentum would be memory that nobody wrote.
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
-
-
-class Lamb(Optimizer):
-    """AdamW's step, of each tensor as long as a share ``lr`` of its weights (You et al. 2020, arXiv 1904.00962)."""
-
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """One update of all tensors, or none where ``found_inf`` says so."""
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item():
-            return
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, (first, second) = self.state[parameter], group["betas"]
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
-        state["step"] += 1
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        mean = state["mean"] / (1 - first ** state["step"])
-        square = state["square"] / (1 - second ** state["step"])
-        change = mean / (square.sqrt() + 1e-6) + group["weight_decay"] * parameter
-        length, way = parameter.norm(), change.norm()
-        trust = torch.where((length > 0) & (way > 0), length / way, 1.0) if parameter.ndim > 1 else 1.0
-        parameter.sub_(group["lr"] * trust * change)
 
 
 def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
@@ -115,19 +79,3 @@ class Average:
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._now, 1 - decay)
         torch._foreach_copy_(self._average_counts, self._now_counts)
-
-
-@torch.no_grad()
-def retake_statistics(model: nn.Module, images: Iterable[Tensor]) -> None:
-    """Put batch norm's running statistics at their mean over batches of training; leaves ``model`` evaluating."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's name for a plain mean
-    model.train()
-    for image in images:
-        model(image)
-    model.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

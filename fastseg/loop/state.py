@@ -1,8 +1,7 @@
 """What changes while a run goes on, to a checkpoint and back."""
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from fastseg.labels import class_difference
 from fastseg.loop import checkpoint
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
-from fastseg.loop.optim import Average, retake_statistics
+from fastseg.loop.optim import Average
 from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import DeepLab
 from fastseg.model.weights import fitting, not_finite
@@ -36,26 +35,6 @@ class RunState:
     """Highest mIoU so far."""
     evaluation_owed: bool = False
     """An evaluation of this step was due and did not come to its end."""
-
-    recent: deque[torch.Tensor] = field(default_factory=deque)
-    """The last batches of images, for ``precise_bn``."""
-
-    def shown(self, image: torch.Tensor, label: torch.Tensor, total: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a step of ``total`` sees of a batch: while crops are small, their upper left part."""
-        optim = self.train_step.optim
-        if self.step < optim.small_first * total:
-            height, width = (length // 2 for length in label.shape[1:])
-            image, label = (part[:, :height, :width].contiguous() for part in (image, label))
-        if optim.precise_bn:
-            self.recent.append(image)
-            while len(self.recent) > optim.precise_bn:
-                self.recent.popleft()
-        return image, label
-
-    def retake_statistics(self, model: DeepLab) -> None:
-        """Of the network that is to be evaluated, from the last batches, where that is asked for."""
-        if self.recent:
-            retake_statistics(model, self.recent)
 
     def statistics(self) -> list[torch.Tensor]:
         """Copies of batch norm's running statistics, which every rank has from its own images."""

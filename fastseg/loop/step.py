@@ -23,45 +23,39 @@ from fastseg.model.loss import segmentation_loss
 class LossNetwork(nn.Module):
     """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
 
-    weights: Tensor | None
+    pixel_weights: Tensor | None
 
-    def __init__(self, model: DeepLab, config: OptimConfig, weights: Tensor | None = None) -> None:
+    def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, ohem=config.ohem, dice=config.dice, void=model.void, lovasz=config.lovasz)
+        loss = partial(segmentation_loss, dice=config.dice, void=model.void)
         self.loss: Callable[..., Tensor] = loss
-        self.register_buffer("weights", weights, persistent=False)
-        self.share = torch.distributions.Beta(config.mixup, config.mixup) if config.mixup else None
+        self.register_buffer("pixel_weights", pixel_weights, persistent=False)
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
-        if not self.share:
-            return self.loss(self.model(image), label, weights=self.weights)
-        share = self.share.sample().to(image.device)
-        logits = self.model(image.float().lerp(image.flip(0).float(), 1 - share))
-        losses = [self.loss(logits, labels, weights=self.weights) for labels in (label, label.flip(0))]
-        return losses[0].lerp(losses[1], 1 - share)
+        return self.loss(self.model(image), label, weights=self.pixel_weights)
 
 
 class TrainStep:
     """Holds the optimiser and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
 
-    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, weights: Tensor | None = None) -> None:
-        """``model`` lies on ``ranks.device`` already and is trained in place."""
+    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
+        """``model`` lies on ``ranks.device`` already and is trained in place; ``pixel_weights``: each class's, C."""
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
-        self.optim, self._ranks = config.optim, ranks
-        self._network = _wrap(LossNetwork(model, config.optim, weights), config, ranks)
+        self._optim, self._ranks = config.optim, ranks
+        self._network = _wrap(LossNetwork(model, config.optim, pixel_weights), config, ranks)
 
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
         Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
         all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
-        same, so that N ranks compute what one would with N times the batch (but for OHEM and Dice, which look at a
-        rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
+        same (or what its class does), so that N ranks compute what one would with N times the batch (but for
+        Dice, which looks at a rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
         """
         if not self.model.training:
             self.model.train()
@@ -70,10 +64,10 @@ class TrainStep:
         # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):
             totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
-        pixels = totals[1:4:2].clamp(min=1.0)
+        pixels = totals[1:4:2].clamp(min=1e-6)
         main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
         set_rate(self.optimizer, rate)
-        norm = self._update(main + self.optim.aux * aux, totals[0] + totals[2])
+        norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
         return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
 
     def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
@@ -105,8 +99,8 @@ class TrainStep:
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.optim.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.optim.clip, norm)
+        if self._optim.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
         if not self.scaler.is_enabled():
             # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
             self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]

@@ -97,8 +97,7 @@ class Trainer:
         with span("data"), self.rescuing():
             batch = self.loader.next()
         self.clock.got()
-        image, label = state.shown(batch.image, batch.label, self.total)
-        numbers = state.train_step(image, label, self.rate(state.step), self.stopping.asked)
+        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
         if state.average:
             with span("average"):
                 state.average.update(state.step)
@@ -207,7 +206,6 @@ class Trainer:
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         with autocast(self.state.train_step.precision, self.ranks.device):
-            self.state.retake_statistics(model)
             classes = self.manifest.classes
             result = evaluate(
                 partial(predict, model),

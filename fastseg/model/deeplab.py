@@ -82,21 +82,6 @@ class DeepLab(nn.Module):
         return Logits(out, self.net.aux_classifier(features["aux"]))
 
 
-def set_dropout(model: DeepLab, share: float) -> None:
-    """Behind ASPP, of the features in training."""
-    for module in model.net.classifier[0].modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
-
-
-def use_multigrid(model: DeepLab) -> None:
-    """Dilate the last three dilated convolutions of the backbone 1, 2 and 4 times as much as they are."""
-    dilated = [m for m in model.net.backbone.modules() if isinstance(m, nn.Conv2d) and m.dilation[0] > 1]
-    for convolution, times in zip(dilated[-3:], (1, 2, 4), strict=True):
-        convolution.dilation = (times * convolution.dilation[0],) * 2
-        convolution.padding = (times * int(convolution.padding[0]),) * 2
-
-
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Bytes N×H×W×3 → N×h×w×3: bilinear, antialiased as in training, rounded."""
     planes = image.permute(0, 3, 1, 2).float()

@@ -83,10 +83,16 @@ def test_waiting_is_caught() -> None:
         {"model__compile": False},
         {"model__compile": True},
         {"model__compile": False, "model__precision": "fp16"},
-        {"model__compile": False, "optim__name": "adamw", "optim__clip": 1.0, "optim__ohem": 0.7, "optim__dice": 0.5},
+        {
+            "model__compile": False,
+            "optim__name": "adamw",
+            "optim__clip": 1.0,
+            "optim__class_weights": 0.5,
+            "optim__dice": 0.5,
+        },
         {"model__compile": False, "data__resident": "no"},
     ],
-    ids=["eager", "compiled", "fp16", "adamw, clip, ohem, dice", "streamed"],
+    ids=["eager", "compiled", "fp16", "adamw, clip, class weights, dice", "streamed"],
 )
 def test_the_loop_does_not_wait_for_the_gpu(endless: Config, change: dict[str, Any]) -> None:
     """Five steps to warm up (compile, allocate, decode what stays resident), then five in which torch must not wait:
