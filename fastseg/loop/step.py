@@ -23,18 +23,15 @@ from fastseg.model.loss import segmentation_loss
 class LossNetwork(nn.Module):
     """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
 
-    pixel_weights: Tensor | None
-
     def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, dice=config.dice, void=model.void)
+        loss = partial(segmentation_loss, dice=config.dice, void=model.void, weights=pixel_weights)
         self.loss: Callable[..., Tensor] = loss
-        self.register_buffer("pixel_weights", pixel_weights, persistent=False)
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """See :func:`fastseg.model.loss.segmentation_loss`."""
-        return self.loss(self.model(image), label, weights=self.pixel_weights)
+        return self.loss(self.model(image), label)
 
 
 class TrainStep:
