@@ -54,6 +54,8 @@ class Options:
     """Processes, one per GPU or CPU share. Default: all GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
+    decoder: Literal["auto", "gpu", "cpu"] = "auto"
+    """Which processor decodes JPEGs on a GPU's machine."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
     verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False

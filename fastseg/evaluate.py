@@ -127,7 +127,11 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
     """This rank's frames of the split."""
     from fastseg.data.loader import EvalLoader, cpu_threads, open_files
     from fastseg.loop.build import verify_shards
+    from fastseg.loop.decoder import choose_decoder
 
+    choice = choose_decoder(options.decoder, shards, options.split, manifest, ranks)
+    if choice.warning and ranks.first:
+        print(f"warning: {choice.warning}", file=sys.stderr)
     if options.verify_shards:
         verify_shards(shards, manifest, [options.split], ranks)
     return EvalLoader(
@@ -136,6 +140,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
         batch=options.batch,
         device=ranks.device,
         threads=cpu_threads(ranks.local_world),
+        decoder=choice.decoder,
         most=options.max_images,
     )
 

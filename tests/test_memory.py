@@ -1,6 +1,7 @@
 """What stays in memory is chosen by what is left of it; and the rehearsal that tells leaves no trace."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,34 @@ def choose(config: Config, manifest: Manifest, wanted: str) -> Choice:
 
 
 def test_frames_stay_where_they_fit(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == Choice(False, False)
+    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == Choice(None, False)
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
-    assert choose(tiny, manifest, "whole") == choose(tiny, manifest, "part") == Choice(True, False)
+    for wanted in ("whole", "part"):
+        arena, apart = choose(tiny, manifest, wanted)
+        assert not apart
+        assert arena is not None
+        assert arena.nbytes == NEED
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED - 1)
     with pytest.raises(UserError, match=r"--data.resident is whole, but the decoded frames take 0\.0 GB, and"):
+        choose(tiny, manifest, "whole")
+
+
+def test_frames_that_get_no_memory_after_all_are_streamed(
+    tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another process takes it between the look and the taking."""
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(memory, "allocate_arena", full)
+    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
+    config = with_changes(tiny, data__resident="auto")
+    step = build_state(config, manifest, ALONE).train_step
+    gpu = replace(ALONE, device=torch.device("meta"))  # auto streams on a CPU without a look
+    monkeypatch.setattr(step, "rehearse", lambda *_: None)
+    assert choose_residence(config, manifest, gpu, step) == Choice(None, False)
+    with pytest.raises(UserError, match=r"--data.resident is whole, but"):
         choose(tiny, manifest, "whole")
 
 

@@ -1,9 +1,13 @@
 """The graphs' geometry against an independent one: Pillow's crop, resize, flip and paste."""
 
 import io
+from typing import Any
 
 import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
 import pytest
+from nvidia.dali import pipeline_def
 from PIL import Image
 
 from fastseg.data import pipeline
@@ -15,6 +19,7 @@ from layouts import reference_crop
 SIZE = (96, 160)
 CROP = (64, 80)
 FILL = (124, 116, 104)
+COLORED = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
 PLAIN = Colour(1.0, 1.0, 1.0, 0.0)
 
 WINDOWS = [
@@ -56,13 +61,12 @@ def run_graph(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crops of one frame, by the graph alone or with what finishes its windows on a CPU."""
     encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
-    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, colour) for window in windows])
+    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, colour, 0) for window in windows])
     settings = Augmentation(CROP, fill=FILL, brightness=float(colour != PLAIN))
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
     if finished:
-        images, masks, *numbers = pipeline.windows_graph(lambda: crops, settings, "jpg", **options).run()
-        finish = Finisher(settings, 2)
-        out, labels = finish(list(images), list(masks), *(number.as_array() for number in numbers))
+        images, masks = pipeline.windows_graph(lambda: crops, settings, "jpg", **options).run()
+        out, labels = Finisher(settings, 2)(list(images), list(masks), crops)
         return out.numpy(), labels.numpy()[..., 0]
     images, masks = pipeline.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
     return images.as_array(), masks.as_array()[..., 0]
@@ -143,14 +147,60 @@ def mask_inside(masks: np.ndarray, images: np.ndarray) -> np.ndarray:
     return ~((masks == 255) & (images == FILL).all(-1))
 
 
-def test_gpu_graph_can_be_defined_without_a_gpu() -> None:
+def gpu_graph(augmentation: Augmentation, codec: str) -> Any:
+    graph = pipeline.train_graph(lambda: None, augmentation, "gpu", codec, batch_size=2, num_threads=1, device_id=0)
+    graph._build_graph()
+    return graph
+
+
+@pytest.mark.parametrize("codec", ["jpg", "png", pipeline.DECODED])
+@pytest.mark.parametrize("augmentation", [Augmentation(CROP), COLORED], ids=["plain", "colored"])
+def test_gpu_graph_can_be_defined_without_a_gpu(augmentation: Augmentation, codec: str) -> None:
     """Operator names and arguments are checked when the graph is defined; no driver is needed for that."""
-    settings = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
-    for augmentation in (settings, Augmentation(CROP)):
-        for codec in ("jpg", "png", pipeline.DECODED):
-            graph = pipeline.train_graph(
-                lambda: None, augmentation, "gpu", codec, batch_size=2, num_threads=1, device_id=0
-            )
-            graph._build_graph()
-            assert [output.device for output in graph._graph_outputs] == ["gpu", "gpu"], codec
+    graph = gpu_graph(augmentation, codec)
+    assert [output.device for output in graph._graph_outputs] == ["gpu", "gpu"]
+
+
+def operators_of(graph: Any) -> list[tuple[str, str]]:
+    """Name and device of each operator, what feeds the graph left out."""
+    return [(op._op.schema_name, op._op.device) for op in graph._ops if hasattr(op._op, "schema_name")]
+
+
+@pytest.mark.parametrize("codec", ["jpg", "png"])
+def test_the_gpus_decoder_is_not_asked_for_a_region(codec: str) -> None:
+    """nvImageCodec 0.9 crashes there (https://github.com/NVIDIA/nvImageCodec/issues/55); the CPU's decoder may be."""
+    decoders = [operator for operator in operators_of(gpu_graph(COLORED, codec)) if "decoders" in operator[0]]
+    mask = ("decoders__ImageSlice", "cpu")
+    assert sorted(decoders) == sorted([("decoders__Image", "mixed"), mask] if codec == "jpg" else [mask, mask])
+
+
+def test_the_gpu_graph_has_no_operator_for_numbers() -> None:
+    """They are computed once a batch, before: each operator costs the host some 30 µs an iteration."""
+    for codec in ("jpg", "png", pipeline.DECODED):
+        names = {name for name, _ in operators_of(gpu_graph(COLORED, codec)) if "decoders" not in name}
+        assert names <= {"ColorTwist", "Copy", "Resize", "Slice"}
+
+
+@pytest.mark.parametrize("restart", [0, 4], ids=["no markers", "markers"])
+@pytest.mark.parametrize("chroma", [0, 2], ids=["444", "420"])
+def test_a_window_of_a_whole_image_is_the_window_alone(chroma: int, restart: int) -> None:
+    """What the GPU's graph decodes, by the CPU's decoder: bit for bit what the CPU's graph decodes."""
+    buffer = io.BytesIO()
+    Image.fromarray(smooth_frame()).save(buffer, "JPEG", quality=95, subsampling=chroma, restart_marker_blocks=restart)
+    encoded = np.frombuffer(buffer.getvalue(), np.uint8)
+    start, shape = np.array([[3, 17]] * 2, np.int32), np.array([[50, 101]] * 2, np.int32)
+
+    @pipeline_def
+    def both() -> Any:
+        source, begin, size = fn.external_source(lambda: ([encoded] * 2, start, shape), 3)
+        alone = pipeline._window(source, begin, size, "jpg", types.RGB, device="cpu")
+        whole = fn.decoders.image(source, output_type=types.RGB)
+        return alone, pipeline._window(whole, begin, size, pipeline.DECODED, types.RGB, device="cpu")
+
+    alone, cut = both(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=1).run()
+    assert np.array_equal(alone.as_array(), cut.as_array())
+    assert alone.as_array().shape == (2, 50, 101, 3)
+
+
+def test_evaluation_graph_can_be_defined_without_a_gpu() -> None:
     assert pipeline.eval_graph(lambda: None, "gpu", "jpg", batch_size=2, num_threads=1, device_id=0) is not None

@@ -14,7 +14,7 @@ from fastseg.data.draws import Augmentation
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.data.packing import pack
-from fastseg.data.residence import first_times, resident_bytes
+from fastseg.data.residence import allocate_arena, first_times, resident_bytes
 from fastseg.data.sources import open_source
 from layouts import write_folder_dataset, write_pair
 
@@ -22,11 +22,19 @@ AUGMENTATION = Augmentation((48, 64), scale=(0.5, 2.0))
 COLOURED = dataclasses.replace(AUGMENTATION, brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
 
 
-def loader(shards: Path, augmentation: Augmentation = AUGMENTATION, rank: int = 0, world: int = 1, **options: Any):
+def loader(
+    shards: Path,
+    augmentation: Augmentation = AUGMENTATION,
+    rank: int = 0,
+    world: int = 1,
+    resident: bool = False,
+    **options: Any,
+) -> TrainLoader:
     manifest = read_manifest(shards)
     files, split = open_files(shards, manifest, "train", rank, world), manifest.split("train")
     common = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 2, "seed": 3}
-    return TrainLoader(files, split, augmentation, **common | options)
+    arena = allocate_arena(split, common["device"], world if options.get("apart") else 1) if resident else None
+    return TrainLoader(files, split, augmentation, arena=arena, **common | options)
 
 
 def same(a: Batch, b: Batch) -> bool:

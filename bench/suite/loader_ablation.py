@@ -47,7 +47,8 @@ def _whole_frames() -> None:
 
     from fastseg.data import pipeline
 
-    def window(source: Any, start: Any, shape: Any, _codec: str, output_type: Any, /, **decoder: Any) -> Any:
+    def window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
+        del codec  # a loader of files
         whole = fn.decoders.image(source, output_type=output_type, **decoder)
         return fn.slice(whole, start=start, shape=shape, axes=[0, 1])
 

@@ -1,5 +1,6 @@
 """Packed shards for anybody's own loop, with the manners of torch's DataLoader."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from inspect import formatannotation
@@ -11,9 +12,11 @@ from typing import Any, get_args, get_origin
 import torch
 
 from fastseg.config import DataConfig
+from fastseg.data.decoder_probe import choose_decoder
 from fastseg.data.draws import Augmentation
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, cpu_threads, open_files
-from fastseg.data.manifest import Manifest, read_manifest
+from fastseg.data.manifest import Manifest, Split, read_manifest
+from fastseg.data.residence import allocate_arena, resident_bytes
 from fastseg.device import device_of
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass
@@ -75,6 +78,7 @@ def open_shards(
     threads: int | None = None,
     prefetch: int = 2,
     seed: int = 0,
+    decoder: str = "auto",
     resident: bool = False,
     rank: int = 0,
     world: int = 1,
@@ -85,7 +89,8 @@ def open_shards(
     mirrored with probability ``flip``, coloured as in :class:`fastseg.config.DataConfig`, shuffled anew in every epoch;
     what does not fill a batch is left for other epochs. Without: whole frames in order, each once (``batch`` is 1 where
     their sizes differ; ``valid`` is False for what only fills the last batch up). ``image`` is uint8 N×H×W×3, ``label``
-    uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory. Under DDP give
+    uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory; ``decoder``: see
+    :class:`fastseg.config.DataConfig`. Under DDP give
     ``rank`` and ``world``. Raises :class:`fastseg.UserError` for what is not there, and values that make no sense.
 
     >>> import fastseg
@@ -103,15 +108,21 @@ def open_shards(
     _check_number("rank", rank, 0, world - 1)
     _check_number("seed", seed, 0)
     _check_settings(scale=scale, flip=flip, threads=threads, prefetch=prefetch)
+    if decoder not in ("auto", "gpu", "cpu"):
+        raise UserError(f"decoder is {shown(decoder)}; it must be auto, gpu or cpu")
     _check_settings(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     manifest, where = read_manifest(shards), device_of(device)
     files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
     threads = threads or cpu_threads(1)
+    choice = choose_decoder(decoder, where, manifest.image_codec, str(shards), split)
+    if choice.warning:
+        warnings.warn(choice.warning, stacklevel=2)
     if crop is None:
-        whole = EvalLoader(files, part, batch=batch, device=where, threads=threads)
+        whole = EvalLoader(files, part, batch=batch, device=where, threads=threads, decoder=choice.decoder)
         return ShardBatches(manifest, whole, None)
     red, green, blue = (round(value) for value in manifest.mean)
     drawn = Augmentation(_sides(crop), scale, flip, brightness, contrast, saturation, hue, fill=(red, green, blue))
+    arena = _arena(part, where) if resident else None
 
     def start(epoch: int) -> TrainLoader:
         return TrainLoader(
@@ -123,11 +134,23 @@ def open_shards(
             threads=threads,
             prefetch=prefetch,
             seed=seed,
-            resident=resident,
+            decoder=choice.decoder,
+            arena=arena,
             state={"epoch": epoch, "step": 0},
         )
 
     return ShardBatches(manifest, None, start)
+
+
+def _arena(split: Split, device: torch.device) -> torch.Tensor:
+    """Memory for all frames of a split. Raises :class:`UserError` where the device has too little."""
+    try:
+        return allocate_arena(split, device)
+    except torch.OutOfMemoryError:
+        need = resident_bytes(split) / 1e9
+        raise UserError(
+            f"the decoded frames take {need:.1f} GB, more than {device} has free; leave resident out"
+        ) from None
 
 
 def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:

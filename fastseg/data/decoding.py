@@ -1,30 +1,75 @@
-"""When DALI cannot decode a batch: which record it was, in a sentence instead of a trace of C++ calls."""
+"""Run a DALI graph batch by batch; where a record cannot be decoded, name it in a sentence instead of a C++ trace."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 from fastseg.data.images import read_labels, read_rgb
+from fastseg.data.pipeline import Crops, Frames, run
 from fastseg.data.reader import Damaged, Reader
 from fastseg.errors import UserError
 
+Fed = TypeVar("Fed", Crops, Frames)
 
-@contextmanager
-def explained(reader: Reader) -> Iterator[None]:
-    """Turn DALI's error about a record into a :class:`UserError` that names tar, record and byte.
 
-    DALI does not say which of a batch's records it was: those read last are decoded one by one with Pillow. An error
-    that none of them explains is raised as it is.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # Other libraries' errors have the same type; DALI's name the operator.
-        # Nor is a record to blame for what CUDA complains of.
-        decoding = "nvidia.dali" in str(error) and "CUDA" not in str(error)
-        for place in dict.fromkeys(reader.recent) if decoding else ():
-            if fault := undecodable(reader, place):
-                raise UserError(f"{fault}; pack the set again") from None
-        raise
+class Decoder(Generic[Fed]):
+    """A DALI pipeline, and the batches that it was fed with and has not returned yet."""
+
+    def __init__(self, reader: Reader, feed: Callable[[], Fed], graph: Callable[..., Any], **options: Any) -> None:
+        """``graph``: one of :mod:`fastseg.data.pipeline`, called with a source of batches and ``options``."""
+        self._reader = reader
+        self._feed: Callable[[], Fed] = feed
+        # DALI reads the CPU's arrays where they lie: they are kept until the batch after theirs is returned.
+        self._waiting: deque[Fed] = deque()
+        self._returned: Fed | None = None
+        self._pipeline = graph(self._take, **options)
+
+    def next(self) -> tuple[Fed, Any]:
+        """The batch that comes next, as it was fed, and what the graph made of it. Raises :class:`UserError`."""
+        with self._explained():
+            outputs = run(self._pipeline)
+        self._returned = self._waiting.popleft()
+        return self._returned, outputs
+
+    def _take(self) -> Fed:
+        batch = self._feed()
+        self._waiting.append(batch)
+        return batch
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn DALI's error about a record into a :class:`UserError` that names tar, record and byte.
+
+        DALI does not say which record it was: those on their way, a few batches, are decoded one by one with Pillow.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # Other libraries' errors have the same type; DALI's name the operator.
+            if "nvidia.dali" not in str(error):
+                raise
+            records = dict.fromkeys(record for batch in self._waiting for record in batch.records)
+            for record in records:
+                if fault := undecodable(self._reader, record):
+                    raise UserError(f"{fault}; pack the set again") from None
+            if not records or "CUDA" in str(error):  # no record is to blame for that
+                raise
+            raise UserError(
+                f"DALI does not decode one of the records {self._names(list(records))}, which Pillow does "
+                f"({dali_reason(error)}); leave the GPU's decoder alone with --data.decoder cpu, or pack the set again"
+            ) from error
+
+    def _names(self, records: list[int]) -> str:
+        shown = ", ".join(self._reader.key(record) for record in records[:8])
+        return shown if len(records) <= 8 else f"{shown} and {len(records) - 8} more"
+
+
+def dali_reason(error: RuntimeError) -> str:
+    """What an error's message says beside the graph's trace and the end of the pipeline."""
+    _, _, said = str(error).rpartition("encountered:\n")
+    lines = [line.strip() for line in said.split("Current pipeline object")[0].splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__
 
 
 def undecodable(reader: Reader, place: int) -> str | None:

@@ -46,6 +46,8 @@ class Crop(NamedTuple):
     """Encoded or decoded, whole."""
     window: Window
     colour: Colour
+    record: int
+    """Place of the record in the split."""
 
 
 def train_feed(
@@ -68,8 +70,8 @@ def train_feed(
 def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
     """A function that returns the next batch of whole frames, of ``places`` without an end."""
 
-    def read(place: int) -> Encoded:
-        return reader.first_whole(place, lambda _, record: record)
+    def read(place: int) -> tuple[Bytes, Bytes, int]:
+        return reader.first_whole(place, lambda other, record: (*record, other))
 
     frames = read_ahead(places, read, reader, ahead * batch)
     return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
@@ -139,9 +141,9 @@ class Cropper:
         size, tiles = self._look_up(place, image)
         window, colour = draw(self._seed, *sample, size, self._augmentation)
         if tiles is None:
-            return Crop(image, (0, 0), mask, window, colour)
+            return Crop(image, (0, 0), mask, window, colour, place)
         part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))
-        return Crop(part, (top, left), mask, window, colour)
+        return Crop(part, (top, left), mask, window, colour, place)
 
     def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
         """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
@@ -170,18 +172,23 @@ def _with_neighbours(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
 
 
 def collate(crops: list[Crop]) -> Crops:
-    """A batch of crops as the graph takes it."""
+    """A batch of crops as the graph takes it: every number is computed here, once, and none by the graph."""
     windows = [crop.window for crop in crops]
     start = np.array([(w.top, w.left) for w in windows], np.int32)
-    stop = np.array([(w.bottom, w.right) for w in windows], np.int32)
+    shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
+    sides = shape.astype(np.float32)
+    mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
+    colors = np.array([crop.colour for crop in crops], np.float32).T.copy()
     return Crops(
         image=[crop.image for crop in crops],
         mask=[crop.mask for crop in crops],
         image_start=start - np.array([crop.origin for crop in crops], np.int32),
         mask_start=start,
-        shape=stop - start,
-        size=np.array([(w.height, w.width) for w in windows], np.int32),
-        before=np.array([(w.above, w.before) for w in windows], np.int32),
-        flip=np.array([w.flip for w in windows], np.int32),
-        colour=np.array([crop.colour for crop in crops], np.float32),
+        shape=shape,
+        region_start=mirrored,
+        region_end=sides - mirrored,
+        size=np.array([(w.height, w.width) for w in windows], np.float32),
+        pad_start=-np.array([(w.above, w.before) for w in windows], np.int32),
+        **dict(zip(Colour._fields, colors, strict=True)),
+        records=[crop.record for crop in crops],
     )

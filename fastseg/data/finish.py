@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fastseg.data.draws import Augmentation
+from fastseg.data.pipeline import Crops
 from fastseg.labels import IGNORE
 
 
 class Finisher:
     """Finishes batches by ``threads`` threads, each of which takes one sample at a time."""
 
-    def __init__(self, augmentation: Augmentation, threads: int) -> None:
+    def __init__(self, augmentation: Augmentation, threads: int, pinned: bool = False) -> None:
+        """``pinned``: batches lie in memory from which a GPU copies while it computes."""
+        self._pinned = pinned
         self._crop, self._fill = augmentation.crop, torch.tensor(augmentation.fill, dtype=torch.uint8)
         # A thread per sample: were torch to split each image too, threads would wait for each other.
         mine = torch.get_num_threads()
@@ -34,33 +36,29 @@ class Finisher:
         list(self._pool.map(lambda _: together.wait(), range(threads)))
         torch.set_num_threads(mine)
 
-    def __call__(
-        self,
-        images: Sequence[Any],
-        masks: Sequence[Any],
-        size: NDArray[np.int32],
-        before: NDArray[np.int32],
-        flip: NDArray[np.int32],
-    ) -> tuple[Tensor, Tensor]:
-        """Windows, uint8 H×W×3 and H×W×1 of DALI, and the other numbers of its ``Crops``: N each.
+    def __call__(self, images: Sequence[Any], masks: Sequence[Any], crops: Crops) -> tuple[Tensor, Tensor]:
+        """Windows, uint8 H×W×3 and H×W×1 of DALI, and the batch that they were decoded from: N each.
 
         Returns uint8 N×h×w×3 and N×h×w×1.
         """
-        out = torch.empty(len(images), *self._crop, 3, dtype=torch.uint8)
-        labels = torch.empty(len(images), *self._crop, 1, dtype=torch.uint8)
-        numbers = size.tolist(), before.tolist(), flip.tolist()
-        list(self._pool.map(self._finish, images, masks, *numbers, out, labels))
+        out, labels = (
+            torch.empty(len(images), *self._crop, channels, dtype=torch.uint8, pin_memory=self._pinned)
+            for channels in (3, 1)
+        )
+        size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
+        flip = (crops.region_start[:, 1] > 0).tolist()
+        list(self._pool.map(self._finish, images, masks, size, pad, flip, out, labels))
         return out, labels
 
     def _finish(
-        self, image: Any, mask: Any, size: list[int], before: list[int], flip: int, out: Tensor, labels: Tensor
+        self, image: Any, mask: Any, size: list[int], pad: list[int], flip: bool, out: Tensor, labels: Tensor
     ) -> None:
         shown, nearest = _bilinear(image, size), _nearest(mask, size)
         if flip:
             shown, nearest = shown.flip(1), nearest.flip(1)
         if tuple(size) != self._crop:
             out[:], labels[:] = self._fill, IGNORE
-        place = slice(before[0], before[0] + size[0]), slice(before[1], before[1] + size[1])
+        place = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
         out[place], labels[place] = shown, nearest
 
 

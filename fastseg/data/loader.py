@@ -1,19 +1,21 @@
 """Batches for one rank: a split's records through a DALI graph into torch tensors."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from fastseg.data.decoding import explained
+from fastseg.data.decoding import Decoder
 from fastseg.data.draws import Augmentation
 from fastseg.data.feed import epoch_steps, frame_feed, own_places, train_feed, train_samples
 from fastseg.data.finish import Finisher
 from fastseg.data.manifest import Manifest, Split
-from fastseg.data.pipeline import DECODED, Crops, eval_graph, run, train_graph, windows_graph
+from fastseg.data.pipeline import DECODED, Crops, Frames, eval_graph, to_torch, train_graph, windows_graph
 from fastseg.data.reader import Files, Reader
 from fastseg.data.residence import Residence, resident_feed
 from fastseg.data.sizes import check_sizes
@@ -22,19 +24,25 @@ from fastseg.labels import IGNORE
 from fastseg.parallel import usable_cores
 from fastseg.reading import join
 
+CPU = torch.device("cpu")
 EVAL_PREFETCH = 2
 """Batches of whole frames that are ready before they are asked for."""
 
 
 class Batch(NamedTuple):
-    """What the trainer and the evaluator get, on the device."""
+    """What the trainer and the evaluator get; images and labels lie on the device."""
 
     image: torch.Tensor
     """uint8 N×H×W×3, RGB; its permuted view is channels-last."""
     label: torch.Tensor
     """uint8 N×H×W train ids, 255 = ignore; nothing but that in a split without masks."""
     valid: torch.Tensor
-    """bool N; False for a sample that only fills the batch up: a repeated one, or one in place of a damaged one."""
+    """bool N, on the CPU; False for a sample that only fills the batch up: a repeated one, or one in place of a damaged
+    one."""
+
+
+Where = Literal["gpu", "cpu"]
+"""Which processor decodes JPEGs, on a machine with a GPU."""
 
 
 class TrainLoader:
@@ -55,11 +63,13 @@ class TrainLoader:
         threads: int,
         prefetch: int,
         seed: int,
-        resident: bool = False,
+        decoder: Where = "gpu",
+        arena: torch.Tensor | None = None,
         apart: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """``resident``: frames stay decoded on the device. ``apart``: this rank draws from its own share of the split
+        """``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in which frames stay decoded
+        (:func:`fastseg.data.residence.allocate_arena`). ``apart``: this rank draws from its own share of the split
         alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
         """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
@@ -73,20 +83,23 @@ class TrainLoader:
         self.apart: bool = state.get("apart", False) if state else apart
         """Whether this rank draws from its own share of the split alone."""
         # Where only a share fits, an order that goes through the whole split cannot be served from memory.
-        self.resident = resident and (self.apart or not apart)
+        self.resident = arena is not None and (self.apart or not apart)
         """Whether frames stay decoded in the device's memory."""
-        self._valid = torch.ones(batch, dtype=torch.bool, device=device)
-        options = _pipeline_options(device, batch, threads, prefetch)
+        self._valid = torch.ones(batch, dtype=torch.bool)
         order = {"batch": batch, "seed": seed, "start": (self._epoch, self._step), "apart": self.apart}
         self._reader = _reader(files, split)
-        feed = (_resident if self.resident else _streamed)(self._reader, augmentation, order, options)
-        codec = DECODED if self.resident else files.image_codec
-        self._next = (_finished_here if device.type == "cpu" else _by_graph)(feed, codec, augmentation, options)
+        decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
+        if self.resident:
+            feed, codec = _resident(self._reader, augmentation, order, arena, decoding), DECODED
+            options = _pipeline_options(device, batch, threads, prefetch)
+        else:
+            feed, codec, options = _streamed(self._reader, augmentation, order, prefetch), files.image_codec, decoding
+        make = _by_graph if options["device_id"] is not None else _finished_here
+        self._next = make(self._reader, feed, codec, augmentation, device, options)
 
     def next(self) -> Batch:
         """The next batch; waits until it is ready."""
-        with explained(self._reader):
-            image, mask = self._next()
+        image, mask = self._next()
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
         self._step += 1
@@ -105,41 +118,75 @@ Feed = Callable[[], Crops]
 Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _streamed(reader: Reader, augmentation: Augmentation, order: dict[str, Any], options: dict[str, Any]) -> Feed:
+def _streamed(reader: Reader, augmentation: Augmentation, order: dict[str, Any], ahead: int) -> Feed:
     """Crops of files, read ahead."""
-    return train_feed(reader, augmentation, **order, ahead=options["prefetch_queue_depth"])
+    return train_feed(reader, augmentation, **order, ahead=ahead)
 
 
-def _resident(reader: Reader, augmentation: Augmentation, order: dict[str, Any], options: dict[str, Any]) -> Feed:
+def _resident(
+    reader: Reader, augmentation: Augmentation, order: dict[str, Any], arena: Any, options: dict[str, Any]
+) -> Feed:
     """Crops of frames in memory."""
     batch, seed = order["batch"], order["seed"]
     places = (place for _, place in train_samples(reader, **order))
-    residence = Residence(reader, places, len(own_places(reader, order["apart"])), **options)
+    residence = Residence(reader, places, len(own_places(reader, order["apart"])), arena, **options)
     return resident_feed(residence, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
 
 
-def _by_graph(feed: Feed, codec: str, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
+def _by_graph(
+    reader: Reader, feed: Feed, codec: str, augmentation: Augmentation, device: torch.device, options: dict[str, Any]
+) -> Tensors:
     """Batches that are whole when they leave DALI."""
-    device = "cpu" if options["device_id"] is None else "gpu"
-    pipeline = train_graph(feed, augmentation, device, codec, **options)
+    where = "cpu" if options["device_id"] is None else "gpu"
+    decoder = Decoder(reader, feed, train_graph, augmentation=augmentation, device=where, codec=codec, **options)
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = run(pipeline)
-        return _tensor(image), _tensor(mask)
+        _, (image, mask) = decoder.next()
+        return to_torch(image.as_tensor(), device), to_torch(mask.as_tensor(), device)
 
     return following
 
 
-def _finished_here(feed: Feed, codec: str, augmentation: Augmentation, options: dict[str, Any]) -> Tensors:
-    """Batches whose windows DALI has decoded."""
-    pipeline = windows_graph(feed, augmentation, codec, **options)
-    finish = Finisher(augmentation, options["num_threads"])
+def _finished_here(
+    reader: Reader, feed: Feed, codec: str, augmentation: Augmentation, device: torch.device, options: dict[str, Any]
+) -> Tensors:
+    """Batches whose windows DALI has decoded on the CPU; for a GPU they are made ahead and copied there."""
+    decoder = Decoder(reader, feed, windows_graph, augmentation=augmentation, codec=codec, **options)
+    finish = Finisher(augmentation, options["num_threads"], pinned=device.type == "cuda")
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks, *numbers = run(pipeline)
-        return finish(list(images), list(masks), *(number.as_array() for number in numbers))
+        crops, (images, masks) = decoder.next()
+        return finish(list(images), list(masks), crops)
 
-    return following
+    return CopyAhead(following, device, options["prefetch_queue_depth"]) if device.type == "cuda" else following
+
+
+class CopyAhead:
+    """Makes batches in a thread, ``depth`` of them ahead, and copies them to a GPU while it computes."""
+
+    def __init__(self, make: Tensors, device: torch.device, depth: int) -> None:
+        """``make`` returns the next batch, in pinned memory."""
+        self._make, self._device = make, device
+        self._stream = torch.cuda.Stream(device)
+        self._thread = ThreadPoolExecutor(1, "fastseg-copy")
+        self._coming = deque(self._thread.submit(self._copy) for _ in range(depth))
+
+    def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next batch; what torch's current stream is asked for from now on comes after its copy."""
+        tensors, copied = self._coming.popleft().result()
+        self._coming.append(self._thread.submit(self._copy))
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(copied)
+        for tensor in tensors:
+            # Their memory is the other stream's: it must not be used again before this one has read it.
+            tensor.record_stream(stream)
+        return tensors
+
+    def _copy(self) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.cuda.Event]:
+        image, mask = self._make()
+        with torch.cuda.stream(self._stream):
+            tensors = (image.to(self._device, non_blocking=True), mask.to(self._device, non_blocking=True))
+            return tensors, self._stream.record_event()
 
 
 class EvalLoader:
@@ -149,11 +196,19 @@ class EvalLoader:
     """
 
     def __init__(
-        self, files: Files, split: Split, *, batch: int, device: torch.device, threads: int, most: int | None = None
+        self,
+        files: Files,
+        split: Split,
+        *,
+        batch: int,
+        device: torch.device,
+        threads: int,
+        decoder: Where = "gpu",
+        most: int | None = None,
     ) -> None:
         """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says.
 
-        ``most``: only so many samples, the first ones of the split.
+        ``decoder``: of a ``device`` that is a GPU. ``most``: only so many samples, the first ones of the split.
         """
         samples = min(split.samples, most or split.samples)
         self._batch = batch if len(split.sizes) == 1 else 1
@@ -165,8 +220,9 @@ class EvalLoader:
         """Damaged frames that may be left out."""
         self._steps = ceil(ceil(samples / files.world) / self._batch)
         self._reader, self.device = _reader(files, split), device
-        self._options = _pipeline_options(device, self._batch, threads, EVAL_PREFETCH)
-        self._pipeline: Any = None
+        decoding = device if decoder == "gpu" else CPU
+        self._options = _pipeline_options(decoding, self._batch, threads, EVAL_PREFETCH)
+        self._decoder: Decoder[Frames] | None = None
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -183,23 +239,24 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """One pass over this rank's frames."""
         # A pipeline that was left in the middle would go on from there: only a finished one is kept.
-        pipeline, self._pipeline = self._pipeline or self._build(), None
+        decoder, self._decoder = self._decoder or self._build(), None
         for step in range(self._steps):
-            with explained(self._reader):
-                image, *masks = (_tensor(output) for output in run(pipeline))
+            _, outputs = decoder.next()
+            image, *masks = (to_torch(output.as_tensor(), self.device) for output in outputs)
             label = masks[0].squeeze(-1) if masks else image.new_full(image.shape[:3], IGNORE)
             frames = range(step * self._batch, (step + 1) * self._batch)
             valid = [i < self.count and self.first + i not in self._reader.bad for i in frames]
-            yield Batch(image, label, torch.tensor(valid, device=self.device))
-        self._pipeline = pipeline
+            yield Batch(image, label, torch.tensor(valid))
+        self._decoder = decoder
 
-    def _build(self) -> Any:
+    def _build(self) -> Decoder[Frames]:
         # The last frame again where a step has none of its own.
         last = self.first + max(self.count - 1, 0)
         places = [min(self.first + i, last) for i in range(self._steps * self._batch)]
         feed = frame_feed(self._reader, cycle(places), batch=self._batch, ahead=EVAL_PREFETCH)
         codec, labelled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
-        return eval_graph(feed, _dali_device(self.device), codec, labelled, **self._options)
+        where = "cpu" if self._options["device_id"] is None else "gpu"
+        return Decoder(self._reader, feed, eval_graph, device=where, codec=codec, labelled=labelled, **self._options)
 
 
 def cpu_threads(processes: int) -> int:
@@ -242,10 +299,6 @@ def open_files(
     )
 
 
-def _dali_device(device: torch.device) -> str:
-    return "gpu" if device.type == "cuda" else "cpu"
-
-
 def _reader(files: Files, split: Split) -> Reader:
     reader = Reader(files)
     if len(reader) != split.samples:
@@ -257,14 +310,10 @@ def _reader(files: Files, split: Split) -> Reader:
 
 
 def _pipeline_options(device: torch.device, batch: int, threads: int, prefetch: int) -> dict[str, Any]:
+    """``device``: where the graph runs."""
     return {
         "batch_size": batch,
         "num_threads": threads,
         "prefetch_queue_depth": prefetch,
         "device_id": device.index,
     }
-
-
-def _tensor(output: Any) -> torch.Tensor:
-    """A dense output as a torch tensor that shares DALI's memory (kept alive by DLPack)."""
-    return torch.from_dlpack(output.as_tensor())

@@ -1,12 +1,13 @@
 """The DALI graphs: encoded images and masks in, uint8 batches out; and how one is run.
 
-The training graph is a list of steps: decode what the crop needs → colour → resize → pad. What a crop needs has been
+The training graph is a list of steps: decode what the crop needs → color → resize → pad. What a crop needs has been
 drawn before (:mod:`fastseg.data.draws`), once for image and mask: drawing twice with one seed has drifted apart for
 others (https://github.com/NVIDIA/DALI/issues/2546).
 """
 
 from collections.abc import Callable, Sequence
 from itertools import tee
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ import nvidia.dali.types as types
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import pipeline_def
+from nvidia.dali.plugin.pytorch import feed_ndarray
+from nvidia.dali.tensors import TensorGPU, TensorListGPU
 
 from fastseg.data.draws import Augmentation
 from fastseg.labels import IGNORE
@@ -40,14 +43,22 @@ class Crops(NamedTuple):
     """The same in ``mask``."""
     shape: NDArray[np.int32]
     """Rows and columns of the window, N×2."""
-    size: NDArray[np.int32]
-    """What they are resized to, N×2."""
-    before: NDArray[np.int32]
-    """Rows above and columns left of that in the finished crop, N×2."""
-    flip: NDArray[np.int32]
-    """1 to mirror left-right, 0 not to: N."""
-    colour: NDArray[np.float32] | None = None
-    """Factors of brightness, contrast, saturation, and degrees of hue, N×4."""
+    region_start: NDArray[np.float32]
+    """Row and column of the window where resizing starts, N×2; a region that ends before it starts is mirrored."""
+    region_end: NDArray[np.float32]
+    """The same where it ends."""
+    size: NDArray[np.float32]
+    """Rows and columns that the window is resized to, N×2."""
+    pad_start: NDArray[np.int32]
+    """Row and column of the resized window where the finished crop begins, N×2: negative where it is padded."""
+    brightness: NDArray[np.float32]
+    """A factor, N; so are ``contrast`` and ``saturation``."""
+    contrast: NDArray[np.float32]
+    saturation: NDArray[np.float32]
+    hue: NDArray[np.float32]
+    """Degrees, N."""
+    records: Sequence[int]
+    """Places of the records in the split; not for the graph."""
 
 
 class Frames(NamedTuple):
@@ -56,13 +67,21 @@ class Frames(NamedTuple):
     image: Arrays
     mask: Arrays
     """Empty arrays in a split without masks."""
+    records: Sequence[int]
+    """Places of the records in the split; not for the graph."""
+
+
+DECODING = ("image", "mask", "image_start", "mask_start", "shape")
+RESIZING = ("region_start", "region_end", "size", "pad_start")
+COLORS = ("brightness", "contrast", "saturation", "hue")
+"""Fields of :class:`Crops`, by the operators that take them."""
 
 
 @pipeline_def
 def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device: str, codec: str) -> Any:
     """Crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    crops = take(source, augmentation, device, codec)
-    image, mask = decode_image(crops, device, codec), decode_mask(crops, codec)
+    crops = take(source, (*DECODING, *RESIZING, *_colors(augmentation)), device, codec)
+    image, mask = decode_image(crops, augmentation, device, codec), decode_mask(crops, codec)
     if device == "gpu":  # where masks and PNGs are not decoded
         image, mask = image.gpu(), mask.gpu()
     image = pad(resize(image, crops, types.INTERP_LINEAR), crops, augmentation.crop, augmentation.fill)
@@ -74,64 +93,76 @@ def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device:
 def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec: str) -> Any:
     """The same on the CPU as far as decoding; :class:`fastseg.data.finish.Finisher` does the rest.
 
-    Returns windows of images and masks (uint8, of various sizes), and ``size``, ``before`` and ``flip`` of
-    :class:`Crops`.
+    Returns windows of images and masks: uint8, of various sizes.
     """
-    crops = take(source, augmentation, "cpu", codec)
-    return decode_image(crops, "cpu", codec), decode_mask(crops, codec), crops.size, crops.before, crops.flip
+    crops = take(source, (*DECODING, *_colors(augmentation)), "cpu", codec)
+    return decode_image(crops, augmentation, "cpu", codec), decode_mask(crops, codec)
 
 
 @pipeline_def
 def eval_graph(source: Callable[[], Frames], device: str, codec: str, labelled: bool = True) -> Any:
     """Whole frames on ``device``: image uint8 H×W×3 and, of a ``labelled`` split, mask uint8 H×W×1."""
     needed = 2 if labelled else 1
-    image, *masks = fn.external_source(lambda: source()[:needed], num_outputs=needed)
+    image, *masks = fn.external_source(lambda: source()[:needed], num_outputs=needed, no_copy=True)
     image = fn.decoders.image(image, output_type=types.RGB, **_decoder(device, codec))
     outputs = (image, *(fn.decoders.image(mask, output_type=types.GRAY) for mask in masks))
     return tuple(output.gpu() for output in outputs) if device == "gpu" else outputs
 
 
-def take(source: Callable[[], Crops], augmentation: Augmentation, device: str, codec: str) -> Crops:
-    """The batch that ``source`` returns, as the nodes of a graph; colours only where there are any."""
-    needed = len(Crops._fields) if augmentation.coloured else Crops._fields.index("colour")
+def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
+    """The ``fields`` of the :class:`Crops` that ``source`` returns, as nodes of a graph with the same names.
+
+    Whoever calls the graph keeps the batch until its output is there: DALI reads the CPU's arrays where they lie.
+    """
     if codec != DECODED:
-        return Crops(*fn.external_source(lambda: source()[:needed], num_outputs=needed))
+        nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
+        return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
     # One batch for two nodes, which may ask in any order: frames lie on the device, numbers on the CPU. On a GPU DALI
-    # gathers separate frames in one buffer all the same: 67 MB for 8 of 2048×1024, 0.04 ms at 3.35 TB/s.
-    frames, numbers = tee(iter(source, None))
-    files = fn.external_source((crops[:2] for crops in frames), 2, device=device, layout="HWC", no_copy=True)
-    return Crops(*files, *fn.external_source((crops[2:needed] for crops in numbers), needed - 2))
+    # copies the frames, 67 MB for 8 of 2048×1024, 0.04 ms at 3.35 TB/s: only a copy is ordered behind torch's stream,
+    # on which a frame may still be on its way into memory.
+    first, second = tee(iter(source, None))
+    frames, numbers = fields[:2], fields[2:]
+    nodes = [
+        *fn.external_source(
+            (_select(crops, frames) for crops in first), 2, device=device, layout="HWC", no_copy=device == "cpu"
+        ),
+        *fn.external_source((_select(crops, numbers) for crops in second), len(numbers), no_copy=True),
+    ]
+    return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
 
 
-def decode_image(crops: Crops, device: str, codec: str) -> Any:
-    """The windows of the images, coloured: uint8 of ``shape``."""
+def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(crops, name) for name in fields)
+
+
+def decode_image(crops: Any, augmentation: Augmentation, device: str, codec: str) -> Any:
+    """The windows of the images, colored: uint8 of ``shape``."""
     image = _window(crops.image, crops.image_start, crops.shape, codec, types.RGB, **_decoder(device, codec))
-    if crops.colour is None:
+    if not augmentation.coloured:
         return image
-    brightness, contrast, saturation, hue = (crops.colour[i] for i in range(4))
-    return fn.color_twist(image, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    return fn.color_twist(image, **{name: getattr(crops, name) for name in COLORS})
 
 
-def decode_mask(crops: Crops, codec: str) -> Any:
+def _colors(augmentation: Augmentation) -> tuple[str, ...]:
+    return COLORS if augmentation.coloured else ()
+
+
+def decode_mask(crops: Any, codec: str) -> Any:
     """The windows of the masks: uint8; files are decoded on the CPU."""
-    return _window(crops.mask, crops.mask_start, crops.shape, codec, types.GRAY)
+    return _window(crops.mask, crops.mask_start, crops.shape, codec, types.GRAY, device="cpu")
 
 
-def resize(window: Any, crops: Crops, interpolation: Any) -> Any:
+def resize(window: Any, crops: Any, interpolation: Any) -> Any:
     """Resize (bilinear: antialiased) and flip windows."""
-    shape, size = (fn.cast(numbers, dtype=types.FLOAT) for numbers in (crops.shape, crops.size))
-    # A region that ends before it starts is resized mirrored.
-    mirrored = types.Constant([0.0, 1.0], dtype=types.FLOAT) * fn.cast(crops.flip, dtype=types.FLOAT) * shape
-    return fn.resize(
-        window, roi_start=mirrored, roi_end=shape - mirrored, size=size, interp_type=interpolation, antialias=True
-    )
+    region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
+    return fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
 
 
-def pad(window: Any, crops: Crops, crop: tuple[int, int], fill: tuple[int, ...]) -> Any:
+def pad(window: Any, crops: Any, crop: tuple[int, int], fill: tuple[int, ...]) -> Any:
     """Put resized windows at their place in the crop, on ``fill``."""
     return fn.slice(
         window,
-        start=-crops.before,
+        start=crops.pad_start,
         shape=list(crop),
         axes=[0, 1],
         out_of_bounds_policy="pad",
@@ -147,12 +178,34 @@ def _decoder(device: str, codec: str) -> dict[str, Any]:
     return {"device": "mixed", "jpeg_fancy_upsampling": True}
 
 
-def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, /, **decoder: Any) -> Any:
-    if codec == DECODED:
-        return fn.slice(source, start=start, shape=shape, axes=[0, 1])
-    return fn.decoders.image_slice(source, start=start, shape=shape, axes=[0, 1], output_type=output_type, **decoder)
+def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
+    """The window of a file or of a decoded frame."""
+    if codec != DECODED and decoder["device"] == "cpu":
+        return fn.decoders.image_slice(source, start=start, shape=shape, axes=[0, 1], output_type=output_type)
+    if codec != DECODED:
+        # The GPU's decoder is never asked for a region: nvImageCodec 0.9 fails or crashes
+        # (https://github.com/NVIDIA/nvImageCodec/issues/55). A file is cut to its tiles already.
+        source = fn.decoders.image(source, output_type=output_type, **decoder)
+    return fn.slice(source, start=start, shape=shape, axes=[0, 1])
 
 
 def run(pipeline: Any) -> Any:
     """One batch of each output, on a GPU in the order of torch's current stream."""
     return pipeline.run(torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None)
+
+
+def to_torch(output: Any, device: torch.device, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Copy a dense output of DALI into memory of torch's on ``device``, or into ``out``, which is contiguous.
+
+    On a GPU in the order of torch's current stream, without waiting. A tensor that shared DALI's memory (DLPack) would
+    wait for the whole device when it is released, and a batch takes only about 10 µs to copy.
+    """
+    from_gpu = isinstance(output, (TensorGPU, TensorListGPU))
+    staged = device.type == "cuda" and not from_gpu
+    direct = None if staged else out
+    if direct is None:
+        direct = torch.empty(output.shape(), dtype=torch.uint8, device="cpu" if staged else device, pin_memory=staged)
+    feed_ndarray(output, direct, cuda_stream=torch.cuda.current_stream(device) if from_gpu else None)
+    if not staged:
+        return direct
+    return direct.to(device, non_blocking=True) if out is None else out.copy_(direct, non_blocking=True)

@@ -3,7 +3,6 @@
 import hashlib
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,9 +19,6 @@ from fastseg.errors import UserError
 from fastseg.reading import is_remote, read_bytes
 
 Sample = TypeVar("Sample")
-
-RECENT = 4096
-"""Records read last that are remembered: more than are on their way to a decoder, in batches of up to a hundred."""
 
 
 class Damaged(UserError):
@@ -83,8 +79,6 @@ class Reader:
         self._open = opener()
         self._proven = bytearray(len(self._places))
         self._lock = threading.Lock()
-        self.recent: deque[int] = deque(maxlen=RECENT)
-        """The places read last, oldest first."""
         self.bad: dict[int, str] = {}
         """Places of damaged records that were passed over, and what is wrong there."""
 
@@ -117,7 +111,6 @@ class Reader:
     def read(self, place: int) -> Encoded:
         """The record at ``place``. Raises :class:`Damaged` where it is cut, unreadable, or not as it was packed."""
         record = self._places[place]
-        self.recent.append(place)
         try:
             data = np.frombuffer(self._open(record.tar)(record.offset, record.size), np.uint8)
         except OSError as error:

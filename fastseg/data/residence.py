@@ -7,16 +7,16 @@ of 80 GB beside the network. NVIDIA's MLPerf code for DeepCAM feeds DALI the sam
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice, repeat
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
+from fastseg.data.decoding import Decoder
 from fastseg.data.draws import Augmentation, draw
 from fastseg.data.feed import Crop, collate, frame_feed
 from fastseg.data.manifest import Split
-from fastseg.data.pipeline import Array, Crops, eval_graph, run
+from fastseg.data.pipeline import Array, Crops, eval_graph, to_torch
 from fastseg.data.reader import Reader
 
 BYTES_PER_PIXEL = 4
@@ -24,7 +24,7 @@ BYTES_PER_PIXEL = 4
 
 
 class Frame(NamedTuple):
-    """One decoded record, on the device."""
+    """One decoded record, on the device: tensors on a GPU, arrays on a CPU, which is what DALI takes."""
 
     image: Array
     """uint8 H×W×3."""
@@ -38,6 +38,14 @@ def resident_bytes(split: Split, world: int = 1) -> int:
     return BYTES_PER_PIXEL * sum(pixels[: ceil(len(pixels) / world)])
 
 
+def allocate_arena(split: Split, device: torch.device, world: int = 1) -> torch.Tensor:
+    """Take the memory of :func:`resident_bytes` in one piece, before any frame is there: uint8 on ``device``.
+
+    Raises :class:`torch.OutOfMemoryError` where a GPU has not that much in one piece.
+    """
+    return torch.empty(resident_bytes(split, world), dtype=torch.uint8, device=device)
+
+
 def resident_feed(
     residence: "Residence", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
 ) -> Callable[[], Crops]:
@@ -46,7 +54,7 @@ def resident_feed(
     def crop(epoch: int, place: int) -> Crop:
         image, mask = residence.frame(place)
         window, colour = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
-        return Crop(image, (0, 0), mask, window, colour)
+        return Crop(image, (0, 0), mask, window, colour, place)
 
     return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
 
@@ -54,19 +62,29 @@ def resident_feed(
 class Residence:
     """Decodes each frame of a split when it is first needed, ahead of who needs it, and keeps it."""
 
-    def __init__(self, reader: Reader, places: Iterable[int], number: int, **options: Any) -> None:
-        """``places``: the endless order in which ``number`` frames will be asked for; ``options`` of the pipeline."""
+    def __init__(self, reader: Reader, places: Iterable[int], number: int, arena: torch.Tensor, **options: Any) -> None:
+        """``places``: the endless order in which ``number`` frames will be asked for; ``arena``: memory for them all,
+        see :func:`allocate_arena`; ``options`` of the pipeline that decodes."""
         self._kept: dict[int, Frame] = {}
-        self._number = number
+        self._number, self._arena, self._used = number, arena, 0
         self._arriving = decoded_frames(reader, first_times(places, number), **options)
 
     def frame(self, place: int) -> Frame:
         """The frame at ``place``; waits for its decoder if this is the first time."""
         if place not in self._kept:
-            self._kept[place] = next(self._arriving)
+            self._kept[place] = Frame(*map(self._keep, next(self._arriving)))
             if len(self._kept) == self._number:
                 self._arriving.close()  # and with it its pipeline and its threads
         return self._kept[place]
+
+    def _keep(self, part: Any) -> Array:
+        """Copy a part of a frame behind those that are there already, in the order of torch's current stream.
+
+        In that order DALI copies it into its batches, too: nobody reads it before it is there, and nobody waits.
+        """
+        begin, self._used = self._used, self._used + prod(part.shape())
+        kept = to_torch(part, self._arena.device, self._arena[begin : self._used].view(part.shape()))
+        return kept if kept.is_cuda else kept.numpy()
 
 
 def first_times(places: Iterable[int], number: int) -> Iterator[int]:
@@ -81,19 +99,11 @@ def first_times(places: Iterable[int], number: int) -> Iterator[int]:
             yield from repeat(place)
 
 
-def decoded_frames(reader: Reader, places: Iterable[int], **options: Any) -> Generator[Frame, None, None]:
-    """The frames of an endless sequence of places, in memory of their own on the device of the pipeline."""
+def decoded_frames(reader: Reader, places: Iterable[int], **options: Any) -> Generator[tuple[Any, Any], None, None]:
+    """The frames of an endless sequence of places: image and mask in DALI's memory, until the next one is asked for."""
     feed = frame_feed(reader, places, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
     device = "cpu" if options["device_id"] is None else "gpu"
-    pipeline = eval_graph(feed, device, reader.files.image_codec, **options)
+    decoder = Decoder(reader, feed, eval_graph, device=device, codec=reader.files.image_codec, **options)
     while True:
-        parts = ([_copy(part, device) for part in output] for output in run(pipeline))
-        yield from [Frame(*pair) for pair in zip(*parts, strict=True)]
-
-
-def _copy(part: Any, device: str) -> Array:
-    """In memory that DALI does not use again; as arrays where DALI takes no tensors of torch back.
-
-    On a GPU DALI reads tensors in the order of torch's current stream, in which they are copied here: nobody waits.
-    """
-    return torch.from_dlpack(part).clone() if device == "gpu" else np.array(part)
+        _, outputs = decoder.next()
+        yield from zip(*outputs, strict=True)

@@ -12,7 +12,7 @@ from torch import nn
 from fastseg.config import Config
 from fastseg.data.cache import use_cache
 from fastseg.data.draws import Augmentation
-from fastseg.data.loader import EvalLoader, TrainLoader, cpu_threads, open_files
+from fastseg.data.loader import EvalLoader, TrainLoader, Where, cpu_threads, open_files
 from fastseg.data.manifest import Manifest
 from fastseg.data.verify import check_files
 from fastseg.errors import USER_ERROR, UserError
@@ -82,10 +82,12 @@ def build_loaders(
     state: dict[str, Any] | None,
     held: Choice = STREAMED,
     mean: Rgb | None = None,
+    decoder: Where = "gpu",
 ) -> tuple[TrainLoader, EvalLoader]:
     """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch.
 
-    ``mean``: what the network subtracts; see :func:`augmentation`.
+    ``decoder``: which processor decodes, on a GPU's machine. ``mean``: what the network subtracts; see
+    :func:`augmentation`.
     """
     data = config.data
     use_cache(config.cache, config.cache_gb)
@@ -104,7 +106,8 @@ def build_loaders(
         threads=threads,
         prefetch=data.prefetch,
         seed=config.seed,
-        resident=held.resident,
+        decoder=decoder,
+        arena=held.arena,
         apart=held.apart,
         state=state,
     )
@@ -114,6 +117,7 @@ def build_loaders(
         batch=data.eval_batch,
         device=ranks.device,
         threads=threads,
+        decoder=decoder,
     )
     return train, evaluation
 

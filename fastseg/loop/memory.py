@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from fastseg.config import Config
-from fastseg.data.manifest import Manifest
-from fastseg.data.residence import resident_bytes
+from fastseg.data.manifest import Manifest, Split
+from fastseg.data.residence import allocate_arena, resident_bytes
 from fastseg.errors import UserError
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.step import TrainStep
@@ -20,17 +20,19 @@ SPARE = 0.1
 class Choice(NamedTuple):
     """How a rank's training frames are held."""
 
-    resident: bool
-    """Decoded, in the device's memory."""
+    arena: torch.Tensor | None
+    """Memory for them, decoded, on the device; None where they are streamed."""
     apart: bool
     """Only a rank's own share of the split, from which alone it draws then."""
 
 
-STREAMED = Choice(resident=False, apart=False)
+STREAMED = Choice(arena=None, apart=False)
 
 
 def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> Choice:
     """The same choice on every rank, by what ``config.data.resident`` asks for and the memory that all have left.
+
+    The memory of the frames is taken here, at once: whatever else asks for memory afterwards sees that it is gone.
 
     Raises :class:`UserError` where what is asked for does not fit.
     """
@@ -44,13 +46,24 @@ def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_ste
     room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
     for name, apart in (("whole", False), ("part", True)):
         if wanted in ("auto", name) and need[name] <= room:
-            return Choice(True, apart and ranks.world > 1)
+            arena = _allocate(split, ranks, ranks.world if apart else 1)
+            if arena is not None:
+                return Choice(arena, apart and ranks.world > 1)
     if wanted == "auto":
         return STREAMED
     raise UserError(
         f"--data.resident is {wanted}, but the decoded frames take {need[wanted] / 1e9:.1f} GB, and "
         f"{max(room, 0) / 1e9:.1f} GB are free beside the network; use --data.resident auto or no"
     )
+
+
+def _allocate(split: Split, ranks: Ranks, world: int) -> torch.Tensor | None:
+    """The frames' memory, where every rank gets it; else None on all."""
+    try:
+        arena = allocate_arena(split, ranks.device, world)
+    except torch.OutOfMemoryError:
+        arena = None
+    return arena if all(state["taken"] for state in gather_states({"taken": arena is not None})) else None
 
 
 def memory_left(ranks: Ranks) -> int:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from fastseg.config import Config
+from fastseg.data.decoder_probe import DecoderChoice
 from fastseg.data.feed import epoch_steps
-from fastseg.data.loader import EvalLoader, TrainLoader, open_files
+from fastseg.data.loader import EvalLoader, TrainLoader, Where, open_files
 from fastseg.data.manifest import Manifest
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
 from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.decoder import choose_decoder
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.memory import STREAMED, Choice, choose_residence, too_little
@@ -47,16 +49,17 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
     if saved and nothing_left(config, manifest, ranks, saved):
         leave_finished(config, ranks, saved)
         return
+    decoder = choose_decoder(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
     with memory_explained(config, ranks.device, state):
         held = choose_residence(config, manifest, ranks, state.train_step)
-        loaders, resumed = resume(config, manifest, ranks, state, saved, held)
+        loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
+        held = STREAMED  # the loader has the frames' memory; or gives it back, where a resumed order does not allow it
         if not ranks.first:
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
-        with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks) as log:
-            held = Choice(loaders[0].resident, loaders[0].apart)  # a resumed order may not allow what was chosen
-            for sentence in (*introduction(config, manifest, ranks, state, held), *resumed):
+        with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
+            for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
                 log.say(sentence)
             Trainer(config, manifest, ranks, state, loaders, log, profile).fit()
 
@@ -80,12 +83,17 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
 
 @contextmanager
 def open_log(
-    config: Config, manifest: Manifest, state: RunState, steps_per_epoch: int, ranks: Ranks
+    config: Config,
+    manifest: Manifest,
+    state: RunState,
+    steps_per_epoch: int,
+    ranks: Ranks,
+    decoder: DecoderChoice,
 ) -> Iterator[RunLog]:
     """The run's folder, begun or gone on with, and held against other runs."""
     documents = {
         "config": config.to_dict(),
-        "environment": environment(),
+        "environment": environment() | {"decoder": decoder.description},
         "classes": checkpoint.pack_classes(manifest.classes),
     }
     total = total_steps(config.optim, steps_per_epoch)
@@ -148,11 +156,12 @@ def resume(
     state: RunState,
     saved: dict[str, Any] | None,
     held: Choice = STREAMED,
+    decoder: Where = "gpu",
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
 
     def loaders_from(place: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
-        return build_loaders(config, manifest, ranks, place, held, tuple(state.model.mean.tolist()))
+        return build_loaders(config, manifest, ranks, place, held, tuple(state.model.mean.tolist()), decoder)
 
     if not saved:
         return loaders_from(None), []
@@ -176,7 +185,9 @@ def set_aside(folder: Path) -> None:
     folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
-def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunState, held: Choice) -> Iterator[str]:
+def introduction(
+    config: Config, manifest: Manifest, ranks: Ranks, state: RunState, loader: TrainLoader, decoder: DecoderChoice
+) -> Iterator[str]:
     """What is about to happen, a line each."""
     device = ranks.device
     where = f"{ranks.world} × {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "the CPU"
@@ -189,8 +200,12 @@ def introduction(config: Config, manifest: Manifest, ranks: Ranks, state: RunSta
     batch, optim = config.data.batch * ranks.world, config.optim
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
     rate = f"peak learning rate {peak_rate(optim, batch):g}{scaling}"
-    if held.apart:
+    if device.type == "cuda":
+        yield f"JPEGs are decoded by {decoder.description}"
+    if decoder.warning:
+        yield f"warning: {decoder.warning}"
+    if loader.apart:
         yield "each rank draws from its own share of the training frames"
-    if held.resident:
-        yield f"each rank keeps {'its share' if held.apart else 'all training frames'} decoded in memory once seen"
+    if loader.resident:
+        yield f"each rank keeps {'its share' if loader.apart else 'all training frames'} decoded in memory once seen"
     yield f"global batch {batch} = {ranks.world} × {config.data.batch}, {rate}"

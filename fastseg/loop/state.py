@@ -186,7 +186,7 @@ def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bo
 
 
 def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
-    speed_only = ("threads", "prefetch", "eval_batch", "resident")
+    speed_only = ("threads", "prefetch", "eval_batch", "resident", "decoder")
     # What has been added since an older file was written is off by default, as it was then.
     settings = Config().to_dict()["data"] | config["data"]
     data = {name: value for name, value in settings.items() if name not in speed_only}

@@ -15,6 +15,7 @@ from fastseg.data.feed import rank_order
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.data.reader import Reader
+from fastseg.data.residence import allocate_arena
 from fastseg.data.shards import Component, read_index
 from fastseg.errors import UserError
 from fastseg.score.evaluator import evaluate
@@ -67,7 +68,8 @@ def train_loader(
     manifest = read_manifest(folder)
     files = open_files(folder, manifest, "train", rank, world, max_bad)
     common = {"batch": 2, "device": CPU, "threads": 1, "prefetch": 2, "seed": 3}
-    return TrainLoader(files, manifest.split("train"), augmentation, **common | options)
+    arena = allocate_arena(manifest.split("train"), CPU) if options.pop("resident", False) else None
+    return TrainLoader(files, manifest.split("train"), augmentation, arena=arena, **common | options)
 
 
 def eval_loader(folder: Path, rank: int = 0, world: int = 1, max_bad: int = 0, batch: int = 2) -> EvalLoader:

@@ -144,28 +144,27 @@ def open_ours(
     from fastseg.config import DataConfig
     from fastseg.data.loader import TrainLoader, open_files
     from fastseg.data.manifest import read_manifest
+    from fastseg.data.residence import allocate_arena
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
-    manifest = read_manifest(shards)
+    manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
     changes = {name: getattr(DataConfig(), name) * colours for name in ("brightness", "contrast", "saturation", "hue")}
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
         manifest.split("train"),
         replace(what.augmentation, **changes),
         batch=what.batch,
-        device=torch.device("cuda", 0) if way == "stream" else torch.device("cpu"),
+        device=device,
         threads=threads,
         prefetch=prefetch,
         seed=0,
-        resident=resident,
+        decoder="gpu" if way == "stream" else "cpu",
+        arena=allocate_arena(manifest.split("train"), device) if resident else None,
     )
 
     def images() -> Iterator[int]:
         while True:
-            batch = loader.next()
-            # What the CPU's way has made still has to go to the device that trains.
-            image, _label = (part.to(what.device, non_blocking=True) for part in batch[:2])
-            yield len(image)
+            yield len(loader.next().image)
 
     # The first epoch decodes what then is resident.
     return Batches(images(), prefetch + 2 + resident * loader.steps_per_epoch)
@@ -201,9 +200,9 @@ def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> C
 
     @pipeline_def
     def graph() -> Any:
-        crops = pipeline.take(feed, work.augmentation, device, "jpg")
+        crops = pipeline.take(feed, pipeline.DECODING, device, "jpg")
         if part == "image":
-            return pipeline.decode_image(crops, device, "jpg")
+            return pipeline.decode_image(crops, work.augmentation, device, "jpg")
         return pipeline.decode_mask(crops, "tif")
 
     number = 0 if device == "gpu" else None

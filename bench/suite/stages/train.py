@@ -51,7 +51,7 @@ class Train:
         held = choose_residence(config, manifest, ranks, state.train_step)
         loaders = build_loaders(config, manifest, ranks, None, held)
         # What was prepared ahead while the process was stopped comes for nothing; resident frames are decoded once.
-        self.warmup_steps = config.data.prefetch + 1 + held.resident * loaders[0].steps_per_epoch
+        self.warmup_steps = config.data.prefetch + 1 + loaders[0].resident * loaders[0].steps_per_epoch
         with _signals_kept():
             self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
 

@@ -1,0 +1,263 @@
+"""Choose who decodes JPEGs on a GPU's machine, by trying the GPU in a process of its own: there a crash is an answer.
+
+nvImageCodec 0.9 has crashed on some GPUs (https://github.com/NVIDIA/nvImageCodec/issues/55), and DALI decodes on the
+CPU without a word where a library is missing. So a few of the set's own records are decoded by both, and compared.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fastseg.data.decoding import dali_reason
+from fastseg.data.draws import Augmentation
+from fastseg.data.loader import Batch, EvalLoader, TrainLoader, Where, open_files
+from fastseg.data.manifest import read_manifest
+from fastseg.errors import UserError
+from fastseg.parallel import usable_cores
+
+TIMEOUT = 90.0
+"""Seconds that the process may take: it imports torch and DALI, and decodes a dozen images."""
+MEAN, FAR, FAR_SHARE, MOST = 1.0, 8, 0.001, 24
+"""Two decoders may differ by MEAN gray levels on average, in FAR_SHARE of the values by more than FAR, in none by more
+than MOST: they round differently, and a JPEG at quality 95 is itself 3 levels off."""
+BATCH, FRAMES = 4, 2
+"""Crops and whole frames that are compared."""
+SAMPLING = 1.0
+"""Seconds of decoding after which the driver is asked whether the JPEG engine was at work."""
+CHILD = """
+import sys
+sys.path[:] = filter(None, sys.path)  # nothing is imported from the current folder
+from fastseg.data.decoder_probe import main
+from fastseg.errors import run_command
+run_command(main)
+"""
+FALLBACK = re.compile(r"fall(s|ing)?[ -]?back|(de|en)coded? (on|by|with) (the )?(cpu|host)", re.IGNORECASE)
+"""What the libraries say where the CPU does the GPU's work."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What became of the records that the GPU was given to decode."""
+
+    works: bool
+    engine: str = "unknown"
+    """hardware (the JPEG engine), cuda kernels, cpu, or unknown."""
+    reason: str = ""
+    """Why it does not work, a clause without a full stop."""
+    difference: float = 0.0
+    """Mean absolute difference to the CPU's pixels, gray levels."""
+    seconds: float = 0.0
+    """That the probe took."""
+
+
+class DecoderChoice(NamedTuple):
+    """Who decodes JPEGs."""
+
+    decoder: Where
+    description: str
+    """For logs and reports."""
+    warning: str = ""
+    """Why it is not the GPU although there is one."""
+
+
+def choose_decoder(wanted: str, device: torch.device, codec: str, shards: str, split: str) -> DecoderChoice:
+    """Take what is ``wanted``; for ``auto`` the GPU of ``device`` where a probe shows that it decodes as the CPU does.
+
+    Raises :class:`UserError` where the GPU is wanted and the work is done on the CPU.
+    """
+    if not may_use_gpu(device):
+        if wanted == "gpu":
+            raise UserError("the decoder is gpu, but the work is done on the CPU; leave it at auto")
+        return DecoderChoice("cpu", "the CPU")
+    if codec != "jpg":
+        return DecoderChoice("gpu", f"the CPU, since the shards hold {codec.upper()}s")
+    if wanted != "auto":
+        return DecoderChoice("gpu" if wanted == "gpu" else "cpu", f"the {wanted.upper()}, as asked for")
+    result = _probe_once(device.index or 0, shards, split)
+    if result.works:
+        return DecoderChoice("gpu", f"the GPU (engine: {result.engine})")
+    return DecoderChoice(
+        "cpu",
+        f"the CPU, since {result.reason}",
+        f"the GPU's JPEG decoder is not used, since {result.reason}; the CPU decodes instead, about 100 crops of "
+        f"768² a second on each of {usable_cores()} cores. fastseg-doctor says more, --data.decoder gpu insists",
+    )
+
+
+def may_use_gpu(device: torch.device) -> bool:
+    """Whether ``device`` has a JPEG decoder of its own."""
+    return device.type == "cuda"
+
+
+@cache
+def _probe_once(device_index: int, shards: str, split: str) -> ProbeResult:
+    return probe_gpu_decoder(device_index, TIMEOUT, shards, split)
+
+
+def probe_gpu_decoder(
+    device_index: int = 0, timeout: float = TIMEOUT, shards: str | None = None, split: str = "train"
+) -> ProbeResult:
+    """Decode a few records of a split (or of a set drawn for this) on the GPU, in another process, and compare.
+
+    Never raises for what the decoder does: a crash, silence beyond ``timeout`` seconds, a fallback to the CPU and other
+    pixels are all ``works=False`` with a reason.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fastseg-probe-") as folder:
+        answer, said = Path(folder) / "answer.json", Path(folder) / "stderr"
+        arguments = [str(device_index), str(answer), shards or "", split]
+        command = [sys.executable, "-c", CHILD, *arguments]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with said.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
+            )
+            try:
+                code: int | None = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        result = _verdict(code, answer, said.read_text(encoding="utf-8", errors="replace"), timeout)
+    return ProbeResult(**asdict(result) | {"seconds": time.monotonic() - began})
+
+
+def _verdict(code: int | None, answer: Path, said: str, timeout: float) -> ProbeResult:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if code is None:
+        return ProbeResult(False, reason=f"it did not answer within {timeout:g} seconds")
+    if code < 0:
+        return ProbeResult(False, reason=f"it crashed ({signal.Signals(-code).name})")
+    if code or not answer.exists():
+        return ProbeResult(
+            False, reason=f"it failed ({lines[-1].removeprefix('error: ') if lines else f'exit {code}'})"
+        )
+    result = ProbeResult(**json.loads(answer.read_text(encoding="utf-8")))
+    fallback = next((line for line in lines if FALLBACK.search(line)), None)
+    if result.works and fallback:
+        return ProbeResult(False, "cpu", f"it falls back to the CPU ({fallback})", result.difference)
+    return result
+
+
+def compare_decoders(device_index: int, shards: str, split: str) -> ProbeResult:
+    """Decode the same crops and frames on the GPU and on the CPU, in this process, and compare them."""
+    difference = 0.0
+    pairs = zip(decoded_by_gpu(device_index, shards, split), decoded_by_cpu(shards, split), strict=True)
+    for ours, expected in pairs:
+        levels = (ours.image.cpu().int() - expected.image.int()).abs().numpy()
+        difference = max(difference, float(levels.mean()))
+        far = float((levels > FAR).mean())
+        if levels.mean() > MEAN or far > FAR_SHARE or levels.max() > MOST:
+            reason = (
+                f"its pixels differ from the CPU's by {levels.mean():.2f} gray levels on average and {levels.max()} at "
+                f"most (allowed: {MEAN:g} and {MOST})"
+            )
+            return ProbeResult(False, reason=reason, difference=difference)
+        if not torch.equal(ours.label.cpu(), expected.label):
+            return ProbeResult(False, reason="its masks differ from the CPU's", difference=difference)
+    engine = engine_in_use(device_index, shards, split)
+    if engine == "cpu":
+        reason = "DALI decodes on the CPU without a word, as it does where libnvjpeg cannot be loaded"
+        return ProbeResult(False, engine, reason, difference)
+    return ProbeResult(True, engine, difference=difference)
+
+
+def decoded_by_gpu(device_index: int, shards: str, split: str) -> Iterator[Batch]:
+    """Crops, then whole frames, by the loaders that training and evaluation use."""
+    yield from _decoded(torch.device("cuda", device_index), shards, split)
+
+
+def decoded_by_cpu(shards: str, split: str) -> Iterator[Batch]:
+    """The same by the CPU's."""
+    yield from _decoded(torch.device("cpu"), shards, split)
+
+
+def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
+    manifest = read_manifest(shards)
+    files, part = open_files(shards, manifest, split, unlabelled=True), manifest.split(split)
+    if part.labelled:
+        smallest = (min(height for height, _, _ in part.sizes), min(width for _, width, _ in part.sizes))
+        crop = (min(smallest[0], 512), min(smallest[1], 512))
+        # Resized and colored crops need not be equal: only what the decoders make of them is compared.
+        plain = Augmentation(crop, scale=(1.0, 1.0), flip=0.0)
+        batch = min(BATCH, part.samples)
+        yield TrainLoader(files, part, plain, batch=batch, device=device, threads=2, prefetch=1, seed=0).next()
+    yield from EvalLoader(files, part, batch=1, device=device, threads=2, most=FRAMES)
+
+
+def engine_in_use(device_index: int, shards: str, split: str) -> str:
+    """``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``: who decoded in this process, as far as can be seen."""
+    if "libnvjpeg" not in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace"):
+        return "cpu"
+    until = time.monotonic() + SAMPLING
+    while time.monotonic() < until:
+        for _ in decoded_by_gpu(device_index, shards, split):
+            pass
+    used = jpeg_engine_use(device_index)
+    return "unknown" if used is None else "hardware" if used > 0 else "cuda kernels"
+
+
+def jpeg_engine_use(device_index: int) -> int | None:
+    """Share of the last second in which the JPEG engine was at work, percent; None where the driver does not tell."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        uuid = f"GPU-{torch.cuda.get_device_properties(device_index).uuid}".encode()
+        handle, used, period = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
+        ready = nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle)) == 0
+        if ready and nvml.nvmlDeviceGetJpgUtilization(handle, ctypes.byref(used), ctypes.byref(period)) == 0:
+            return used.value
+    except (OSError, AttributeError):  # no such library, or one without this function
+        pass
+    return None
+
+
+def draw_set(folder: Path) -> str:
+    """Pack a few images of noise over a gradient, for a machine without a data set; returns the shards' folder."""
+    from PIL import Image
+
+    from fastseg.data.packing import pack
+    from fastseg.data.sources import open_source
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for number in range(BATCH):
+            ramp = np.linspace(0, 200, 1024, dtype=np.float32)[None, :, None] + rng.normal(0, 12, (512, 1024, 3))
+            image = Image.fromarray(ramp.clip(0, 255).astype(np.uint8))
+            image.save(folder / split / "images" / f"{number}.jpg", quality=95, subsampling=2 * (number % 2))
+            label = Image.fromarray((np.arange(512 * 1024).reshape(512, 1024) % 3).astype(np.uint8))
+            label.save(folder / split / "masks" / f"{number}.png")
+    classes = [{"name": name, "value": value, "color": [80 * value] * 3} for value, name in enumerate("abc")]
+    document = {"name": "probe", "ignore": [], "classes": classes}
+    (folder / "classes.json").write_text(json.dumps(document), encoding="utf-8")
+    pack(open_source(folder), folder / "shards", workers=1)
+    return str(folder / "shards")
+
+
+def main() -> None:
+    """Answer :func:`probe_gpu_decoder`: arguments are the GPU's number, the answer's file, the shards and the split."""
+    number, answer, shards, split = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="fastseg-probe-") as folder:
+        shards = shards or draw_set(Path(folder))
+        try:
+            result = compare_decoders(int(number), shards, split)
+        except RuntimeError as error:
+            result = ProbeResult(False, reason=f"it failed ({dali_reason(error)})")
+    Path(answer).write_text(json.dumps(asdict(result)), encoding="utf-8")
