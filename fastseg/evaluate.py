@@ -127,9 +127,9 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
     """This rank's frames of the split."""
     from fastseg.data.loader import EvalLoader, cpu_threads, open_files
     from fastseg.loop.build import verify_shards
-    from fastseg.loop.decoder import choose_decoder
+    from fastseg.loop.decoder import choose_decoder_for_ranks
 
-    choice = choose_decoder(options.decoder, shards, options.split, manifest, ranks)
+    choice = choose_decoder_for_ranks(options.decoder, shards, options.split, manifest, ranks)
     if choice.warning and ranks.first:
         print(f"warning: {choice.warning}", file=sys.stderr)
     if options.verify_shards:

@@ -17,7 +17,7 @@ from fastseg.data.manifest import Manifest
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
 from fastseg.loop.build import build_loaders, build_state
-from fastseg.loop.decoder import choose_decoder
+from fastseg.loop.decoder import choose_decoder_for_ranks
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
 from fastseg.loop.memory import STREAMED, Choice, choose_residence, too_little
@@ -49,7 +49,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
     if saved and nothing_left(config, manifest, ranks, saved):
         leave_finished(config, ranks, saved)
         return
-    decoder = choose_decoder(config.data.decoder, config.shards, config.train_split, manifest, ranks)
+    decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
     with memory_explained(config, ranks.device, state):
         held = choose_residence(config, manifest, ranks, state.train_step)
