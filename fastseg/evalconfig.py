@@ -55,7 +55,7 @@ class Options:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
     decoder: Literal["auto", "gpu", "cpu"] = "auto"
-    """Which processor decodes JPEGs on a GPU's machine."""
+    """Who decodes JPEGs on a GPU's machine."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
     verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False

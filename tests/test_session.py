@@ -11,6 +11,7 @@ import torch
 import runs
 from changes import with_changes
 from fastseg.config import Config
+from fastseg.data.decoder_probe import DecoderChoice
 from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.data.manifest import read_manifest
 from fastseg.errors import UserError
@@ -267,9 +268,12 @@ def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatc
             session.agree({"step": 2}, manifest)
 
 
+CPU = DecoderChoice("cpu", "the CPU")
+
+
 def open_log(config: Config) -> AbstractContextManager[RunLog]:
     manifest = read_manifest(config.shards)
-    return session.open_log(config, manifest, build_state(config, manifest, ALONE), 2, ALONE)
+    return session.open_log(config, manifest, build_state(config, manifest, ALONE), 2, ALONE, CPU)
 
 
 def test_an_earlier_run_is_set_aside(stopped: Config) -> None:

@@ -83,7 +83,8 @@ def test_gpu_graphs_take_every_setting(request_: Request, monkeypatch: pytest.Mo
     class Defined(Exception):
         pass
 
-    def define(feed: Any, codec: str, augmentation: Augmentation, options: dict[str, Any]) -> None:
+    def define(_reader: Any, feed: Any, codec: str, augmentation: Augmentation, *rest: Any) -> None:
+        _device, options = rest
         pipeline.train_graph(feed, augmentation, "gpu", codec, **options | {"device_id": 0})
         raise Defined
 
