@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WINGS = ("data", "model", "score", "loop", "use")
 GROUND = {
-    *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress", "device"),
+    *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress"),
+    *("device", "driver", "gpu_problems"),
     *("helptext", "helpgroups", "evalconfig", "torchfile"),
 }
 FLOOR_2 = {
