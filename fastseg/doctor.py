@@ -87,9 +87,8 @@ def show(rows: list[Row], console: "Console") -> None:
         table.add_row(row.check, Text(row.state, style=COLORS[row.state]), found)
     console.print(table)
     broken, warnings = (sum(row.state == state for row in rows) for state in ("broken", "warning"))
-    console.print(
-        f"\nbroken: {broken}, to be mended before anything else; warnings: {warnings}, what costs speed or may fail"
-    )
+    first = f"{broken} broken: mend {'it' if broken == 1 else 'them'} first" if broken else "nothing is broken"
+    console.print(f"\n{first}; warnings: {warnings}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+from fastseg.doctor_checks import computing
 from fastseg.doctor_checks.rows import Request, Row, ok
 
 
@@ -29,3 +30,14 @@ def hang(_request: Request) -> list[Row]:
 
 def fail(_request: Request) -> list[Row]:
     raise KeyError("a bug")
+
+
+def endless(request: Request) -> list[Row]:
+    """Ranks that wait for each other longer than the check may take; each writes its process id."""
+    code = f"import os, time; open(f'{request.runs}/{{os.getpid()}}', 'w'); time.sleep(600)"
+    script = f"{request.runs}/script.py"
+    with open(script, "w", encoding="utf-8") as file:  # noqa: PTH123
+        file.write(code)
+    launcher = [sys.executable, "-m", "fastseg.loop.launcher", "--standalone", "--nproc-per-node", "2", script]
+    computing._launch(launcher, {**os.environ})
+    return []

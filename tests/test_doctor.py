@@ -62,7 +62,7 @@ def test_a_machine_with_an_old_driver(tmp_path: Path) -> None:
     text = " ".join(done.stdout.split())
     assert "driver broken a GPU is here, but the NVIDIA driver 550.54.15 is too old" in text
     assert "→ install driver 580 or newer" in text
-    assert "\nbroken: 1, to be mended before anything else" in done.stdout
+    assert "\n1 broken: mend it first; warnings: " in done.stdout
 
 
 def test_without_a_library_that_the_table_needs(tmp_path: Path) -> None:
@@ -89,6 +89,19 @@ def test_what_ends_badly_is_a_row_and_keeps_those_before(name: str, says: str) -
     rows = run("well", name, "well", seconds=2.0 if name == "hang" else 30.0)
     assert rows == [Row("well", "ok", "asked about x"), Row(name, "broken", says, "do this")]
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+def test_ranks_end_with_their_check(tmp_path: Path) -> None:
+    group = Group({"ranks": "doctor_faults.endless"}, 25.0, "do this")
+    row = only(run_groups([group], Request(runs=str(tmp_path))))
+    assert row.found == "no answer after 25 s"
+    ranks = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
+    assert len(ranks) == 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_groups_run_side_by_side_in_their_order() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fastseg.doctor_checks.rows import Request, Row, State
+from fastseg.errors import unwind_on_sigterm
 
 SECONDS = 55.0
 """That all checks together may take."""
@@ -81,8 +82,8 @@ GROUPS = (
     ),
     Group(
         {"torch.compile": f"{_HERE}.computing.compiling"},
-        45,
-        "train with --model.compile False until a report of this is answered",
+        50,
+        "run this again when the machine is less busy; if it comes again, train with --model.compile False",
         state="warning",
     ),
     Group({"first record": f"{_HERE}.storage.record"}, 40, _STORAGE),
@@ -100,7 +101,9 @@ def run_groups(
     until = time.monotonic() + SECONDS
     measuring, others = ([group for group in groups if group.alone is alone] for alone in (True, False))
     with TemporaryDirectory(prefix="fastseg-doctor-") as folder:
-        children = [_Child(group, request, Path(folder) / str(i)) for i, group in enumerate([*measuring, *others])]
+        # Those that take longest begin first.
+        ordered = [*measuring, *sorted(others, key=lambda group: -group.seconds)]
+        children = [_Child(group, request, Path(folder) / str(i)) for i, group in enumerate(ordered)]
         try:
             _run(children[: len(measuring)], 1, until, tell)
             _run(children[len(measuring) :], at_once, until, tell)
@@ -157,7 +160,7 @@ class _Child:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it, and what it started: a launcher ends its ranks on SIGTERM only."""
+        """End it, and what it started: on SIGTERM it can."""
         for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
             if self._process and self._process.poll() is None:
                 os.killpg(self._process.pid, number)
@@ -189,6 +192,7 @@ class _Child:
 
 def answer(checks: str, request: str, rows: str) -> None:
     """Make the checks of a group, in a process of its own, and write down each row as soon as it is known."""
+    unwind_on_sigterm()  # with the processes that a check has started
     with Path(rows).open("a", encoding="utf-8", buffering=1) as file:
         for name, place in json.loads(checks).items():
             file.write(json.dumps(name) + "\n")
