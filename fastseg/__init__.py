@@ -31,10 +31,21 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are used: torch and DALI take seconds (PEP 562)."""
+    """Public names, imported when they are used: torch and DALI take seconds (PEP 562).
+
+    Raises :class:`UserError` where one of the libraries is missing or cannot be loaded.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except (ImportError, OSError, RuntimeError) as error:
+        from fastseg.errors import UserError
+        from fastseg.libraries import import_problem
+
+        if sentence := import_problem(error):
+            raise UserError(sentence) from error
+        raise
     globals()[name] = value
     return value
 

@@ -17,7 +17,7 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command line: a :class:`UserError` or a full disk becomes one line on stderr.
+    """Run a command line: a :class:`UserError`, a full disk or a library that fails to load becomes one line on stderr.
 
     Exits with 2 after a user's error, 130 after Ctrl-C, 141 when nobody reads the output any more; any other
     exception is a bug of ours and keeps its traceback.
@@ -31,10 +31,14 @@ def run_command(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read our output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        from fastseg.libraries import import_problem  # what installed packages say takes a while to read
+
+        if sentence := import_problem(error):
+            _fail(sentence)
         if not disk_full(error):
             raise
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
         _fail(f"the disk is full{where}; free some space and run the same command again, finished work is kept")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

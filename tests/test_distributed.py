@@ -86,6 +86,7 @@ def test_what_the_machine_has_not_is_refused(
     gpus: int, device: str, available: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available > 0)
     with pytest.raises(UserError, match=says):
         become_ranks(gpus, device)
 

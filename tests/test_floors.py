@@ -3,7 +3,7 @@
 Ground   errors, files, labels, config, …: know nothing of the rest.
 Floor 1  each wing alone: data, model, score, loop; no wing knows another.
 Floor 2  where wings meet: packing, evaluation, the parts of the loop.
-Floor 3  the trainer, and a session with it; what is done with a trained network (use).
+Floor 3  the trainer, and a session with it; what is done with a trained network (use); doctor_checks.
 Floor 4  command lines: fastseg/*.py, tools, bench. Nothing imports them.
 """
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-WINGS = ("data", "model", "score", "loop", "use")
+WINGS = ("data", "model", "score", "loop", "use", "doctor_checks")
 GROUND = {
-    *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress", "device"),
+    *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress"),
+    *("device", "driver", "gpu_problems", "libraries"),
     *("helptext", "helpgroups", "evalconfig", "torchfile"),
 }
 FLOOR_2 = {
@@ -77,7 +78,7 @@ def floor(module: str) -> int:
         return 0
     if module.split(".")[0] not in WINGS:
         return 4
-    return 3 if module in FLOOR_3 or wing(module) == "use" else 2 if module in FLOOR_2 else 1
+    return 3 if module in FLOOR_3 or wing(module) in ("use", "doctor_checks") else 2 if module in FLOOR_2 else 1
 
 
 def wing(module: str) -> str:

@@ -27,6 +27,7 @@ COMMANDS = (
     "fastseg/predict.py",
     "fastseg/export.py",
     "fastseg/inspect_shards.py",
+    "fastseg/doctor.py",
     "tools/make_shards.py",
     "tools/make_scenes.py",
     "bench/throughput.py",

@@ -109,7 +109,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"the window is .*; it must be a height and a width in pixels"):
             load(path, "cpu", window=window)  # type: ignore[arg-type]
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="sees 0 GPUs"):
+        with pytest.raises(UserError, match="sees no GPU"):
             load(path, device="cuda")
 
 

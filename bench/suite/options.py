@@ -114,12 +114,13 @@ def variants(options: Options) -> str | None:
 
 
 def device(options: Options) -> str:
-    """cuda or cpu."""
-    import torch
+    """cuda or cpu. Raises :class:`UserError` for a GPU that is here and cannot be used, as for one that is not here."""
+    # torch takes seconds to import.
+    from fastseg.device import count_gpus, require_gpus
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no GPU; leave --device out to measure on the CPU")
-    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    if options.device == "cpu":
+        return "cpu"
+    return "cuda" if (require_gpus() if options.device == "cuda" else count_gpus()) else "cpu"
 
 
 def chosen_stages(options: Options, device: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from fastseg.device import count_gpus, device_of, require_gpus
 from fastseg.errors import UserError
 from fastseg.loop.ending import agreed, end, explained
 from fastseg.loop.watch import Watch
@@ -51,9 +52,7 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     not what was asked for.
     """
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    available = torch.cuda.device_count() if device != "cpu" else 0
-    if device == "cuda" and not available:
-        raise UserError("--device is cuda, but torch sees no GPU here; use --device cpu or look at nvidia-smi")
+    available = 0 if device == "cpu" else require_gpus() if device == "cuda" else count_gpus()
     if local_world > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if gpus is not None and gpus != local_world:
             raise UserError(
@@ -118,13 +117,11 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
     Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it, by
     the first rank that fails: those that lose their connection to it are silent. Where one hangs, all the others end
-    after ``timeout`` seconds (:class:`fastseg.loop.watch.Watch`).
+    after ``timeout`` seconds (:class:`fastseg.loop.watch.Watch`). A rank whose GPU cannot be used says so before it
+    joins: raises :class:`UserError`.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = device != "cpu" and torch.cuda.is_available()
-    place = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(place)
+    place = _place(device, local_rank)
     ranks = Ranks(
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
@@ -146,6 +143,15 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     dist.destroy_process_group()
     if stopped:
         raise stopped
+
+
+def _place(device: str, local_rank: int) -> torch.device:
+    """This rank's own GPU, proven to compute and made torch's current one; or the CPU."""
+    gpus = device == "cuda" or (device == "auto" and count_gpus() > 0)
+    place = device_of(f"cuda:{local_rank}" if gpus else device)
+    if gpus:
+        torch.cuda.set_device(place)
+    return place
 
 
 def _join(ranks: Ranks, timeout: float) -> Watch:

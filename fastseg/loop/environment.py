@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from fastseg.device import cuda_works
+from fastseg.driver import read_driver
 from fastseg.parallel import usable_cores
 
 PACKAGES = (
@@ -26,7 +28,7 @@ PACKAGES = (
 
 def environment() -> dict[str, str]:
     """Package versions, Python, operating system, processor, GPUs and command line."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
     return {
         "command": command_line(sys.argv),
         "python": platform.python_version(),
@@ -34,6 +36,7 @@ def environment() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(usable_cores()),
         "gpus": ", ".join(sorted({f"{gpus.count(name)} × {name}" for name in gpus})) or "none",
+        "driver": read_driver().version or "none",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
         **{name: found for name in PACKAGES if (found := _version(name))},

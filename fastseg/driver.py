@@ -1,0 +1,171 @@
+"""What the NVIDIA driver says of itself and of its GPUs, asked without torch: also where torch cannot use them."""
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+DEV = Path("/dev")
+PROC = Path("/proc/driver/nvidia")
+PCI = Path("/sys/bus/pci/devices")
+NVIDIA = "0x10de"
+"""NVIDIA's number among the makers of PCI devices."""
+EXCLUSIVE, PROHIBITED = 3, 2
+"""NVML's compute modes that keep a second process, or all of them, away (0: anybody may compute)."""
+MISMATCH = 18
+"""NVML's answer where the driver's libraries and its kernel module are of different versions."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as NVML knows it, which counts all that are here and heeds no CUDA_VISIBLE_DEVICES."""
+
+    index: int
+    name: str
+    total: int
+    """Bytes of memory."""
+    free: int
+    """Bytes that no process holds."""
+    mode: int
+    """Compute mode: :data:`EXCLUSIVE`, :data:`PROHIBITED` or another."""
+    slices: int | None
+    """Instances that it is cut into, if it is in MIG mode."""
+    processes: tuple[int, ...]
+    """Ids of the processes that compute on it; a container sees none of its host's."""
+
+
+class Driver(NamedTuple):
+    """The driver of this machine."""
+
+    version: str
+    """Such as 580.65.06; empty where nothing says it."""
+    error: int | None
+    """What NVML answered instead of starting; None where there is no NVML, 0 where it started."""
+    gpus: tuple[Gpu, ...]
+
+
+class Cuda(NamedTuple):
+    """What libcuda answers."""
+
+    code: int | None
+    """Of cuInit, 0 is good; None where libcuda cannot be loaded."""
+    version: tuple[int, int]
+    """The newest CUDA that this driver serves."""
+    devices: int
+    """GPUs, after CUDA_VISIBLE_DEVICES."""
+
+
+def read_driver() -> Driver:
+    """Ask NVML for the driver's version and its GPUs, and /proc for the version where NVML does not answer."""
+    with _nvml() as (library, error):
+        if library is None:
+            return Driver(_module_version(), error, ())
+        text, count = ctypes.create_string_buffer(80), ctypes.c_uint()
+        library.nvmlSystemGetDriverVersion(text, 80)
+        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        gpus = tuple(_read_gpu(library, index) for index in range(count.value))
+        return Driver(text.value.decode(errors="replace") or _module_version(), 0, gpus)
+
+
+def ask_cuda() -> Cuda:
+    """Start libcuda as CUDA's own runtime does."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Cuda(None, (0, 0), 0)
+    version, devices = ctypes.c_int(), ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    code = library.cuInit(0)
+    if code == 0:
+        library.cuDeviceGetCount(ctypes.byref(devices))
+    return Cuda(code, (version.value // 1000, version.value % 1000 // 10), devices.value)
+
+
+def device_nodes() -> list[Path]:
+    """The files by which programs reach the GPUs: /dev/nvidia0 and so on."""
+    return sorted(path for path in DEV.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+
+
+def pci_gpus() -> int:
+    """Graphics processors by NVIDIA on the PCI bus, which a container sees even where it has none of them."""
+
+    def is_gpu(device: Path) -> bool:
+        try:
+            maker, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+        except (OSError, ValueError):
+            return False
+        return maker == NVIDIA and kind.startswith(("0x0300", "0x0302"))
+
+    return sum(map(is_gpu, PCI.glob("*")))
+
+
+@contextmanager
+def _nvml() -> Iterator[tuple[ctypes.CDLL | None, int | None]]:
+    """NVML, started; or None, and what it answered instead, None where there is no such library."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        yield None, None
+        return
+    error = library.nvmlInit_v2()
+    yield (None if error else library), error
+    if not error:
+        library.nvmlShutdown()
+
+
+def _ask(library: ctypes.CDLL, function: str, *arguments: object) -> bool:
+    """Whether NVML, of which older ones have fewer functions, has this one and answered."""
+    asked = getattr(library, function, None)
+    return asked is not None and asked(*arguments) == 0
+
+
+def _read_gpu(library: ctypes.CDLL, index: int) -> Gpu:
+    device, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(96), (ctypes.c_ulonglong * 3)()
+    mode = ctypes.c_uint()
+    if _ask(library, "nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(device)):
+        _ask(library, "nvmlDeviceGetName", device, name, 96)
+        _ask(library, "nvmlDeviceGetMemoryInfo", device, memory)  # total, free, used
+        _ask(library, "nvmlDeviceGetComputeMode", device, ctypes.byref(mode))
+    slices, processes = _slices(library, device), _processes(library, device)
+    return Gpu(index, name.value.decode(errors="replace"), memory[0], memory[1], mode.value, slices, processes)
+
+
+def _slices(library: ctypes.CDLL, device: ctypes.c_void_p) -> int | None:
+    now, later, most, one = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint(), ctypes.c_void_p()
+    # GPUs without MIG answer with an error.
+    if not _ask(library, "nvmlDeviceGetMigMode", device, ctypes.byref(now), ctypes.byref(later)) or not now.value:
+        return None
+    _ask(library, "nvmlDeviceGetMaxMigDeviceCount", device, ctypes.byref(most))
+    place = ctypes.byref(one)
+    return sum(_ask(library, "nvmlDeviceGetMigDeviceHandleByIndex", device, i, place) for i in range(most.value))
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("memory", ctypes.c_ulonglong),
+        ("instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> tuple[int, ...]:
+    count, found = ctypes.c_uint(64), (_Process * 64)()
+    if not _ask(library, "nvmlDeviceGetComputeRunningProcesses_v3", device, ctypes.byref(count), found):
+        return ()
+    return tuple(process.pid for process in found[: count.value])
+
+
+def _module_version() -> str:
+    """The version of the kernel module, which a container shares with its host."""
+    try:
+        text = (PROC / "version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", text)  # the line below it has the compiler's version
+    return found[0] if found else ""

@@ -1,0 +1,89 @@
+"""Libraries that are missing, cannot be loaded or do not belong together: what to say instead of a traceback."""
+
+import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, requires
+from pathlib import Path
+from types import TracebackType
+
+OURS = "fastseg-deeplab"
+"""What this package is called where packages are installed."""
+_PACKAGES = {
+    "nvidia": "nvidia-dali-cuda130",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "torchmetrics": "torchmetrics",
+    "cityscapesscripts": "cityscapesScripts",
+    "numpy": "numpy",
+    "webdataset": "webdataset",
+    "rich": "rich",
+    "tyro": "tyro",
+    "PIL": "Pillow",
+    "jinja2": "Jinja2",
+    "tensorboard": "tensorboard",
+}
+"""Packages that fastseg needs, by what is imported of them."""
+_NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}
+"""Those of them that load libraries of the system, by their folders, which failed imports are traced to."""
+
+
+def import_problem(error: BaseException) -> str | None:
+    """One sentence with the cure where ``error`` is the failed import of a library that fastseg needs; else None."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = _PACKAGES.get(error.name.partition(".")[0])
+        return f"{_name(package)} is not installed here ({_reason(error)}); {_install(package)}" if package else None
+    package = _being_imported(error.__traceback__)
+    if package is None:
+        return None
+    if "torchvision::" in str(error):
+        found = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+        both = " ".join(f"'{requirement(name)}'" for name in ("torch", "torchvision"))
+        return (
+            f"{found} do not belong together ({_reason(error)}); install both anew, from one place: pip install "
+            f"--force-reinstall {both}"
+        )
+    return (
+        f"{_name(package)} is installed but cannot be loaded ({_reason(error)}); install it anew: pip install "
+        f"--force-reinstall '{requirement(package)}' (and see that LD_LIBRARY_PATH names no other libraries of CUDA)"
+    )
+
+
+def requirement(package: str) -> str:
+    """The package with the versions of it that fastseg takes, as pip wants it."""
+    with suppress(PackageNotFoundError):
+        for text in requires(OURS) or ():
+            name = re.match(r"[\w.-]+", text)
+            if name and name[0].lower() == package.lower() and "extra ==" not in text:
+                return text.partition(";")[0].strip()
+    return package
+
+
+def _install(package: str) -> str:
+    wheels = " (there are wheels for Linux on x86_64 and aarch64)" if package.startswith("nvidia-dali") else ""
+    return f"install it: pip install '{requirement(package)}'{wheels}"
+
+
+def _being_imported(traceback: TracebackType | None) -> str | None:
+    """The package of :data:`_NATIVE` whose import, a module of it being executed, the error came from."""
+    while traceback:
+        code = traceback.tb_frame.f_code
+        folders = f"/{Path(code.co_filename).parent.as_posix()}/"
+        for folder, package in _NATIVE.items():
+            if code.co_name == "<module>" and f"/{folder}/" in folders:
+                return package
+        traceback = traceback.tb_next
+    return None
+
+
+def _name(package: str) -> str:
+    return "NVIDIA DALI" if package.startswith("nvidia-dali") else package
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _version(package: str) -> str:
+    with suppress(PackageNotFoundError):
+        return distribution(package).version
+    return "(not installed)"
