@@ -126,7 +126,7 @@ def listing() -> str:
     lines = []
     for name, study in STUDIES.items():
         lines += [f"{name}: {study.question}", f"  predicted  {study.prediction}"]
-        changed = {BASE: study.base, **study.variants, **study.factors}
+        changed = {BASE: study.base, **study.variants}
         lines += [*(f"  {variant:<16} {' '.join(words(flags))}" for variant, flags in changed.items()), ""]
     return "\n".join(lines).rstrip()
 
@@ -134,10 +134,8 @@ def listing() -> str:
 def findings_of(name: str, trials: Sequence[Trial], extra: Sequence[str]) -> Findings:
     """What a study's folders hold."""
     study, manifest = STUDIES[name], read_manifest(trials[0].config.shards)
-    changed = {**study.variants, **study.factors}
-    named = study.factors or dict.fromkeys(trial.variant for trial in trials if trial.variant != BASE)
-    flags = {name: without_places(shlex.join(words(changed[name]))) for name in named}
-    base = {BASE: without_places(shlex.join(words(study.base | flags_of(extra))))}
+    changed = {**study.variants, BASE: study.base | flags_of(extra)}
+    variants = dict.fromkeys([BASE, *(trial.variant for trial in trials)])
     images, held_out = (manifest.split(split).samples for split in splits(trials[0]))
     outcomes = [outcome for trial in trials if (outcome := read_outcome(trial))]
     return Findings(
@@ -145,12 +143,10 @@ def findings_of(name: str, trials: Sequence[Trial], extra: Sequence[str]) -> Fin
         question=study.question,
         prediction=study.prediction,
         marks=study.marks,
-        flags=base if study.factors else base | flags,
+        flags={variant: without_places(shlex.join(words(changed[variant]))) for variant in variants},
         data=f"{manifest.name}, {images} images to train on and {held_out} to evaluate on",
         outcomes=tuple(replace(o, failure=without_places(o.failure) if o.failure else None) for o in outcomes),
         planned=len(trials),
-        factors=flags if study.factors else {},
-        levels=study.runs(),
     )
 
 
@@ -176,7 +172,7 @@ def show(options: Options, findings: Sequence[Findings]) -> None:
             console.print(table)
         for sentence in remarks(found):
             console.print(Text(sentence), soft_wrap=True)
-    if any(found.finished() for found in findings if not found.factors):
+    if any(found.finished() for found in findings):
         print(f"\n{NOTE}")
 
 
@@ -191,7 +187,7 @@ def write(options: Options, findings: Sequence[Findings], trials: Sequence[Trial
     environment = {name: without_places(text) for name, text in (machine() | ran_on).items()}
     if options.json:
         write_findings(options.json, environment, findings)
-    if options.plot and any(found.effects() if found.factors else found.finished() for found in findings):
+    if options.plot and any(found.finished() for found in findings):
         from bench.suite.accuracy_plot import draw
 
         draw(environment, findings, options.plot)

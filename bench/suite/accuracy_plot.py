@@ -1,5 +1,4 @@
-"""Studies as a picture, a panel for each: mIoU against minutes, a line for each variant, a band over its seeds; or,
-of a design, what each change adds."""
+"""Studies as a picture, a panel for each: mIoU against minutes, a line for each variant, a band over its seeds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +23,6 @@ LEGEND = (
 )
 
 
-EFFECTS_LEGEND = "Bars: Student's 95 % interval; where it holds 0, in grey, nothing has been shown."
-
-
 def draw(environment: dict[str, str], findings: Sequence[Findings], path: Path) -> None:
     """Draw the finished runs into a PNG or SVG."""
     check_plot(path)
@@ -36,7 +32,7 @@ def draw(environment: dict[str, str], findings: Sequence[Findings], path: Path) 
     from matplotlib import pyplot
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    panels = [found for found in findings if (found.effects() if found.factors else found.finished())]
+    panels = [found for found in findings if found.finished()]
     if not panels:
         raise UserError(f"there is nothing to draw into {path}: no run is finished")
     style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
@@ -48,10 +44,9 @@ def draw(environment: dict[str, str], findings: Sequence[Findings], path: Path) 
             layout=ConstrainedLayoutEngine(h_pad=0.1),
         )
         for axis, found in zip(axes[:, 0], panels, strict=True):
-            (_effects if found.factors else _curves)(axis, found)
+            _curves(axis, found)
         figure.suptitle(f"mIoU, measured on {hardware(environment)}", x=0.01, ha="left", fontsize=11, weight="bold")
-        legends = dict.fromkeys(EFFECTS_LEGEND if found.factors else LEGEND for found in panels)
-        figure.supxlabel("\n".join(legends), x=0.01, ha="left", fontsize=8.5, color=FAINT)
+        figure.supxlabel(LEGEND, x=0.01, ha="left", fontsize=8.5, color=FAINT)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white")
         pyplot.close(figure)
@@ -66,23 +61,6 @@ def curve(found: Findings, variant: str) -> list[tuple[float, float, float, floa
         minutes = sum(evaluation.seconds for evaluation in together) / 60 / len(together)
         points.append((minutes, sum(scores) / len(scores), min(scores), max(scores)))
     return points
-
-
-def _effects(axis: "Axes", found: Findings) -> None:
-    added = sorted(found.effects().items(), key=lambda item: item[1].mean)
-    colours = {"better": OURS, "worse": COLOURS[0]}
-    axis.axvline(0, color=FAINT, lw=0.9, zorder=1)
-    for y, (_, effect) in enumerate(added):
-        assert effect.low is not None
-        assert effect.high is not None
-        colour = colours.get(effect.verdict, FAINT)
-        axis.plot((100 * effect.low, 100 * effect.high), (y, y), color=colour, lw=2.4, alpha=0.45, zorder=2)
-        axis.plot(100 * effect.mean, y, "o", color=colour, zorder=3)
-    axis.set_yticks(range(len(added)), [name for name, _ in added])
-    axis.set_title(fill(f"{found.name}: {found.question}", 95), loc="left", fontsize=10)
-    axis.set_xlabel("points of mIoU that it adds")
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(labelsize=9, colors=INK, left=False)
 
 
 def _curves(axis: "Axes", found: Findings) -> None:

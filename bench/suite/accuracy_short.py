@@ -6,13 +6,11 @@ from pathlib import Path
 
 from bench.suite.accuracy_tables import NONE_YET
 from bench.suite.marks import hardware, on_gpu
-from bench.suite.paired import Difference
 from bench.suite.show import number
 from bench.suite.studies import BASE, flags_of
 from bench.suite.summaries import Findings, Summary, read_findings
 
 WEIGHTS = ("none", "imagenet", "coco")
-SIDES = {"better": "adds", "worse": "costs", "noise": "not told from noise"}
 
 
 def short_table(paths: Sequence[Path]) -> str:
@@ -47,19 +45,7 @@ def what_was_trained(found: Findings) -> str:
 
 def what_was_found(found: Findings) -> str:
     """In one line."""
-    if found.factors:
-        return _effects(found.effects())
     return "; ".join(map(_variant, found.summaries())) or "not finished"
-
-
-def _effects(added: dict[str, Difference]) -> str:
-    """The changes that count with their points, the others by name."""
-    parts = []
-    for verdict, side in SIDES.items():
-        names = sorted((name for name, e in added.items() if e.verdict == verdict), key=lambda n: -abs(added[n].mean))
-        shown = [name if verdict == "noise" else f"{name} {100 * added[name].mean:+.1f}" for name in names]
-        parts += [f"{side}: {', '.join(shown)}"] if shown else []
-    return "; ".join(parts) or "not finished"
 
 
 def _variant(summary: Summary) -> str:

@@ -1,6 +1,5 @@
 """Studies as tables: in a terminal, as markdown, and as a part of docs/recipes.md."""
 
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,14 +9,12 @@ from rich.text import Text
 from bench.suite.marks import hardware, on_gpu, short_commit
 from bench.suite.outcomes import Outcome
 from bench.suite.paired import Difference, Mean
-from bench.suite.screening import noise
 from bench.suite.show import number
 from bench.suite.studies import BASE
 from bench.suite.summaries import Findings, Reached, Summary, read_findings
 
 NONE_YET = "No study has been measured yet: `python bench/accuracy.py --list`."
 SCORES = ("variant", "seeds", "last", "best", "to the base", "verdict")
-EFFECTS = ("part", "with it", "without", "difference", "verdict")
 NOTE = (
     "Last, best: mIoU of the last evaluation and of the best one (which is picked on the images that it is measured "
     "on), mean ± standard deviation over seeds. To the base: mean difference of last ones with the same seed, in "
@@ -33,9 +30,7 @@ Content = tuple[str, list[str], list[list[str]]]
 
 
 def contents(found: Findings) -> list[Content]:
-    """What a study's tables say: how good, how fast, and class by class; or what each of a design's changes adds."""
-    if found.factors:
-        return effect_contents(found)
+    """What a study's tables say: how good, how fast, and class by class."""
     summaries = found.summaries()
     if not summaries:
         return []
@@ -45,23 +40,6 @@ def contents(found: Findings) -> list[Content]:
         ("Minutes", times_header(found), [times(summary, found) for summary in summaries]),
         ("IoU of each class, %", classes, class_rows(summaries)),
     ]
-
-
-def effect_contents(found: Findings) -> list[Content]:
-    """Of a design, as soon as its runs can tell: what every change adds, to the mean and to each class."""
-    added = sorted(found.effects().items(), key=lambda item: -item[1].mean)
-    if not added:
-        return []
-    runs, order = found.screened(), [name for name, _ in added]
-    level = {on: [statistics.fmean(r.value for r in runs if (n in r.on) == on) for n in order] for on in (True, False)}
-    rows = [
-        [name, f"{100 * with_it:.1f}", f"{100 * without:.1f}", _points(effect), effect.verdict]
-        for (name, effect), with_it, without in zip(added, level[True], level[False], strict=True)
-    ]
-    classes = [c for c, iou in found.finished()[0].classes.items() if iou is not None]
-    of_class = {c: found.effects(c) for c in classes}
-    shown = [[c, *(f"{100 * of_class[c][name].mean:+.1f}" for name in order)] for c in classes]
-    return [("mIoU, %", [*EFFECTS], rows), ("Added to the IoU of each class, points", ["class", *order], shown)]
 
 
 def tables(found: Findings) -> Iterator[Table]:
@@ -140,14 +118,6 @@ def remarks(found: Findings) -> Iterator[str]:
     if done < found.planned:
         under_way = f", {len(begun)} more begun ({_progress(begun)})" if begun else ""
         yield f"{done} of {found.planned} runs are finished{under_way}; the others count nowhere"
-    if found.effects():
-        deviation, count = 100 * noise(tuple(found.factors), found.screened()), len(found.factors)
-        yield (
-            f"with it, without: means of the runs that have a part, and of those that do not, each of {done} runs with "
-            f"a seed of its own and about half of the other parts; what the parts leave unexplained deviates by "
-            f"{deviation:.1f} points. Of {count} parts that change nothing, {0.05 * count:.1f} "
-            "would be called better or worse, and of the single classes, which have no interval, many more"
-        )
     machines = list(dict.fromkeys(outcome.hardware for outcome in found.finished()))
     if len(machines) > 1:
         yield f"the runs are of several machines ({', '.join(machines)}): their minutes do not compare"
@@ -158,18 +128,17 @@ def remarks(found: Findings) -> Iterator[str]:
 
 def page(paths: Sequence[Path]) -> str:
     """The committed studies, those of a GPU first, for docs/recipes.md."""
-    parts, note = [], False
+    parts = []
     for path in paths:
         environment, studies = read_findings(path)
         parts += [(on_gpu(environment), _part(path, environment, found)) for found in studies]
-        note |= any(not found.factors for found in studies)  # whose tables have other columns
     parts.sort(key=lambda part: not part[0])
-    return "\n\n".join([*(text for _, text in parts), *([f"*{NOTE}*"] if note else [])]) or NONE_YET
+    return "\n\n".join([*(text for _, text in parts), f"*{NOTE}*"]) if parts else NONE_YET
 
 
 def _part(path: Path, environment: dict[str, str], found: Findings) -> str:
     base = f"Base: `{found.flags[BASE]}` on {found.data}."
-    changes = [f"- {name}: `{flags}`" for name, flags in {**found.flags, **found.factors}.items() if name != BASE]
+    changes = [f"- {name}: `{flags}`" for name, flags in found.flags.items() if name != BASE]
     picture = path.with_suffix(".svg")
     return "\n\n".join(
         [

@@ -55,29 +55,7 @@ def difference(theirs: Mapping[int, float], base: Mapping[int, float]) -> Differ
     found = mean_of(pairs)
     if found.std is None or found.n < ENOUGH:
         return Difference(found.mean, None, None, found.n)
-    half = t_quantile((1 + LEVEL) / 2, found.n - 1) * found.std / math.sqrt(found.n)
+    from scipy.stats import t  # takes more than a second to import
+
+    half = float(t.ppf((1 + LEVEL) / 2, found.n - 1)) * found.std / math.sqrt(found.n)
     return Difference(found.mean, found.mean - half, found.mean + half, found.n)
-
-
-def t_quantile(p: float, freedom: int) -> float:
-    """Student's t that is exceeded with probability ``1 - p``, for ``p`` from 0.5 to below 1 and whole ``freedom``.
-
-    By bisection of :func:`_within` over the angle, in which it rises steadily: exact to the last digits of a float.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < 2 * p - 1 else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """P(-x ≤ t ≤ x) for x = √freedom · tan(angle): Abramowitz & Stegun, Handbook, 26.7.3 and 26.7.4."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2 == 1
-    term = cosine if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for k in range(2 if odd else 1, freedom - 2, 2):
-        term *= k / (k + 1) * cosine**2
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.suite import accuracy_short, accuracy_tables, marks, minutes
+from bench.suite import accuracy_short, accuracy_tables, marks
 from bench.suite.marks import fastest_peer, hardware, on_gpu, rate, short_commit, times
 from bench.suite.rows import Results, read_results
 from bench.suite.show import markdown, sentences, stages
@@ -120,11 +120,6 @@ def accuracy_in_short() -> str:
     return accuracy_short.short_table(sorted(RESULTS.glob("accuracy-*.json")))
 
 
-def whole_run() -> str:
-    """How long the recipe for Cityscapes takes."""
-    return minutes.table(sorted(RESULTS.glob("throughput-*.json")))
-
-
 def faults_in_all() -> str:
     """How many faults were tried, and how many things were lost."""
     document, rows = _read_faults()
@@ -229,7 +224,6 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/speed.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
     "docs/recipes.md": {"settings": recipes, "accuracy": accuracy},
-    "docs/cityscapes.md": {"minutes": whole_run},
 }
 """Document → its sections."""
 

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.suite.screening import design
 from fastseg.errors import UserError
 
 Flags = dict[str, str]
@@ -25,30 +24,18 @@ class Study:
     """mIoU (fractions) for which the minutes are asked."""
     variants: dict[str, Flags] = field(default_factory=dict)
     """Name → the flags that are changed. A name is a folder's: letters, digits and dashes."""
-    factors: dict[str, Flags] = field(default_factory=dict)
-    """Instead of variants: changes of which every run makes half (bench/suite/screening.py)."""
     needs: str = ""
     """A flag that has to stand behind ``--``: without it the runs would not answer the question."""
     seeds: int = 3
-    """Runs of each variant where nothing else is asked for; an interval takes three. Of a design with factors: how
-    often all of it is run, every run with a seed of its own."""
+    """Runs of each variant where nothing else is asked for; an interval takes three."""
 
     def names(self) -> tuple[str, ...]:
-        """The base, then the variants or the other runs of the design."""
+        """The base, then the variants."""
         return tuple(self.changed())
 
-    def runs(self) -> dict[str, tuple[str, ...]]:
-        """Each run of the design with the factors that are on in it; the first, without any, is the base."""
-        if not self.factors:
-            return {}
-        return {f"run-{i:02}" if i else BASE: on for i, on in enumerate(design(tuple(self.factors)))}
-
     def changed(self) -> dict[str, Flags]:
-        """The base, then the variants, or the runs of the design: name → the flags that are changed."""
-        if not self.factors:
-            return {BASE: {}, **self.variants}
-        flags = {name: [self.factors[factor] for factor in on] for name, on in self.runs().items()}
-        return {name: {k: v for change in changes for k, v in change.items()} for name, changes in flags.items()}
+        """The base, then the variants: name → the flags that are changed."""
+        return {BASE: {}, **self.variants}
 
 
 def words(flags: Flags) -> list[str]:
@@ -88,8 +75,6 @@ PROXY: Flags = {
     **_every("2"),
 }
 """The recipe ``camvid`` at a size for two CPU cores."""
-COLOURS = ("brightness", "contrast", "saturation", "hue")
-NO_COLOURS: Flags = {f"--data.{name}": "0" for name in COLOURS}
 SMALL: Flags = {
     **PROXY,
     "--data.crop": "144 192",
@@ -98,33 +83,13 @@ SMALL: Flags = {
     **_every("6"),
 }
 """The same in a third of the time, on CamVid packed with --height 240."""
-PLAIN: Flags = {
-    **SMALL,
-    **NO_COLOURS,
-    "--optim.warmup": "0",
-    "--optim.clip": "None",
-    "--optim.ema": "None",
-    "--optim.aux": "0",
-    "--optim.class-weights": "0",
-}
-"""Without all that is put to the test."""
-PARTS: dict[str, Flags] = {
-    "averaged weights": {"--optim.ema": "0.98"},
-    "auxiliary head": {"--optim.aux": "0.4"},
-    "colours": {f"--data.{name}": str(v) for name, v in zip(COLOURS, (0.4, 0.4, 0.4, 25), strict=True)},
-    "clipping": {"--optim.clip": "5"},
-    "warm-up": {"--optim.warmup": "0.5"},
-    "Dice": {"--optim.dice": "0.5"},
-    "class weights": {"--optim.class-weights": "0.5"},
-    "AdamW": {"--optim.name": "adamw", "--optim.lr": "0.001", "--optim.weight-decay": "0.01"},
-}
-"""What a recipe may have or do without."""
-DICE, WEIGHTS = (PARTS[name] for name in ("Dice", "class weights"))
+DICE: Flags = {"--optim.dice": "0.5"}
+WEIGHTS: Flags = {"--optim.class-weights": "0.5"}
 CHANGES: dict[str, Flags] = {
     "weights-off": {"--optim.class-weights": "0"},
     "dice": DICE,
     "ema-off": {"--optim.ema": "None"},
-    "colours-off": NO_COLOURS,
+    "colours-off": {f"--data.{name}": "0" for name in ("brightness", "contrast", "saturation", "hue")},
     "aux-off": {"--optim.aux": "0"},
     "clip-off": {"--optim.clip": "None"},
 }
@@ -160,15 +125,6 @@ STUDIES: dict[str, Study] = {
             "rate-double": {"--optim.lr": "0.1"},
             "adamw": {"--optim.name": "adamw", "--optim.lr": "0.001"},
         },
-    ),
-    "camvid-scratch": Study(
-        question="Parts that a recipe may have: which of them pay in the first steps of a small network?",
-        prediction="class weights +2 to +5 points, Dice 0 to +2, averaged weights -1 to +1, warm-up and the auxiliary "
-        "head 0 to +1, clipping within one point of 0, colours 0 to -2, AdamW -2 to +4",
-        base=PLAIN,
-        marks=(),
-        factors=PARTS,
-        seeds=1,
     ),
     "camvid-rare": Study(
         question="A network that has learnt the large classes and none of the thin ones (poles, signs, people): what "

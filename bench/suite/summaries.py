@@ -4,13 +4,12 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.suite.outcomes import Outcome, outcome_from_json
 from bench.suite.paired import Difference, Mean, difference, mean_of
-from bench.suite.screening import Run, effects
 from bench.suite.studies import BASE
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
@@ -68,10 +67,6 @@ class Findings:
     outcomes: tuple[Outcome, ...]
     planned: int
     """Runs, of which ``outcomes`` are those that have begun."""
-    factors: dict[str, str] = field(default_factory=dict)
-    """Of a design (bench/suite/screening.py): change → its flags."""
-    levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Variant, here a run of the design, → the changes that are made in it."""
 
     def finished(self, variant: str | None = None) -> list[Outcome]:
         """The outcomes that count."""
@@ -86,28 +81,13 @@ class Findings:
             if (found := self.finished(variant))
         ]
 
-    def screened(self, class_name: str | None = None) -> tuple[Run, ...]:
-        """The finished runs of a design with their last mIoU, or the IoU of one class (0 where it is nowhere)."""
-        return tuple(
-            Run(self.levels[o.variant], o.final if class_name is None else o.classes.get(class_name) or 0.0)
-            for o in self.finished()
-        )
-
-    def effects(self, class_name: str | None = None) -> dict[str, Difference]:
-        """Change → what it adds; empty until all runs of the design are finished: fewer are not balanced."""
-        if not self.factors or len(self.finished()) < self.planned:
-            return {}
-        return effects(tuple(self.factors), self.screened(class_name)) or {}
-
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings, lists and None; the summaries too, for other readers than this file."""
         verdicts = [asdict(s) | {"verdict": s.difference.verdict if s.difference else None} for s in self.summaries()]
-        shown = {name: asdict(effect) | {"verdict": effect.verdict} for name, effect in self.effects().items()}
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "outcomes"}
         return own | {
             "marks": list(self.marks),
             "summaries": verdicts,
-            "effects": shown,
             "outcomes": [o.to_json() for o in self.outcomes],
         }
 
@@ -174,5 +154,4 @@ def read_findings(path: Path) -> tuple[dict[str, str], list[Findings]]:
 def _findings(document: dict[str, Any]) -> Findings:
     fields = {name: document[name] for name in Findings.__dataclass_fields__}
     outcomes = tuple(map(outcome_from_json, document["outcomes"]))
-    levels = {name: tuple(map(str, on)) for name, on in document["levels"].items()}
-    return Findings(**{**fields, "marks": tuple(map(float, document["marks"])), "outcomes": outcomes, "levels": levels})
+    return Findings(**{**fields, "marks": tuple(map(float, document["marks"])), "outcomes": outcomes})

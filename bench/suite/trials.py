@@ -65,24 +65,14 @@ def plan(
             raise UserError(f"--variants has {variant!r}; the study {name} has: {', '.join(study.names())}")
     if study.needs and study.needs not in flags_of(extra):
         raise UserError(f"{name} goes on from weights that it has to be given; add -- {study.needs} FILE")
-    if variants and study.factors:
-        raise UserError(f"--variants is given, but {name} is a design, of which a part tells nothing; leave it out")
     chosen = [variant for variant in study.names() if variant == BASE or variants is None or variant in variants]
     trials = [
-        _trial(name, variant, flags_for(study, variant, extra), own_seed(study, variant, seed), runs)
-        for seed in seeds
-        for variant in chosen
+        _trial(name, variant, flags_for(study, variant, extra), seed, runs) for seed in seeds for variant in chosen
     ]
     _check_different(trials)
-    _check_parts(name, study, extra)
     for trial in trials:
         check_folder(trial)
     return trials
-
-
-def own_seed(study: Study, variant: str, seed: int) -> int:
-    """Variants are compared seed by seed; the runs of a design are all different, and so are their seeds."""
-    return seed * len(study.names()) + list(study.runs()).index(variant) if study.factors else seed
 
 
 def flags_for(study: Study, variant: str, extra: Sequence[str]) -> Flags:
@@ -122,16 +112,6 @@ def _check_different(trials: Sequence[Trial]) -> None:
             raise UserError(
                 f"{trial.study}'s {trial.variant} has the settings of its {other.variant}; "
                 "leave the flag that makes them alike out of those behind --, or one of the two out of --variants"
-            )
-
-
-def _check_parts(name: str, study: Study, extra: Sequence[str]) -> None:
-    """A part of a design that the base has already would be called noise."""
-    base = flags_for(study, BASE, extra)
-    for part, own in study.factors.items():
-        if parse(words(base | own))[1] == parse(words(base))[1]:
-            raise UserError(
-                f"{name}'s base has its part {part!r} already; leave {next(iter(own))} out of those behind --"
             )
 
 
