@@ -1,11 +1,18 @@
-"""What a run of the suite ran on: the environment of fastseg's runs, the commit, and what of the machine was used."""
+"""What a run of the suite ran on: the environment of fastseg's runs, the commit, and what of the machine was used.
 
+``python -m bench.suite.machine FILE COMMAND…`` writes it to a file, as that of a command.
+"""
+
+import json
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
+from fastseg.files import write_atomic
 from fastseg.loop.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,12 +26,23 @@ def machine() -> dict[str, str]:
     return {
         **environment(),
         "cores": str(len(usable)),
+        "driver": driver(),
         "commit": commit(),
         "affinity": _ranges(usable),
         "threads": str(torch.get_num_threads()),
         **{name: os.environ[name] for name in THREADS if name in os.environ},
         "governor": _read(GOVERNOR) or "unknown",
     }
+
+
+def driver() -> str:
+    """Version of NVIDIA's driver; "none" where there is none."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return done.stdout.split("\n")[0].strip()
 
 
 def commit() -> str:
@@ -59,3 +77,7 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
         return None
+
+
+if __name__ == "__main__":
+    write_atomic(Path(sys.argv[1]), json.dumps(machine() | {"command": shlex.join(sys.argv[2:])}, indent=1) + "\n")
