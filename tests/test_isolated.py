@@ -24,6 +24,7 @@ def test_dies_not(): pass
 def test_each(x): assert x != "a", "a is\\nwrong"
 def test_hangs(): time.sleep(600)
 def test_left_out(): pytest.skip("no such GPU")
+def test_unwanted(): assert 0
 """
 AT_EXIT = """
 import atexit, os, signal
@@ -45,8 +46,9 @@ def test_never(): pass
 
 
 def start(folder: Path, patience: float = 90) -> subprocess.Popen[str]:
+    command = [BIN / "python", "-m", "bench.suite.isolated", folder / "out.json", folder]
     return subprocess.Popen(
-        [BIN / "python", "-m", "bench.suite.isolated", folder / "out.json", folder, "-p", "no:cacheprovider"],
+        [*command, "-p", "no:cacheprovider", "-k", "not unwanted"],
         cwd=ROOT,
         env=environment() | {"FASTSEG_TEST_PATIENCE": str(patience)},
         stdout=subprocess.PIPE,

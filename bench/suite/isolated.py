@@ -27,7 +27,7 @@ from bench.suite.testlog import LOG
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import write_atomic
 
-WORTH = ("engine", "batches", "cached", "evaluation", "step", "run", "ranks", "energy")
+WORTH = ("batches", "step", "engine", "cached", "evaluation", "run", "ranks", "energy")
 """Files of tests/gpu, the most important first; others come after them."""
 PATIENCE = float(os.environ.get("FASTSEG_TEST_PATIENCE", "90"))
 """Seconds that one test may take; the longest compiles a ResNet-50."""

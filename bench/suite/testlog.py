@@ -33,7 +33,10 @@ class TestLog:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out what has a verdict."""
         items[:] = [item for item in items if item.nodeid not in self._known]
-        self._write({"collected": [item.nodeid for item in items]})
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """What is left when all others have left out theirs, by -k, say."""
+        self._write({"collected": [item.nodeid for item in session.items]})
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """A test begins, its fixtures first."""
