@@ -26,23 +26,12 @@ def machine() -> dict[str, str]:
     return {
         **environment(),
         "cores": str(len(usable)),
-        "driver": driver(),
         "commit": commit(),
         "affinity": _ranges(usable),
         "threads": str(torch.get_num_threads()),
         **{name: os.environ[name] for name in THREADS if name in os.environ},
         "governor": _read(GOVERNOR) or "unknown",
     }
-
-
-def driver() -> str:
-    """Version of NVIDIA's driver; "none" where there is none."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-    return done.stdout.split("\n")[0].strip()
 
 
 def commit() -> str:
