@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # Every answer that a GPU can give, the most important first: bench/gpu.sh [OUT [PART ...]]
 #
-# Runs from a checkout after `pip install -e '.[test,bench]'`, on one GPU in under 20 minutes. Each part has a time limit
-# of its own and one that fails stops no other; what was measured until then is kept. Files go to OUT (bench/results),
-# named by the GPU (throughput-h200-compute.json, …), logs, which are not to be committed, to OUT/logs;
-# `python -m bench.suite.readme` makes the tables of README and docs of the files.
+# Runs from a checkout after `pip install -e '.[test,bench]'`, on one GPU in under 20 minutes, and nobody need be there:
+# each part has a time limit of its own, and one that fails, hangs or crashes stops no other; what was measured until
+# then is kept. So it is within a part: a test that takes its process along is named, and the others go on in a new one;
+# a contestant that crashes has a row that says so. Files go to OUT (bench/results), named by the GPU
+# (throughput-h200-compute.json, …); last comes a page of all results, summary-h200.md. Logs, which are not to be
+# committed, go to OUT/logs; `python -m bench.suite.readme` makes the tables of README and docs of the files.
 #
-# PART: tests compute loader profile ablation candidates ablation-loader settings-loader settings-compute max-autotune.
-# Default: all. Where a machine is lent for minutes, name a few and come again: they share the whole budget.
+# PART: tests compute loader profile candidates ablation ablation-loader settings-loader settings-compute max-autotune.
+# Without any, those of which OUT does not have the whole result yet, the failed ones last: where a machine is lent for
+# minutes, call it again and it goes on. Those that are named are measured again. They share the whole budget.
 #
 # FASTSEG_SHARDS=DIR       a packed set for the frames (default: procedural streets, drawn once and kept in the cache)
 # FASTSEG_BUDGET=SECONDS   for all parts together (default: 1200)
 # FASTSEG_PYTHON=PYTHON    the interpreter (default: .venv/bin/python if there is one, else python3)
+# FASTSEG_TESTS=DIR        the folder of the tests (default: tests/gpu); FASTSEG_TEST_PATIENCE=SECONDS for one (90)
 # FASTSEG_DEVICE=cpu       rehearses every part on the CPU in its quick form, into runs/gpu-rehearsal
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -20,18 +24,46 @@ cd "$(dirname "$0")/.." || exit 2
 find_device runs/gpu-rehearsal "${@:1:1}"
 
 # Of the usual budget, 1200 together. What a part leaves, those after it may use.
-all=(tests compute loader profile ablation candidates ablation-loader settings-loader settings-compute max-autotune)
-seconds=(180 270 210 90 120 120 50 60 40 60)
-share_out "${FASTSEG_BUDGET:-1200}" "${@:2}"
+all=(tests compute loader profile candidates ablation ablation-loader settings-loader settings-compute max-autotune)
+seconds=(300 240 190 70 120 100 40 50 40 50)
+declare -A result=(
+    [tests]=tests-$gpu.json
+    [compute]=throughput-$gpu-compute.json
+    [loader]=throughput-$gpu-loader.json
+    [profile]=profile-$gpu.json
+    [candidates]=candidates-$gpu-compute.json
+    [ablation]=ablation-$gpu-compute.json
+    [ablation-loader]=ablation-$gpu-loader.json
+    [settings-loader]=settings-$gpu-loader.json
+    [settings-compute]=settings-$gpu-compute.json
+    [max-autotune]=candidates-$gpu-autotune.json
+)
 report=$out/parts-$gpu.txt
-: >"$report"
 
-# measured NAME FILE OPTIONS...: a part that bench/throughput.py measures, to OUT/FILE.json.
+# is_done PART: whether an earlier call has its whole result.
+is_done() { said "$1" done && [ -s "$out/${result[$1]}" ]; }
+
+# open_parts: those that are not done; the ones that went wrong come last, since they may do so again.
+open_parts() {
+    local part
+    for part in "${all[@]}"; do is_done "$part" || said "$part" '[fcs]' || echo "$part"; done
+    for part in "${all[@]}"; do is_done "$part" || ! said "$part" '[fcs]' || echo "$part"; done
+}
+
+parts= failed=0 pairs=()
+# shellcheck disable=SC2046 # names without blanks
+if [ $# -gt 1 ]; then
+    share_out "${FASTSEG_BUDGET:-1200}" "${@:2}"
+elif [ -n "$(open_parts)" ]; then
+    share_out "${FASTSEG_BUDGET:-1200}" $(open_parts)
+fi
+
+# measured NAME OPTIONS...: a part that bench/throughput.py measures.
 measured() {
-    local name=$1 file=$2
-    shift 2
+    local name=$1
+    shift
     limited "$name" "$python" bench/throughput.py --device "$device" "${quick[@]}" "${frames[@]}" \
-        --json "$out/$file.json" "$@"
+        --json "$out/${result[$name]}" "$@"
 }
 
 frames=()
@@ -44,37 +76,31 @@ if [ "$device" = cpu ]; then
 fi
 export PYTHONUNBUFFERED=1 COLUMNS=140
 
-"$python" - "$out/environment-$gpu.json" <<'END' || failed=1
-import json, sys
-from pathlib import Path
-sys.path.insert(0, ".")
-from bench.suite.machine import machine
-Path(sys.argv[1]).write_text(json.dumps(machine(), indent=1) + "\n")
-END
+"$python" -m bench.suite.machine "$out/environment-$gpu.json" bench/gpu.sh "$@" || failed=1
 # Not -q, which tells serial numbers.
 [ "$device" = cpu ] || nvidia-smi --format=csv >"$out/logs/nvidia-smi.csv" 2>&1 \
     --query-gpu=name,driver_version,power.limit,power.draw,clocks.max.sm,clocks.max.mem,clocks.sm,clocks.mem
 
 for part in $parts; do
     case $part in
-        tests) limited tests "$python" -m pytest tests/gpu -v -rfEs "--junitxml=$out/logs/tests-$gpu.xml" "${chosen[@]}" ;;
-        compute) measured compute "throughput-$gpu-compute" --stages compute train evaluation ;;
-        loader) measured loader "throughput-$gpu-loader" --stages loader --no-sweep ;;
-        profile) limited profile "$python" -m bench.suite.profiled "$device" "$out/profile-$gpu.json" \
+        tests) limited tests "$python" -m bench.suite.isolated "$out/${result[tests]}" "${FASTSEG_TESTS:-tests/gpu}" \
+            -v -rfEs "${chosen[@]}" ;;
+        compute) measured compute --stages compute train evaluation ;;
+        loader) measured loader --stages loader --no-sweep ;;
+        profile) limited profile "$python" -m bench.suite.profiled "$device" "$out/${result[profile]}" \
             ${FASTSEG_SHARDS:+"$FASTSEG_SHARDS"} ;;
-        ablation) measured ablation "ablation-$gpu-compute" --ablate --stages compute ;;
-        candidates)
-            FASTSEG_CANDIDATES=-max-autotune \
-                measured candidates "candidates-$gpu-compute" --candidates --stages compute ;;
-        ablation-loader) measured ablation-loader "ablation-$gpu-loader" --ablate --stages loader ;;
-        settings-loader) measured settings-loader "settings-$gpu-loader" --settings --stages loader ;;
-        settings-compute) measured settings-compute "settings-$gpu-compute" --settings --stages compute ;;
+        candidates) FASTSEG_CANDIDATES=-max-autotune measured candidates --candidates --stages compute ;;
+        ablation) measured ablation --ablate --stages compute ;;
+        ablation-loader) measured ablation-loader --ablate --stages loader ;;
+        settings-loader) measured settings-loader --settings --stages loader ;;
+        settings-compute) measured settings-compute --settings --stages compute ;;
         max-autotune) # takes minutes to compile, in which the others would wait; nothing on a CPU
-            [ "$device" = cpu ] || FASTSEG_CANDIDATES=max-autotune \
-                measured max-autotune "candidates-$gpu-autotune" --candidates --stages compute ;;
+            [ "$device" = cpu ] ||
+                FASTSEG_CANDIDATES=max-autotune measured max-autotune --candidates --stages compute ;;
         *) echo "error: $part is no part; see the head of $0" >&2; failed=1 ;;
     esac
 done
 
-"$python" -m bench.suite.summary "$out" "$gpu" | tee "$out/summary-$gpu.md"
+for part in "${all[@]}"; do pairs+=("$part=${result[$part]}"); done
+"$python" -m bench.suite.summary "$out" "$gpu" "${pairs[@]}" | tee "$out/summary-$gpu.md"
 exit "$failed"

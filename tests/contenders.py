@@ -1,5 +1,6 @@
 """Contestants' factories for tests: each runs in a real worker process."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -77,6 +78,11 @@ class Faulty(Sleeper):
         if self.how == "die":
             print("out of memory, says a library", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "crash":
+            print("a decoder begins", file=sys.stderr, flush=True)
+            ctypes.string_at(0)
+        if self.how == "leave":
+            os._exit(3)
         time.sleep(600)
         return 0
 

@@ -115,7 +115,9 @@ def test_a_stopped_contestant_stands_still_wholly(tmp_path: Path) -> None:
     [
         ("raise", "failed: ValueError: no batch"),
         ("refuse", "failed: the shards are damaged; pack them again"),
-        ("die", "its process was killed by signal 9; the last it said: out of memory, says a library"),
+        ("die", "crashed (SIGKILL); the last it said: out of memory, says a library"),
+        ("crash", "crashed (SIGSEGV); the last it said: a decoder begins"),
+        ("leave", "its process exited with 3; the last it said: nothing"),
         ("hang", "gave no answer in 2 s"),
     ],
 )
@@ -131,6 +133,8 @@ def test_who_fails_is_out_and_the_others_go_on(tmp_path: Path, how: str, says: s
     assert theirs.windows == ()
     (failure,) = contest.failures
     assert ("no batch" in failure.traceback) == (how == "raise")
+    assert ("Segmentation fault" in failure.traceback) == (how == "crash")
+    assert ("contenders.py" in failure.traceback) == (how in ("raise", "crash"))
 
 
 def test_a_factory_that_fails_is_one_sentence(tmp_path: Path) -> None:

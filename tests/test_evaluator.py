@@ -1,7 +1,9 @@
 """The evaluation loop: every frame once, the worst kept, an interruption told to all."""
 
+import weakref
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.data.manifest import read_manifest
+from fastseg.loop.timing import Mailbox
 from fastseg.score import contest, evaluator
 from fastseg.score.contest import count_frames
 from fastseg.score.evaluator import evaluate
@@ -59,6 +62,74 @@ def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
     worst = result.worst[0]
     assert (worst.prediction == brightness(torch.from_numpy(worst.image)).numpy()).all()
     assert worst.label.shape == worst.prediction.shape == worst.image.shape[:2]
+
+
+Companion = TypeVar("Companion")
+
+
+class Late(Mailbox[Companion]):
+    """Hands over everything one batch late, as on a GPU."""
+
+    kept: tuple[Companion, list[Any]] | None = None
+
+    def exchange(self, companion: Companion, numbers: torch.Tensor) -> tuple[Companion, list[Any]] | None:
+        before, self.kept = self.kept, super().exchange(companion, numbers)
+        return before
+
+    def collect(self) -> tuple[Companion, list[Any]] | None:
+        before, self.kept = self.kept, None
+        return before
+
+
+def test_numbers_that_come_late_change_nothing(loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host looks at a batch when the next one is queued: the same worst frames, to the bit."""
+    expected, compared = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
+    for module in (evaluator, contest):
+        monkeypatch.setattr(module, "Mailbox", Late)
+    result, counted = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
+    assert result
+    assert expected
+    assert (result.matrix == expected.matrix).all()
+    assert [(s.iou, s.place) for s in result.worst] == [(s.iou, s.place) for s in expected.worst]
+    for ours, theirs in zip(result.worst, expected.worst, strict=True):
+        assert all((a == b).all() for a, b in zip(ours[2:], theirs[2:], strict=True))
+    assert counted
+    assert compared
+    for ours, theirs in zip(counted.models, compared.models, strict=True):
+        assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_class_that_is_none_is_refused_in_the_last_batch_too(
+    loader: EvalLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late its numbers come."""
+    images = iter(range(3))
+
+    def infer(image: torch.Tensor) -> torch.Tensor:
+        return brightness(image) + (19 if next(images) == 2 else 0)
+
+    monkeypatch.setattr(evaluator, "Mailbox", Late)
+    with pytest.raises(ValueError, match=r"6144 pixels .* none of the 19 classes"):
+        evaluate(infer, loader, 19)
+
+
+def test_frames_are_held_until_they_are_judged_and_no_longer(
+    loader: EvalLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the batch that is predicted only the one before is on the device, and none where no frame is kept."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most: list[int] = []
+
+    def infer(image: torch.Tensor) -> torch.Tensor:
+        most.append(sum(ref() is not None for ref in alive))
+        alive.append(weakref.ref(image))
+        return brightness(image)
+
+    monkeypatch.setattr(evaluator, "Mailbox", Late)
+    for keep_worst, held in ((2, 1), (0, 0)):
+        most.clear()
+        evaluate(infer, loader, 19, keep_worst=keep_worst)
+        assert max(most) <= held
 
 
 def test_every_batch_is_a_sign_of_life(loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:

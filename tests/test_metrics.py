@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastseg.labels import IGNORE, SegmentationClass, cityscapes
-from fastseg.score.metrics import Score, confusion_matrix, score, score_table
+from fastseg.score.metrics import Score, count_classes, count_pixels, read_counts, score, score_table
 from official import official
 
 TABLE = cityscapes()
@@ -50,10 +56,17 @@ def test_scores_equal_the_official_evaluator(
         assert math.isnan(value) if i in absent_prediction else value == 0
 
 
+def matrix_of(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of frames N×H×W, whose pixels all have a class."""
+    counted = [
+        count_pixels(torch.from_numpy(p), torch.from_numpy(t), 19) for p, t in zip(predictions, labels, strict=True)
+    ]
+    assert all(strange == 0 for _, strange in counted)
+    return sum(matrix.numpy() for matrix, _ in counted)
+
+
 def score_of(predictions: np.ndarray, labels: np.ndarray) -> Score:
-    valid = torch.ones(len(labels), dtype=torch.bool)
-    matrix = confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(labels), valid, 19)
-    return score(matrix.numpy(), TABLE.classes)
+    return score(matrix_of(predictions, labels), TABLE.classes)
 
 
 def test_counting_pixel_by_pixel_gives_the_same_matrix() -> None:
@@ -63,29 +76,54 @@ def test_counting_pixel_by_pixel_gives_the_same_matrix() -> None:
     for truth, prediction in zip(labels.ravel().tolist(), predictions.ravel().tolist(), strict=True):
         if truth != IGNORE:
             expected[truth, prediction] += 1
-    for dtype in (torch.uint8, torch.int64):
-        got = confusion_matrix(
-            torch.from_numpy(predictions).to(dtype), torch.from_numpy(labels), torch.tensor([True] * 3), 19
-        )
-        assert got.dtype == torch.int64
-        assert np.array_equal(got.numpy(), expected)
+    for dtype in (np.uint8, np.int64):
+        got = matrix_of(predictions.astype(dtype), labels)
+        assert got.dtype == np.int64
+        assert np.array_equal(got, expected)
 
 
-def test_padding_copies_do_not_count() -> None:
-    predictions, label_ids = frames(3, [], [])
-    batch = torch.from_numpy(predictions), torch.from_numpy(TRAIN_IDS[label_ids])
-    whole = confusion_matrix(*batch, torch.tensor([True, False, True]), 19)
-    parts = [confusion_matrix(batch[0][i : i + 1], batch[1][i : i + 1], torch.tensor([True]), 19) for i in (0, 2)]
-    assert torch.equal(whole, parts[0] + parts[1])
-    assert confusion_matrix(*batch, torch.zeros(3, dtype=torch.bool), 19).sum() == 0
+def test_the_numbers_of_a_frame_are_its_matrixs() -> None:
+    predictions, label_ids = frames(3, [TRUCK], [BUS])
+    matrix, numbers = count_classes(torch.from_numpy(predictions[0]), torch.from_numpy(TRAIN_IDS[label_ids[0]]), 19)
+    hits, truth, predicted = read_counts(numbers.tolist(), 19)
+    assert np.array_equal(hits, matrix.diagonal())
+    assert np.array_equal(truth, matrix.numpy().sum(1))
+    assert np.array_equal(predicted, matrix.numpy().sum(0))
 
 
+@pytest.mark.parametrize("ignored", [0, 7])
 @pytest.mark.parametrize(("prediction", "label"), [(3, 0), (-1, 0), (0, 3)])
-def test_a_class_out_of_range_is_refused(prediction: int, label: int) -> None:
-    predictions = torch.full((1, 2, 2), prediction, dtype=torch.int64)
-    labels = torch.full((1, 2, 2), label, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="3 classes"):
-        confusion_matrix(predictions, labels, torch.tensor([True]), 3)
+def test_a_class_out_of_range_is_refused(prediction: int, label: int, ignored: int) -> None:
+    """And counts nowhere; a label of 255 does not excuse a prediction that is no class."""
+    predictions = torch.full((4, 4), prediction, dtype=torch.int64)
+    labels = torch.full((4, 4), label, dtype=torch.uint8)
+    labels.view(-1)[:ignored] = IGNORE
+    matrix, numbers = count_classes(predictions, labels, 3)
+    assert matrix.sum() == 0
+    strange = 16 if prediction else 16 - ignored
+    with pytest.raises(ValueError, match=f"{strange} pixels .* none of the 3 classes"):
+        read_counts(numbers.tolist(), 3)
+
+
+def test_255_classes_and_one_for_all_others_are_counted() -> None:
+    """As two models are compared on a set with all the classes that a byte has room for beside the ignored ones."""
+    ids = torch.arange(256, dtype=torch.uint8).view(16, 16)
+    matrix, strange = count_pixels(ids.flip(0).flip(1), ids, 256)
+    assert strange == 0
+    assert matrix.sum() == 255
+    assert (matrix.flip(1).diagonal()[:255] == 1).all()
+
+
+def test_counting_asks_a_gpu_for_nothing() -> None:
+    """Fake tensors of a GPU have no numbers: whatever had to wait for some raises, as the last line does."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        prediction, label = (torch.empty(64, 32, dtype=torch.uint8, device="cuda") for _ in range(2))
+        assert prediction.is_cuda
+        matrix, numbers = count_classes(prediction, label, 19)
+        assert (matrix.shape, matrix.dtype, matrix.device.type) == ((19, 19), torch.int64, "cuda")
+        assert (numbers.shape, numbers.dtype, numbers.device.type) == ((3 * 19 + 1,), torch.int64, "cuda")
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            multiclass_confusion_matrix(prediction, label, 19, ignore_index=IGNORE, validate_args=False)
 
 
 def test_more_pixels_than_32_bits_count_exactly() -> None:

@@ -128,7 +128,7 @@ def _average_one_by_one(ours: Ours) -> None:
 
 def _numbers_at_once(ours: Ours) -> None:
     """The host waits for every step's loss, as a loop that prints it does."""
-    ours.mailbox.exchange = lambda step, numbers: (step, numbers.tolist())  # type: ignore[method-assign]
+    ours.mailbox.exchange = lambda companion, numbers: (companion, numbers.tolist())  # type: ignore[method-assign]
 
 
 def _no_search(_ours: Ours) -> None:

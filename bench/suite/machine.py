@@ -1,11 +1,18 @@
-"""What a run of the suite ran on: the environment of fastseg's runs, the commit, and what of the machine was used."""
+"""What a run of the suite ran on: the environment of fastseg's runs, the commit, and what of the machine was used.
 
+``python -m bench.suite.machine FILE COMMAND…`` writes it to a file, as that of a command.
+"""
+
+import json
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
+from fastseg.files import write_atomic
 from fastseg.loop.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +66,7 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
         return None
+
+
+if __name__ == "__main__":
+    write_atomic(Path(sys.argv[1]), json.dumps(machine() | {"command": shlex.join(sys.argv[2:])}, indent=1) + "\n")

@@ -35,7 +35,7 @@ def main() -> None:
             code = subprocess.run([sys.executable, SCRIPT, *options, *places], cwd=ROOT, check=False).returncode
         finally:
             _keep(Path(runs) / "profile/profile/profile.json", file, options)
-    sys.exit(code)
+    sys.exit(code if code >= 0 else 128 - code)  # of a signal, as a shell says it
 
 
 def flags(device: str, frames: int) -> list[str]:

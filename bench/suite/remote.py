@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 import uuid
@@ -15,6 +16,12 @@ from bench.suite import processes
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 5.0
 """Seconds that a worker has to close what it holds, before it is killed."""
+
+
+FATAL = "Fatal Python error: "
+"""How faulthandler begins."""
+STACK_LINES = 40
+"""Of faulthandler's, which tells the stacks of all threads."""
 
 
 class Failure(Exception):
@@ -89,7 +96,7 @@ class Worker:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise Failure(self._last_words()) from None
+            raise self._last_words() from None
 
     def _answer(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._line())
@@ -112,21 +119,22 @@ class Worker:
             elif select.select([self.process.stdout], [], [], 0.2)[0]:
                 block = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not block:
-                    raise Failure(self._last_words())
+                    raise self._last_words()
                 self._received += block
             elif self.process.poll() is not None:  # Its children may still hold the pipe open.
-                raise Failure(self._last_words())
+                raise self._last_words()
 
-    def _last_words(self) -> str:
+    def _last_words(self) -> Failure:
+        """What to say of a process that ended unasked; with Python's stack, where it was a crash."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
+        said, fatal, stack = self.log.read_text(errors="replace").partition(FATAL)
+        lines = [line.strip() for line in said.strip().splitlines() or ["nothing"]]
+        sentence = f"{self._how_it_ended()}; the last it said: {lines[-1][:200]}"
+        return Failure(sentence, "\n".join((fatal + stack).splitlines()[:STACK_LINES]))
+
+    def _how_it_ended(self) -> str:
         code = self.process.poll()
-        how = (
-            "closed its pipe"
-            if code is None
-            else f"was killed by signal {-code}"
-            if code < 0
-            else f"exited with {code}"
-        )
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return f"its process {how}; the last it said: {lines[-1].strip()[:200] if lines else 'nothing'}"
+        if code is None:
+            return "its process closed its pipe"
+        return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"its process exited with {code}"

@@ -1,14 +1,14 @@
-"""What bench/gpu.sh found on one GPU, on a page: ``python -m bench.suite.summary FOLDER GPU``."""
+"""What bench/gpu.sh found on one GPU, on a page: ``python -m bench.suite.summary FOLDER GPU PART=FILE …``."""
 
 import json
 import re
 import sys
-import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.suite.rows import Row, read_results
+from bench.suite.isolated import OUTCOMES, Verdict, count_outcomes, read_verdicts
+from bench.suite.rows import Results, Row, read_results
 from bench.suite.show import factor, number, sentences
 from fastseg.errors import UserError, run_command
 from fastseg.loop.profiling import tables
@@ -16,28 +16,72 @@ from fastseg.loop.profiling import tables
 COLUMNS = ("stage", "contestant", "images/s", "beside ours", "TFLOP/s", "MFU", "memory, GB", "waiting")
 
 
+ENVIRONMENT = ("gpus", "driver", "cuda", "torch", "nvidia-dali-cuda130", "processor", "cores", "commit", "command")
+"""What of the environment the page tells."""
+
+
 def main() -> None:
     """Print it."""
-    if len(sys.argv) != 3:
-        raise UserError("bench.suite.summary takes a folder and a GPU's short name, such as: bench/results h200")
-    print("\n".join(page(Path(sys.argv[1]), sys.argv[2])))
+    if len(sys.argv) < 3 or not all("=" in pair for pair in sys.argv[3:]):
+        raise UserError(
+            "bench.suite.summary takes a folder, a GPU's short name and parts with their files, such as: "
+            "bench/results h200 compute=throughput-h200-compute.json"
+        )
+    parts = dict(pair.split("=", 1) for pair in sys.argv[3:])
+    print("\n".join(page(Path(sys.argv[1]), sys.argv[2], parts)))
 
 
-def page(folder: Path, gpu: str) -> Iterator[str]:
-    """Lines of markdown: how the parts went, the tests, a table for every file of results, the profile."""
+def page(folder: Path, gpu: str, parts: dict[str, str]) -> Iterator[str]:
+    """Yield lines of markdown: the machine, how each part went and what it says, then all tables.
+
+    ``parts``: name → the file of its result.
+    """
     yield f"# {gpu}"
-    parts = folder / f"parts-{gpu}.txt"
-    yield from (f"- {line}" for line in (parts.read_text(encoding="utf-8").splitlines() if parts.exists() else ()))
-    yield from test_lines(folder / "logs" / f"tests-{gpu}.xml")
-    for path in sorted(folder.glob(f"*-{gpu}-*.json")):
-        results = read_results(path)
-        yield from ("", f"## {path.stem}", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * (len(COLUMNS) - 2))
-        yield from (f"| {' | '.join(cells(row))} |" for row in results.rows if row.windows)
-        yield from (f"- {row.contestant}: {row.skipped}" for row in results.rows if row.skipped)
-        yield from (f"- {sentence}" for sentence in sentences(results.derived))
-    profile = folder / f"profile-{gpu}.json"
-    if profile.exists():
-        yield from ("", "## profile", *profile_tables(json.loads(profile.read_text(encoding="utf-8"))))
+    environment = folder / f"environment-{gpu}.json"
+    if environment.exists():
+        known = json.loads(environment.read_text(encoding="utf-8"))
+        yield ", ".join(f"{name} {known[name]}" for name in ENVIRONMENT if name in known)
+    yield ""
+    went = dict(line.split(": ", 1) for line in _lines(folder / f"parts-{gpu}.txt"))
+    for part, file in parts.items():
+        yield f"- {part}: {went.get(part, 'not run')}"
+        if (folder / file).exists():
+            yield from (f"  - {line}" for line in findings(folder / file))
+    for file in parts.values():
+        if file.startswith("profile-") and (folder / file).exists():
+            yield from ("", "## profile", *profile_tables(json.loads((folder / file).read_text(encoding="utf-8"))))
+        elif not file.startswith("tests-") and (folder / file).exists():
+            yield from ("", f"## {Path(file).stem}", *result_tables(read_results(folder / file)))
+
+
+def findings(path: Path) -> Iterator[str]:
+    """Yield what a part's file says in short: tests counted, those named that are not well; or our own rates."""
+    if path.name.startswith("tests-"):
+        yield from test_lines(read_verdicts(path))
+    elif not path.name.startswith("profile-"):
+        rows = read_results(path).rows
+        ours = [row for row in rows if row.ours and not row.part]
+        for stage in dict.fromkeys(row.stage for row in rows):
+            first = next((row for row in ours if row.stage == stage), None)
+            if first and first.windows:
+                share = first.figures.get("mfu_datasheet")
+                peak = f", {100 * share:.0f} % of the datasheet's peak" if share is not None else ""
+                yield f"{stage}: {number(first.spread.median)} {first.unit}{peak}"
+        yield from (f"{row.stage}, {row.contestant}: {row.skipped}" for row in rows if went_wrong(row))
+
+
+def went_wrong(row: Row) -> bool:
+    """Whether a contestant has no figures though it could have had some: it failed, crashed or did not answer."""
+    return str(row.skipped).startswith(("failed: ", "crashed ", "its process ", "gave no answer "))
+
+
+def result_tables(results: Results) -> Iterator[str]:
+    """Yield the table of all contestants, those without figures below it, and what follows from several."""
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield "|---|---|" + "---:|" * (len(COLUMNS) - 2)
+    yield from (f"| {' | '.join(cells(row))} |" for row in results.rows if row.windows)
+    yield from ("", *(f"- {row.contestant}: {row.skipped}" for row in results.rows if row.skipped))
+    yield from (f"- {sentence}" for sentence in sentences(results.derived))
 
 
 def short_name(name: str) -> str:
@@ -47,15 +91,17 @@ def short_name(name: str) -> str:
     return f"{short}-mig" if "MIG" in name.split() else short
 
 
-def test_lines(path: Path) -> Iterator[str]:
-    """How many tests passed, and the names of those that did not."""
-    if not path.exists():
-        return
-    cases = list(ET.parse(path).iter("testcase"))
-    bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
-    left_out = sum(case.find("skipped") is not None for case in cases)
-    yield f"- tests: {len(cases) - len(bad) - left_out} passed, {len(bad)} failed, {left_out} skipped"
-    yield from (f"  - failed: {case.get('classname')}::{case.get('name')}" for case in bad)
+def test_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield how many tests passed, failed, …, and the names of those that did not pass, with the reason."""
+    yield count_outcomes(verdicts)
+    for outcome in OUTCOMES[1:]:
+        for verdict in verdicts:
+            if verdict.outcome == outcome:
+                yield f"{outcome}: {verdict.test}: {verdict.reason}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def cells(row: Row) -> list[str]:

@@ -8,6 +8,7 @@ window and says {"units", "seconds", "cpu_seconds", "figures"}, or {"error", "tr
 the contender and leaves.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -98,6 +99,7 @@ def start_clock() -> Clock:
 
 def main() -> None:
     """Build the contender, then serve windows."""
+    faulthandler.enable()  # a crash, in a decoder or a kernel, leaves its stack on stderr
     if int(os.environ.get("RANK", "0")) > 0:
         _follow(json.loads(sys.argv[1]))
         return

@@ -1,9 +1,11 @@
 """Where a step's time goes: how long the device had nothing to do because the batch was not there."""
 
 import time
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
+
+Companion = TypeVar("Companion")
 
 
 class Window(NamedTuple):
@@ -72,28 +74,31 @@ class StepClock:
         return event
 
 
-class Mailbox:
-    """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued."""
+class Mailbox(Generic[Companion]):
+    """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued.
+
+    With the numbers goes what they belong to, the ``companion``: a step's number, or the batch that they describe.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._waiting: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
+        self._waiting: tuple[Companion, torch.Tensor, torch.cuda.Event] | None = None
 
-    def exchange(self, step: int, numbers: torch.Tensor) -> tuple[int, list[float]] | None:
-        """Post the numbers of ``step`` and get those that have arrived, with their step; None the first time."""
+    def exchange(self, companion: Companion, numbers: torch.Tensor) -> tuple[Companion, list[Any]] | None:
+        """Post the numbers of a step and get those that have arrived, as lists; None the first time on a GPU."""
         if not self._cuda:
-            return step, numbers.tolist()
+            return companion, numbers.tolist()
         before = self.collect()
         copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._waiting = (step, copy, event)
+        self._waiting = (companion, copy, event)
         return before
 
-    def collect(self) -> tuple[int, list[float]] | None:
+    def collect(self) -> tuple[Companion, list[Any]] | None:
         """The numbers still on their way, waiting for them; None if there are none."""
         if self._waiting is None:
             return None
-        (step, numbers, event), self._waiting = self._waiting, None
+        (companion, numbers, event), self._waiting = self._waiting, None
         event.synchronize()
-        return step, numbers.tolist()
+        return companion, numbers.tolist()

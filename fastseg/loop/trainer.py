@@ -56,7 +56,8 @@ class Trainer:
         self.loader, self.eval_loader = loaders
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = total_steps(config.optim, self.steps_per_epoch)
-        self.clock, self.mailbox, self.stopping = StepClock(ranks.device), Mailbox(ranks.device), Stopping()
+        self.clock, self.stopping = StepClock(ranks.device), Stopping()
+        self.mailbox = Mailbox[int](ranks.device)
         self.losses: list[list[float]] = []
         self.overflows = 0
         self.saved = state.step

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, device
@@ -15,12 +16,13 @@ from fastseg.data.loader import EvalLoader
 from fastseg.labels import SegmentationClass
 from fastseg.loop.badsamples import count_bad
 from fastseg.loop.distributed import gather_on_first, get_on, wait_for_all
+from fastseg.loop.timing import Mailbox
 from fastseg.model.baseline import Baseline
 from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import Views, predict
 from fastseg.score.bootstrap import LEVEL, RESAMPLES, SEED, Counts, compare, iou, mean
 from fastseg.score.compare import CAVEAT, baseline_note, comparison_table, single_table, summary
-from fastseg.score.metrics import confusion_matrix, plain
+from fastseg.score.metrics import count_classes, plain, read_counts
 
 Infer = Callable[[Tensor], Tensor]
 """uint8 N×H×W×3 → train ids N×H×W; C, one more than the last, for what is no class of the set."""
@@ -67,15 +69,17 @@ def count_frames(
     """
     start, done = time.perf_counter(), 0
     frames: list[NDArray[np.int64]] = []
+    mailbox = Mailbox[None](loader.device)
     for batch in loader:
         predictions = [infer(batch.image) for infer in models]
-        for i in batch.valid.nonzero().flatten().tolist():
-            counted = [_count(prediction[i], batch.label[i], batch.valid[i], classes) for prediction in predictions]
-            frames.append(np.stack(counted))
+        if chosen := [i for i, valid in enumerate(batch.valid.tolist()) if valid]:
+            # On a GPU the numbers of the batch before: the host looks while the device works on this one.
+            frames += _read(mailbox.exchange(None, _count(predictions, batch.label, chosen, classes)), classes)
         done = min(done + len(batch.valid), loader.count)
         get_on()
         if progress:
             progress(done, loader.count)
+    frames += _read(mailbox.collect(), classes)
     wait_for_all()
     bad = count_bad(loader.bad_samples(), loader.max_bad)
     mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
@@ -87,10 +91,17 @@ def count_frames(
     return Counted(each, len(counts), bad, len(counts) / (time.perf_counter() - start))
 
 
-def _count(prediction: Tensor, label: Tensor, valid: Tensor, classes: int) -> NDArray[np.int64]:
-    """A frame's hits, truth and predicted pixels of every class: 3×C."""
-    matrix = confusion_matrix(prediction[None], label[None], valid[None], classes + 1).cpu().numpy()
-    return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)])[:, :classes]
+def _count(predictions: Sequence[Tensor], label: Tensor, chosen: Sequence[int], classes: int) -> Tensor:
+    """The ``chosen`` frames' numbers by every model, of the classes and of what is none of them: N×models×…."""
+    return torch.stack(
+        [torch.stack([count_classes(p[i], label[i], classes + 1)[1] for p in predictions]) for i in chosen]
+    )
+
+
+def _read(arrived: tuple[None, list[list[list[int]]]] | None, classes: int) -> list[NDArray[np.int64]]:
+    """Of each frame that has arrived the hits, truth and predicted pixels of every class: models×3×C."""
+    rows = arrived[1] if arrived else []
+    return [np.stack([read_counts(numbers, classes + 1)[:, :classes] for numbers in models]) for models in rows]
 
 
 def show_contest(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fastseg.data.loader import Batch, EvalLoader
 from fastseg.loop.badsamples import count_bad
 from fastseg.loop.distributed import gather_on_first, gather_states, get_on, sum_over_ranks, wait_for_all
-from fastseg.score.metrics import confusion_matrix
+from fastseg.loop.timing import Mailbox
+from fastseg.score.metrics import count_classes, read_counts
 
 
 class Sample(NamedTuple):
@@ -67,21 +68,25 @@ def evaluate(
     start = time.perf_counter()
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
     done, images, worst = 0, 0, WorstFrames(keep_worst)
+    mailbox = Mailbox[_Frames](loader.device)
     for batch in loader:
         if interrupted():
             break
         prediction = infer(batch.image)
-        for i in batch.valid.nonzero().flatten().tolist():
-            one = confusion_matrix(prediction[i, None], batch.label[i, None], batch.valid[i, None], classes)
-            matrix += one
+        chosen = [i for i, valid in enumerate(batch.valid.tolist()) if valid]
+        frames = _Frames(loader.first + done, chosen, batch if keep_worst else None, prediction)
+        for i in chosen:
             for watch in watchers:
-                watch(loader.first + done + i, batch.label[i], prediction[i])
-            worst.offer(_iou(one), loader.first + done + i, batch, prediction, i)
-            images += 1
+                watch(frames.first + i, batch.label[i], prediction[i])
+        if chosen:
+            # On a GPU the host looks at a batch when the next one is queued, so that it always has work to do.
+            _look(mailbox.exchange(frames, _count(prediction, batch.label, chosen, matrix)), classes, worst)
+        images += len(chosen)
         done = min(done + len(batch.valid), loader.count)
         get_on()
         if progress:
             progress(done, loader.count)
+    _look(mailbox.collect(), classes, worst)
     wait_for_all()
     left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
     bad = count_bad(loader.bad_samples(), loader.max_bad)
@@ -97,6 +102,40 @@ def _gather_worst(mine: list[Sample], most: int) -> list[Sample]:
     chosen = sorted(pair for state in gather_states({"ranked": ranked}) for pair in state["ranked"])[:most]
     sent = gather_on_first([sample for sample in mine if (sample.iou, sample.place) in chosen])
     return sorted((sample for samples in sent for sample in samples), key=lambda sample: (sample.iou, sample.place))
+
+
+class _Frames(NamedTuple):
+    """The frames of a batch whose numbers are on their way to the host."""
+
+    first: int
+    """Place in the split of the batch's first frame."""
+    chosen: list[int]
+    """Which frames of the batch count."""
+    batch: Batch | None
+    """On the device; None where no frame is kept."""
+    prediction: torch.Tensor
+    """uint8 N×H×W, on the device."""
+
+
+def _count(prediction: torch.Tensor, label: torch.Tensor, chosen: Sequence[int], matrix: torch.Tensor) -> torch.Tensor:
+    """Add the ``chosen`` frames of a batch to ``matrix`` (C×C); their numbers, N×(3·C + 1), on the device."""
+    rows = []
+    for i in chosen:
+        counted, numbers = count_classes(prediction[i], label[i], len(matrix))
+        matrix += counted
+        rows.append(numbers)
+    return torch.stack(rows)
+
+
+def _look(arrived: tuple[_Frames, list[list[int]]] | None, classes: int, worst: "WorstFrames") -> None:
+    """Check the numbers of a batch that have arrived, and keep its frames that are bad enough."""
+    if arrived is None:
+        return
+    frames, rows = arrived
+    for i, numbers in zip(frames.chosen, rows, strict=True):
+        counts = read_counts(numbers, classes)
+        if frames.batch:
+            worst.offer(_iou(torch.from_numpy(counts)), frames.first + i, frames.batch, frames.prediction, i)
 
 
 class WorstFrames:
@@ -120,7 +159,8 @@ class WorstFrames:
         return [sample for _, _, sample in self._heap]
 
 
-def _iou(matrix: torch.Tensor) -> float:
-    hits = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - hits
+def _iou(counts: torch.Tensor) -> float:
+    """Mean IoU over the classes that occur, of their hits, truth and predictions (3×C); 1 where there are none."""
+    hits, truth, predicted = counts
+    union = truth + predicted - hits
     return float((hits / union)[union > 0].mean()) if bool(union.any()) else 1.0

@@ -15,34 +15,61 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from fastseg.labels import IGNORE, SegmentationClass
 
 
-def confusion_matrix(
-    predictions: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, num_classes: int
-) -> torch.Tensor:
-    """Count the pixels of a batch: int64, C×C, rows the truth, columns the prediction, on the batch's device.
+def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count the pixels of one frame on its device, without waiting for a GPU.
 
-    ``predictions`` (any integer type, N×H×W, 0…C-1) against ``labels`` (uint8, N×H×W, 0…C-1 or 255 = ignored);
-    samples whose ``valid`` (bool, N) is False are copies that pad a batch and do not count. Add up the matrices
-    of all batches and ranks *before* scoring: the benchmark scores one matrix over all pixels of the data set.
-
-    Raises :class:`ValueError` for a class outside 0…C-1, which would be counted in another one's cell.
+    ``prediction`` (any integer type, H×W, 0…C-1) against ``label`` (uint8, H×W, 0…C-1 or 255 = ignored). Returns the
+    confusion matrix (int64, C×C, rows the truth, columns the prediction), and how many pixels have a class outside
+    0…C-1 (int64, a scalar), which stand nowhere in the matrix: :func:`check_classes` wants to know. Add up the matrices
+    of all frames and ranks *before* scoring: the benchmark scores one matrix over all pixels of the data set.
     """
-    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=labels.device)
-    # Image by image: torchmetrics counts in int64, eight bytes and several copies for each byte of a frame.
-    for prediction, label, counts in zip(predictions, labels, valid.tolist(), strict=True):
-        if counts:
-            _check_range(prediction, label, num_classes)
-            matrix += multiclass_confusion_matrix(
-                prediction, label, num_classes, ignore_index=IGNORE, validate_args=False
-            )
-    return matrix
+    strange = _outside(prediction, num_classes) | (_outside(label, num_classes) & (label != IGNORE))
+    truth = torch.where(strange, IGNORE, label)
+    if not prediction.is_cuda:
+        counted = multiclass_confusion_matrix(prediction, truth, num_classes, ignore_index=IGNORE, validate_args=False)
+        return counted, strange.sum()
+    # torchmetrics waits for a GPU where it leaves out ignored pixels, and torch's bincount where it looks for the
+    # greatest number: here ignored pixels have a cell of their own, and histc is told the range.
+    cells = num_classes**2
+    cell = torch.where(truth == IGNORE, cells, truth.to(torch.int64) * num_classes + prediction)
+    counted = torch.histc(cell, cells + 1, 0, cells + 1)[:cells].view(num_classes, num_classes)
+    return counted, strange.sum()
 
 
-def _check_range(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> None:
-    if int(prediction.max()) >= num_classes or int(prediction.min()) < 0:
-        raise ValueError(f"predictions from {int(prediction.min())} to {int(prediction.max())}, {num_classes} classes")
-    if bool(((label >= num_classes) & (label != IGNORE)).any()):
-        worst = int(label[label != IGNORE].max())
-        raise ValueError(f"a label of {worst} beside {num_classes} classes; {IGNORE} marks ignored pixels")
+def _outside(ids: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Where there is no class 0…C-1."""
+    if num_classes > torch.iinfo(ids.dtype).max:  # which torch would compare as another number
+        return ids < 0
+    return (ids < 0) | (ids >= num_classes)
+
+
+def count_classes(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the confusion matrix of one frame, and the few numbers of it that the host asks for, without waiting.
+
+    These are int64, 3·C + 1: hits, pixels in the truth and pixels predicted of each class, then the pixels of a class
+    outside 0…C-1; :func:`read_counts` takes them.
+    """
+    matrix, strange = count_pixels(prediction, label, num_classes)
+    return matrix, torch.cat([matrix.diagonal(), matrix.sum(1), matrix.sum(0), strange[None]])
+
+
+def read_counts(numbers: Sequence[int], num_classes: int) -> NDArray[np.int64]:
+    """Return hits, truth and predicted pixels of each class (3×C) of what :func:`count_classes` counted.
+
+    Raises :class:`ValueError` for pixels of a class outside 0…C-1.
+    """
+    *counts, strange = numbers
+    check_classes(strange, num_classes)
+    return np.array(counts, np.int64).reshape(3, num_classes)
+
+
+def check_classes(strange: int, num_classes: int) -> None:
+    """Raise :class:`ValueError` if :func:`count_pixels` met pixels of a class outside 0…C-1."""
+    if strange:
+        raise ValueError(
+            f"{strange} pixels are predicted or labeled as none of the {num_classes} classes; "
+            f"{IGNORE} as a label marks ignored ones"
+        )
 
 
 @dataclass(frozen=True)

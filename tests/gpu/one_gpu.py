@@ -13,7 +13,10 @@ from fastseg.loop.distributed import Ranks
 REHEARSED = os.environ.get("FASTSEG_DEVICE") == "cpu"
 CUDA = not REHEARSED and torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
+CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, 0, 1, DEVICE)
+BUSY = 200_000_000
+"""Clock cycles, a tenth of a second."""
 
 needs_gpu = [
     pytest.mark.gpu,
@@ -24,7 +27,12 @@ needs_gpu = [
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions of float32 without TF32, whose ten bits of fraction would hide what is compared."""
+    """Products and convolutions of float32 without TF32, whose ten bits of fraction would hide what is compared.
+
+    The only place of these tests that turns TF32 off, by the switches that fastseg itself turns: after
+    ``set_float32_matmul_precision`` torch refuses to read what ``backends.cuda.matmul.allow_tf32`` or a
+    ``fp32_precision`` has changed.
+    """
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -33,6 +41,28 @@ def full_precision() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """torch raises where it would wait for the GPU. It does not see what other libraries wait for."""
+    forbid_waiting(True)
+    try:
+        yield
+    finally:
+        forbid_waiting(False)
+
+
+def forbid_waiting(forbidden: bool) -> None:
+    """For tests that cannot wrap what must not wait."""
+    if CUDA:
+        torch.cuda.set_sync_debug_mode("error" if forbidden else "default")
+
+
+def keep_busy(times: float = 1) -> None:
+    """Give torch's stream nothing to do for a tenth of a second and longer: what it is asked for now starts late."""
+    if CUDA:
+        torch.cuda._sleep(int(times * BUSY))
 
 
 def without_dropout(network: nn.Module) -> None:

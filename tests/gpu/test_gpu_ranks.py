@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from one_gpu import ALONE, CUDA, REHEARSED, needs_gpu, without_dropout
+from one_gpu import ALONE, CUDA, REHEARSED, full_precision, needs_gpu, without_dropout
 
 from bench.suite.steps import synthetic_manifest
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
@@ -37,10 +37,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return image, label
 
 
+@full_precision()
 def train(config: Config, ranks: Ranks, share: slice) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """Three steps on a share of the batch: their numbers, and the weights after them."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
     state = build_state(config, synthetic_manifest(), ranks)
     without_dropout(state.model)
     image, label = (part[share].to(ranks.device) for part in batch())

@@ -2,14 +2,15 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu
+from gpu_sets import pack_kind
+from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, no_waiting
 
 from changes import with_changes
 from fastseg.config import Config
@@ -53,18 +54,6 @@ def trainer_of(config: Config) -> Trainer:
     state = build_state(config, manifest, ALONE)
     held = choose_residence(config, manifest, ALONE, state.train_step)
     return Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """torch raises where it would wait for the GPU."""
-    if CUDA:
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        if CUDA:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.skipif(not CUDA, reason="a CPU is never waited for")
@@ -165,10 +154,12 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     assert whole[2] != pytest.approx(whole[0], rel=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["444", "420 as it came", "sizes"])
 @full_precision()
-def test_scores_are_the_cpus(tiny: Config) -> None:
-    """The same weights on the same frames: of the pixels, at most one in a hundred gets another class."""
-    config = with_changes(tiny, model__precision="fp32", model__compile=False)
+def test_scores_are_the_cpus(tiny: Config, kind: str, tmp_path: Path) -> None:
+    """The same weights on the same frames, JPEGs with restart markers and without: of the pixels, at most one in a
+    hundred gets another class."""
+    config = with_changes(tiny, shards=str(pack_kind(kind, tmp_path)), model__precision="fp32", model__compile=False)
     trainer = trainer_of(config)
     losses(trainer, 6)  # until classes differ
     manifest, matrices = trainer.manifest, []
@@ -178,7 +169,7 @@ def test_scores_are_the_cpus(tiny: Config) -> None:
         loader = EvalLoader(files, split, batch=2, device=device, threads=1)
         result = evaluate(partial(predict, model), loader, len(manifest.classes))
         assert result
-        assert result.images == 5
+        assert result.images == 3
         matrices.append(torch.from_numpy(result.matrix))
     ours, expected = matrices
     assert (ours.sum(1) == expected.sum(1)).all()  # the truth is the same

@@ -52,7 +52,7 @@ class Ours:
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.state = build_state(config, synthetic_manifest(), ranks)
-        self.mailbox = Mailbox(ranks.device)
+        self.mailbox = Mailbox[int](ranks.device)
         self.image, self.label = synthetic_batch(config.data.batch, config.data.crop, ranks.device)
 
     def train(self) -> None:

@@ -1,0 +1,93 @@
+"""The evaluation on the GPU: it counts as the CPU does, to the pixel, and does not wait for the GPU batch by batch."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from gpu_sets import eval_loader, pack_kind
+from one_gpu import CPU, DEVICE, forbid_waiting, keep_busy, needs_gpu
+
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.inference import predict
+from fastseg.score.contest import count_frames
+from fastseg.score.evaluator import Evaluation, evaluate
+from fastseg.score.metrics import count_pixels
+
+pytestmark = needs_gpu
+
+CLASSES = 19
+
+
+def brightness(image: torch.Tensor) -> torch.Tensor:
+    """A "network" of whole numbers, which every device computes alike: the class is the brightness."""
+    return (image.sum(-1, dtype=torch.int32) * CLASSES // (3 * 256)).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PNGs, which are decoded alike everywhere."""
+    return pack_kind("png", tmp_path_factory.mktemp("frames"))
+
+
+@pytest.mark.parametrize("classes", [2, 19, 150, 256])
+def test_pixels_are_counted_as_on_the_cpu(classes: int) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    label = torch.randint(0, 256, (512, 1024), generator=generator, dtype=torch.int64).to(torch.uint8)
+    prediction = torch.randint(0, classes, (512, 1024), generator=generator).to(torch.uint8)
+    for ids in (prediction, prediction.to(torch.int64) + (label == 7)):  # some pixels of no class
+        ours, strange = count_pixels(ids.to(DEVICE), label.to(DEVICE), classes)
+        expected, others = count_pixels(ids, label, classes)
+        assert ours.dtype == expected.dtype == torch.int64
+        assert torch.equal(ours.cpu(), expected)
+        assert strange.item() == others.item()
+    assert expected.sum() > 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_evaluation_is_the_cpus_to_the_bit(frames: Path, batch: int) -> None:
+    """Matrix, worst frames and their IoU. The GPU is late: a host that did not wait for a batch's numbers would look at
+    others."""
+
+    def late(image: torch.Tensor) -> torch.Tensor:
+        keep_busy()
+        return brightness(image)
+
+    ours = evaluate(late, eval_loader(frames, DEVICE, batch), CLASSES, keep_worst=2)
+    expected = evaluate(brightness, eval_loader(frames, CPU, batch), CLASSES, keep_worst=2)
+    assert ours
+    assert expected
+    assert (ours.matrix == expected.matrix).all()
+    assert ours.images == expected.images == 3
+    assert_same_worst(ours, expected)
+    counted, counts = (count_frames([brightness] * 2, eval_loader(frames, d, batch), CLASSES) for d in (DEVICE, CPU))
+    assert counted
+    assert counts
+    for one, other in zip(counted.models, counts.models, strict=True):
+        assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def assert_same_worst(ours: Evaluation, expected: Evaluation) -> None:
+    """The same frames in the same order."""
+    assert len(ours.worst) == 2
+    for one, other in zip(ours.worst, expected.worst, strict=True):
+        assert (one.iou, one.place) == (other.iou, other.place)
+        assert all((a == b).all() for a, b in zip(one[2:], other[2:], strict=True))
+
+
+def test_an_evaluation_does_not_wait_for_the_gpu(frames: Path) -> None:
+    """After the first frame, whose sizes are new to all, until the last one is counted; no frames are kept, which would
+    have to be copied."""
+    model = DeepLab("deeplabv3_mobilenet_v3_large", CLASSES, IMAGENET_MEAN, IMAGENET_STD, False).to(DEVICE).eval()
+    loader = eval_loader(frames, DEVICE, batch=1)
+
+    def progress(done: int, total: int) -> None:
+        forbid_waiting(done < total)
+
+    try:
+        result = evaluate(partial(predict, model), loader, CLASSES, progress=progress)
+    finally:
+        forbid_waiting(False)
+    assert result
+    assert result.images == 3
+    assert result.matrix.sum() > 0
