@@ -159,7 +159,7 @@ _NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_b
 
 def use_sync_bn(config: Config, ranks: Ranks) -> bool:
     """Whether batch-norm statistics are taken over all ranks: worth its messages where a rank's batch is small."""
-    if ranks.device.type == "cpu":
-        return False  # torch's SyncBatchNorm knows GPUs only
-    wanted = config.model.sync_bn if config.model.sync_bn is not None else config.data.batch < 8
+    # CPU ranks answer each of its messages, a hundred in a step, by way of the kernel: only where they are asked to.
+    auto = ranks.device.type == "cuda" and config.data.batch < 8
+    wanted = auto if config.model.sync_bn is None else config.model.sync_bn
     return wanted and ranks.world > 1
