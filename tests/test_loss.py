@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastseg.model.deeplab import Logits
-from fastseg.model.loss import class_weights, dice_loss, segmentation_loss
+from fastseg.model.deeplab import Logits, upsample
+from fastseg.model.loss import UpsampleByProducts, class_weights, dice_loss, segmentation_loss
 
 
 @pytest.fixture
@@ -102,3 +102,41 @@ def test_an_all_void_batch_is_no_nan(logits: Logits, label: torch.Tensor) -> Non
     assert numbers.tolist() == [0, 0, 0, 0]
     numbers.sum().backward()
     assert logits.out.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("small", "large"), [((6, 8), (48, 64)), ((5, 7), (33, 50)), ((1, 3), (4, 3)), ((9, 8), (4, 6))]
+)
+def test_upsampling_by_products_is_torchs(small: tuple[int, int], large: tuple[int, int]) -> None:
+    """Within rounding, both ways: whole and broken ratios, one row, the same height, a smaller size."""
+    logits = torch.randn(2, 3, *small, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradient = torch.randn(2, 3, *large, generator=torch.Generator().manual_seed(1))
+    expected = upsample(logits, large)
+    found = UpsampleByProducts.apply(logits, large)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, logits, gradient), torch.autograd.grad(expected, logits, gradient)
+    )
+    exact = logits.detach().double().requires_grad_()
+    torch.testing.assert_close(
+        UpsampleByProducts.apply(exact, large), F.interpolate(exact, large, mode="bilinear"), rtol=1e-12, atol=1e-12
+    )
+    torch.autograd.gradcheck(lambda x: UpsampleByProducts.apply(x, large), exact, fast_mode=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(UpsampleByProducts.apply(exact, large), exact, gradient.double())[0],
+        torch.autograd.grad(F.interpolate(exact, large, mode="bilinear"), exact, gradient.double())[0],
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_upsampling_by_products_is_one_graph_whatever_autocast_says() -> None:
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return (UpsampleByProducts.apply(logits, (48, 64)) ** 2).sum()
+
+    logits = torch.randn(2, 3, 6, 8).requires_grad_()
+    expected = torch.autograd.grad((upsample(logits, (48, 64)) ** 2).sum(), logits)
+    for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        found = torch.autograd.grad(function(logits), logits)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # bfloat16 would be off by 0.1
