@@ -16,7 +16,9 @@ def segmentation_loss(
 ) -> Tensor:
     """Cross-entropy of the upsampled logits over pixels that are not ignored.
 
-    ``label``: uint8 N×H×W. ``dice``: see :class:`fastseg.config.OptimConfig`; it applies to the main head alone.
+    ``label``: uint8 N×H×W, each below the number of classes or 255. Of any other a GPU's process dies; they are not
+    looked for here, which would wait for the device: packing refuses masks with other values, and a record's CRC-32
+    those that were damaged since. ``dice``: see :class:`fastseg.config.OptimConfig`; it applies to the main head alone.
     ``void``: the last class is for pixels that would be ignored, and none is. ``weights``: of a pixel of each class,
     float32 C; None: 1. Returns four float32 numbers: the main head's sum over pixels and the pixels' number, both
     weighted, then the auxiliary head's (0, 0 without one). Where all pixels are ignored, all are 0.
