@@ -27,11 +27,18 @@ class Limits(NamedTuple):
     gigabytes: float
     saved_gigabytes: float
     slow_convolutions: int
-    """Forwards and backwards of the heads' last convolutions, whose few classes are no multiple of 8."""
+    """The heads' last convolutions, to as many channels as there are classes, forwards or backwards."""
     atomics: int
+    """All of them in the backward pass of ASPP's pooled value, which is upsampled from one pixel."""
 
 
-LIMITS = {}
+LIMITS = {
+    "cityscapes": Limits(850, 99.5, 9.7, 2, 95_000_000),
+    "camvid": Limits(855, 59.0, 5.7, 2, 56_000_000),
+    "demo": Limits(975, 1.72, 0.12, 2, 800_000),
+}
+"""Found with torch 2.14.1 and Triton 3.8.0: 837, 843 and 961 kernels, 98.6, 58.3 and 1.69 GB, 9.59, 5.63 and 0.118 GB
+saved. Before batches were no longer counted and logits upsampled by products, cityscapes took 904, 101.0 and 10.1."""
 
 
 def lower(recipe: str, gpu: str, folder: Path) -> dict:
@@ -48,9 +55,10 @@ def lower(recipe: str, gpu: str, folder: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "gpu"), LIMITS)
+@pytest.mark.parametrize("gpu", ["H200", "A100"])  # sm_90 and sm_80
+@pytest.mark.parametrize("recipe", LIMITS)
 def test_a_recipes_step_takes_no_more_than_it_did(recipe: str, gpu: str, tmp_path: Path) -> None:
-    figures, limits = lower(recipe, gpu, tmp_path), LIMITS[recipe, gpu]
+    figures, limits = lower(recipe, gpu, tmp_path), LIMITS[recipe]
     assert figures["graphs"] == 2  # of the forward pass and of the backward pass, each in one piece
     assert figures["misordered_gradients"] == []
     assert len(figures["slow_convolutions"]) <= limits.slow_convolutions, figures["slow_convolutions"]

@@ -206,9 +206,8 @@ class Trainer:
         Returns whether they are the best so far, and whether a rank was asked to stop meanwhile.
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
-        one_size = len(self.manifest.split(self.config.eval_split).sizes) == 1
-        with search_algorithms(one_size), autocast(self.state.train_step.precision, self.ranks.device):
-            classes = self.manifest.classes
+        classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
+        with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             result = evaluate(
                 partial(predict, model),
                 self.eval_loader,
