@@ -81,7 +81,7 @@ class ModelConfig:
     channels_last: bool = True
     """Memory order N×H×W×C, which tensor cores read without a transposition."""
     compile: bool | None = None
-    """torch.compile; None: on a GPU."""
+    """torch.compile; None: on a GPU, if it works there. True: the run ends where it does not."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of convolutions and products; auto: bf16 where the hardware has it, else fp16 with a loss scaler on a GPU
     and fp32 on a CPU."""

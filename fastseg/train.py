@@ -123,7 +123,7 @@ def _main() -> None:
     from fastseg.loop.distributed import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.loop.session import check, train
 
-    check(config, manifest)
+    check(config, manifest, launch.device)
     if config.resume == "never" and (launch.max_restarts or restarts_of_launcher()):
         raise UserError(
             "--resume is never, but each restart of --max-restarts would start anew; leave one of the two out"

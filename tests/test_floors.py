@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 WINGS = ("data", "model", "score", "loop", "use", "doctor_checks")
 GROUND = {
     *("errors", "files", "reading", "labels", "config", "recipes", "parallel", "progress"),
-    *("device", "driver", "gpu_problems", "libraries"),
+    *("compiler", "device", "driver", "gpu_problems", "libraries"),
     *("helptext", "helpgroups", "evalconfig", "torchfile"),
 }
 FLOOR_2 = {

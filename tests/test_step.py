@@ -14,7 +14,7 @@ from torch import nn
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.loop.distributed import Ranks, joined_ranks
-from fastseg.loop.step import LossNetwork, TrainStep
+from fastseg.loop.step import LossNetwork, TrainStep, search_algorithms, use_sync_bn
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -185,3 +185,49 @@ def test_memory_order_and_precision_change_the_loss_little(change: dict) -> None
     model = network("channels_last" in change)
     changed = first_loss(dataclasses.replace(CONFIG.model, **change), model)
     assert changed == pytest.approx(plain, rel=1e-5 if "channels_last" in change else 2e-2)
+
+
+def test_algorithms_are_searched_for_again_after_frames_of_many_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with search_algorithms(True):
+        assert torch.backends.cudnn.benchmark
+    with search_algorithms(False):
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    with search_algorithms(True):
+        assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize(
+    ("wanted", "world", "device", "batch", "synced"),
+    [
+        *[(None, 2, "cuda", 4, True), (None, 2, "cuda", 8, False), (None, 1, "cuda", 4, False)],
+        *[
+            (None, 2, "cpu", 4, False),
+            (True, 2, "cpu", 8, True),
+            (True, 1, "cpu", 4, False),
+            (False, 2, "cuda", 4, False),
+        ],
+    ],
+)
+def test_when_norms_are_synchronized(wanted: bool | None, world: int, device: str, batch: int, synced: bool) -> None:
+    config = Config(data=DataConfig(batch=batch), model=ModelConfig(sync_bn=wanted))
+    assert use_sync_bn(config, Ranks(0, world, 0, world, torch.device(device))) is synced
+
+
+def test_the_compiler_has_a_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user has said how many; whoever started the ranks."""
+    inductor = torch._inductor.config
+    monkeypatch.setattr(inductor, "compile_threads", 32)
+    monkeypatch.setattr("fastseg.loop.compiled.usable_cores", lambda: 26)
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, compile=True))
+    for set_by_user, local_world, threads in (("7", 8, 32), (None, 8, 3), (None, 64, 1)):
+        if set_by_user:
+            monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", set_by_user)
+        else:
+            monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+        step = TrainStep(network(), config, Ranks(0, 1, 0, local_world, torch.device("cpu")))
+        assert inductor.compile_threads == threads
+        assert step.network.untried
+        assert step.config.model.compile

@@ -1,8 +1,8 @@
 """The kernel of ``fused_loss``: cross-entropy and its gradient for the pixels between four neighbouring logits."""
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastseg.labels import IGNORE

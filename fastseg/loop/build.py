@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastseg.config import Config
 from fastseg.data.cache import use_cache
@@ -22,6 +21,7 @@ from fastseg.loop.memory import STREAMED, Choice
 from fastseg.loop.optim import Average
 from fastseg.loop.state import RunState
 from fastseg.loop.step import TrainStep, use_sync_bn
+from fastseg.model.batchnorm import sync_batch_norms
 from fastseg.model.deeplab import DeepLab, load_weights, normalisation
 from fastseg.model.loss import class_weights
 from fastseg.model.weights import Rgb
@@ -71,7 +71,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
             load_weights(model, settings.arch, weights)
         barrier()
     if use_sync_bn(config, ranks):
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        sync_batch_norms(model)
     return model.to(ranks.device)
 
 

@@ -70,12 +70,9 @@ class Average:
         now, average = model.state_dict(), self.model.state_dict()
         floating = [name for name, value in now.items() if value.is_floating_point()]
         self._now, self._average = [now[n] for n in floating], [average[n] for n in floating]
-        counts = [name for name in now if name not in set(floating)]
-        self._now_counts, self._average_counts = [now[n] for n in counts], [average[n] for n in counts]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the trained network's values after step ``step`` (from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, self._now, 1 - decay)
-        torch._foreach_copy_(self._average_counts, self._now_counts)

@@ -17,6 +17,7 @@ from fastseg.data.manifest import Manifest
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.loop import checkpoint
 from fastseg.loop.build import build_loaders, build_state
+from fastseg.loop.compiled import check_compiler
 from fastseg.loop.decoder import choose_decoder_for_ranks
 from fastseg.loop.distributed import Ranks, gather_states
 from fastseg.loop.environment import environment
@@ -31,8 +32,9 @@ from fastseg.model.weights import fitting
 from fastseg.score.report import write_report
 
 
-def check(config: Config, manifest: Manifest) -> None:
+def check(config: Config, manifest: Manifest, device: str = "auto") -> None:
     """Refuse what cannot be trained, before any process is started. Raises :class:`UserError`."""
+    check_compiler(config.model, cuda=device != "cpu" and torch.cuda.is_available())
     for split in (config.train_split, config.eval_split):
         open_files(config.shards, manifest, split)
     check_tracker(config.tracker)
@@ -53,6 +55,8 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
     state = build_state(config, manifest, ranks, resumed=saved is not None)
     with memory_explained(config, ranks.device, state):
         held = choose_residence(config, manifest, ranks, state.train_step)
+        if state.train_step.network.untried:
+            state.train_step.rehearse(config.data.batch, config.data.crop)
         loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
         held = STREAMED  # the loader has the frames' memory; or gives it back, where a resumed order does not allow it
         if not ranks.first:
@@ -93,7 +97,7 @@ def open_log(
     """The run's folder, begun or gone on with, and held against other runs."""
     documents = {
         "config": config.to_dict(),
-        "environment": environment() | {"decoder": decoder.description},
+        "environment": environment() | {"decoder": decoder.description, "step": state.train_step.network.description},
         "classes": checkpoint.pack_classes(manifest.classes),
     }
     total = total_steps(config.optim, steps_per_epoch)
@@ -194,7 +198,11 @@ def introduction(
     if device.type == "cpu" and ranks.world > 1:
         reason = "" if torch.cuda.is_available() else ": there is no GPU here"
         where = f"{ranks.world} ranks on the CPU, joined by gloo{reason}"
-    yield f"{config.model.arch} from {config.model.weights} weights, {state.train_step.precision}, on {where}"
+    step = state.train_step
+    how = f"{step.precision}, {'compiled' if step.network.compiled else 'not compiled'}"
+    yield f"{config.model.arch} from {config.model.weights} weights, {how}, on {where}"
+    if step.network.warning:
+        yield f"warning: {step.network.warning}"
     images, held_out = (manifest.split(s).samples for s in (config.train_split, config.eval_split))
     yield f"{manifest.name}: {images} images to train on, {held_out} to evaluate on, {len(manifest.classes)} classes"
     batch, optim = config.data.batch * ranks.world, config.optim

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastseg.config import Config
 from fastseg.labels import IGNORE
+from fastseg.loop.compiled import wants_compiling
 from fastseg.loop.distributed import Ranks
 from fastseg.loop.environment import environment
 from fastseg.loop.flops import device_peak, moment, seconds_between
-from fastseg.loop.step import LossNetwork, autocast, compiles, precision_of
+from fastseg.loop.step import LossNetwork, autocast, precision_of
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
 
 RUNS, SECONDS = 20, 2.0
@@ -157,13 +158,13 @@ def measure_stages(config: Config, classes: int, device: torch.device) -> list[d
 
 def _stage_seconds(config: Config, classes: int, device: torch.device) -> Iterator[tuple[str, float]]:
     cast = partial(autocast, precision_of(config.model.precision, device), device)
-    stages = stages_of(_network(config, classes).to(device))
+    stages, compiled = stages_of(_network(config, classes).to(device)), wants_compiling(config.model, device)
     with torch.no_grad(), cast():
         steps = [(stage, inputs, torch.ones_like(out)) for stage, inputs, out in walk(stages, *_batch(config, device))]
     for stage, inputs, gradient in steps:
         # The stages share code, of which the compiler otherwise keeps eight versions.
         with torch._dynamo.config.patch(recompile_limit=64):
-            module = torch.compile(stage.module, dynamic=False) if compiles(config, device) else stage.module
+            module = torch.compile(stage.module, dynamic=False) if compiled else stage.module
             leaves = [tensor for tensor in (*inputs, *stage.module.parameters()) if tensor.requires_grad]
             yield stage.name, _median_seconds(partial(_both_passes, module, inputs, leaves, gradient, cast), device)
 
@@ -215,7 +216,7 @@ def profile_document(
         "crop": list(data.crop),
         "precision": precision_of(model.precision, device),
         "channels_last": model.channels_last,
-        "compile": compiles(config, device),
+        "compile": wants_compiling(config.model, device),
         "ranks": ranks.world,
         "device": device.type,
     }

@@ -1,11 +1,12 @@
 """One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.config import Config, OptimConfig
 from fastseg.errors import UserError, shown
+from fastseg.loop.compiled import CompiledNetwork, find_problem, wants_compiling
 from fastseg.loop.distributed import Ranks, sum_over_ranks
 from fastseg.loop.optim import build_optimizer, set_rate
 from fastseg.loop.profiling import span
@@ -43,8 +45,11 @@ class TrainStep:
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
-        self._optim, self._ranks = config.optim, ranks
-        self._network = _wrap(LossNetwork(model, config.optim, pixel_weights), config, ranks)
+        self._config, self._optim, self._ranks = config, config.optim, ranks
+        problem = find_problem(config.model, ranks)
+        compiled = wants_compiling(config.model, ranks.device) and not problem
+        network = _wrap(LossNetwork(model, config.optim, pixel_weights), ranks, compiled)
+        self.network = CompiledNetwork(network, config.model, ranks, problem)
 
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
@@ -57,7 +62,7 @@ class TrainStep:
         if not self.model.training:
             self.model.train()
         with span("forward and loss"), autocast(self.precision, self._ranks.device):
-            sums = self._network(image, label)
+            sums = self.network(image, label)
         # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):
             totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
@@ -66,6 +71,11 @@ class TrainStep:
         set_rate(self.optimizer, rate)
         norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
         return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
+
+    @property
+    def config(self) -> Config:
+        """The settings as they came out: compiled only if that works."""
+        return replace(self._config, model=replace(self._config.model, compile=self.network.compiled))
 
     def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
         """Do a step on blank images up to the gradients, and leave no trace but the memory that it takes.
@@ -79,7 +89,7 @@ class TrainStep:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for _ in range(2 if device.type == "cuda" else 1):
                 with autocast(self.precision, device):
-                    sums = self._network(image, label)
+                    sums = self.network(image, label)
                 (sums[0] + sums[2]).backward()
                 self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(model.buffers(), before, strict=True):
@@ -122,6 +132,20 @@ def precision_of(wanted: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
+@contextmanager
+def search_algorithms(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms for every new size of input, as it does in training, only if ``wanted``.
+
+    Frames of many sizes would each be searched for anew, 50 convolutions and torch's cached memory dropped each time.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before and wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Convolutions and products in ``precision``, what needs range in float32."""
     if precision == "fp32":
@@ -129,27 +153,20 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def _wrap(network: LossNetwork, config: Config, ranks: Ranks) -> nn.Module:
-    cuda = ranks.device.type == "cuda"
-    wrapped: nn.Module = network
-    if ranks.world > 1:
-        # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        wrapped = DistributedDataParallel(
-            network,
-            device_ids=[ranks.device.index] if cuda else None,
-            gradient_as_bucket_view=True,
-            # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
-            static_graph=not compiles(config, ranks.device),
-            # Running statistics are averaged before they are used: no broadcast in every step.
-            **_NO_SYNC,
-        )
-    return cast(nn.Module, torch.compile(wrapped)) if compiles(config, ranks.device) else wrapped
-
-
-def compiles(config: Config, device: torch.device) -> bool:
-    """Whether the step is compiled."""
-    return config.model.compile if config.model.compile is not None else device.type == "cuda"
+def _wrap(network: LossNetwork, ranks: Ranks, compiled: bool) -> nn.Module:
+    if ranks.world == 1:
+        return network
+    # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return DistributedDataParallel(
+        network,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
+        static_graph=not compiled,
+        # Running statistics are averaged before they are used: no broadcast in every step.
+        **_NO_SYNC,
+    )
 
 
 # torch 2.15's name for what was broadcast_buffers.
@@ -159,7 +176,7 @@ _NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_b
 
 def use_sync_bn(config: Config, ranks: Ranks) -> bool:
     """Whether batch-norm statistics are taken over all ranks: worth its messages where a rank's batch is small."""
-    if ranks.device.type == "cpu":
-        return False  # torch's SyncBatchNorm knows GPUs only
-    wanted = config.model.sync_bn if config.model.sync_bn is not None else config.data.batch < 8
+    # CPU ranks answer each of its messages, a hundred in a step, by way of the kernel: only where they are asked to.
+    auto = ranks.device.type == "cuda" and config.data.batch < 8
+    wanted = auto if config.model.sync_bn is None else config.model.sync_bn
     return wanted and ranks.world > 1

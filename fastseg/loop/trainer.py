@@ -24,7 +24,7 @@ from fastseg.loop.records import record_evaluation
 from fastseg.loop.runlog import RunLog
 from fastseg.loop.stages import profile_document, stages_beside
 from fastseg.loop.state import RunState
-from fastseg.loop.step import autocast
+from fastseg.loop.step import autocast, search_algorithms
 from fastseg.loop.stopping import Stopping
 from fastseg.loop.timing import Mailbox, StepClock
 from fastseg.model.inference import predict
@@ -206,8 +206,8 @@ class Trainer:
         Returns whether they are the best so far, and whether a rank was asked to stop meanwhile.
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
-        with autocast(self.state.train_step.precision, self.ranks.device):
-            classes = self.manifest.classes
+        classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
+        with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             result = evaluate(
                 partial(predict, model),
                 self.eval_loader,
@@ -236,10 +236,11 @@ class Trainer:
         step = profiler.finish()
         if self.log:
             self.say(f"profiled {step['steps']} steps")
+            config = self.state.train_step.config
             # At once: stages take minutes to compile, in which a run may be ended.
-            self.log.write("profile/profile", profile_document(step, [], self.config, self.ranks))
-            stages = stages_beside(self.config, len(self.manifest.classes), self.ranks)
-            document = profile_document(step, stages, self.config, self.ranks)
+            self.log.write("profile/profile", profile_document(step, [], config, self.ranks))
+            stages = stages_beside(config, len(self.manifest.classes), self.ranks)
+            document = profile_document(step, stages, config, self.ranks)
             self.log.write("profile/profile", document)
             for table in tables(document):
                 self.log.show(table)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from fastseg.errors import UserError
+from fastseg.model.batchnorm import replace_batch_norms
 from fastseg.model.weights import Rgb, check_weights, fitting, parse_normalisation, read_tensors
 
 # What torchvision's pretrained weights were trained with, R, G, B, 0–255.
@@ -59,11 +60,9 @@ class DeepLab(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes + void, aux_loss=aux)
         self.net.to(memory_format=self.memory_format)
-        for module in self.net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # torch's default, which torchvision's ResNets keep. Its MobileNetV3 has 0.01: a thousand steps until
-                # the running statistics mean anything, so that short runs evaluate to nonsense.
-                module.momentum = 0.1
+        # torch's default momentum, which torchvision's ResNets keep. Its MobileNetV3 has 0.01: a thousand steps until
+        # the running statistics mean anything, so that short runs evaluate to nonsense.
+        replace_batch_norms(self.net, momentum=0.1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 

@@ -1,0 +1,114 @@
+"""Whether torch.compile can work on this machine: what it needs beside torch, and a trial in a process of its own."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+INSTALL = "install a compiler and Python's headers (Debian: apt install g++ python3-dev)"
+LONGEST = 300
+"""Characters of a reason: a compiler's command line has thousands."""
+
+
+def compiler_problem(cuda: bool) -> str | None:
+    """Return why torch.compile cannot work here and the cure, in one sentence; None where nothing speaks against it.
+
+    Looks at what is installed, which takes no time. ``cuda``: on a GPU, where Triton compiles its driver as C; else
+    Inductor compiles C++.
+    """
+    if cuda and find_spec("triton") is None:
+        return "Triton, which compiles for the GPU, is not installed; install torch from its own wheels: they bring it"
+    return _no_compiler(*(("CC", ("gcc", "clang")) if cuda else ("CXX", ("g++",)))) or _no_headers()
+
+
+def _no_compiler(variable: str, programs: tuple[str, ...]) -> str | None:
+    """What Triton and Inductor would run: what the variable names, else the first of ``programs`` on PATH."""
+    if variable in os.environ:
+        named = os.environ[variable]
+        if not shutil.which(next(iter(shlex.split(named)), "")):
+            return f"{variable} is {named!r}, and there is no such compiler here; unset it, or {INSTALL}"
+    elif not any(map(shutil.which, programs)):
+        return f"there is no {' or '.join(programs)} on PATH; {INSTALL}"
+    return None
+
+
+def _no_headers() -> str | None:
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own Python keeps its headers below /usr, not /usr/local, as Triton and Inductor know.
+    own = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    given = [os.environ.get(name, "") for name in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")]
+    places = [own, *(place for value in given for place in value.split(os.pathsep) if place)]
+    if any(Path(place, "Python.h").is_file() for place in places):
+        return None
+    return f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} are not in {own}; {INSTALL}"
+
+
+def compile_fails(device: str, seconds: float = 240.0) -> str | None:
+    """Return why torch.compile fails on ``device`` (cpu, cuda or cuda:N), in one sentence; None where it works.
+
+    Compiles a convolution, batch norm and ReLU and their backward pass, and runs them, in a process of its own, ended
+    after ``seconds``: a crash is an answer as well. No cache is used: what was compiled before proves nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="fastseg-compile-", ignore_cleanup_errors=True) as caches:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "TORCHINDUCTOR_CACHE_DIR": str(Path(caches, "inductor")),
+            "TRITON_CACHE_DIR": str(Path(caches, "triton")),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # which pays for many kernels, and takes a minute
+        }
+        child = subprocess.Popen(
+            [sys.executable, "-m", "fastseg.compiler", device],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # with the compilers that it starts, which a time limit ends too
+        )
+        try:
+            output, _ = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return f"torch.compile was not done with a small network in {seconds:g} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if child.returncode < 0:
+        return f"torch.compile's process was ended by {signal.Signals(-child.returncode).name}"
+    lines = output.strip().splitlines()
+    return None if child.returncode == 0 else lines[-1] if lines else f"its process ended with {child.returncode}"
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return what an exception of torch.compile comes down to, in one line of at most :data:`LONGEST` characters."""
+    error = getattr(error, "inner_exception", None) or error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A compiler's own complaint stands far below the command that it was given.
+    said = next((line for line in lines if "error: " in line), lines[0] if lines else "")
+    return f"{type(error).__name__}: {said}".removesuffix(": ")[:LONGEST]
+
+
+def _compile_small_network(device: str) -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).to(device)
+    loss = torch.compile(network)(torch.ones(2, 3, 16, 16, device=device)).sum()
+    loss.backward()
+    if not loss.isfinite():
+        raise RuntimeError("the compiled network's result is not a finite number")
+
+
+if __name__ == "__main__":
+    try:
+        _compile_small_network(sys.argv[1])
+    except Exception as failure:  # whatever it is, it is the answer
+        print(describe_failure(failure))
+        sys.exit(1)

@@ -1,0 +1,216 @@
+"""Machines on which nothing can be compiled: said before the ranks start, and survived where nobody asked for it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastseg.compiler
+from fastseg.compiler import compile_fails, compiler_problem, describe_failure
+from fastseg.config import ModelConfig
+from fastseg.loop.compiled import CompiledNetwork, check_compiler
+from fastseg.loop.distributed import Ranks
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+CURE = "install a compiler and Python's headers (Debian: apt install g++ python3-dev)"
+WITHOUT_HEADERS = """#!/usr/bin/env bash
+kept=(); for argument in "$@"; do case $argument in -I*/include/python3*) ;; *) kept+=("$argument");; esac; done
+exec g++ "${kept[@]}"
+"""
+
+
+@pytest.fixture
+def headless(tmp_path: Path) -> Path:
+    """A compiler that is not told where Python's headers are, as if there were none."""
+    path = tmp_path / "g++-without-headers"
+    path.write_text(WITHOUT_HEADERS)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_this_machine_lacks_nothing(cuda: bool) -> None:
+    assert compiler_problem(cuda) is None
+
+
+@pytest.mark.parametrize(
+    ("cuda", "environment", "says"),
+    [
+        (True, {"PATH": "/empty"}, "there is no gcc or clang on PATH"),
+        (False, {"PATH": "/empty"}, "there is no g++ on PATH"),
+        (True, {"CC": "no-such-cc"}, "CC is 'no-such-cc', and there is no such compiler here; unset it, or"),
+        (
+            False,
+            {"CXX": "no-such-cxx -O1"},
+            "CXX is 'no-such-cxx -O1', and there is no such compiler here; unset it, or",
+        ),
+        (False, {"CXX": ""}, "CXX is '', and there is no such compiler here"),
+    ],
+)
+def test_a_missing_compiler_is_seen(
+    cuda: bool, environment: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    problem = compiler_problem(cuda)
+    assert problem is not None
+    assert problem.startswith(says)
+    assert problem.endswith(CURE)
+
+
+def test_missing_headers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastseg.compiler.sysconfig, "get_path", lambda *_: str(tmp_path / "include"))
+    problem = compiler_problem(True)
+    assert problem is not None
+    assert problem.startswith(f"the headers of Python 3.{sys.version_info.minor} are not in {tmp_path}/include; ")
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("C_INCLUDE_PATH", f"/nowhere:{tmp_path}")
+    assert compiler_problem(True) is None
+
+
+def test_looking_needs_no_torch() -> None:
+    ask = "import sys; from fastseg.compiler import *; compiler_problem(True); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
+
+
+def test_a_missing_triton_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastseg.compiler, "find_spec", lambda _name: None)
+    assert str(compiler_problem(True)).startswith("Triton, which compiles for the GPU, is not installed")
+    assert compiler_problem(False) is None
+
+
+@pytest.mark.slow
+def test_the_trial_compiles_for_real(monkeypatch: pytest.MonkeyPatch, headless: Path) -> None:
+    assert compile_fails("cpu") is None
+    monkeypatch.setenv("CXX", str(headless))
+    assert "fatal error: Python.h: No such file" in str(compile_fails("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("device", "cxx", "says"),
+    [("cpu", "false", "No working C++ compiler"), ("cuda:77", "g++", "")],
+    ids=["a compiler that fails", "no such GPU"],
+)
+def test_the_trial_says_why_it_fails(device: str, cxx: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", cxx)
+    reason = compile_fails(device)
+    assert reason
+    assert says in reason
+    assert "\n" not in reason
+    assert len(reason) <= 300
+
+
+def test_a_trial_that_hangs_or_crashes_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's process itself: a torch that sleeps, and one that is killed, stand first on the path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(600)\n")
+    begin = time.monotonic()
+    assert compile_fails("cpu", seconds=2) == "torch.compile was not done with a small network in 2 s"
+    assert time.monotonic() - begin < 60
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    assert compile_fails("cpu") == "torch.compile's process was ended by SIGSEGV"
+
+
+def test_a_failure_is_one_line() -> None:
+    error = RuntimeError(
+        "CppCompileError: C++ compile error\n\nCommand:\ng++ a b\n\nOutput:\nx.h:1: fatal error: no y\n"
+    )
+    assert describe_failure(error) == "RuntimeError: x.h:1: fatal error: no y"
+    assert describe_failure(ValueError()) == "ValueError"
+
+
+FLAGS = ["--device", "cpu", "--recipe", "demo", "--data.batch", "2", "--data.crop", "64", "64", "--data.threads", "1"]
+FLAGS += ["--optim.epochs", "1", "--optim.warmup", "0", "--name", "r"]
+
+
+def train(
+    shards: Path, runs: Path, *more: str, program: Sequence[str] = ("-m", "fastseg.train"), **environment: str
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, *program, *FLAGS, "--shards", str(shards), "--runs", str(runs), *more]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_FX_GRAPH_CACHE": "0", **environment}
+    variables["TORCHINDUCTOR_CACHE_DIR"] = str(runs / "inductor")
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=variables)
+
+
+def test_compiling_that_was_asked_for_is_refused_before_the_ranks_start(shards: Path, tmp_path: Path) -> None:
+    run = train(shards, tmp_path, "--model.compile", "True", "--gpus", "2", CXX="no-such-cxx")
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "error: --model.compile is True, but CXX is 'no-such-cxx', and there is no such compiler here; "
+        f"unset it, or {CURE}; or leave --model.compile out"
+    ]
+
+
+@pytest.mark.slow
+def test_compiling_that_was_asked_for_and_fails_ends_all_ranks_with_one_sentence(
+    shards: Path, tmp_path: Path, headless: Path
+) -> None:
+    """Nothing is missing that could be seen before: the compiler runs, and fails."""
+    run = train(shards, tmp_path, "--model.compile", "True", "--gpus", "2", CXX=str(headless))
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.count("error: ") == 2  # ours, and the compiler's in it
+    assert "error: --model.compile is True, but torch.compile failed (" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+AS_ON_A_GPU = """
+import os, torch
+import torch._inductor.compile_fx
+from torch._dynamo.backends.debugging import aot_eager
+import fastseg.loop.compiled as compiled
+from fastseg.errors import run_command
+from fastseg.train import _main
+
+compiled.wants_compiling = lambda config, device: config.compile is not False  # what None means on a GPU
+def backend(graph, inputs, **_options):
+    if os.environ["RANK"] in os.environ["FAILS_ON"].split():
+        raise RuntimeError("this backend is broken")
+    return aot_eager(graph, inputs)  # where Inductor would take minutes
+
+torch._inductor.compile_fx.compile_fx = backend
+run_command(_main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fails_on", "where"), [("0 1", ""), ("1", "on rank 1 ")])
+def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on: str, where: str) -> None:
+    """Where nobody asked for it: one warning, and the run trains to its end, whichever of two ranks cannot compile."""
+    script = tmp_path / "train.py"
+    script.write_text(AS_ON_A_GPU)
+    run = train(shards, tmp_path, "--gpus", "2", program=[str(script)], FAILS_ON=fails_on)
+    assert run.returncode == 0, run.stderr
+    reason = f"{where}torch.compile failed (RuntimeError: this backend is broken)"
+    assert run.stderr.count("warning: the step runs uncompiled") == 1
+    assert f"warning: the step runs uncompiled, which is slower: {reason}" in run.stderr
+    assert "not compiled, on 2 ranks" in run.stderr
+    environment = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert environment["step"] == f"not compiled: {reason}"
+
+
+def test_an_error_that_is_not_the_compilers_comes_again() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, _image: torch.Tensor, _label: torch.Tensor) -> torch.Tensor:
+            raise ValueError("the network's own")
+
+    network = CompiledNetwork(Broken(), dataclasses.replace(ModelConfig(), compile=None), ALONE)
+    assert (network.compiled, network.untried, network.description) == (False, False, "not compiled")
+    network.compiled = network.untried = True
+    with pytest.raises(ValueError, match="the network's own"):
+        network(torch.zeros(1), torch.zeros(1))
+    assert network.description.startswith("not compiled: torch.compile failed (ValueError: the network's own")
+
+
+def test_only_what_was_asked_for_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-cc")
+    for wanted in (None, False):
+        check_compiler(ModelConfig(compile=wanted), cuda=True)
+    with pytest.raises(fastseg.errors.UserError, match=r"--model\.compile is True, but CC is 'no-such-cc'"):
+        check_compiler(ModelConfig(compile=True), cuda=True)
