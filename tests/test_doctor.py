@@ -294,7 +294,6 @@ def test_ranks_add_up_or_say_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_torch_compile_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("fastseg.compiler")
     assert only(computing.compiling(Request())).state == "ok"
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     monkeypatch.setenv("CC", "nothing")

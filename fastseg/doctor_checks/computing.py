@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,12 +42,12 @@ def torch_works(_request: Request) -> list[Row]:
 
 def compiling(_request: Request) -> list[Row]:
     """torch.compile of a convolution and its backward pass, as the training step asks for on a GPU."""
+    from fastseg.compiler import compile_fails, compiler_problem
     from fastseg.device import cuda_works
 
-    compiler = import_module("fastseg.compiler")
     device = "cuda" if cuda_works() else "cpu"
     began = time.monotonic()
-    problem = compiler.compiler_problem(device == "cuda") or compiler.compile_fails(device, COMPILING)
+    problem = compiler_problem(device == "cuda") or compile_fails(device, COMPILING)
     seconds = time.monotonic() - began
     if problem is None:
         return ok("torch.compile", f"compiles for {device}, in {seconds:.0f} s")
