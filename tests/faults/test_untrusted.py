@@ -280,7 +280,6 @@ ABSURD: list[tuple[tuple[str | int, ...], object]] = [
     ),
     *(((*SHARD, name), value) for name in ("sha256", "index_sha256") for value in (None, "", "zz", 0)),
     *((("splits", "train", "sizes"), value) for value in (None, 3, [], [[1, 2]], [[-1, 5, 11]], [[10**9, 10**9, 11]])),
-    *((("splits", "train", "rare"), value) for value in (None, [], {"x": []}, {"99": []}, {"0": [[10**9, 0, 0]]})),
     *(((name,), value) for name in ("mean", "std") for value in (None, [1, 2], [1, 2, "x"], [1, 2, 10**400], [-1] * 3)),
     *(((name,), value) for name in ("name", "splits", "classes", "options") for value in (None, 3, [3], {"a": [[]]})),
     *(((name,), value) for name in ("image_codec", "mask_codec", "format") for value in (None, "exe", ["jpg"], {})),
