@@ -60,7 +60,7 @@ def _main() -> None:
     files = open_files(shards, manifest, options.split, unlabelled=True)
     views = views_of(options)
     for document in saved:
-        views.check(document.get("squeeze"))
+        views.check(document["squeeze"])
     check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
     with joined_ranks(options.device) as ranks, memory_explained(options, ranks):
@@ -191,7 +191,7 @@ def evaluate_checkpoint(
                 precision=precision,
                 views=views_of(options),
             )
-            finish(options, outcome, keys, saved.get("config") or {}, saving)
+            finish(options, outcome, keys, saved["config"], saving)
 
 
 def finish(

@@ -212,12 +212,11 @@ def _class_table(rows: "list[Share]", crops: int) -> Table:
     from fastseg.data.findings import percent
 
     table = Table("", "class", title=f"pixels of each class: in the set, and in {crops} crops", title_justify="left")
-    for column in ("in the set", "in the crops", "ratio", "crops that show it", "rare: frames, at least"):
+    for column in ("in the set", "in the crops", "ratio", "crops that show it"):
         table.add_column(column, justify="right")
     for row in rows:
         chip = Text("■", style=f"rgb({row.color[0]},{row.color[1]},{row.color[2]})")
-        frames = "" if row.rare_in is None else f"{row.rare_in:,}"
-        table.add_row(chip, row.name, percent(row.before), percent(row.after), row.ratio, percent(row.crops), frames)
+        table.add_row(chip, row.name, percent(row.before), percent(row.after), row.ratio, percent(row.crops))
     return table
 
 

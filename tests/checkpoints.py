@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import layouts
+from fastseg.config import Config, ModelConfig
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.labels import SegmentationClass, cityscapes
@@ -45,6 +46,7 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
         head = model.net.classifier[4]
         head.bias.copy_((head.bias - logits.mean(1)) / logits.std(1))
         head.weight.div_(logits.std(1).view(-1, 1, 1, 1))
+    config = Config("/somewhere/private", name="streets-1", seed=3, model=ModelConfig(ARCH, "/home/me/start.pt"))
     return {
         "step": 12,
         "steps_per_epoch": 6,
@@ -53,8 +55,10 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
         "ema": None,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
+        "void": False,
+        "squeeze": None,
         "classes": checkpoint.pack_classes(classes),
-        "config": {"seed": 3, "shards": "/somewhere/private", "model": {"arch": ARCH, "weights": "/home/me/start.pt"}},
+        "config": config.to_dict(),
         "dataset": {"name": "streets", "digest": "0123456789abcdef"},
         "versions": {"fastseg-deeplab": "0.1.0"},
     }

@@ -36,7 +36,7 @@ INSPECTION = Inspection(
     entries=(Entry("key_0", (64, 96), 1234, 56, (0, IGNORE)),),
     shift=None,
 )
-SPLIT = Split((), sizes=((64, 96, 10),), pixels=(800, 0, 200), rare={1: ((3, 0, 0), (3, 8, 8), (5, 0, 0))})
+SPLIT = Split((), sizes=((64, 96, 10),), pixels=(800, 0, 200))
 
 
 def test_the_sheet_shows_each_crop_as_it_is_and_under_its_mask() -> None:
@@ -65,8 +65,8 @@ def test_a_very_wide_crop_and_a_very_long_name_have_a_sheet() -> None:
 
 def test_shares_before_and_after() -> None:
     road, sky, ignored = shares(INSPECTION, SPLIT, CLASSES)
-    assert (road.before, road.after, road.ratio, road.crops, road.rare_in) == (0.8, 0.6, "0.75", 1, None)
-    assert (sky.before, sky.after, sky.ratio, sky.rare_in) == (0, 0.2, "–", 2)
+    assert (road.before, road.after, road.ratio, road.crops) == (0.8, 0.6, "0.75", 1)
+    assert (sky.before, sky.after, sky.ratio) == (0, 0.2, "–")
     assert (ignored.name, ignored.before, ignored.crops) == ("(ignored)", 0.2, 0.5)
 
 

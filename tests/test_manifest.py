@@ -29,6 +29,7 @@ def test_reads_back_what_was_written(shards: Path, tmp_path: Path) -> None:
     ("path", "value", "says"),
     [
         (["format"], "tar", "not a manifest"),
+        (["version"], 1, "has format version 1, this fastseg reads 2; pack the set again, with --overwrite"),
         (["version"], 99, "99"),
         (["image_codec"], "exe", "exe"),
         (["mean"], [1, 2], "damaged"),

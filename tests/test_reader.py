@@ -1,26 +1,23 @@
 """Records by their place: only what the manifest announces reaches a decoder."""
 
 import io
-import json
 import resource
 import shutil
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from fastseg.data.checksums import SUMS, seal
 from fastseg.data.draws import Augmentation
 from fastseg.data.images import encode_jpeg, encode_png, encode_tiff
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.data.manifest import read_manifest
 from fastseg.data.reader import Reader
-from fastseg.data.shards import read_index, write_shard
 from fastseg.errors import UserError
+from resealed import change_record
 
 CPU = torch.device("cpu")
 
@@ -28,26 +25,6 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def copy(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "set"))
-
-
-def exchange(folder: Path, split: str, extension: str, data: bytes) -> str:
-    """Another file in the first record of a split, with hashes and check sums that fit; returns the record's key."""
-    manifest = read_manifest(folder)
-    first, *others = manifest.splits[split].shards
-    tar = (folder / first.file).read_bytes()
-    records = [
-        (entry.key, {part.extension: tar[part.offset : part.offset + part.size] for part in entry.components})
-        for entry in read_index((folder / first.index).read_text())
-    ]
-    key, members = records[0]
-    members[extension] = data
-    document = json.loads(members.pop("json"))
-    document.pop(SUMS)
-    members["json"] = seal(document, members)
-    shards = (write_shard(folder / first.file, records), *others)
-    split_with = {split: replace(manifest.splits[split], shards=shards)}
-    replace(manifest, splits=manifest.splits | split_with).write(folder)
-    return key
 
 
 def png_of_zeros(width: int, height: int) -> bytes:
@@ -104,7 +81,7 @@ def test_bombs_reach_no_decoder(copy: Path, extension: str, bomb: object, says: 
     """By training and evaluation alike: named, or passed over, with little memory."""
     assert callable(bomb)
     data = bomb()
-    keys = [exchange(copy, split, extension, data) for split in ("train", "val")]
+    keys = [change_record(copy, f"{split}-000000.tar", 0, extension, lambda _: data) for split in ("train", "val")]
     manifest, before = read_manifest(copy), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     options = {"batch": 2, "device": CPU, "threads": 1}
 

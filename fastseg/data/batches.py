@@ -136,7 +136,7 @@ def open_shards(
             seed=seed,
             decoder=choice.decoder,
             arena=arena,
-            state={"epoch": epoch, "step": 0},
+            state={"epoch": epoch, "step": 0, "apart": False},
         )
 
     return ShardBatches(manifest, None, start)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 SUMS = "crc32"
-UNSEALED = {"key", "name", "original_size", "pixels", "size", "split"}
-"""The fields of records that were packed before there were check sums."""
 
 
 def seal(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
@@ -19,15 +17,12 @@ def seal(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
 def changed(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
     """Extension of the first of a record's files that is not as it was packed; None where all are.
 
-    ``text`` is its JSON, ``members`` are the others. A JSON without check sums (of sets packed before there were any)
-    proves no more than that it is this record's.
+    ``text`` is its JSON, ``members`` are the others.
     """
     try:
         document = json.loads(text)
         if document["key"] != key:
             return "json"
-        if SUMS not in document:
-            return None if document.keys() <= UNSEALED else "json"
         sums = document[SUMS]
         if sums.pop("json") != zlib.crc32(_dump(document)):
             return "json"

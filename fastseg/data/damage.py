@@ -28,10 +28,7 @@ class Damage(NamedTuple):
 
 
 def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
-    """Where a tar differs from what was packed, at most one place of each record; ``entries`` of its whole index.
-
-    Bytes of images and masks that were packed without check sums are taken as they are.
-    """
+    """Where a tar differs from what was packed, at most one place of each record; ``entries`` of its whole index."""
     with tar.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for entry in entries:

@@ -80,7 +80,7 @@ class TrainLoader:
             )
         self._epoch: int = state["epoch"] if state else 0
         self._step: int = state["step"] if state else 0
-        self.apart: bool = state.get("apart", False) if state else apart
+        self.apart: bool = state["apart"] if state else apart
         """Whether this rank draws from its own share of the split alone."""
         # Where only a share fits, an order that goes through the whole split cannot be served from memory.
         self.resident = arena is not None and (self.apart or not apart)

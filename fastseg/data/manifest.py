@@ -17,12 +17,10 @@ from fastseg.reading import is_remote, join, read_bytes
 
 NAME = "manifest.json"
 FORMAT = "fastseg-shards"
-VERSION = 1
+VERSION = 2
+"""Grows whenever older code could not read what is written, or the other way round."""
 MAX_FILE = 1 << 25
-"""Bytes, which parsed may take 1 GB. A tar takes 250, a place of a rare class up to 20: Cityscapes' takes 1 MB, three
-splits with :data:`MAX_PLACES` each 24."""
-MAX_PLACES = 400_000
-"""Of rare classes, that a split names when it is packed; Cityscapes' training split has 60,000."""
+"""Bytes, which parsed may take 1 GB. A tar takes 250: Cityscapes' manifest has 6 KB, one of 100,000 tars 25 MB."""
 MAX_NAMED = 4
 """Other sets that a complaint names."""
 
@@ -55,9 +53,6 @@ class Split:
     """(height, width, how many samples), one entry for each size that occurs."""
     pixels: tuple[int, ...] = ()
     """Pixels of each class 0…C-1, then of :data:`IGNORE`; empty without masks."""
-    rare: dict[int, tuple[tuple[int, int, int], ...]] = field(default_factory=dict)
-    """Train id of each class under 2 % of the labelled pixels → (sample, y, x): pixel positions near which it
-    lies, ``sample`` counting through the split's shards in order."""
 
     @property
     def samples(self) -> int:
@@ -141,7 +136,7 @@ def parse_manifest(document: Any, where: str) -> Manifest:
     if document.get("version") != VERSION:
         raise UserError(
             f"{where} has format version {shown(document.get('version'))}, this fastseg reads {VERSION}; "
-            "pack the set again or change the version of fastseg"
+            "pack the set again, with --overwrite"
         )
     try:
         return _parse(document, where)
@@ -181,10 +176,6 @@ def _parse_split(document: dict[str, Any], classes: int, where: str) -> Split:
         labelled=yes_or_no(document["labelled"]),
         sizes=tuple(_parse_size(size) for size in a_list(document["sizes"])),
         pixels=tuple(whole(n, 0, MAX_PIXELS * samples) for n in a_list(document["pixels"])),
-        rare={
-            whole(int(train_id), 0, classes - 1): tuple(_parse_place(place, samples) for place in a_list(places))
-            for train_id, places in document["rare"].items()
-        },
     )
     if split.labelled and (len(split.pixels) != classes + 1 or not any(split.pixels)):
         raise ValueError(f"{len(split.pixels)} pixel counts for {classes} classes and the ignore value")
@@ -214,11 +205,6 @@ def _parse_size(entry: Any) -> tuple[int, int, int]:
     height, width = whole(height, 1, MAX_PIXELS), whole(width, 1, MAX_PIXELS)
     whole(height * width, 1, MAX_PIXELS)
     return height, width, whole(samples, 1, 1 << 40)
-
-
-def _parse_place(entry: Any, samples: int) -> tuple[int, int, int]:
-    sample, y, x = a_list(entry)
-    return whole(sample, 0, samples - 1), whole(y, 0, MAX_PIXELS), whole(x, 0, MAX_PIXELS)
 
 
 def _one_of(value: Any, allowed: tuple[str, ...], name: str, where: str) -> str:

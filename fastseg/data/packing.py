@@ -9,7 +9,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from fastseg.data.manifest import Manifest
+from fastseg.data.manifest import VERSION, Manifest
 from fastseg.data.merge import PartNote, PartNumber
 from fastseg.data.records import Codec, Record, Statistics, encode
 from fastseg.data.shards import ShardPlan, plan, write_shard
@@ -23,8 +23,8 @@ from fastseg.parallel import ordered_map, worker_count
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
 
-ENCODING = 3
-"""Grows when the same samples and options give other bytes: 1 had no restart markers, and masks by LZW; 2 no CRC-32."""
+ENCODING = 1
+"""Grows when the same samples and options give other bytes."""
 
 Progress = Callable[[int, int], None]
 """Called with the samples that are packed and all there are: once before the first, then after each."""
@@ -118,7 +118,7 @@ def _digest(source: Source, options: PackOptions) -> str:
         ]
         for sample in source.samples
     ]
-    document = [ENCODING, samples, asdict(source.table), asdict(options)]
+    document = [VERSION, ENCODING, samples, asdict(source.table), asdict(options)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

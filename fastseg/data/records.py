@@ -20,11 +20,6 @@ from fastseg.data.sources import Sample
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, LabelTable
 
-STRIDE = 8
-"""Pixels between the points of the mask that are looked at for :attr:`Statistics.positions`."""
-POSITIONS = 4
-"""Most positions kept per class and sample."""
-
 
 @dataclass(frozen=True)
 class Codec:
@@ -58,8 +53,6 @@ class Statistics:
     """Pixels of each class 0…C-1, then ignored ones; empty without a mask."""
     sums: tuple[int, ...]
     """Sum of R, G, B over all pixels, then the sums of their squares."""
-    positions: dict[int, tuple[tuple[int, int], ...]]
-    """Train id → up to :data:`POSITIONS` pixels (y, x) of that class, spread over its extent."""
     squared_error: float | None = None
     """Mean squared error of the stored image against the original, over all channels, where it was measured."""
 
@@ -100,7 +93,6 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
         width=image.width,
         pixels=pixels,
         sums=_channel_sums(image),
-        positions={} if mask is None else _positions(mask),
         squared_error=_squared_error(image, stored) if measure else None,
     )
     return Record(sample.key, members, statistics)
@@ -165,25 +157,6 @@ def _channel_sums(image: Image.Image) -> tuple[int, ...]:
     histogram = np.array(image.histogram(), np.int64).reshape(3, 256)
     values = np.arange(256, dtype=np.int64)
     return (*(histogram @ values).tolist(), *(histogram @ values**2).tolist())
-
-
-def _positions(mask: Image.Image) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Up to :data:`POSITIONS` pixels of each class, evenly spaced in the row order of a coarse grid."""
-    width, height = mask.width // STRIDE, mask.height // STRIDE
-    if not (width and height):
-        return {}
-    # The middle of every cell; by Pillow, which need not copy the whole mask for it.
-    cells = (0, 0, width * STRIDE, height * STRIDE)
-    grid = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST, cells))
-    order = np.argsort(grid, axis=None, kind="stable")
-    train_ids, starts = np.unique(grid.ravel()[order], return_index=True)
-    found = {}
-    for train_id, places in zip(train_ids.tolist(), np.split(order, starts[1:]), strict=True):
-        chosen = places[np.linspace(0, len(places) - 1, min(POSITIONS, len(places))).round().astype(int)]
-        y, x = (np.stack(np.divmod(chosen, grid.shape[1])) * STRIDE + STRIDE // 2).tolist()
-        if train_id != IGNORE:
-            found[train_id] = tuple(zip(y, x, strict=True))
-    return found
 
 
 def _squared_error(image: Image.Image, stored: bytes) -> float:

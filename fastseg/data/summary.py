@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fastseg.data.manifest import MAX_PLACES, Manifest, Split
+from fastseg.data.manifest import Manifest, Split
 from fastseg.data.records import Statistics
 from fastseg.data.sources import SPLITS
 from fastseg.data.workspace import Part
 from fastseg.labels import SegmentationClass
-
-RARE = 0.02
-"""Share of the labelled pixels below which a class counts as rare."""
 
 
 def summarise(
@@ -56,21 +53,7 @@ def _split(parts: Sequence[Part]) -> Split:
         labelled=labelled,
         sizes=tuple((height, width, count) for (height, width), count in sorted(sizes.items())),
         pixels=pixels,
-        rare=_rare(statistics, pixels),
     )
-
-
-def _rare(statistics: Sequence[Statistics], pixels: tuple[int, ...]) -> dict[int, tuple[tuple[int, int, int], ...]]:
-    """Train id of each rare class that occurs → (sample, y, x) of some of its pixels."""
-    labelled = sum(pixels[:-1])
-    places = {
-        train_id: [(i, y, x) for i, entry in enumerate(statistics) for y, x in entry.positions.get(train_id, ())]
-        for train_id, count in enumerate(pixels[:-1])
-        if 0 < count < RARE * labelled
-    }
-    # Of large sets every second, third, … place: a manifest has to be read at once.
-    step = max(1, math.ceil(sum(map(len, places.values())) / MAX_PLACES))
-    return {train_id: tuple(found[::step]) for train_id, found in places.items()}
 
 
 def _moments(statistics: Sequence[Statistics]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -74,13 +74,14 @@ def finished(out: Path, request: str) -> Manifest | None:
     """
     if not (out / MANIFEST).exists():
         return None
+    manifest = read_manifest(out)
     if not (out / REQUEST).is_file() or (out / REQUEST).read_text() != request:
         raise UserError(
             f"{out} holds a set packed from other inputs or with other options; "
             "choose another --out, or replace it with --overwrite"
         )
     shutil.rmtree(out / FOLDER, ignore_errors=True)
-    return read_manifest(out)
+    return manifest
 
 
 @contextmanager
@@ -123,12 +124,10 @@ def _clear(out: Path, request: str) -> None:
 
 
 def _statistics(entry: dict) -> Statistics:
-    positions = {int(train_id): tuple((y, x) for y, x in places) for train_id, places in entry["positions"].items()}
     return Statistics(
         height=entry["height"],
         width=entry["width"],
         pixels=tuple(entry["pixels"]),
         sums=tuple(entry["sums"]),
-        positions=positions,
         squared_error=entry["squared_error"],
     )

@@ -16,9 +16,13 @@ from fastseg.model.weights import check_weights, fitting, not_finite, parse_norm
 from fastseg.torchfile import check_checkpoint
 
 FORMAT = "fastseg-checkpoint"
-VERSION = 1
-REQUIRED = ("step", "arch", "model", "ema", "mean", "std", "classes", "shards")
-"""What an evaluation needs; a run that goes on needs more (:class:`fastseg.loop.state.RunState`)."""
+VERSION = 2
+"""Grows whenever older code could not read what is written, or the other way round."""
+REQUIRED = (
+    *("step", "arch", "model", "ema", "mean", "std", "void", "squeeze", "classes", "shards"),
+    *("steps_per_epoch", "config", "dataset", "versions"),
+)
+"""What evaluation and export need; a run that goes on needs more (:class:`fastseg.loop.state.RunState`)."""
 ARCHITECTURES = get_args(get_type_hints(ModelConfig)["arch"])
 
 
@@ -57,7 +61,10 @@ def check(document: Any, path: Path) -> None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
     if document.get("version") != VERSION:
-        raise UserError(f"{path} has format version {shown(document.get('version'))}, this fastseg reads {VERSION}")
+        found = shown(document.get("version"))
+        raise UserError(
+            f"{path} has format version {found}, this fastseg reads {VERSION}; train anew, with --resume never"
+        )
     if missing := [name for name in REQUIRED if name not in document]:
         raise UserError(f"{path} lacks {', '.join(missing)}; it is damaged, use another")
     step, arch, classes = document["step"], document["arch"], document["classes"]
@@ -88,15 +95,14 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
             raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, evaluation_owed {shown(owed)}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
-            # In older files a loader has DALI's own state, which is not used.
-            epoch, step = loader.get("epoch", 0), loader.get("step", 0)
-            if not _is_count(epoch) or not _is_count(step) or step > steps:
-                raise ValueError(f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}")
+            epoch, step, apart = loader["epoch"], loader["step"], loader["apart"]
+            if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(apart, bool):
+                raise ValueError(f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}, {shown(apart)}")
 
 
 def _check_quirks(document: dict[str, Any], path: Path) -> None:
-    """Of a class for void, and of squeezed frames; older files know neither."""
-    void, squeeze = document.get("void", False), document.get("squeeze")
+    """Of a class for void, and of squeezed frames."""
+    void, squeeze = document["void"], document["squeeze"]
     if not isinstance(void, bool):
         raise UserError(f"{path} has the class for void {shown(void)}; it must be true or false")
     two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2

@@ -162,7 +162,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
             ("network", saved["arch"], config.model.arch),
             ("optimiser", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
             ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
-            ("class for void", bool(saved.get("void")), config.model.void),
+            ("class for void", saved["void"], config.model.void),
             class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
             ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
         ]
@@ -178,18 +178,13 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
     """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation and seed."""
-    return (
-        len(saved["ranks"]) == ranks.world
-        and all("epoch" in rank["loader"] for rank in saved["ranks"])  # in older files DALI's own state
-        and _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
-    )
+    same = _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
+    return len(saved["ranks"]) == ranks.world and same
 
 
 def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
     speed_only = ("threads", "prefetch", "eval_batch", "resident", "decoder")
-    # What has been added since an older file was written is off by default, as it was then.
-    settings = Config().to_dict()["data"] | config["data"]
-    data = {name: value for name, value in settings.items() if name not in speed_only}
+    data = {name: value for name, value in config["data"].items() if name not in speed_only}
     return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
 
 

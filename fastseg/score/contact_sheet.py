@@ -40,8 +40,6 @@ class Share:
     """Share of the crops' pixels, padding left out."""
     crops: float
     """Share of the crops that show it."""
-    rare_in: int | None
-    """For a class under 2 % of the pixels: the frames it is in."""
 
     @property
     def ratio(self) -> str:
@@ -53,12 +51,9 @@ def shares(inspection: Inspection, split: Split, classes: Sequence[SegmentationC
     """A row for each class, then one for ignored pixels."""
     rows = [*classes, SegmentationClass("(ignored)", (0, 0, 0))]
     before, after = sum(split.pixels), sum(inspection.pixels)
-    rare = {train_id: len({sample for sample, _, _ in places}) for train_id, places in split.rare.items()}
     return [
-        Share(c.name, c.color, old / before, new / after, showing / inspection.crops, rare.get(i))
-        for i, (c, old, new, showing) in enumerate(
-            zip(rows, split.pixels, inspection.pixels, inspection.showing, strict=True)
-        )
+        Share(c.name, c.color, old / before, new / after, showing / inspection.crops)
+        for c, old, new, showing in zip(rows, split.pixels, inspection.pixels, inspection.showing, strict=True)
     ]
 
 

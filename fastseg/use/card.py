@@ -74,7 +74,7 @@ def model_card(
     """The text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    data = about.dataset.partition(" (")[0] or "unknown"
+    data = about.dataset.partition(" (")[0]
     results = [] if about.score is None else [EvalResult(
         task_type="image-segmentation", dataset_type=data, dataset_name=data, metric_type="mean_iou",
         metric_name="mIoU", metric_value=round(about.score, 4),
@@ -98,7 +98,7 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     yield (
         f"torchvision's `{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
         f"fastseg {about.version}".rstrip()
-        + f", on the data set {about.dataset or 'unknown'}.{averaged}"
+        + f", on the data set {about.dataset}.{averaged}"
     )
     yield "## Score"
     if about.score is None:
@@ -116,7 +116,7 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     yield "## Classes"
     yield "\n".join(_classes(about))
     yield "## Training"
-    yield "\n".join(_training(about)) or "The recipe was not recorded."
+    yield "\n".join(_training(about))
     yield "## Terms"
     yield CITYSCAPES_TERMS if about.label_ids else TERMS
 
@@ -132,8 +132,7 @@ def _classes(about: Description) -> Iterator[str]:
 
 
 def _training(about: Description) -> Iterator[str]:
-    epochs = f" ({about.epochs:.1f} epochs)" if about.epochs else ""
-    yield f"{about.step} steps{epochs}."
+    yield f"{about.step} steps ({about.epochs:.1f} epochs)."
     for part, settings in about.recipe.items():
         if isinstance(settings, dict):
             yield f"- {part}: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items())

@@ -20,7 +20,7 @@ class Description:
     """A checkpoint's facts, without places on the machine that trained it."""
 
     name: str
-    """Of the run; of the file where the run's is not known."""
+    """Of the run."""
     arch: str
     """torchvision's name of the network."""
     classes: tuple[SegmentationClass, ...]
@@ -30,11 +30,11 @@ class Description:
     """Of R, G, B, 0–255."""
     std: tuple[float, ...]
     dataset: str
-    """Name and digest of the packed set; empty if not known."""
+    """Name and digest of the packed set."""
     recipe: dict[str, Any]
-    """Settings of the training; empty if not known."""
+    """Settings of the training."""
     step: int
-    epochs: float | None
+    epochs: float
     score: float | None
     """mIoU of these very weights, 0–1; None if they were not evaluated."""
     images: int
@@ -44,7 +44,7 @@ class Description:
     averaged: bool
     """Whether the weights are the run's average, which is what it evaluates."""
     version: str
-    """Of fastseg, that trained them."""
+    """Of fastseg, that trained them; empty where it was not installed as a package."""
 
     def metadata(self, contract: str) -> dict[str, str]:
         """Strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: what goes in and out."""
@@ -77,24 +77,24 @@ def describe(saved: dict[str, Any], path: Path) -> Description:
 
 def _describe(saved: dict[str, Any], path: Path) -> Description:
     classes = tuple(parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"]))
-    steps, data = saved.get("steps_per_epoch"), saved.get("dataset", {})
+    data = saved["dataset"]
     line = _evaluation(path.parent.parent / "metrics.jsonl", saved["step"])
     return Description(
-        name=saved.get("config", {}).get("name") or path.stem,
+        name=saved["config"]["name"],
         arch=saved["arch"],
         classes=classes,
         label_ids=cityscapes_ids(classes),
         mean=tuple(map(_short, saved["mean"])),
         std=tuple(map(_short, saved["std"])),
-        dataset=f"{data['name']} ({data['digest'][:12]})" if data else "",
-        recipe=_settings(saved.get("config", {})),
+        dataset=f"{data['name']} ({data['digest'][:12]})",
+        recipe=_settings(saved["config"]),
         step=saved["step"],
-        epochs=saved["step"] / steps if steps else None,
+        epochs=saved["step"] / saved["steps_per_epoch"],
         score=line.get("miou"),
         images=line.get("images", 0),
         auxiliary=any(name.startswith("aux_classifier.") for name in saved["ema"] or saved["model"]),
         averaged=saved["ema"] is not None,
-        version=saved.get("versions", {}).get("fastseg-deeplab", ""),
+        version=saved["versions"].get("fastseg-deeplab", ""),
     )
 
 
@@ -105,10 +105,8 @@ def _short(value: float) -> float:
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What decides the result: no folders, and of a file of weights the name only."""
-    kept: dict[str, Any] = {name: config[name] for name in ("seed", "data", "model", "optim") if name in config}
-    if "model" in kept:
-        kept["model"] = {**kept["model"], "weights": Path(kept["model"]["weights"]).name}
-    return kept
+    model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
+    return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
 
 
 def _evaluation(log: Path, step: int) -> dict[str, Any]:

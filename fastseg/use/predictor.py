@@ -157,7 +157,7 @@ def load(
     saved = checkpoint.load(path)
     classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
     views = Views(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else Views(window=window)
-    views.check(saved.get("squeeze"))
+    views.check(saved["squeeze"])
     return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
 
 
