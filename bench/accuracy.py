@@ -22,10 +22,10 @@ from bench.suite.plot import check_plot
 from bench.suite.studies import BASE, STUDIES, flags_of, words
 from bench.suite.summaries import Findings, write_findings
 from bench.suite.trials import Trial, plan
-from fastseg.data.manifest import read_manifest
+from fastseg.cli_help import shown_as
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable, check_writable_file
-from fastseg.helptext import shown_as
+from fastseg.shards.manifest import read_manifest
 
 PLACE = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
 """An absolute path; its last name is enough for others."""

@@ -24,9 +24,9 @@ from bench.suite.lowering import GATHERED, Kernel, Lowered, compile_cubins, lowe
 from bench.suite.marks import MARKS
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.loop.flops import datasheet_peak, step_flops
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 from fastseg.recipes import RECIPES
+from fastseg.training.flops import datasheet_peak, step_flops
 
 LAUNCH = 2.5e-6
 """Seconds that the shortest kernel takes."""

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from fastseg.data.batches import ShardBatches as ShardBatches
     from fastseg.data.batches import open_shards as open_shards
     from fastseg.data.loader import Batch as Batch
+    from fastseg.deploy.predictor import Predictor as Predictor
+    from fastseg.deploy.predictor import load as load
     from fastseg.errors import UserError as UserError
     from fastseg.labels import SegmentationClass as SegmentationClass
-    from fastseg.use.predictor import Predictor as Predictor
-    from fastseg.use.predictor import load as load
 
 __all__ = ["Batch", "Predictor", "SegmentationClass", "ShardBatches", "UserError", "load", "open_shards"]
 
 _HOMES = {
     "Batch": "fastseg.data.loader",
-    "Predictor": "fastseg.use.predictor",
+    "Predictor": "fastseg.deploy.predictor",
     "SegmentationClass": "fastseg.labels",
     "ShardBatches": "fastseg.data.batches",
     "UserError": "fastseg.errors",
-    "load": "fastseg.use.predictor",
+    "load": "fastseg.deploy.predictor",
     "open_shards": "fastseg.data.batches",
 }
 

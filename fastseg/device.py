@@ -1,15 +1,24 @@
 """The device that a name means, if it is here and can be used: proven, not asked for."""
 
 import os
+import platform
+import shlex
 import sys
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from fastseg import driver
+from fastseg.driver import read_driver
 from fastseg.errors import UserError, shown
 from fastseg.gpu_problems import CPU, explain_error, find_problem
+from fastseg.parallel import usable_cores
 
 
 def device_of(name: str | torch.device) -> torch.device:
@@ -88,3 +97,124 @@ def _tell_why() -> None:
     problem = find_problem(torch.version.cuda, torch.__version__)
     if problem and os.environ.get("RANK", "0") == "0":
         print(f"warning: {problem.sentence}; on the CPU until then", file=sys.stderr)
+
+
+PACKAGES = (
+    "fastseg-deeplab",
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "torchmetrics",
+    "cityscapesScripts",
+    "webdataset",
+    "numpy",
+    "Pillow",
+)
+
+
+def environment() -> dict[str, str]:
+    """Package versions, Python, operating system, processor, GPUs and command line."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
+    return {
+        "command": command_line(sys.argv),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(usable_cores()),
+        "gpus": ", ".join(sorted({f"{gpus.count(name)} × {name}" for name in gpus})) or "none",
+        "driver": read_driver().version or "none",
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What to type in this folder to run ``sys.argv`` again: a script by python, an installed command by its name."""
+    script, here = Path(arguments[0]), Path.cwd()
+    if script.suffix != ".py":
+        return shlex.join([script.name, *arguments[1:]])
+    near = script.relative_to(here) if script.is_relative_to(here) else script
+    return shlex.join(["python", str(near), *arguments[1:]])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def precision_of(wanted: str, device: torch.device) -> str:
+    """``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has.
+
+    Raises :class:`UserError` for another name.
+    """
+    if wanted in ("bf16", "fp16", "fp32"):
+        return wanted
+    if wanted != "auto":
+        raise UserError(f"the precision is {shown(wanted)}; it must be auto, bf16, fp16 or fp32")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Without these instructions bf16 is emulated on the CPU, slower than fp32.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Convolutions and products in ``precision``, what needs range in float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def too_little(device: torch.device, work: str, cure: str) -> UserError:
+    """What to say instead of torch's error: how much memory the device (or the machine) has, and is too little for."""
+    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
+    return UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}")
+
+
+def machine_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+Companion = TypeVar("Companion")
+
+
+class Mailbox(Generic[Companion]):
+    """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued.
+
+    With the numbers goes what they belong to, the ``companion``: a step's number, or the batch that they describe.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._waiting: tuple[Companion, torch.Tensor, torch.cuda.Event] | None = None
+
+    def exchange(self, companion: Companion, numbers: torch.Tensor) -> tuple[Companion, list[Any]] | None:
+        """Post the numbers of a step and get those that have arrived, as lists; None the first time on a GPU."""
+        if not self._cuda:
+            return companion, numbers.tolist()
+        before = self.collect()
+        copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._waiting = (companion, copy, event)
+        return before
+
+    def collect(self) -> tuple[Companion, list[Any]] | None:
+        """The numbers still on their way, waiting for them; None if there are none."""
+        if self._waiting is None:
+            return None
+        (companion, numbers, event), self._waiting = self._waiting, None
+        event.synchronize()
+        return companion, numbers.tolist()

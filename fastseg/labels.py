@@ -10,7 +10,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 
 from fastseg.errors import UserError, shown
-from fastseg.reading import read_bytes
+from fastseg.storage import read_bytes
 
 IGNORE = 255
 """The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""

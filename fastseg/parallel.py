@@ -84,3 +84,8 @@ def _leave_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def cpu_threads(processes: int) -> int:
+    """Threads for each of the ``processes`` that share this machine; at most 16."""
+    return min(max(usable_cores() // processes, 1), 16)

@@ -12,8 +12,8 @@ import torch
 
 import layouts
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
-from fastseg.data.packing import PackOptions, pack
-from fastseg.data.sources import open_source
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.sources import open_source
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -15,8 +15,8 @@ import torch
 import fastseg.compiler
 from fastseg.compiler import compile_fails, compiler_problem, describe_failure
 from fastseg.config import ModelConfig
-from fastseg.loop.compiled import CompiledNetwork, check_compiler
-from fastseg.loop.distributed import Ranks
+from fastseg.distributed.ranks import Ranks
+from fastseg.training.compiled import CompiledNetwork, check_compiler
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CURE = "install a compiler and Python's headers (Debian: apt install g++ python3-dev)"
@@ -131,7 +131,7 @@ FLAGS += ["--optim.epochs", "1", "--optim.warmup", "0", "--name", "r"]
 
 
 def train(
-    shards: Path, runs: Path, *more: str, program: Sequence[str] = ("-m", "fastseg.train"), **environment: str
+    shards: Path, runs: Path, *more: str, program: Sequence[str] = ("-m", "fastseg.commands.train"), **environment: str
 ) -> subprocess.CompletedProcess:
     command = [sys.executable, *program, *FLAGS, "--shards", str(shards), "--runs", str(runs), *more]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_FX_GRAPH_CACHE": "0", **environment}
@@ -164,9 +164,9 @@ AS_ON_A_GPU = """
 import os, torch
 import torch._inductor.compile_fx
 from torch._dynamo.backends.debugging import aot_eager
-import fastseg.loop.compiled as compiled
+import fastseg.training.compiled as compiled
 from fastseg.errors import run_command
-from fastseg.train import _main
+from fastseg.commands.train import _main
 
 compiled.wants_compiling = lambda config, device: config.compile is not False  # what None means on a GPU
 def backend(graph, inputs, **_options):

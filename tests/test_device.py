@@ -18,7 +18,7 @@ OLD = (
     "a GPU is here, but the NVIDIA driver 550.54.15 is too old: it serves CUDA 12.4 at most",
     f"torch {torch.__version__} is built for {torch.version.cuda}; install driver 580 or newer",
 )
-"""What is said of the driver that tests/drivers.py is unless told otherwise."""
+"""What is said of the driver that tests/helpers/drivers.py is unless told otherwise."""
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here a GPU works")
 
 
@@ -91,10 +91,10 @@ def test_a_gpu_hidden_on_purpose_is_said_and_not_used(hidden: str, fake: Path) -
 @pytest.mark.parametrize(
     "code",
     [
-        "from fastseg.loop.distributed import become_ranks; become_ranks(1, 'auto')",
-        "from fastseg.loop.distributed import become_ranks; become_ranks(None, 'cuda')",
-        "from fastseg.loop.distributed import joined_ranks; joined_ranks('auto').__enter__()",
-        "from fastseg.loop.distributed import joined_ranks; joined_ranks('cuda').__enter__()",
+        "from fastseg.distributed.ranks import become_ranks; become_ranks(1, 'auto')",
+        "from fastseg.distributed.ranks import become_ranks; become_ranks(None, 'cuda')",
+        "from fastseg.distributed.ranks import joined_ranks; joined_ranks('auto').__enter__()",
+        "from fastseg.distributed.ranks import joined_ranks; joined_ranks('cuda').__enter__()",
         "import fastseg; fastseg.open_shards({shards!r}, device='auto')",
         "from bench.suite.options import Options, device; device(Options())",
     ],

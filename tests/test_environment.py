@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastseg.loop.environment import command_line, environment
+from fastseg.device import command_line, environment
 
 
 def test_the_command_can_be_typed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

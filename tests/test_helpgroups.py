@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 import tyro
 
-from fastseg.helpgroups import grouped
+from fastseg.cli_help import grouped
 
 
 @grouped(speed="batch", result="out")

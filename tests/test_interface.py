@@ -28,7 +28,7 @@ def working_folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["fastseg", "fastseg.use.predictor", "fastseg.data.batches"])
+@pytest.mark.parametrize("name", ["fastseg", "fastseg.deploy.predictor", "fastseg.data.batches"])
 def test_the_examples_run(working_folder: Path, name: str) -> None:
     result = doctest.testmod(import_module(name))
     assert result.attempted >= 3

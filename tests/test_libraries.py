@@ -39,8 +39,8 @@ def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
 
 COMMANDS = {
     "train": ("fastseg/train.py", *commands.TINY, "--model.weights", "none", "--device", "cpu"),
-    "eval": ("fastseg/evaluate.py", "--baseline", "coco", "--device", "cpu"),
-    "inspect": ("fastseg/inspect_shards.py",),
+    "eval": ("fastseg/commands/evaluate.py", "--baseline", "coco", "--device", "cpu"),
+    "inspect": ("fastseg/commands/inspect.py",),
 }
 
 

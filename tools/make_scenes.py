@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tyro
 
-from fastseg.data.scenes import write_name, write_scene
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.progress import show_progress
+from tools.scenes import write_name, write_scene
 
 SMALLEST, LARGEST = (64, 32), (8192, 4096)
 

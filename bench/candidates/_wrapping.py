@@ -7,9 +7,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import fastseg.loop.step as step_module
+import fastseg.training.step as step_module
 from bench.suite.stages.compute import Ours
-from fastseg.loop.compiled import CompiledNetwork
+from fastseg.training.compiled import CompiledNetwork
 
 
 def uncompiled(ours: Ours) -> nn.Module:

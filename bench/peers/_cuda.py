@@ -10,7 +10,7 @@ from bench.peers._opencv import decode, opencv
 from bench.peers._samples import Files, from_files
 from bench.peers.torchvision_v2 import show_labels
 from bench.suite.frames import Draw, Frames, Work
-from fastseg.data.draws import Window
+from fastseg.data.augment import Window
 
 Show = Callable[[list[bytes], list[Window], Work], list[Tensor]]
 """Encoded images and their windows → h×w×3 each, on the GPU."""

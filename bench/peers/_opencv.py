@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.suite.frames import Draw, Work
-from fastseg.data.draws import Window
+from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.peers import worker_counts
 from bench.suite.frames import Draw, Frames, Work
-from fastseg.data.draws import Window
+from fastseg.data.augment import Window
 
 if TYPE_CHECKING:
     from torch import Tensor

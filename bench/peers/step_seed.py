@@ -19,8 +19,8 @@ from torchvision.transforms.functional import normalize, to_tensor
 
 from bench.suite.steps import CLASSES, Steps, first_device, normalised, synthetic_batch
 from fastseg.labels import IGNORE
-from fastseg.loop.flops import step_flops
-from fastseg.loop.memory import peak_memory
+from fastseg.training.flops import step_flops
+from fastseg.training.memory import peak_memory
 
 NAME = "seed"
 REQUIRES = ("torchvision",)

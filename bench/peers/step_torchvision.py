@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from bench.suite.steps import CLASSES, RATE, Steps, first_device, normalised, synthetic_batch
+from fastseg.device import autocast, precision_of
 from fastseg.labels import IGNORE
-from fastseg.loop.flops import step_flops
-from fastseg.loop.step import autocast, precision_of
+from fastseg.training.flops import step_flops
 
 NAME = "torchvision reference"
 REQUIRES = ("torchvision",)

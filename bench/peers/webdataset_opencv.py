@@ -33,7 +33,7 @@ def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Ite
     import webdataset
 
     from bench.peers._samples import hand_over, stacked
-    from fastseg.data.manifest import read_manifest
+    from fastseg.shards.manifest import read_manifest
 
     shards = frames.shards(f"plain-{masks}")
     tars = [str(shards / shard.file) for shard in read_manifest(shards).split("train").shards]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-import fastseg.loop.step as step_module
+import fastseg.training.step as step_module
 from bench.suite import loader_ablation
 from bench.suite.contest import Contestant
 from bench.suite.request import Request
@@ -19,7 +19,7 @@ from bench.suite.stages import compute, scaling
 from bench.suite.stages.compute import Ours, alone, set_backends
 from bench.suite.stages.scaling import RankedSteps
 from bench.suite.steps import Steps, first_device, recipe, settings_of
-from fastseg.loop.step import precision_of
+from fastseg.device import precision_of
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "channels_last": {"channels_last": False},

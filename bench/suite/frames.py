@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseg.data.draws import Augmentation, Window, draw_window, random_numbers
+from fastseg.data.augment import Augmentation, Window, draw_window, random_numbers
 from fastseg.errors import UserError
 
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
@@ -128,7 +128,7 @@ def frames_of_shards(
     Raises :class:`UserError` where ``shards`` is no finished set or its train split has no masks.
     """
     from bench.suite.sources import write_from_shards
-    from fastseg.data.manifest import read_manifest
+    from fastseg.shards.manifest import read_manifest
 
     manifest = read_manifest(shards)
     if not manifest.split("train").labelled:
@@ -201,18 +201,19 @@ def _silent(*_: object) -> None:
 
 def _code() -> str:
     """Names the code that encodes frames: when it changes, so do the bytes that a benchmark should read."""
-    from fastseg.data import images, records, shards, tiles
+    from fastseg.packing import records
+    from fastseg.shards import images, jpeg_tiles, tar
 
-    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, shards, tiles)]
+    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, tar, jpeg_tiles)]
     return hashlib.sha256(b"".join(files)).hexdigest()
 
 
 def _pack(root: Path, workers: int | None, show: Progress) -> None:
     """The sets of shards, and the TIFFs of the training frames as files."""
     from bench.suite.sources import extract, write_plain
-    from fastseg.data.packing import PackOptions, pack
-    from fastseg.data.records import Codec
-    from fastseg.data.sources import open_source
+    from fastseg.packing.pack import PackOptions, pack
+    from fastseg.packing.records import Codec
+    from fastseg.packing.sources import open_source
 
     write_plain(root / "source", root / "plain", workers, show)
     for name in CODECS:
@@ -227,7 +228,7 @@ def _pack(root: Path, workers: int | None, show: Progress) -> None:
 
 
 def _describe(root: Path) -> dict[str, Any]:
-    from fastseg.data.manifest import read_manifest
+    from fastseg.shards.manifest import read_manifest
 
     manifest = read_manifest(root / "shards" / CODECS[0])
     keys = sorted(path.stem for path in (root / "tif").iterdir())

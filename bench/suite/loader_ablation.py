@@ -45,14 +45,14 @@ def _whole_frames() -> None:
     """Everything is decoded, then the window is taken."""
     import nvidia.dali.fn as fn
 
-    from fastseg.data import pipeline
+    from fastseg.data import dali_graph
 
     def window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
         del codec  # a loader of files
         whole = fn.decoders.image(source, output_type=output_type, **decoder)
         return fn.slice(whole, start=start, shape=shape, axes=[0, 1])
 
-    pipeline._window = window
+    dali_graph._window = window
 
 
 def _resize_by_dali() -> None:
@@ -64,19 +64,19 @@ def _resize_by_dali() -> None:
 
 def _read_when_asked() -> None:
     """Records are read and cut by the thread that waits for them."""
-    from fastseg.data import feed
+    from fastseg.data import sampler
 
     def read(places: Iterable[Any], read_one: Callable[[Any], Any], _reader: Any, _depth: int) -> Iterator[Any]:
         yield from map(read_one, places)
 
-    feed.read_ahead = read  # type: ignore[assignment]
+    sampler.read_ahead = read  # type: ignore[assignment]
 
 
 def _floats() -> None:
     """The finishing threads normalise, and float32 is handed over, as usual loaders do."""
     import torch
 
-    from fastseg.data.finish import Finisher
+    from fastseg.data.dali_graph import Finisher
     from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 
     finish, (mean, std) = Finisher.__call__, (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from bench.suite.absent_gpu import naming_what_moved
 from fastseg.config import Config
-from fastseg.loop.step import LossNetwork, autocast, precision_of
+from fastseg.device import autocast, precision_of
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.training.step import LossNetwork
 
 GATHERED = "nll_loss2d_forward"
 """In a kernel's name: it reads one class's value of a pixel, where Inductor counts those of all classes."""

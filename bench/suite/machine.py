@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from fastseg.device import environment
 from fastseg.files import write_atomic
-from fastseg.loop.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

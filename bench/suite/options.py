@@ -11,10 +11,10 @@ from bench.suite.contest import Timing
 from bench.suite.frames import Frames
 from bench.suite.plot import check_plot
 from bench.suite.request import STAGES, Request
+from fastseg.cli_help import shown_as
 from fastseg.config import Arch
 from fastseg.errors import UserError
 from fastseg.files import check_writable_file
-from fastseg.helptext import shown_as
 from fastseg.parallel import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,11 @@ from bench.suite import accuracy_short, accuracy_tables, marks
 from bench.suite.marks import fastest_peer, hardware, on_gpu, rate, short_commit, times
 from bench.suite.rows import Results, read_results
 from bench.suite.show import markdown, sentences, stages
+from fastseg.cli_help import settings
 from fastseg.errors import UserError, run_command
 from fastseg.files import write_atomic
-from fastseg.helptext import settings
-from fastseg.loop.profiling import tables
 from fastseg.recipes import RECIPES
+from fastseg.training.profiler import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from bench.suite.frames import Progress
-from fastseg.data.manifest import Manifest, Shard, read_manifest
-from fastseg.data.records import Codec
-from fastseg.data.shards import Component, index_bytes, read_index
-from fastseg.data.sources import Sample, open_source
 from fastseg.labels import IGNORE, LabelTable, SegmentationClass
+from fastseg.packing.records import Codec
+from fastseg.packing.sources import Sample, open_source
 from fastseg.parallel import ordered_map, worker_count
-from fastseg.reading import read_bytes
+from fastseg.shards.manifest import Manifest, Shard, read_manifest
+from fastseg.shards.tar import Component, index_bytes, read_index
+from fastseg.storage import read_bytes
 
 Place = tuple[Path, int, int]
 """A tar, the offset in it, and a number of bytes."""
@@ -39,7 +39,7 @@ def write_from_shards(
 
 def write_scenes(count: int, size: tuple[int, int], source: Path, workers: int | None, progress: Progress) -> None:
     """Write ``count`` procedural scenes for train, and a quarter as many for val, of ``size`` (width, height)."""
-    from fastseg.data.scenes import write_scene
+    from tools.scenes import write_scene
 
     with TemporaryDirectory(dir=source.parent) as temporary:
         scenes = Path(temporary)

@@ -8,11 +8,11 @@ import torch
 
 from bench.suite.request import Request
 from fastseg.config import Config, DataConfig, ModelConfig
-from fastseg.data.manifest import Manifest
 from fastseg.labels import IGNORE, cityscapes
-from fastseg.loop.flops import device_peak, measured_peak, moment, seconds_between
-from fastseg.loop.memory import peak_memory
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.shards.manifest import Manifest
+from fastseg.training.flops import device_peak, measured_peak, moment, seconds_between
+from fastseg.training.memory import peak_memory
 
 CLASSES = 19
 """Of the synthetic batch: Cityscapes'."""

@@ -11,7 +11,7 @@ from bench.suite.isolated import OUTCOMES, Verdict, count_outcomes, read_verdict
 from bench.suite.rows import Results, Row, read_results
 from bench.suite.show import factor, number, sentences
 from fastseg.errors import UserError, run_command
-from fastseg.loop.profiling import tables
+from fastseg.training.profiler import tables
 
 COLUMNS = ("stage", "contestant", "images/s", "beside ours", "TFLOP/s", "MFU", "memory, GB", "waiting")
 

@@ -83,12 +83,12 @@ def open_changed(decoder: dict[str, Any] | None = None, whole: bool = False, **s
 
 def _tell_decoder(arguments: dict[str, Any]) -> None:
     """For this process alone."""
-    from fastseg.data import pipeline
+    from fastseg.data import dali_graph
 
-    usual: Callable[[str, str], dict[str, Any]] = pipeline._decoder
+    usual: Callable[[str, str], dict[str, Any]] = dali_graph._decoder
 
     def told(device: str, codec: str) -> dict[str, Any]:
         given = usual(device, codec)
         return given | arguments if given["device"] == "mixed" else given
 
-    pipeline._decoder = told
+    dali_graph._decoder = told

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.suite.studies import BASE, STUDIES, Flags, Study, flags_of, words
+from fastseg.commands.train import Launch, parse
 from fastseg.config import Config
-from fastseg.data.manifest import Manifest, read_manifest
 from fastseg.errors import UserError
-from fastseg.train import Launch, parse
+from fastseg.shards.manifest import Manifest, read_manifest
 
 RECORD = "accuracy.json"
 """In a run's folder: what was made by this command, and how often it was started."""

@@ -12,14 +12,15 @@ from typing import Any, get_args, get_origin
 import torch
 
 from fastseg.config import DataConfig
+from fastseg.data.augment import Augmentation
 from fastseg.data.decoder_probe import choose_decoder
-from fastseg.data.draws import Augmentation
-from fastseg.data.loader import Batch, EvalLoader, TrainLoader, cpu_threads, open_files
-from fastseg.data.manifest import Manifest, Split, read_manifest
-from fastseg.data.residence import allocate_arena, resident_bytes
+from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.device import device_of
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass
+from fastseg.parallel import cpu_threads
+from fastseg.shards.manifest import Manifest, Split, read_manifest
 
 
 class ShardBatches:

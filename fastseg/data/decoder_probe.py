@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fastseg.data.augment import Augmentation
 from fastseg.data.decoding import dali_reason
-from fastseg.data.draws import Augmentation
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, Where, open_files
-from fastseg.data.manifest import read_manifest
+from fastseg.distributed.ranks import Ranks, gather_states
 from fastseg.errors import UserError
 from fastseg.parallel import usable_cores
+from fastseg.shards.manifest import Manifest, read_manifest
 
 TIMEOUT = 90.0
 """Seconds that the process may take: it imports torch and DALI, and decodes a dozen images."""
@@ -231,8 +232,8 @@ def draw_set(folder: Path) -> str:
     """Pack a few images of noise over a gradient, for a machine without a data set; returns the shards' folder."""
     from PIL import Image
 
-    from fastseg.data.packing import pack
-    from fastseg.data.sources import open_source
+    from fastseg.packing.pack import pack
+    from fastseg.packing.sources import open_source
 
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -261,3 +262,16 @@ def main() -> None:
         except RuntimeError as error:
             result = ProbeResult(False, reason=f"it failed ({dali_reason(error)})")
     Path(answer).write_text(json.dumps(asdict(result)), encoding="utf-8")
+
+
+def choose_decoder_for_ranks(wanted: str, shards: str, split: str, manifest: Manifest, ranks: Ranks) -> DecoderChoice:
+    """See :func:`fastseg.data.decoder_probe.choose_decoder`; one rank of each machine tries its GPU for the others.
+
+    Every rank has to call. Where one machine's GPU does not decode as it should, the CPU decodes on all: two decoders
+    round differently, and all ranks are to see the same pixels.
+    """
+    mine = None
+    if ranks.local_rank == 0:
+        mine = choose_decoder(wanted, ranks.device, manifest.image_codec, shards, split)
+    choices = [DecoderChoice(*state["decoder"]) for state in gather_states({"decoder": mine}) if state["decoder"]]
+    return next((choice for choice in choices if choice.warning), choices[0])

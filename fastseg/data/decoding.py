@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from fastseg.data.images import read_labels, read_rgb
-from fastseg.data.pipeline import Crops, Frames, run
+from fastseg.data.dali_graph import Crops, Frames, run
 from fastseg.data.reader import Damaged, Reader
 from fastseg.errors import UserError
+from fastseg.shards.images import read_labels, read_rgb
 
 Fed = TypeVar("Fed", Crops, Frames)
 
@@ -17,7 +17,7 @@ class Decoder(Generic[Fed]):
     """A DALI pipeline, and the batches that it was fed with and has not returned yet."""
 
     def __init__(self, reader: Reader, feed: Callable[[], Fed], graph: Callable[..., Any], **options: Any) -> None:
-        """``graph``: one of :mod:`fastseg.data.pipeline`, called with a source of batches and ``options``."""
+        """``graph``: one of :mod:`fastseg.data.dali_graph`, called with a source of batches and ``options``."""
         self._reader = reader
         self._feed: Callable[[], Fed] = feed
         # DALI reads the CPU's arrays where they lie: they are kept until the batch after theirs is returned.

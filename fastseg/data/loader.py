@@ -10,19 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from fastseg.data.augment import Augmentation
+from fastseg.data.dali_graph import DECODED, Crops, Finisher, Frames, eval_graph, to_torch, train_graph, windows_graph
 from fastseg.data.decoding import Decoder
-from fastseg.data.draws import Augmentation
-from fastseg.data.feed import epoch_steps, frame_feed, own_places, train_feed, train_samples
-from fastseg.data.finish import Finisher
-from fastseg.data.manifest import Manifest, Split
-from fastseg.data.pipeline import DECODED, Crops, Frames, eval_graph, to_torch, train_graph, windows_graph
+from fastseg.data.frame_cache import Residence, resident_feed
 from fastseg.data.reader import Files, Reader
-from fastseg.data.residence import Residence, resident_feed
-from fastseg.data.sizes import check_sizes
+from fastseg.data.sampler import epoch_steps, frame_feed, own_places, train_feed, train_samples
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE
-from fastseg.parallel import usable_cores
-from fastseg.reading import join
+from fastseg.shards.manifest import Manifest, Split
+from fastseg.shards.verify import check_sizes
+from fastseg.storage import join
 
 CPU = torch.device("cpu")
 EVAL_PREFETCH = 2
@@ -69,7 +67,7 @@ class TrainLoader:
         state: dict[str, Any] | None = None,
     ) -> None:
         """``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in which frames stay decoded
-        (:func:`fastseg.data.residence.allocate_arena`). ``apart``: this rank draws from its own share of the split
+        (:func:`fastseg.data.frame_cache.allocate_arena`). ``apart``: this rank draws from its own share of the split
         alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
         """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
@@ -257,11 +255,6 @@ class EvalLoader:
         codec, labelled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
         where = "cpu" if self._options["device_id"] is None else "gpu"
         return Decoder(self._reader, feed, eval_graph, device=where, codec=codec, labelled=labelled, **self._options)
-
-
-def cpu_threads(processes: int) -> int:
-    """Threads for each of the ``processes`` that share this machine; at most 16."""
-    return min(max(usable_cores() // processes, 1), 16)
 
 
 def open_files(

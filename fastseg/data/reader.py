@@ -10,13 +10,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastseg.data.checksums import call, changed
-from fastseg.data.images import image_size
-from fastseg.data.shards import index_bytes, read_index
-from fastseg.data.tars import LOST, cure, no_file, opener
-from fastseg.data.tiles import Bytes
 from fastseg.errors import UserError
-from fastseg.reading import is_remote, read_bytes
+from fastseg.shards.images import image_size
+from fastseg.shards.jpeg_tiles import Bytes
+from fastseg.shards.tar import call, changed, index_bytes, read_index
+from fastseg.storage import LOST, cure, is_remote, no_file, opener, read_bytes
 
 Sample = TypeVar("Sample")
 

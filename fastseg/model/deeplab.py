@@ -121,7 +121,7 @@ def restore_model(saved: dict[str, Any]) -> DeepLab:
 
     The output of void, which only training needs, is cut off the weights: for those behind, the network is one of the
     data's classes, and it squeezes frames by itself if it was trained on such.
-    ``saved`` has been checked (:func:`fastseg.loop.checkpoint.load`). Raises :class:`UserError` where its parts do not
+    ``saved`` has been checked (:func:`fastseg.model.checkpoint.load`). Raises :class:`UserError` where its parts do not
     fit together.
     """
     with fitting():

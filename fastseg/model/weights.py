@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastseg.errors import UserError, shown
-from fastseg.torchfile import is_zip
+from fastseg.model.checkpoint_file import is_zip
 
 Rgb = tuple[float, float, float]
 

@@ -79,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     if exitstatus != pytest.ExitCode.OK:
         terminalreporter.write_line(f"{path} is not written: not every test passed", red=True)
         return
-    from fastseg.loop.environment import environment  # takes seconds, which a session that writes nothing is spared
+    from fastseg.device import environment  # takes seconds, which a session that writes nothing is spared
 
     document = {
         "environment": {**environment(), "command": "make faults"},

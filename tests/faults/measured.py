@@ -13,9 +13,20 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 IMPORTED = (
-    *("fastseg.train", "fastseg.evaluate", "fastseg.loop.session", "fastseg.score.evaluator", "tools.make_shards"),
-    *("fastseg.predict", "fastseg.export", "loaded"),
-    *("fastseg.use.predicting", "fastseg.use.card", "fastseg.use.comparing", "fastseg.use.formats"),
+    *(
+        "fastseg.commands.train",
+        "fastseg.commands.evaluate",
+        "fastseg.training.run",
+        "fastseg.evaluation.evaluator",
+        "tools.make_shards",
+    ),
+    *("fastseg.commands.predict", "fastseg.commands.export", "loaded"),
+    *(
+        "fastseg.deploy.predict_files",
+        "fastseg.deploy.model_card",
+        "fastseg.deploy.export_formats",
+        "fastseg.deploy.export_formats",
+    ),
 )
 SPARE = 6 << 30
 """Bytes of address space that a run may take beside the imports' before its allocations fail."""

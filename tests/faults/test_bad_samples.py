@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from fastseg.data import loader as loader_module
-from fastseg.data.checksums import SUMS
-from fastseg.data.draws import Augmentation
-from fastseg.data.feed import rank_order
+from fastseg.data.augment import Augmentation
+from fastseg.data.frame_cache import allocate_arena
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
-from fastseg.data.manifest import read_manifest
 from fastseg.data.reader import Reader
-from fastseg.data.residence import allocate_arena
-from fastseg.data.shards import Component, read_index
-from fastseg.data.verify import verify
+from fastseg.data.sampler import rank_order
 from fastseg.errors import UserError
-from fastseg.score.evaluator import evaluate
+from fastseg.evaluation.evaluator import evaluate
+from fastseg.shards.manifest import read_manifest
+from fastseg.shards.tar import SUMS, Component, read_index
+from fastseg.shards.verify import verify
 from resealed import change_record
 
 CPU = torch.device("cpu")

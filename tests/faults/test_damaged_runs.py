@@ -12,11 +12,11 @@ import zygote
 import commands
 import runs
 from checkpoints import write_checkpoint
-from fastseg import evaluate, train
-from fastseg.data.manifest import read_manifest
-from fastseg.data.packing import PackOptions, pack
-from fastseg.data.shards import read_index
-from fastseg.data.sources import open_source
+from fastseg.commands import evaluate, train
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.sources import open_source
+from fastseg.shards.manifest import read_manifest
+from fastseg.shards.tar import read_index
 from layouts import write_cityscapes
 
 Tally = Callable[[str, int, int], None]

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from soak import TIMES
 
-from fastseg.data.damage import trusted_index
 from fastseg.data.loader import open_files
-from fastseg.data.manifest import Shard, read_manifest
 from fastseg.data.reader import Damaged, Reader
-from fastseg.data.shards import IndexEntry
-from fastseg.data.verify import check_files, verify
 from fastseg.errors import UserError
+from fastseg.shards.manifest import Shard, read_manifest
+from fastseg.shards.tar import IndexEntry
+from fastseg.shards.verify import check_files, trusted_index, verify
 
 Tally = Callable[[str, int, int], None]
 TRIES = 20 * TIMES

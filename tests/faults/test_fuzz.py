@@ -21,17 +21,15 @@ from hypothesis import strategies as st
 from soak import SOAK
 
 import layouts
-from fastseg.data.checksums import changed, seal
-from fastseg.data.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
-from fastseg.data.manifest import NAME, Manifest, parse_manifest, read_manifest
-from fastseg.data.shards import index_text, read_index
-from fastseg.data.sources import KEY
-from fastseg.data.tiles import MAX_PIXELS, cut, find_tiles
-from fastseg.data.verify import _check_description
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes, read_classes
-from fastseg.loop import checkpoint
+from fastseg.model import checkpoint
 from fastseg.model.weights import read_tensors
+from fastseg.shards.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
+from fastseg.shards.jpeg_tiles import MAX_PIXELS, cut, find_tiles
+from fastseg.shards.manifest import NAME, Manifest, parse_manifest, read_manifest
+from fastseg.shards.tar import KEY, changed, index_text, read_index, seal
+from fastseg.shards.verify import _check_description
 
 Tally = Callable[[str, int, int], None]
 CASES = Path(__file__).parent / "cases"

@@ -12,8 +12,8 @@ import torch
 from trainings import EPOCHS, finish, ranks, start
 
 import layouts
-from fastseg.data.packing import PackOptions, pack
-from fastseg.data.sources import open_source
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.sources import open_source
 from runs import lines, weights
 
 Tally = Callable[[str, int, int], None]

@@ -14,8 +14,8 @@ import zygote
 from soak import TIMES
 
 import commands
-from fastseg.data.verify import verify
 from fastseg.errors import run_command
+from fastseg.shards.verify import verify
 from layouts import write_cityscapes
 from tools import make_shards
 

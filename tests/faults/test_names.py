@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_fuzz import fuzz, survives
 
 import layouts
-from fastseg.data.sources import SPLITS, Source, open_source
+from fastseg.packing.sources import Source, open_source
+from fastseg.shards.tar import SPLITS
 
 Tally = Callable[[str, int, int], None]
 ENDINGS = {"leftImg8bit": "_leftImg8bit.png", "gtFine": "_gtFine_labelIds.png"}

@@ -16,10 +16,10 @@ import pytest
 from soak import TIMES
 
 from commands import ROOT, environment
-from fastseg.data.merge import PartNumber, merge, parse_part
-from fastseg.data.packing import PackOptions, pack, pack_part
-from fastseg.data.sources import Source, open_source
 from fastseg.errors import UserError
+from fastseg.packing.pack import PackOptions, pack, pack_part
+from fastseg.packing.parts import PartNumber, merge, parse_part
+from fastseg.packing.sources import Source, open_source
 from layouts import write_cityscapes, zip_cityscapes
 
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]

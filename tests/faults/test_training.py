@@ -181,7 +181,7 @@ def test_a_full_disk(full: str, shards: Path, unbroken: Path, tmp_path: Path, ta
 
 def overflowing() -> None:
     """fp16's gradients are never finite."""
-    from fastseg.loop.step import TrainStep
+    from fastseg.training.step import TrainStep
 
     made = TrainStep.__init__
 

@@ -20,7 +20,7 @@ from PIL import Image
 import commands
 import layouts
 from fastseg.labels import cityscapes
-from fastseg.loop.checkpoint import REQUIRED, pack_classes
+from fastseg.model.checkpoint import REQUIRED, pack_classes
 
 pytestmark = pytest.mark.slow
 
@@ -45,22 +45,24 @@ class Victim:
         self.tries = 0
 
     def evaluates(self, checkpoint: Path, **environment: str) -> Ended:
-        return self._run("fastseg.evaluate", checkpoint, "--shards", self.shards, "--device", "cpu", **environment)
+        return self._run(
+            "fastseg.commands.evaluate", checkpoint, "--shards", self.shards, "--device", "cpu", **environment
+        )
 
     def trains(self, *flags: object, **environment: str) -> Ended:
         given = ("--shards", self.shards) if "--shards" not in flags else ()
         words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--name", "x", *given, *flags)
-        return self._run("fastseg.train", *words, **environment)
+        return self._run("fastseg.commands.train", *words, **environment)
 
     def predicts(self, checkpoint: Path, **environment: str) -> Ended:
         picture = layouts.noise(1, (64, 48))
         picture.save(self.folder / "street.png")
         words = (checkpoint, "street.png", "--out", "predictions", "--device", "cpu", "--overwrite")
-        return self._run("fastseg.predict", *words, **environment)
+        return self._run("fastseg.commands.predict", *words, **environment)
 
     def exports(self, checkpoint: Path, **environment: str) -> Ended:
         words = (checkpoint, "--to", "safetensors", "--out", "weights.safetensors", "--overwrite")
-        return self._run("fastseg.export", *words, **environment)
+        return self._run("fastseg.commands.export", *words, **environment)
 
     def loads(self, checkpoint: Path, **environment: str) -> Ended:
         return self._run("loaded", checkpoint, **environment)
@@ -213,7 +215,7 @@ def trained(runner: Runner, shards: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("run")
     words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--shards", shards, "--name", "real")
     short = ("--optim.epochs", 0.2, "--optim.warmup", 0, "--model.weights", "none")
-    ended = runner.run("fastseg.train", *words, *short, folder=folder)
+    ended = runner.run("fastseg.commands.train", *words, *short, folder=folder)
     assert ended.code == 0, ended.stderr
     return folder / "runs/real/checkpoints/last.pt"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import zygote
 
 import commands
-from fastseg.train import main
+from fastseg.commands.train import main
 
 EPOCHS = 8
 """Of 5 steps on one rank, of 2 on two."""

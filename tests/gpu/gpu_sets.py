@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 import layouts
-from fastseg.data.draws import Augmentation
+from fastseg.data.augment import Augmentation
+from fastseg.data.frame_cache import allocate_arena
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
-from fastseg.data.manifest import read_manifest
-from fastseg.data.packing import PackOptions, pack
-from fastseg.data.records import Codec
-from fastseg.data.residence import allocate_arena
-from fastseg.data.sources import open_source
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.records import Codec
+from fastseg.packing.sources import open_source
+from fastseg.shards.manifest import read_manifest
 
 KINDS = ("444", "420", "444 as it came", "420 as it came", "sizes", "png")
 """JPEGs of ours, with restart markers; users' own, which have none and are packed as they are, of one size and of many;

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastseg.loop.distributed import Ranks
+from fastseg.distributed.ranks import Ranks
 
 REHEARSED = os.environ.get("FASTSEG_DEVICE") == "cpu"
 CUDA = not REHEARSED and torch.cuda.is_available()

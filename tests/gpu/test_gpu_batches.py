@@ -19,7 +19,7 @@ from gpu_sets import (
 )
 from one_gpu import CPU, CUDA, DEVICE, keep_busy, needs_gpu
 
-from fastseg.data.draws import Augmentation
+from fastseg.data.augment import Augmentation
 
 pytestmark = needs_gpu
 

@@ -10,11 +10,11 @@ from one_gpu import ALONE, CUDA, DEVICE, keep_busy, needs_gpu
 
 from changes import with_changes
 from fastseg.config import Config
-from fastseg.data.manifest import read_manifest
-from fastseg.data.residence import allocate_arena, resident_bytes
-from fastseg.loop.build import build_loaders, build_state
-from fastseg.loop.memory import SPARE, choose_residence, memory_left
-from fastseg.loop.trainer import Trainer
+from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.shards.manifest import read_manifest
+from fastseg.training.memory import SPARE, choose_residence, memory_left
+from fastseg.training.run import build_loaders, build_state
+from fastseg.training.trainer import Trainer
 
 pytestmark = needs_gpu
 

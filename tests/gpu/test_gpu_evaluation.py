@@ -8,11 +8,11 @@ import torch
 from gpu_sets import eval_loader, pack_kind
 from one_gpu import CPU, DEVICE, forbid_waiting, keep_busy, needs_gpu
 
+from fastseg.evaluation.compare_models import count_frames
+from fastseg.evaluation.evaluator import Evaluation, evaluate
+from fastseg.evaluation.metrics import count_pixels
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 from fastseg.model.inference import predict
-from fastseg.score.contest import count_frames
-from fastseg.score.evaluator import Evaluation, evaluate
-from fastseg.score.metrics import count_pixels
 
 pytestmark = needs_gpu
 

@@ -12,8 +12,8 @@ from one_gpu import ALONE, CUDA, REHEARSED, full_precision, needs_gpu, without_d
 
 from bench.suite.steps import synthetic_manifest
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
-from fastseg.loop.build import build_state
-from fastseg.loop.distributed import Ranks, joined_ranks
+from fastseg.distributed.ranks import Ranks, joined_ranks
+from fastseg.training.run import build_state
 
 pytestmark = [
     *needs_gpu,

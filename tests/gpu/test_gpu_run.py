@@ -15,14 +15,14 @@ from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, no_waiting
 from changes import with_changes
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, open_files
-from fastseg.data.manifest import read_manifest
-from fastseg.loop import session
-from fastseg.loop.build import build_loaders, build_state
-from fastseg.loop.memory import choose_residence
-from fastseg.loop.state import find_checkpoint
-from fastseg.loop.trainer import Trainer
+from fastseg.evaluation.evaluator import evaluate
 from fastseg.model.inference import predict
-from fastseg.score.evaluator import evaluate
+from fastseg.shards.manifest import read_manifest
+from fastseg.training import run
+from fastseg.training.memory import choose_residence
+from fastseg.training.run import build_loaders, build_state
+from fastseg.training.state import find_checkpoint
+from fastseg.training.trainer import Trainer
 
 pytestmark = needs_gpu
 
@@ -147,7 +147,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     manifest = read_manifest(config.shards)
     saved = find_checkpoint(config, manifest)
     state = build_state(config, manifest, ALONE, resumed=True)
-    loaders, said = session.resume(config, manifest, ALONE, state, saved)
+    loaders, said = run.resume(config, manifest, ALONE, state, saved)
     assert said == ["going on after step 2"]
     again = losses(Trainer(config, manifest, ALONE, state, loaders, None), 2)
     assert again == pytest.approx(whole[2:], rel=2e-3)

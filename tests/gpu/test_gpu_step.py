@@ -8,9 +8,9 @@ import torch
 from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, without_dropout
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
-from fastseg.loop.flops import datasheet_peak
-from fastseg.loop.step import TrainStep
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.training.flops import datasheet_peak
+from fastseg.training.step import TrainStep
 
 pytestmark = needs_gpu
 
@@ -129,4 +129,6 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(name: str) -> None:
 def test_the_gpus_peak_is_in_the_table() -> None:
     """Without it no share of the datasheet's peak can be said."""
     name = torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else "NVIDIA H200"
-    assert datasheet_peak(name), f"{name!r} is missing from DATASHEET in fastseg/loop/flops.py (or is a part of a GPU)"
+    assert datasheet_peak(name), (
+        f"{name!r} is missing from DATASHEET in fastseg/training/flops.py (or is a part of a GPU)"
+    )

@@ -20,10 +20,10 @@ from bench.suite.steps import (
     synthetic_manifest,
 )
 from fastseg.config import Config
-from fastseg.loop.build import build_state
-from fastseg.loop.distributed import Ranks
-from fastseg.loop.flops import step_flops
-from fastseg.loop.timing import Mailbox
+from fastseg.device import Mailbox
+from fastseg.distributed.ranks import Ranks
+from fastseg.training.flops import step_flops
+from fastseg.training.run import build_state
 
 PEERS = ("step_seed", "step_torchvision")
 PEAKS = {"mfu_datasheet": "the datasheet's peak", "mfu_measured": "what matrix products reach in the same run"}
@@ -78,7 +78,7 @@ def open_ours(device: str, arch: str, crop: list[int], batch: int, precision: st
 
 
 def set_backends() -> None:
-    """As :func:`fastseg.loop.session.train` does."""
+    """As :func:`fastseg.training.run.train` does."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
 

@@ -14,15 +14,16 @@ from bench.suite.request import Request
 from bench.suite.stages.compute import alone, set_backends
 from bench.suite.steps import recipe, settings_of
 from fastseg.config import Config
-from fastseg.data.loader import Batch, EvalLoader, cpu_threads, open_files
-from fastseg.data.manifest import read_manifest
-from fastseg.loop.build import build_model
-from fastseg.loop.distributed import Ranks
-from fastseg.loop.memory import peak_memory
-from fastseg.loop.step import autocast, precision_of
-from fastseg.loop.trainer import WORST_IMAGES
+from fastseg.data.loader import Batch, EvalLoader, open_files
+from fastseg.device import autocast, precision_of
+from fastseg.distributed.ranks import Ranks
+from fastseg.evaluation.evaluator import evaluate
 from fastseg.model.inference import predict
-from fastseg.score.evaluator import evaluate
+from fastseg.parallel import cpu_threads
+from fastseg.shards.manifest import read_manifest
+from fastseg.training.memory import peak_memory
+from fastseg.training.run import build_model
+from fastseg.training.trainer import WORST_IMAGES
 
 SPLIT = "val"
 STRETCH = {"cuda": 64, "cpu": 2}

@@ -142,9 +142,9 @@ def open_ours(
     import torch
 
     from fastseg.config import DataConfig
+    from fastseg.data.frame_cache import allocate_arena
     from fastseg.data.loader import TrainLoader, open_files
-    from fastseg.data.manifest import read_manifest
-    from fastseg.data.residence import allocate_arena
+    from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
@@ -172,10 +172,10 @@ def open_ours(
 
 def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
     """Our batches as far as one of :data:`PARTS`."""
-    from fastseg.data.feed import train_feed
     from fastseg.data.loader import open_files
-    from fastseg.data.manifest import read_manifest
     from fastseg.data.reader import Reader
+    from fastseg.data.sampler import train_feed
+    from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(), Work.from_json(work)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
@@ -194,16 +194,16 @@ def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> C
     """A graph that decodes images or masks and does nothing else."""
     from nvidia.dali import pipeline_def
 
-    from fastseg.data import pipeline
+    from fastseg.data import dali_graph
 
     device = "gpu" if work.device == "cuda" else "cpu"
 
     @pipeline_def
     def graph() -> Any:
-        crops = pipeline.take(feed, pipeline.DECODING, device, "jpg")
+        crops = dali_graph.take(feed, dali_graph.DECODING, device, "jpg")
         if part == "image":
-            return pipeline.decode_image(crops, work.augmentation, device, "jpg")
-        return pipeline.decode_mask(crops, "tif")
+            return dali_graph.decode_image(crops, work.augmentation, device, "jpg")
+        return dali_graph.decode_mask(crops, "tif")
 
     number = 0 if device == "gpu" else None
     return graph(batch_size=work.batch, num_threads=threads, device_id=number, prefetch_queue_depth=2).run

@@ -17,11 +17,12 @@ from PIL import Image
 from bench.suite.contest import Contestant
 from bench.suite.request import Request
 from bench.suite.rows import Row
-from fastseg.data.images import encode_jpeg
-from fastseg.data.packing import PackOptions, pack
-from fastseg.data.records import Codec
-from fastseg.data.sources import SPLITS, Source, open_source
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.records import Codec
+from fastseg.packing.sources import Source, open_source
 from fastseg.parallel import ordered_map
+from fastseg.shards.images import encode_jpeg
+from fastseg.shards.tar import SPLITS
 
 BARE = "bare PNG decode + JPEG encode"
 TASKS = 128

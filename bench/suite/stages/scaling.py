@@ -13,8 +13,8 @@ from bench.suite.rows import Row
 from bench.suite.stages.compute import Ours, set_backends
 from bench.suite.steps import recipe, release_memory, settings_of
 from fastseg.config import Config
-from fastseg.loop.distributed import joined_ranks
-from fastseg.loop.memory import peak_memory
+from fastseg.distributed.ranks import joined_ranks
+from fastseg.training.memory import peak_memory
 
 END, STEP, RELEASE = range(3)
 """What rank 0 says to the others."""

@@ -15,11 +15,11 @@ from bench.suite.stages import compute
 from bench.suite.stages.compute import alone, set_backends
 from bench.suite.steps import recipe, settings_of
 from fastseg.config import Config
-from fastseg.data.manifest import read_manifest
-from fastseg.loop.build import build_loaders, build_state
-from fastseg.loop.distributed import Ranks
-from fastseg.loop.memory import choose_residence, peak_memory
-from fastseg.loop.trainer import Trainer
+from fastseg.distributed.ranks import Ranks
+from fastseg.shards.manifest import read_manifest
+from fastseg.training.memory import choose_residence, peak_memory
+from fastseg.training.run import build_loaders, build_state
+from fastseg.training.trainer import Trainer
 
 COMPUTE = "fastseg: compute alone"
 STREAMED = "fastseg, streamed"
@@ -42,7 +42,7 @@ def contestants(request: Request) -> list[Contestant]:
 
 
 class Train:
-    """A contender: one step of :class:`fastseg.loop.trainer.Trainer` a step."""
+    """A contender: one step of :class:`fastseg.training.trainer.Trainer` a step."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         manifest = read_manifest(config.shards)

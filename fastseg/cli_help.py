@@ -1,0 +1,135 @@
+"""``--help`` on one screen for a command with more settings than a screen has lines."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+
+import tyro
+
+WIDTH = 100
+"""Characters of a line at most."""
+
+
+def shown_as(name: str) -> object:
+    """How tyro's help names a value whose default its text explains."""
+    return tyro.conf.arg(metavar=name, help_behavior_hint="")
+
+
+def command_name() -> str | None:
+    """What ``usage:`` calls an installed command, tyro's ``prog``: no folders; None for a script, named as typed."""
+    name = Path(sys.argv[0]).name
+    return None if name.endswith(".py") else name
+
+
+class Setting(NamedTuple):
+    """One flag of the command line."""
+
+    flag: str
+    value: str
+    """Its default, as it is typed."""
+    text: str
+    """What its field's docstring says first, up to its first full stop."""
+
+
+def settings(tree: Any, prefix: str = "--") -> Iterator[Setting]:
+    """The flags that tyro makes of a dataclass, by fields, its parts' included."""
+    texts = field_docs(type(tree))
+    for setting in fields(tree):
+        name, value = prefix + setting.name.replace("_", "-"), getattr(tree, setting.name)
+        if is_dataclass(value):
+            yield from settings(value, f"{name}.")
+        else:
+            yield Setting(name, typed(value), first_sentence(texts.get(setting.name, "")))
+
+
+def typed(value: object) -> str:
+    """A value as one would type it after its flag."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(map(typed, value)) if isinstance(value, tuple) else str(value)
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstrings that stand below a class's fields, which Python itself forgets."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    texts = {}
+    for entry, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(entry, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            assert isinstance(entry.target, ast.Name)
+            texts[entry.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def first_sentence(text: str) -> str:
+    """A text up to its first full stop, without it."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
+
+
+def explained(rows: Sequence[Setting]) -> list[str]:
+    """A line for each flag: its default, and the first words about it."""
+    names = [f"{row.flag} {row.value}" for row in rows]
+    indent = max(map(len, names)) + 4
+    return [cut(f"  {name:<{indent - 2}}{row.text}") for name, row in zip(names, rows, strict=True)]
+
+
+def listed(title: str, rows: Sequence[Setting]) -> list[str]:
+    """A paragraph of flags with their defaults."""
+    # No flag is to be torn from its value at the end of a line.
+    text = "  ".join(f"{row.flag} {row.value}".replace(" ", "\0") for row in rows)
+    lines = textwrap.wrap(text, WIDTH - 9, break_long_words=False, break_on_hyphens=False)
+    return [f"  {title if i == 0 else '':<6} {line}".replace("\0", " ") for i, line in enumerate(lines)]
+
+
+def cut(line: str) -> str:
+    """A line that is at most :data:`WIDTH` long, ended between two words."""
+    return line if len(line) <= WIDTH else line[: WIDTH - 1].rsplit(" ", 1)[0] + " …"
+
+
+Options = TypeVar("Options")
+FIRST = "first"
+"""The fields above all groups."""
+
+
+def grouped(**starts: str) -> Callable[[type[Options]], type[Options]]:
+    """Show a dataclass's options in groups: with ``speed="batch"`` the field batch and those below are "speed options".
+
+    tyro makes groups of nested dataclasses alone. It is given such ones, and a constructor that lays what it has
+    parsed flat again.
+    """
+    titles = {name: title for title, name in starts.items()}
+
+    def mark(options: type[Options]) -> type[Options]:
+        def build(**parts: object) -> Options:
+            return options(**{name: value for part in parts.values() for name, value in vars(part).items()})
+
+        members = _members(options, titles)
+        groups: dict[str, Any] = {title: make_dataclass(title, members[title]) for title in members}
+        # Without a name it is the box that tyro calls "options".
+        groups[FIRST] = Annotated[groups[FIRST], tyro.conf.arg(name="")]
+        build.__doc__, build.__annotations__ = options.__doc__, groups
+        build.__signature__ = Signature(  # type: ignore[attr-defined]
+            [Parameter(title, Parameter.KEYWORD_ONLY, annotation=part) for title, part in groups.items()]
+        )
+        return tyro.conf.configure(tyro.conf.arg(constructor=build), tyro.conf.OmitArgPrefixes)(options)
+
+    return mark
+
+
+def _members(options: type, titles: dict[str, str]) -> dict[str, list[tuple[str, Any, Any]]]:
+    """The fields of each group as :func:`dataclasses.make_dataclass` takes them, with their docstrings as help."""
+    hints, texts = get_type_hints(options, include_extras=True), field_docs(options)
+    members: dict[str, list[tuple[str, Any, Any]]] = {}
+    title = FIRST
+    for each in fields(options):
+        title = titles.get(each.name, title)
+        kind: Any = Annotated[hints[each.name], tyro.conf.arg(help=texts.get(each.name))]
+        default: Any = field(default=each.default, default_factory=each.default_factory)
+        members.setdefault(title, []).append((each.name, kind, default))
+    return members

@@ -1,0 +1,1 @@
+"""Command lines: each parses, launches and calls one thing."""

@@ -1,0 +1,92 @@
+"""Look whether fastseg can work on this machine, and what to mend: ``fastseg-doctor``."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fastseg.doctor.rows import STATES, Request, Row
+from fastseg.errors import run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+COLORS = {"ok": "green", "warning": "yellow", "broken": "red"}
+
+
+def main() -> None:
+    """The command ``fastseg-doctor``."""
+    run_command(_main)
+
+
+def _main() -> None:
+    # Imported here, so that one that is missing is a sentence: this command is run first.
+    import tyro
+    from rich.console import Console
+
+    from fastseg.cli_help import command_name, shown_as
+
+    @dataclass(frozen=True)
+    class Options:
+        """Check whether this machine, its GPUs, packages and disks are ready, and say how to mend what is not.
+
+        Takes a minute at most. Run it first on a new machine, and add its output to bug reports.
+        Exit code: 1 where something is broken, else 0.
+
+        Example: fastseg-doctor --shards shards/cityscapes
+        """
+
+        shards: Annotated[str | None, shown_as("SHARDS")] = None
+        """Folder (or s3:// prefix) of a packed set: is it whole, does it decode, how fast can it be read."""
+        runs: Path = Path("runs")
+        """Folder that training will write into."""
+        json: bool = False
+        """Print JSON instead of a table."""
+
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    began = time.monotonic()
+    rows = examine(Request(options.shards, str(options.runs)), Console(stderr=True))
+    worst = max((row.state for row in rows), key=STATES.index)
+    if options.json:
+        document = {"state": worst, "seconds": time.monotonic() - began, "checks": [asdict(row) for row in rows]}
+        print(json.dumps(document, indent=1))
+    else:
+        show(rows, Console(markup=False, highlight=False))
+    sys.exit(worst == "broken")
+
+
+def examine(request: Request, console: "Console") -> list[Row]:
+    """Make all checks; ``console`` shows in a terminal what is being done."""
+    from fastseg.doctor.run import AT_ONCE, GROUPS, run_groups
+    from fastseg.driver import EXCLUSIVE, read_driver
+
+    # On a GPU that takes one process alone, two checks would find it taken by each other.
+    exclusive = any(gpu.mode == EXCLUSIVE for gpu in read_driver().gpus)
+    with console.status("checking …") as status:
+        return run_groups(
+            GROUPS, request, 1 if exclusive else AT_ONCE, lambda what: status.update(f"checking {what} …")
+        )
+
+
+def show(rows: list[Row], console: "Console") -> None:
+    """Print the table, what is broken in red, and a line that sums it up."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("check", "", "found", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for row in rows:
+        found = Text(row.found)
+        if row.cure:
+            found.append(f"\n→ {row.cure}", style="bold" if row.state != "ok" else "")
+        table.add_row(row.check, Text(row.state, style=COLORS[row.state]), found)
+    console.print(table)
+    broken, warnings = (sum(row.state == state for row in rows) for state in ("broken", "warning"))
+    first = f"{broken} broken: mend {'it' if broken == 1 else 'them'} first" if broken else "nothing is broken"
+    console.print(f"\n{first}; warnings: {warnings}")
+
+
+if __name__ == "__main__":
+    main()

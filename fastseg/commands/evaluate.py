@@ -1,0 +1,397 @@
+"""Evaluate a checkpoint on packed shards by the official metric: ``fastseg-eval ckpt.pt``."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.config import Arch
+from fastseg.data.reader import Files, Reader
+from fastseg.errors import UserError, run_command
+from fastseg.evaluation.cityscapes import check_truth
+from fastseg.files import check_writable, check_writable_file, write_atomic
+from fastseg.labels import cityscapes_ids, class_difference
+from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.progress import show_progress
+from fastseg.shards.manifest import Manifest, read_manifest
+from fastseg.storage import is_remote
+
+if TYPE_CHECKING:
+    from fastseg.data.loader import EvalLoader
+    from fastseg.distributed.ranks import Ranks
+    from fastseg.evaluation.cityscapes import PredictionFolder
+    from fastseg.evaluation.results import Outcome
+    from fastseg.model.inference import Views
+
+
+@grouped(accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
+@dataclass(frozen=True)
+class Options:
+    """Per-class IoU on whole frames; of two models, what differs and what is noise.
+
+    Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
+    """
+
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("CKPT")]
+    """Checkpoint (averaged weights, if any), or two to compare."""
+    baseline: Annotated[Literal["coco"] | None, shown_as("coco")] = None
+    """Compare with torchvision's network as it comes."""
+    arch: Annotated[Arch | None, shown_as("NAME")] = None
+    """Of the baseline. Default: the checkpoint's, or a ResNet-50."""
+    shards: Annotated[str | None, shown_as("DIR")] = None
+    """Packed set (s3://, too). Default: what it was trained on."""
+    split: str = "val"
+    """Split to score; one without masks is only predicted."""
+    max_images: Annotated[int | None, shown_as("N")] = None
+    """Only the first so many frames."""
+    tta: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
+    """Average over 6 scales from 0.5 to 1.75, each also mirrored: 17 times the work."""
+    window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
+    """Look through sliding windows, which overlap by a third."""
+    save_predictions: Annotated[Path | None, shown_as("DIR")] = None
+    """Write PNGs as the Cityscapes server wants them; of a test split a zip, too."""
+    official: Annotated[Path | None, shown_as("DIR")] = None
+    """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
+    report: Annotated[Path | None, shown_as("DIR")] = None
+    """Write report.html there: scores, confusions, worst frames."""
+    json: Annotated[Path | None, shown_as("FILE")] = None
+    """Write scores and confusion matrix to this file."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
+    """Replace that file, and files in those folders."""
+    batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Whole frames per GPU and step."""
+    gpus: Annotated[int | None, shown_as("N")] = None
+    """Processes, one per GPU or CPU share. Default: all GPUs."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPUs if there are any."""
+    decoder: Literal["auto", "gpu", "cpu"] = "auto"
+    """Who decodes JPEGs on a GPU's machine."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: the fastest that the hardware has."""
+    verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """First compare files with their SHA-256."""
+    max_bad_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Damaged frames that may be left out."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether one checkpoint is evaluated, with nothing beside it."""
+        return len(self.checkpoints) == 1 and not self.baseline
+
+
+def check(options: Options) -> None:
+    """Refuse what goes not together, and numbers that make no sense."""
+    models = len(options.checkpoints) + bool(options.baseline)
+    if not models:
+        raise UserError("no checkpoint is named; fastseg-eval takes one, or two to compare: fastseg-eval CKPT")
+    if models > 2:
+        raise UserError(f"{models} models are named, the baseline included; fastseg-eval compares two")
+    if options.arch and not options.baseline:
+        raise UserError(f"--arch {options.arch} is of the baseline; add --baseline coco, or leave it out")
+    if options.baseline and not options.checkpoints and not options.shards:
+        raise UserError("the baseline alone knows no set of its own; name one with --shards DIR")
+    for flag in ("save_predictions", "official", "report"):
+        if not options.alone and getattr(options, flag):
+            name = flag.replace("_", "-")
+            raise UserError(f"--{name} goes with one checkpoint alone; leave it out, or the other model")
+    for name, least in (("batch", 1), ("max_bad_samples", 0), ("max_images", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
+
+
+def check_files(options: Options) -> None:
+    """Refuse files that are no checkpoints, and to write over what is there or where nothing can be written."""
+    for i, path in enumerate(options.checkpoints):
+        check_checkpoint(path, options.checkpoints[i + 1 :])
+    if options.save_predictions:
+        _check_folder(options.save_predictions, "--save-predictions", options.overwrite)
+    if options.report and (options.report / "checkpoints").exists():
+        raise UserError(
+            f"--report is {options.report}, the folder of a run, whose records it would replace; name another"
+        )
+    if options.report:
+        _check_folder(options.report, "--report", options.overwrite)
+    if options.json:
+        check_writable_file(options.json, "--json")
+        if options.json.exists() and not options.overwrite:
+            raise UserError(f"{options.json} exists; name another --json or add --overwrite")
+
+
+def _check_folder(folder: Path, flag: str, overwrite: bool) -> None:
+    """Refuse a folder with files in it unless ``overwrite``; ``flag`` is the one that named it."""
+    check_writable(folder, flag)
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if found and not overwrite:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UserError(f"{folder} holds files already ({found[0]}{more}); name another {flag} or add --overwrite")
+
+
+def main() -> None:
+    """The command ``fastseg-eval``."""
+    run_command(_main)
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog=command_name())
+    check(options)
+    if os.environ.get("RANK", "0") == "0":  # what one rank tries in a folder would be another's finding
+        check_files(options)
+    if options.shards:
+        read_manifest(options.shards)
+    # torch takes seconds to import: --help, wrong flags and wrong files are answered before.
+    from fastseg.data.loader import open_files
+    from fastseg.distributed.ranks import become_ranks, joined_ranks
+    from fastseg.model import checkpoint
+
+    saved = [checkpoint.load(path) for path in options.checkpoints]
+    shards = shards_of(options, saved)
+    manifest = read_manifest(shards)
+    check_classes(options, saved, manifest, shards)
+    check_split(options, manifest, shards)
+    files = open_files(shards, manifest, options.split, unlabelled=True)
+    views = views_of(options)
+    for document in saved:
+        views.check(document["squeeze"])
+    check_official(options, manifest, files)
+    become_ranks(options.gpus, options.device)
+    with joined_ranks(options.device) as ranks, memory_explained(options, ranks):
+        if options.alone:
+            evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
+        else:
+            compare_models(options, saved, shards, manifest, ranks)
+
+
+@contextmanager
+def memory_explained(options: Options, ranks: "Ranks") -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    import torch
+
+    from fastseg.device import too_little
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        work, cure = "evaluate whole frames", "look through smaller windows with --window H W"
+        if options.batch > 1:
+            work, cure = f"evaluate with --batch {options.batch}", "lower it"
+        elif options.window:
+            work, cure = f"evaluate with --window {options.window[0]} {options.window[1]}", "name a smaller one"
+        raise too_little(ranks.device, work, cure) from None
+
+
+def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:
+    """The packed set to score."""
+    shards = options.shards or str(saved[0]["shards"])
+    if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
+        raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
+    return shards
+
+
+def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manifest, shards: str) -> None:
+    """Refuse two checkpoints of different classes, and shards of others than the checkpoint's."""
+    if not saved:
+        return
+    trained, *others = ([c["name"] for c in document["classes"]] for document in saved)
+    if others and others[0] != trained:
+        what, a, b = class_difference(trained, others[0])
+        raise UserError(
+            f"the {what} of {options.checkpoints[0]} is {a}, of {options.checkpoints[1]} {b}; "
+            "only models of the same classes can be compared"
+        )
+    packed = [c.name for c in manifest.classes]
+    if trained != packed:
+        what, a, b = class_difference(trained, packed)
+        raise UserError(
+            f"the {what} of {options.checkpoints[0]} is {a}, of {shards} {b}; "
+            "name the set it was trained for with --shards"
+        )
+
+
+def views_of(options: Options) -> "Views":
+    """How frames are looked at."""
+    from fastseg.model.inference import MULTI_SCALE, ONCE
+
+    return replace(MULTI_SCALE if options.tta else ONCE, window=options.window)
+
+
+def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks") -> "EvalLoader":
+    """This rank's frames of the split."""
+    from fastseg.data.decoder_probe import choose_decoder_for_ranks
+    from fastseg.data.loader import EvalLoader, open_files
+    from fastseg.parallel import cpu_threads
+    from fastseg.shards.verify import verify_shards
+
+    choice = choose_decoder_for_ranks(options.decoder, shards, options.split, manifest, ranks)
+    if choice.warning and ranks.first:
+        print(f"warning: {choice.warning}", file=sys.stderr)
+    if options.verify_shards:
+        verify_shards(shards, manifest, [options.split], ranks)
+    return EvalLoader(
+        open_files(shards, manifest, options.split, ranks.rank, ranks.world, options.max_bad_samples, unlabelled=True),
+        manifest.split(options.split),
+        batch=options.batch,
+        device=ranks.device,
+        threads=cpu_threads(ranks.local_world),
+        decoder=choice.decoder,
+        most=options.max_images,
+    )
+
+
+def evaluate_checkpoint(
+    options: Options, saved: dict[str, Any], shards: str, manifest: Manifest, ranks: "Ranks"
+) -> None:
+    """Score (a split without masks: predict) as this rank; the first one says and writes what came out."""
+    from fastseg.device import autocast, precision_of
+    from fastseg.distributed.ranks import barrier
+    from fastseg.evaluation.boundary_iou import BoundaryCounts
+    from fastseg.evaluation.cityscapes import prediction_folder
+    from fastseg.evaluation.evaluator import evaluate
+    from fastseg.evaluation.results import Outcome
+    from fastseg.model.deeplab import restore_model
+    from fastseg.model.inference import predict
+    from fastseg.report.evaluation_folder import WORST_IMAGES
+
+    model = restore_model(saved).to(ranks.device)
+    loader = open_loader(options, shards, manifest, ranks)
+    precision = precision_of(options.precision, ranks.device)
+    progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
+    boundaries = BoundaryCounts(len(manifest.classes), ranks.device)
+    folder, temporary = options.save_predictions, bool(options.official)
+    keys = loader.sample_keys()
+    with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
+        with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
+            result = evaluate(
+                partial(predict, model, views=views_of(options)),
+                loader,
+                len(manifest.classes),
+                keep_worst=WORST_IMAGES if options.report else 0,
+                watchers=[boundaries, *([saving.save] if saving else [])],
+                progress=show,
+            )
+        boundary = boundaries.iou()
+        barrier()  # all predictions are written
+        if ranks.first and result:
+            outcome = Outcome(
+                checkpoint=str(options.checkpoints[0]),
+                step=saved["step"],
+                weights="ema" if saved["ema"] else "model",
+                shards=shards,
+                split=options.split,
+                manifest=manifest,
+                result=result,
+                boundary=boundary,
+                precision=precision,
+                views=views_of(options),
+            )
+            finish(options, outcome, keys, saved["config"], saving)
+
+
+def finish(
+    options: Options,
+    outcome: "Outcome",
+    keys: list[str],
+    config: dict[str, Any],
+    saved: "PredictionFolder | None",
+) -> None:
+    """Print and write what was asked for; ``keys`` of the split's frames by their place."""
+    from fastseg.evaluation.cityscapes import compare_official
+    from fastseg.report.evaluation_folder import write_evaluation
+
+    console = Console(markup=False)
+    outcome.show(console)
+    document = outcome.to_json()
+    frames = range(min(len(keys), options.max_images or len(keys)))
+    if options.save_predictions and saved:
+        saved.tell(console, frames, zipped=not outcome.labelled)
+    if options.official and saved:
+        document["official"] = compare_official(options.official, outcome.scores, saved.present(frames), console)
+    if options.json:
+        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+    if options.report:
+        classes = outcome.manifest.classes
+        page = write_evaluation(options.report, outcome.result, keys, classes, outcome.record(), config)
+        console.print(f"the report is {page}", highlight=False, soft_wrap=True)
+
+
+def compare_models(
+    options: Options, saved: list[dict[str, Any]], shards: str, manifest: Manifest, ranks: "Ranks"
+) -> None:
+    """Score two models, or the baseline alone, as this rank; the first one says and writes what came out."""
+    from fastseg.device import autocast, precision_of
+    from fastseg.evaluation.baseline import ARCH, Baseline
+    from fastseg.evaluation.compare_models import contestants, count_frames, show_contest
+    from fastseg.evaluation.results import looks
+
+    arch = options.arch or (saved[0]["arch"] if saved else ARCH)
+    baseline = Baseline(arch, [c.name for c in manifest.classes]) if options.baseline else None
+    views, precision = views_of(options), precision_of(options.precision, ranks.device)
+    checkpoints = list(zip(map(str, options.checkpoints), saved, strict=True))
+    models = contestants(checkpoints, baseline, views, ranks.device)
+    loader = open_loader(options, shards, manifest, ranks)
+    progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
+    with autocast(precision, ranks.device), progress as show:
+        counted = count_frames([model.infer for model in models], loader, len(manifest.classes), show)
+    if counted is None:
+        return
+    console = Console(markup=False)
+    document = show_contest(console, models, counted, manifest.classes, baseline)
+    if counted.bad_samples:
+        console.print(f"{counted.bad_samples} damaged frames were left out", highlight=False)
+    console.print(
+        f"{counted.images} images of {shards} ({options.split}) at {counted.images_per_second:.2f} images/s, "
+        f"{', '.join([precision, *looks(views)])}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if options.json:
+        about = {
+            "checkpoints": [str(path) for path in options.checkpoints],
+            "shards": shards,
+            "split": options.split,
+            "dataset": manifest.digest(),
+            "precision": precision,
+            **asdict(views),
+            "images": counted.images,
+            "bad_samples": counted.bad_samples,
+        }
+        write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
+
+
+def check_split(options: Options, manifest: Manifest, shards: str) -> None:
+    """Refuse to score a split without masks, and other classes than Cityscapes' by its own evaluator."""
+    if not manifest.split(options.split).labelled:
+        if not options.save_predictions:
+            raise UserError(
+                f"the split {options.split!r} of {shards} has no masks, so that it cannot be scored; predict it with "
+                "--save-predictions DIR, or score another with --split"
+            )
+        for flag, value in (("official", options.official), ("report", options.report), ("json", options.json)):
+            if value:
+                raise UserError(f"the split {options.split!r} has no masks, so that there is nothing for --{flag}")
+    if options.official and cityscapes_ids(manifest.classes) is None:
+        raise UserError(f"--official knows the 19 classes of Cityscapes alone, {shards} holds others; leave it out")
+    if options.official and not options.official.exists():
+        raise UserError(f"--official is {options.official}, which does not exist; it takes the set's ground truth")
+
+
+def check_official(options: Options, manifest: Manifest, files: Files) -> None:
+    """Refuse ground truth of other frames. Raises :class:`UserError`."""
+    if options.official:
+        reader = Reader(files)
+        keys = [reader.key(place) for place in range(min(len(reader), options.max_images or len(reader)))]
+        sizes = {(height, width) for height, width, _ in manifest.split(options.split).sizes}
+        check_truth(options.official, keys, sizes)

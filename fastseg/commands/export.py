@@ -1,0 +1,92 @@
+"""Write a checkpoint's network to a file that others read: ``fastseg-export ckpt.pt --to onnx``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.deploy.export_formats import check_installed, target
+from fastseg.errors import UserError, run_command
+from fastseg.files import atomic_path, write_atomic
+from fastseg.model.checkpoint_file import check_checkpoint
+
+if TYPE_CHECKING:
+    from fastseg.deploy.model_card import Description
+
+
+@grouped(check="images", card="license")
+@dataclass(frozen=True)
+class Options:
+    """A network with normalisation and upsampling, for any size, checked at once.
+
+    Example: fastseg-export runs/cityscapes/checkpoints/best.pt --to onnx
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    to: Literal["onnx", "torch-export", "safetensors"]
+    """onnx and torch-export: bytes N×H×W×3 to class ids and logits; safetensors: the weights, for torchvision."""
+    out: Annotated[Path | None, shown_as("FILE")] = None
+    """File to write, its model card beside it. Default: CKPT-FORMAT/CKPT.SUFFIX beside the checkpoint."""
+    overwrite: bool = False
+    """Replace what an earlier export wrote."""
+    images: Annotated[tuple[Path, ...], shown_as("PATH")] = ()
+    """Images to compare file and checkpoint on. Default: of the checkpoint's shards, or noise if they are not here."""
+    license: str = "unknown"
+    """For the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+
+
+def main() -> None:
+    """The command ``fastseg-export``."""
+    run_command(_main)
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    export(options, Console(markup=False, highlight=False, soft_wrap=True))
+
+
+def export(options: Options, console: Console) -> Path:
+    """Write, read back, compare, and only then give the file its name; returns it."""
+    check_checkpoint(options.checkpoint)
+    check_installed(options.to)
+    out = target(options.checkpoint, options.to, options.out, options.overwrite)
+    if missing := [path for path in options.images if not path.is_file()]:
+        raise UserError(f"--images names {missing[0]}, which is no file; name images")
+    # torch takes seconds to import: what cannot be done is said before.
+    from fastseg.deploy.export_formats import FORMATS, compare, comparison_images
+    from fastseg.deploy.model_card import INPUT, OUTPUTS, WEIGHTS, describe, model_card
+    from fastseg.model import checkpoint
+    from fastseg.model.deeplab import restore_model
+
+    saved, format = checkpoint.load(options.checkpoint), FORMATS[options.to]
+    about, model = describe(saved, options.checkpoint), restore_model(saved)
+    if options.to == "safetensors" and model.squeeze:
+        raise UserError(
+            f"{options.checkpoint} was trained on squeezed frames (--data.squeeze), which weights alone do not tell "
+            "torchvision; use --to onnx or torch-export, which squeeze by themselves"
+        )
+    batches, source = comparison_images(options.images, saved["shards"])
+    contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"
+    with atomic_path(out) as temporary:
+        console.print(f"writing {out}")
+        format.write(model, temporary, about.metadata(contract))
+        differences = compare(model, format.read(temporary), batches, str(out))
+    card = model_card(about, out, options.to, differences, source, options.license)
+    write_atomic(out.with_name("README.md"), card)
+    for difference in differences:
+        console.print(f"compared on {source}, {difference.said()}")
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {_summary(about)}; README.md is its model card")
+    return out
+
+
+def _summary(about: "Description") -> str:
+    score = "not evaluated" if about.score is None else f"{100 * about.score:.2f} % mIoU"
+    return f"{about.arch}, {len(about.classes)} classes, step {about.step}, {score}"
+
+
+if __name__ == "__main__":
+    main()

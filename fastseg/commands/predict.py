@@ -1,0 +1,138 @@
+"""Predict images, folders and videos: ``fastseg-predict ckpt.pt street.jpg --out predictions``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.deploy.predict_files import check_absent, named_apart
+from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
+from fastseg.deploy.video import Video, probe_videos
+from fastseg.errors import UserError, run_command
+from fastseg.files import check_writable
+from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.progress import show_progress
+
+
+@grouped(accuracy="tta", speed="batch")
+@dataclass(frozen=True)
+class Options:
+    """Colour overlays of images, folders and videos, in their own sizes and names.
+
+    Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
+    """Images, videos, and folders, which are searched through."""
+    out: Path = Path("predictions")
+    """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
+    masks: bool = False
+    """Also PNGs of train ids, whose palette has the classes' colours; of a video one per frame."""
+    probabilities: bool = False
+    """Also .npz files: float16, classes × height × width, and the classes' names."""
+    no_overlays: bool = False
+    """Leave the overlays out."""
+    overwrite: bool = False
+    """Replace results that are there already."""
+    tta: bool = False
+    """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
+    window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
+    """Size of sliding windows. Default: frames that need over 6 GiB are cut into overlapping blocks."""
+    batch: Annotated[int | None, shown_as("N")] = None
+    """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
+    threads: Annotated[int | None, shown_as("N")] = None
+    """That decode, and as many that write. Default: one per core, 8 at most."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cuda, cuda:1, … or cpu."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of convolutions and products; auto: the fastest that the hardware has."""
+
+
+def main() -> None:
+    """The command ``fastseg-predict``."""
+    run_command(_main)
+
+
+def _main() -> None:
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    for name in ("batch", "threads"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be 1 or more")
+    if not options.paths:
+        raise UserError("there is nothing to predict; name images, videos, or folders of them after the checkpoint")
+    if options.no_overlays and not (options.masks or options.probabilities):
+        raise UserError("--no-overlays leaves nothing to write; add --masks or --probabilities")
+    predict(options, find_inputs(options.paths, options.out), Console(stderr=True, markup=False, highlight=False))
+
+
+def predict(options: Options, inputs: list[Input], console: Console) -> None:
+    """Predict all of ``inputs``; raises :class:`UserError` at the end if some of them could not be."""
+    complaints: list[str] = []
+
+    def complain(sentence: str) -> None:
+        complaints.append(sentence)
+        console.print(f"error: {sentence}", soft_wrap=True)
+
+    check_checkpoint(options.checkpoint, options.paths)
+    outputs = Outputs(options.out, (), not options.no_overlays, options.masks, options.probabilities)
+    videos = probe_videos(inputs, complain)
+    files = _planned(options, outputs, [file for file in inputs if not file.is_video or file.path in videos], videos)
+    # torch takes seconds to import: what cannot be done is said before.
+    import torch
+
+    from fastseg.deploy.predict_files import Job, predict_images, predict_video
+    from fastseg.deploy.predictor import load
+    from fastseg.parallel import cpu_threads
+
+    predictor = load(options.checkpoint, options.device, options.precision, tta=options.tta, window=options.window)
+    outputs = replace(outputs, classes=predictor.classes)
+    images, clips = [file for file in files if not file.is_video], [file for file in files if file.is_video]
+    batch = options.batch or (8 if predictor.device.type == "cuda" else 1)
+    total, done = len(images) + sum(video.frames for video in videos.values()), 0
+    with show_progress("predicting", "pictures") as show:
+
+        def tell(more: int, fewer: int = 0) -> None:
+            nonlocal done, total
+            done, total = done + more, total - fewer
+            if max(total, done):
+                show(done, max(total, done))
+
+        threads = options.threads or min(cpu_threads(1), 8)
+        job = Job(predictor, outputs, batch, threads, tell, lambda fewer: tell(0, fewer), complain)
+        tell(0)
+        try:
+            predict_images(job, images)
+            for file in clips:
+                try:
+                    predict_video(job, file, videos[file.path])
+                except UserError as error:
+                    complain(str(error))
+        except torch.OutOfMemoryError:
+            cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
+            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None
+    if complaints:
+        rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
+        raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")
+    counts = [f"{n} {kind}{'s' * (n > 1)}" for n, kind in ((len(images), "image"), (len(clips), "video")) if n]
+    console.print(f"done: {' and '.join(counts)}, in {options.out}", soft_wrap=True)
+
+
+def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:
+    """The files with names that part their results. Raises :class:`UserError` where these cannot be written."""
+    check_writable(options.out, "--out")
+    for kind in KINDS:
+        if getattr(outputs, kind):
+            check_writable(options.out / kind, "--out")
+    files = named_apart(outputs, files, videos)
+    if not options.overwrite:
+        check_absent(outputs, files, videos)
+    return files
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Train DeepLabv3 on packed shards: ``torchrun fastseg/train.py --gpus 8``."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import getdoc
+from typing import Annotated, Literal
+
+import tyro
+
+from fastseg.cli_help import Setting, cut, explained, first_sentence, listed, settings
+from fastseg.config import Config
+from fastseg.errors import UserError, run_command
+from fastseg.files import check_writable
+from fastseg.recipes import RECIPES
+from fastseg.shards.manifest import read_manifest
+
+OFTEN = (
+    *("shards", "name", "resume", "data.batch", "data.crop", "data.resident"),
+    *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
+)
+"""Settings that the short help explains."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where to run."""
+
+    recipe: str = "cityscapes"
+    """Named settings to start from; every other flag overrides one of its fields."""
+    gpus: int | None = None
+    """Processes on this machine, one per GPU or per share of the CPU. None: one for every GPU there is. Under
+    torchrun --nproc-per-node N it may be left out."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPUs if there are any."""
+    max_restarts: int = 0
+    """How often all ranks start again, from the last checkpoint, where one dies. (Under torchrun
+    --nproc-per-node N use torchrun's own flag.)"""
+    profile: bool = False
+    """Profile a few steps once they are warm, and go on. Where each millisecond goes is said and left in
+    RUNS/NAME/profile, with a trace that opens in Perfetto."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train torchvision's DeepLabv3 on shards packed by tools/make_shards.py.
+
+    Example: torchrun fastseg/train.py --gpus 8 --recipe cityscapes --data.batch 8
+    """
+
+    launch: Annotated[Launch, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff]
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+
+
+def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
+    """The command line: the recipe's settings, with the given flags in place of theirs."""
+    name = _recipe_name(arguments)
+    if name not in RECIPES:
+        raise UserError(f"--recipe is {name!r}; it must be one of: {', '.join(RECIPES)}")
+    default = Command(Launch(recipe=name), RECIPES[name]())
+    if {"-h", "--help"} & set(arguments):
+        print(one_screen(default.launch, default.config))
+        sys.exit()
+    description = f"{getdoc(Command)}\n\nRecipe {name}: {getdoc(RECIPES[name])}"
+    command = tyro.cli(Command, args=arguments, default=default, description=description, compact_help=True)
+    return command.launch, command.config
+
+
+def one_screen(launch: Launch, config: Config) -> str:
+    """What ``--help`` says: every flag with its value in the recipe, those that are changed most explained."""
+    rows = list(settings(config))
+    others = {title: [row for row in rows if _part(row) == title] for title in ("run", "data", "model", "optim")}
+    return "\n".join(
+        [
+            "usage: torchrun fastseg/train.py [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
+            *(getdoc(Command) or "").splitlines(),
+            "\nrecipes",
+            *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
+            "\nlaunch",
+            *explained(list(settings(launch))),
+            f"\nmost often changed, with the values of the recipe {launch.recipe}",
+            *explained([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
+            "\nthe others",
+            *(line for title, rows in others.items() for line in listed(title, rows)),
+            "\n-H, --help-verbose explains every one of them: unit, default, source.",
+        ]
+    )
+
+
+def _part(row: Setting) -> str | None:
+    name = row.flag.removeprefix("--")
+    return None if name in OFTEN else name.partition(".")[0] if "." in name else "run"
+
+
+def main() -> None:
+    """The command ``fastseg-train``."""
+    run_command(_main)
+
+
+def _recipe_name(arguments: Sequence[str]) -> str:
+    # The recipe is the default of everything else, so it has to be known before the rest is parsed.
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--recipe="):
+            return argument.removeprefix("--recipe=")
+        if argument == "--recipe" and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return Launch().recipe
+
+
+def _main() -> None:
+    launch, config = parse(sys.argv[1:])
+    if os.environ.get("RANK", "0") == "0":  # the others write nothing there
+        check_writable(config.runs, "--runs")
+        check_writable(config.folder, "--name")
+    manifest = read_manifest(config.shards)
+    # torch takes seconds to import: --help and wrong flags are answered before.
+    from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
+    from fastseg.training.run import check, train
+
+    check(config, manifest, launch.device)
+    if config.resume == "never" and (launch.max_restarts or restarts_of_launcher()):
+        raise UserError(
+            "--resume is never, but each restart of --max-restarts would start anew; leave one of the two out"
+        )
+    become_ranks(launch.gpus, launch.device, launch.max_restarts)
+    with joined_ranks(launch.device, config.timeout) as ranks:
+        train(config, manifest, ranks, launch.profile)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The DALI graphs: encoded images and masks in, uint8 batches out; and how one is run.
+
+The training graph is a list of steps: decode what the crop needs → color → resize → pad. What a crop needs has been
+drawn before (:mod:`fastseg.data.augment`), once for image and mask: drawing twice with one seed has drifted apart for
+others (https://github.com/NVIDIA/DALI/issues/2546).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import tee
+from threading import Barrier
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import pipeline_def
+from nvidia.dali.plugin.pytorch import feed_ndarray
+from nvidia.dali.tensors import TensorGPU, TensorListGPU
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fastseg.data.augment import Augmentation
+from fastseg.labels import IGNORE
+
+Array = NDArray[Any] | torch.Tensor
+"""On a CPU, or on a GPU."""
+Arrays = Sequence[Array]
+"""One array per sample."""
+DECODED = "decoded"
+"""In place of a codec: images and masks are frames in memory, not files."""
+
+
+class Crops(NamedTuple):
+    """A batch for the training graph; each a list or an array of N."""
+
+    image: Arrays
+    """Encoded, or cut to the tiles that are needed (uint8, one dimension); or decoded: uint8 H×W×3 on the device."""
+    mask: Arrays
+    """Encoded (uint8, one dimension); or decoded: uint8 H×W×1 on the device."""
+    image_start: NDArray[np.int32]
+    """First row and column of the window in ``image``, N×2."""
+    mask_start: NDArray[np.int32]
+    """The same in ``mask``."""
+    shape: NDArray[np.int32]
+    """Rows and columns of the window, N×2."""
+    region_start: NDArray[np.float32]
+    """Row and column of the window where resizing starts, N×2; a region that ends before it starts is mirrored."""
+    region_end: NDArray[np.float32]
+    """The same where it ends."""
+    size: NDArray[np.float32]
+    """Rows and columns that the window is resized to, N×2."""
+    pad_start: NDArray[np.int32]
+    """Row and column of the resized window where the finished crop begins, N×2: negative where it is padded."""
+    brightness: NDArray[np.float32]
+    """A factor, N; so are ``contrast`` and ``saturation``."""
+    contrast: NDArray[np.float32]
+    saturation: NDArray[np.float32]
+    hue: NDArray[np.float32]
+    """Degrees, N."""
+    records: Sequence[int]
+    """Places of the records in the split; not for the graph."""
+
+
+class Frames(NamedTuple):
+    """A batch for the evaluation graph, encoded."""
+
+    image: Arrays
+    mask: Arrays
+    """Empty arrays in a split without masks."""
+    records: Sequence[int]
+    """Places of the records in the split; not for the graph."""
+
+
+DECODING = ("image", "mask", "image_start", "mask_start", "shape")
+RESIZING = ("region_start", "region_end", "size", "pad_start")
+COLORS = ("brightness", "contrast", "saturation", "hue")
+"""Fields of :class:`Crops`, by the operators that take them."""
+
+
+@pipeline_def
+def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device: str, codec: str) -> Any:
+    """Crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
+    crops = take(source, (*DECODING, *RESIZING, *_colors(augmentation)), device, codec)
+    image, mask = decode_image(crops, augmentation, device, codec), decode_mask(crops, codec)
+    if device == "gpu":  # where masks and PNGs are not decoded
+        image, mask = image.gpu(), mask.gpu()
+    image = pad(resize(image, crops, types.INTERP_LINEAR), crops, augmentation.crop, augmentation.fill)
+    mask = pad(resize(mask, crops, types.INTERP_NN), crops, augmentation.crop, (IGNORE,))
+    return image, mask
+
+
+@pipeline_def
+def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec: str) -> Any:
+    """The same on the CPU as far as decoding; :class:`fastseg.data.dali_graph.Finisher` does the rest.
+
+    Returns windows of images and masks: uint8, of various sizes.
+    """
+    crops = take(source, (*DECODING, *_colors(augmentation)), "cpu", codec)
+    return decode_image(crops, augmentation, "cpu", codec), decode_mask(crops, codec)
+
+
+@pipeline_def
+def eval_graph(source: Callable[[], Frames], device: str, codec: str, labelled: bool = True) -> Any:
+    """Whole frames on ``device``: image uint8 H×W×3 and, of a ``labelled`` split, mask uint8 H×W×1."""
+    needed = 2 if labelled else 1
+    image, *masks = fn.external_source(lambda: source()[:needed], num_outputs=needed, no_copy=True)
+    image = fn.decoders.image(image, output_type=types.RGB, **_decoder(device, codec))
+    outputs = (image, *(fn.decoders.image(mask, output_type=types.GRAY) for mask in masks))
+    return tuple(output.gpu() for output in outputs) if device == "gpu" else outputs
+
+
+def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
+    """The ``fields`` of the :class:`Crops` that ``source`` returns, as nodes of a graph with the same names.
+
+    Whoever calls the graph keeps the batch until its output is there: DALI reads the CPU's arrays where they lie.
+    """
+    if codec != DECODED:
+        nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
+        return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
+    # One batch for two nodes, which may ask in any order: frames lie on the device, numbers on the CPU. On a GPU DALI
+    # copies the frames, 67 MB for 8 of 2048×1024, 0.04 ms at 3.35 TB/s: only a copy is ordered behind torch's stream,
+    # on which a frame may still be on its way into memory.
+    first, second = tee(iter(source, None))
+    frames, numbers = fields[:2], fields[2:]
+    nodes = [
+        *fn.external_source(
+            (_select(crops, frames) for crops in first), 2, device=device, layout="HWC", no_copy=device == "cpu"
+        ),
+        *fn.external_source((_select(crops, numbers) for crops in second), len(numbers), no_copy=True),
+    ]
+    return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
+
+
+def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(crops, name) for name in fields)
+
+
+def decode_image(crops: Any, augmentation: Augmentation, device: str, codec: str) -> Any:
+    """The windows of the images, colored: uint8 of ``shape``."""
+    image = _window(crops.image, crops.image_start, crops.shape, codec, types.RGB, **_decoder(device, codec))
+    if not augmentation.coloured:
+        return image
+    return fn.color_twist(image, **{name: getattr(crops, name) for name in COLORS})
+
+
+def _colors(augmentation: Augmentation) -> tuple[str, ...]:
+    return COLORS if augmentation.coloured else ()
+
+
+def decode_mask(crops: Any, codec: str) -> Any:
+    """The windows of the masks: uint8; files are decoded on the CPU."""
+    return _window(crops.mask, crops.mask_start, crops.shape, codec, types.GRAY, device="cpu")
+
+
+def resize(window: Any, crops: Any, interpolation: Any) -> Any:
+    """Resize (bilinear: antialiased) and flip windows."""
+    region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
+    return fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
+
+
+def pad(window: Any, crops: Any, crop: tuple[int, int], fill: tuple[int, ...]) -> Any:
+    """Put resized windows at their place in the crop, on ``fill``."""
+    return fn.slice(
+        window,
+        start=crops.pad_start,
+        shape=list(crop),
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=list(fill),
+    )
+
+
+def _decoder(device: str, codec: str) -> dict[str, Any]:
+    """Where an image is decoded. Only JPEG by the GPU: a PNG under "mixed" falls back to the CPU without a word."""
+    if device == "cpu" or codec != "jpg":
+        return {"device": "cpu"}
+    # Halved chroma is interpolated as the CPU's decoder does it, so that both see the same pixels.
+    return {"device": "mixed", "jpeg_fancy_upsampling": True}
+
+
+def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
+    """The window of a file or of a decoded frame."""
+    if codec != DECODED and decoder["device"] == "cpu":
+        return fn.decoders.image_slice(source, start=start, shape=shape, axes=[0, 1], output_type=output_type)
+    if codec != DECODED:
+        # The GPU's decoder is never asked for a region: nvImageCodec 0.9 fails or crashes
+        # (https://github.com/NVIDIA/nvImageCodec/issues/55). A file is cut to its tiles already.
+        source = fn.decoders.image(source, output_type=output_type, **decoder)
+    return fn.slice(source, start=start, shape=shape, axes=[0, 1])
+
+
+def run(pipeline: Any) -> Any:
+    """One batch of each output, on a GPU in the order of torch's current stream."""
+    return pipeline.run(torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None)
+
+
+def to_torch(output: Any, device: torch.device, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Copy a dense output of DALI into memory of torch's on ``device``, or into ``out``, which is contiguous.
+
+    On a GPU in the order of torch's current stream, without waiting. A tensor that shared DALI's memory (DLPack) would
+    wait for the whole device when it is released, and a batch takes only about 10 µs to copy.
+    """
+    from_gpu = isinstance(output, (TensorGPU, TensorListGPU))
+    staged = device.type == "cuda" and not from_gpu
+    direct = None if staged else out
+    if direct is None:
+        direct = torch.empty(output.shape(), dtype=torch.uint8, device="cpu" if staged else device, pin_memory=staged)
+    feed_ndarray(output, direct, cuda_stream=torch.cuda.current_stream(device) if from_gpu else None)
+    if not staged:
+        return direct
+    return direct.to(device, non_blocking=True) if out is None else out.copy_(direct, non_blocking=True)
+
+
+class Finisher:
+    """Finishes batches by ``threads`` threads, each of which takes one sample at a time."""
+
+    def __init__(self, augmentation: Augmentation, threads: int, pinned: bool = False) -> None:
+        """``pinned``: batches lie in memory from which a GPU copies while it computes."""
+        self._pinned = pinned
+        self._crop, self._fill = augmentation.crop, torch.tensor(augmentation.fill, dtype=torch.uint8)
+        # A thread per sample: were torch to split each image too, threads would wait for each other.
+        mine = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, "fastseg-resize", initializer=torch.set_num_threads, initargs=(1,))
+        # All start now: one that started later would set the number of threads of whoever comes after it.
+        together = Barrier(threads)
+        list(self._pool.map(lambda _: together.wait(), range(threads)))
+        torch.set_num_threads(mine)
+
+    def __call__(self, images: Sequence[Any], masks: Sequence[Any], crops: Crops) -> tuple[Tensor, Tensor]:
+        """Windows, uint8 H×W×3 and H×W×1 of DALI, and the batch that they were decoded from: N each.
+
+        Returns uint8 N×h×w×3 and N×h×w×1.
+        """
+        out, labels = (
+            torch.empty(len(images), *self._crop, channels, dtype=torch.uint8, pin_memory=self._pinned)
+            for channels in (3, 1)
+        )
+        size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
+        flip = (crops.region_start[:, 1] > 0).tolist()
+        list(self._pool.map(self._finish, images, masks, size, pad, flip, out, labels))
+        return out, labels
+
+    def _finish(
+        self, image: Any, mask: Any, size: list[int], pad: list[int], flip: bool, out: Tensor, labels: Tensor
+    ) -> None:
+        shown, nearest = _bilinear(image, size), _nearest(mask, size)
+        if flip:
+            shown, nearest = shown.flip(1), nearest.flip(1)
+        if tuple(size) != self._crop:
+            out[:], labels[:] = self._fill, IGNORE
+        place = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
+        out[place], labels[place] = shown, nearest
+
+
+def _bilinear(image: Any, size: list[int]) -> Tensor:
+    """Antialiased."""
+    # Channels-last with its batch dimension of one, which the fast kernel insists on.
+    frame = torch.from_dlpack(image)[None].permute(0, 3, 1, 2)
+    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _nearest(mask: Any, size: list[int]) -> Tensor:
+    resized = Image.fromarray(np.asarray(mask)[..., 0]).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized))[..., None]

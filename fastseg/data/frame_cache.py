@@ -1,0 +1,109 @@
+"""Frames that stay decoded in the device's memory, so that a step only has to cut and resize.
+
+A decoded frame of 2048×1024 with its mask takes 8.4 MB; Cityscapes' training split takes 25 GB, which fits into a GPU
+of 80 GB beside the network. NVIDIA's MLPerf code for DeepCAM feeds DALI the same way, by an external source on the GPU
+(https://github.com/mlcommons/hpc_results_v1.0).
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice, repeat
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import torch
+
+from fastseg.data.augment import Augmentation, draw
+from fastseg.data.dali_graph import Array, Crops, eval_graph, to_torch
+from fastseg.data.decoding import Decoder
+from fastseg.data.reader import Reader
+from fastseg.data.sampler import Crop, collate, frame_feed
+from fastseg.shards.manifest import Split
+
+BYTES_PER_PIXEL = 4
+"""Three of the image and one of the mask."""
+
+
+class Frame(NamedTuple):
+    """One decoded record, on the device: tensors on a GPU, arrays on a CPU, which is what DALI takes."""
+
+    image: Array
+    """uint8 H×W×3."""
+    mask: Array
+    """uint8 H×W×1."""
+
+
+def resident_bytes(split: Split, world: int = 1) -> int:
+    """Memory that the decoded frames of a split take; or the most that the share of one of ``world`` ranks may take."""
+    pixels = sorted((height * width for height, width, samples in split.sizes for _ in range(samples)), reverse=True)
+    return BYTES_PER_PIXEL * sum(pixels[: ceil(len(pixels) / world)])
+
+
+def allocate_arena(split: Split, device: torch.device, world: int = 1) -> torch.Tensor:
+    """Take the memory of :func:`resident_bytes` in one piece, before any frame is there: uint8 on ``device``.
+
+    Raises :class:`torch.OutOfMemoryError` where a GPU has not that much in one piece.
+    """
+    return torch.empty(resident_bytes(split, world), dtype=torch.uint8, device=device)
+
+
+def resident_feed(
+    residence: "Residence", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
+) -> Callable[[], Crops]:
+    """As :func:`fastseg.data.sampler.train_feed`, but of decoded frames; ``samples``: endless (epoch, place)."""
+
+    def crop(epoch: int, place: int) -> Crop:
+        image, mask = residence.frame(place)
+        window, colour = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
+        return Crop(image, (0, 0), mask, window, colour, place)
+
+    return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
+
+
+class Residence:
+    """Decodes each frame of a split when it is first needed, ahead of who needs it, and keeps it."""
+
+    def __init__(self, reader: Reader, places: Iterable[int], number: int, arena: torch.Tensor, **options: Any) -> None:
+        """``places``: the endless order in which ``number`` frames will be asked for; ``arena``: memory for them all,
+        see :func:`allocate_arena`; ``options`` of the pipeline that decodes."""
+        self._kept: dict[int, Frame] = {}
+        self._number, self._arena, self._used = number, arena, 0
+        self._arriving = decoded_frames(reader, first_times(places, number), **options)
+
+    def frame(self, place: int) -> Frame:
+        """The frame at ``place``; waits for its decoder if this is the first time."""
+        if place not in self._kept:
+            self._kept[place] = Frame(*map(self._keep, next(self._arriving)))
+            if len(self._kept) == self._number:
+                self._arriving.close()  # and with it its pipeline and its threads
+        return self._kept[place]
+
+    def _keep(self, part: Any) -> Array:
+        """Copy a part of a frame behind those that are there already, in the order of torch's current stream.
+
+        In that order DALI copies it into its batches, too: nobody reads it before it is there, and nobody waits.
+        """
+        begin, self._used = self._used, self._used + prod(part.shape())
+        kept = to_torch(part, self._arena.device, self._arena[begin : self._used].view(part.shape()))
+        return kept if kept.is_cuda else kept.numpy()
+
+
+def first_times(places: Iterable[int], number: int) -> Iterator[int]:
+    """Of an endless sequence of ``number`` places each where it occurs first, then the last one again and again."""
+    seen: set[int] = set()
+    for place in places:
+        if place not in seen:
+            seen.add(place)
+            yield place
+        if len(seen) == number:
+            # What is decoded ahead has to fill a batch.
+            yield from repeat(place)
+
+
+def decoded_frames(reader: Reader, places: Iterable[int], **options: Any) -> Generator[tuple[Any, Any], None, None]:
+    """The frames of an endless sequence of places: image and mask in DALI's memory, until the next one is asked for."""
+    feed = frame_feed(reader, places, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
+    device = "cpu" if options["device_id"] is None else "gpu"
+    decoder = Decoder(reader, feed, eval_graph, device=device, codec=reader.files.image_codec, **options)
+    while True:
+        _, outputs = decoder.next()
+        yield from zip(*outputs, strict=True)

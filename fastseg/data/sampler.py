@@ -1,0 +1,194 @@
+"""What the DALI graphs are fed with: records in their order, drawn, read ahead and cut, batch by batch.
+
+Order and draws are pure functions of (seed, epoch, sample): a feed goes on after any step exactly, on any machine, and
+N ranks together see what one would see with N times the batch.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain, count, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from fastseg.data.augment import Augmentation, Colour, Window, draw
+from fastseg.data.dali_graph import Array, Crops, Frames
+from fastseg.data.reader import Damaged, Encoded, Reader
+from fastseg.errors import UserError
+from fastseg.shards.images import image_size
+from fastseg.shards.jpeg_tiles import Bytes, Tiles, cut, find_tiles
+
+Place = TypeVar("Place")
+Sample = TypeVar("Sample")
+
+ORDER = 1
+"""Tells an epoch's order from its samples' draws: two streams of random numbers from one seed."""
+LOCAL_THREADS = 4
+"""That read records: a page cache is quick, a disk answers several at once."""
+REMOTE_THREADS = 32
+"""Object storage takes tens of milliseconds to answer, however many ask."""
+
+
+REMEMBERED = 4096
+"""Images whose tiles are remembered: 8 KB each at 2048×1024."""
+
+
+class Crop(NamedTuple):
+    """One training sample on its way to the graph."""
+
+    image: Array
+    """Encoded: the tiles under the window, or all; or the decoded frame."""
+    origin: tuple[int, int]
+    """Row and column of the frame where ``image`` begins."""
+    mask: Array
+    """Encoded or decoded, whole."""
+    window: Window
+    colour: Colour
+    record: int
+    """Place of the record in the split."""
+
+
+def train_feed(
+    reader: Reader,
+    augmentation: Augmentation,
+    *,
+    batch: int,
+    seed: int,
+    start: tuple[int, int],
+    ahead: int,
+    apart: bool = False,
+) -> Callable[[], Crops]:
+    """A function that returns the next batch of this rank, from (epoch, step) ``start`` on, endlessly."""
+    cropper = Cropper(reader, augmentation, seed)
+    samples = train_samples(reader, batch, seed, start, apart)
+    crops = read_ahead(samples, cropper.crop, reader, ahead * batch)
+    return lambda: collate(list(islice(crops, batch)))
+
+
+def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
+    """A function that returns the next batch of whole frames, of ``places`` without an end."""
+
+    def read(place: int) -> tuple[Bytes, Bytes, int]:
+        return reader.first_whole(place, lambda other, record: (*record, other))
+
+    frames = read_ahead(places, read, reader, ahead * batch)
+    return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
+
+
+def train_samples(
+    reader: Reader, batch: int, seed: int, start: tuple[int, int], apart: bool = False
+) -> Iterator[tuple[int, int]]:
+    """(epoch, place) of this rank's samples, from (epoch, step) ``start`` on, endlessly; see :func:`rank_order`."""
+    epochs = (((epoch, place) for place in rank_order(reader, batch, seed, epoch, apart)) for epoch in count(start[0]))
+    return islice(chain.from_iterable(epochs), start[1] * batch, None)
+
+
+def epoch_steps(samples: int, world: int, batch: int) -> int:
+    """Full steps of an epoch: what is left over is less than one, and others come to it next time."""
+    return samples // (world * batch)
+
+
+def rank_order(reader: Reader, batch: int, seed: int, epoch: int, apart: bool = False) -> list[int]:
+    """The places that this rank reads in an epoch: of each step its part of the global batch.
+
+    ``apart``: only of its :func:`own_places`.
+    """
+    rank, world, samples = reader.files.rank, reader.files.world, len(reader)
+    order = np.random.default_rng((seed, epoch, samples, ORDER)).permutation(samples)
+    steps = epoch_steps(samples, world, batch)
+    if apart:
+        return order[np.isin(order, own_places(reader, apart))][: steps * batch].tolist()
+    return order[: steps * world * batch].reshape(steps, world, batch)[:, rank].ravel().tolist()
+
+
+def own_places(reader: Reader, apart: bool) -> range:
+    """The places from which a rank draws: all of the split's, or ``apart`` from the other ranks its share of them."""
+    return range(reader.files.rank, len(reader), reader.files.world) if apart else range(len(reader))
+
+
+def read_ahead(
+    places: Iterable[Place], read: Callable[[Place], Sample], reader: Reader, depth: int
+) -> Iterator[Sample]:
+    """``read(place)`` for places without an end, in order, at least ``depth`` samples ahead of whoever takes them."""
+    waiting: deque[Future[Sample]] = deque()
+    threads = REMOTE_THREADS if reader.remote else LOCAL_THREADS
+    depth = max(depth, 2 * threads) if reader.remote else depth
+    pool = ThreadPoolExecutor(threads, "fastseg-read")
+    try:
+        for place in places:
+            waiting.append(pool.submit(read, place))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Cropper:
+    """Draws what a sample shows, and cuts from its record what that needs."""
+
+    def __init__(self, reader: Reader, augmentation: Augmentation, seed: int) -> None:
+        self._reader, self._augmentation, self._seed = reader, augmentation, seed
+        self._known: OrderedDict[int, tuple[tuple[int, int], Tiles | None]] = OrderedDict()
+
+    def crop(self, sample: tuple[int, int]) -> Crop:
+        """The crop of (epoch, place); of another place, but with its draws, where that record is damaged."""
+        return self._reader.first_whole(sample[1], partial(self._crop, sample))
+
+    def _crop(self, sample: tuple[int, int], place: int, record: Encoded) -> Crop:
+        image, mask = record
+        size, tiles = self._look_up(place, image)
+        window, colour = draw(self._seed, *sample, size, self._augmentation)
+        if tiles is None:
+            return Crop(image, (0, 0), mask, window, colour, place)
+        part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))
+        return Crop(part, (top, left), mask, window, colour, place)
+
+    def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
+        """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
+        found = self._known.get(place)
+        if found is None:
+            tiles = find_tiles(image)
+            try:
+                found = ((tiles.height, tiles.width) if tiles else image_size(image, "its image")), tiles
+            except UserError as error:
+                raise Damaged(f"{self._reader.where(place)}: {error}") from None
+            self._known[place] = found
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+def _with_neighbours(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a window; halved chroma is interpolated from a pixel around it."""
+    more = int(tiles.tile_height > 8)
+    return (
+        max(window.top - more, 0),
+        min(window.bottom + more, tiles.height),
+        max(window.left - more, 0),
+        min(window.right + more, tiles.width),
+    )
+
+
+def collate(crops: list[Crop]) -> Crops:
+    """A batch of crops as the graph takes it: every number is computed here, once, and none by the graph."""
+    windows = [crop.window for crop in crops]
+    start = np.array([(w.top, w.left) for w in windows], np.int32)
+    shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
+    sides = shape.astype(np.float32)
+    mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
+    colors = np.array([crop.colour for crop in crops], np.float32).T.copy()
+    return Crops(
+        image=[crop.image for crop in crops],
+        mask=[crop.mask for crop in crops],
+        image_start=start - np.array([crop.origin for crop in crops], np.int32),
+        mask_start=start,
+        shape=shape,
+        region_start=mirrored,
+        region_end=sides - mirrored,
+        size=np.array([(w.height, w.width) for w in windows], np.float32),
+        pad_start=-np.array([(w.above, w.before) for w in windows], np.int32),
+        **dict(zip(Colour._fields, colors, strict=True)),
+        records=[crop.record for crop in crops],
+    )

@@ -1,0 +1,289 @@
+"""The network in files that others read: ONNX, torch.export, safetensors; written, and read back to be compared."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from fastseg.data.loader import open_files
+from fastseg.data.reader import Reader as ShardReader
+from fastseg.deploy.model_card import Difference
+from fastseg.errors import UserError
+from fastseg.files import check_writable_file
+from fastseg.model.deeplab import DeepLab, upsample
+from fastseg.shards.images import read_rgb
+from fastseg.shards.manifest import read_manifest
+from fastseg.storage import is_remote
+
+Picture = NDArray[np.uint8]
+"""RGB, N×H×W×3."""
+SMALLEST = 32
+"""Pixels of a side, at least: torch.export wants to know that a frame is larger than the network's stride."""
+OPSET = 20
+"""Of ONNX (2023): onnxruntime from 1.17 on reads it."""
+
+
+class Answer(NamedTuple):
+    """What an exported network says."""
+
+    classes: NDArray[np.uint8]
+    """Train ids, N×H×W."""
+    logits: NDArray[np.float32]
+    """N×C×H×W."""
+
+
+Reader = Callable[[Picture], Answer]
+
+
+class Format(NamedTuple):
+    """How a kind of file is written and read; :data:`fastseg.deploy.export_formats.KINDS` says the rest."""
+
+    write: Callable[[DeepLab, Path, dict[str, str]], None]
+    """(network on the CPU in evaluation mode, file, what to say of it in the file)."""
+    read: Callable[[Path], Reader]
+    """A file as a function, by the library that deployers read it with."""
+
+
+class Whole(nn.Module):
+    """From bytes to train ids and logits at full resolution: what a deployer would otherwise have to add."""
+
+    def __init__(self, model: DeepLab) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 N×H×W×3, RGB → uint8 N×H×W, float32 N×C×H×W."""
+        logits = upsample(self.model(image).out, (image.shape[1], image.shape[2]))
+        return logits.argmax(1).to(torch.uint8), logits
+
+
+def reader_of(model: nn.Module) -> Reader:
+    """A network of torch, in float32 on the CPU, as a function of arrays."""
+
+    def answer(image: Picture) -> Answer:
+        with torch.inference_mode():
+            classes, logits = model(torch.from_numpy(image))
+        return Answer(classes.numpy(), logits.numpy())
+
+    return answer
+
+
+def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
+    """A batch to trace with, and the dimensions of it that may change."""
+    sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
+    shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # no two dimensions alike, or they would stay so
+    image = torch.zeros(shape, dtype=torch.uint8, device=model.mean.device)
+    return image, {"image": {0: torch.export.Dim("batch", min=1), **sides}}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn of what is theirs to know, on stderr and by Python's warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _write_onnx(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+    image, dimensions = _example(model)
+    with _quiet():
+        program = torch.onnx.export(
+            Whole(model).eval(),
+            (image,),
+            input_names=["image"],
+            output_names=["classes", "logits"],
+            dynamic_shapes=dimensions,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None  # with dynamo there is one
+        for node in program.model.graph:
+            node.metadata_props.clear()  # as below
+        program.model.metadata_props.update(metadata)
+        program.model.producer_name = "fastseg"
+        program.save(path)
+
+
+def _read_onnx(path: Path) -> Reader:
+    import onnxruntime  # type: ignore[import-untyped]
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def answer(image: Picture) -> Answer:
+        classes, logits = session.run(["classes", "logits"], {"image": image})
+        return Answer(classes, logits)
+
+    return answer
+
+
+def _write_torch_export(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+    image, dimensions = _example(model)
+    with _quiet(), path.open("wb") as file:  # by name torch insists on its suffix
+        program = torch.export.export(Whole(model).eval(), (image,), dynamic_shapes=dimensions)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # lines of our sources, paths of this machine
+        torch.export.save(program, file, extra_files=dict(metadata))
+
+
+def _read_torch_export(path: Path) -> Reader:
+    with _quiet(), path.open("rb") as file:
+        return reader_of(torch.export.load(file).module())
+
+
+def _write_safetensors(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save
+
+    # Not save_file: its files are their owner's alone, whatever the umask says, and its errors no OSErrors.
+    path.write_bytes(save({name: v.detach().contiguous() for name, v in model.net.state_dict().items()}, metadata))
+
+
+class _Torchvision(nn.Module):
+    """A file of weights in torchvision's own network, as its model card tells to use it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        from safetensors import safe_open
+        from torchvision.models import get_model
+
+        with safe_open(path, "pt") as file:
+            said, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        aux = any(name.startswith("aux_classifier.") for name in state)
+        classes = len(state["classifier.4.bias"])
+        self.net = get_model(said["arch"], weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+        self.net.load_state_dict(state)
+        self.eval()
+        self.mean, self.std = (torch.tensor([float(v) for v in said[name].split()]) for name in ("mean", "std"))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))["out"]
+        return logits.argmax(1).to(torch.uint8), logits
+
+
+def _read_safetensors(path: Path) -> Reader:
+    return reader_of(_Torchvision(path))
+
+
+FORMATS = {
+    "onnx": Format(_write_onnx, _read_onnx),
+    "torch-export": Format(_write_torch_export, _read_torch_export),
+    "safetensors": Format(_write_safetensors, _read_safetensors),
+}
+
+
+OURS = "library_name: fastseg"
+"""By this line a README.md is known as a card of ours."""
+CARD = "huggingface_hub"
+"""Writes the model card that lies beside every format."""
+
+
+class Kind(NamedTuple):
+    """What is known of a format by its name."""
+
+    suffix: str
+    needs: tuple[str, ...]
+    """Modules of the ``export`` extra."""
+
+
+KINDS = {
+    "onnx": Kind(".onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "torch-export": Kind(".pt2", ()),
+    "safetensors": Kind(".safetensors", ("safetensors",)),
+}
+
+
+def check_installed(name: str) -> None:
+    """Refuse a format whose libraries are not there. Raises :class:`UserError`."""
+    if missing := [module for module in (*KINDS[name].needs, CARD) if find_spec(module) is None]:
+        raise UserError(
+            f"--to {name} needs {' and '.join(missing)}; install what is missing with: "
+            "pip install 'fastseg-deeplab[export]'"
+        )
+
+
+def target(checkpoint: Path, to: str, out: Path | None, overwrite: bool) -> Path:
+    """The file to write. Raises :class:`UserError` where it or its card cannot be written or must not be replaced."""
+    suffix = KINDS[to].suffix
+    path = out or checkpoint.with_name(f"{checkpoint.stem}-{to}") / f"{checkpoint.stem}{suffix}"
+    if path.suffix != suffix:
+        raise UserError(f"--out is {path}; a file of {to} ends in {suffix}")
+    check_writable_file(path, "--out")
+    card = path.with_name("README.md")
+    for file in (path, card):
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists; --overwrite replaces it, --out FILE writes elsewhere")
+    if card.exists() and OURS not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{card} is no model card of fastseg's and stays; give --out a file in another folder")
+    return path
+
+
+TOLERANCE = 1e-3
+"""Of logits, over the largest logit: float32 sums in another order differ by about 1e-6, in TF32 by 1e-3."""
+LONGEST = 640
+"""Pixels of a side: enough to compare, and quick on a CPU."""
+
+
+def compare(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
+    """Both networks on the CPU, batch for batch. Raises :class:`UserError` where they differ by more than rounding."""
+    return [_compare(reader_of(Whole(model)), exported, batch, name) for batch in batches]
+
+
+def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Difference:
+    ours, theirs = wanted(batch), exported(batch)
+    difference = np.abs(ours.logits - theirs.logits)
+    largest, limit = float(difference.max()), TOLERANCE * max(1.0, float(np.abs(ours.logits).max()))
+    # A class may differ only where rounding decides.
+    second, first = np.partition(ours.logits, -2, axis=1)[:, -2:].swapaxes(0, 1) if ours.logits.shape[1] > 1 else (0, 1)
+    changed = ours.classes != theirs.classes
+    clear = changed & (first - second > 2 * largest)
+    if not largest <= limit or clear.any():  # not <=: also what is no number
+        raise UserError(
+            f"{name} is not written: its logits differ from the checkpoint's by {largest:.1e} on a batch of "
+            f"{'×'.join(map(str, batch.shape[:3]))} pixels, {limit:.1e} is allowed; please report it with the versions "
+            "of torch and of the format's library"
+        )
+    shape = (batch.shape[0], batch.shape[1], batch.shape[2])
+    return Difference(shape, largest, int(changed.sum()))
+
+
+def comparison_images(paths: tuple[Path, ...], shards: str) -> tuple[list[Picture], str]:
+    """The first image alone, and all of them, two at a time, in another, odd size; and what they are of, in words."""
+    images, source = _images(paths, shards)
+    ratio = min(1.0, LONGEST / max(images[0].size))
+    width, height = (max(round(side * ratio), 32) for side in images[0].size)
+    other = (max(width * 3 // 4 | 1, 33), max(height * 2 // 3 | 1, 33))
+    alone, small = images[0].resize((width, height)), [np.asarray(image.resize(other)) for image in images]
+    # An odd one out goes with the first.
+    pairs = [np.stack([small[i], small[(i + 1) % len(small)]]) for i in range(0, len(small), 2)]
+    return [np.array(alone)[None], *pairs], source
+
+
+def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], str]:
+    if paths:
+        first, *others = (path.name for path in paths)
+        more = [f"{len(others)} more"] if len(others) > 1 else others
+        return [_read(path) for path in paths], " and ".join([first, *more])
+    if not is_remote(shards) and (Path(shards) / "manifest.json").is_file():
+        manifest = read_manifest(shards)
+        split = "val" if "val" in manifest.splits else next(iter(manifest.splits))
+        reader = ShardReader(open_files(shards, manifest, split))
+        places = range(min(len(reader), 2))
+        frames = [read_rgb(reader.read(place).image.tobytes(), reader.where(place))[0] for place in places]
+        return frames, f"frames of {Path(shards).name}'s split {split}"
+    noise = np.random.default_rng(0).integers(0, 256, (2, 256, 512, 3), np.uint8)
+    return [Image.fromarray(image) for image in noise], "noise (the training's shards are not here)"
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return read_rgb(path.read_bytes(), str(path))[0]
+    except OSError as error:
+        raise UserError(f"--images {path} cannot be read ({error.strerror})") from None

@@ -1,0 +1,259 @@
+"""The model card beside an exported network: what it is, how good, from what, on which terms."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
+from fastseg.model.weights import fitting
+
+INPUT = "image: uint8, N×H×W×3, RGB; normalisation is part of the network"
+OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
+WEIGHTS = "weights with torchvision's names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A checkpoint's facts, without places on the machine that trained it."""
+
+    name: str
+    """Of the run."""
+    arch: str
+    """torchvision's name of the network."""
+    classes: tuple[SegmentationClass, ...]
+    label_ids: tuple[int, ...] | None
+    """Cityscapes' own id of each class, where the classes are Cityscapes'."""
+    mean: tuple[float, ...]
+    """Of R, G, B, 0–255."""
+    std: tuple[float, ...]
+    dataset: str
+    """Name and digest of the packed set."""
+    recipe: dict[str, Any]
+    """Settings of the training."""
+    step: int
+    epochs: float
+    score: float | None
+    """mIoU of these very weights, 0–1; None if they were not evaluated."""
+    images: int
+    """That the score was taken on."""
+    auxiliary: bool
+    """Whether the weights hold an auxiliary head."""
+    averaged: bool
+    """Whether the weights are the run's average, which is what it evaluates."""
+    version: str
+    """Of fastseg, that trained them; empty where it was not installed as a package."""
+
+    def metadata(self, contract: str) -> dict[str, str]:
+        """Strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: what goes in and out."""
+        ids = self.label_ids or (None,) * len(self.classes)
+        classes = [
+            {"id": i, "name": c.name, "color": c.color} | ({} if label is None else {"label_id": label})
+            for i, (c, label) in enumerate(zip(self.classes, ids, strict=True))
+        ]
+        score = {"mIoU": self.score, "images": self.images} if self.score is not None else {}
+        return {
+            "format": "fastseg-export 1",
+            "fastseg": self.version,
+            "contract": contract,
+            "arch": self.arch,
+            "classes": json.dumps(classes),
+            "mean": " ".join(map(repr, self.mean)),
+            "std": " ".join(map(repr, self.std)),
+            "dataset": self.dataset,
+            "recipe": json.dumps(self.recipe),
+            "step": str(self.step),
+            "score": json.dumps(score),
+        }
+
+
+def describe(saved: dict[str, Any], path: Path) -> Description:
+    """The facts of a checked checkpoint that was read from ``path``; its score comes from its run's metrics.jsonl."""
+    with fitting(path):
+        return _describe(saved, path)
+
+
+def _describe(saved: dict[str, Any], path: Path) -> Description:
+    classes = tuple(parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"]))
+    data = saved["dataset"]
+    line = _evaluation(path.parent.parent / "metrics.jsonl", saved["step"])
+    return Description(
+        name=saved["config"]["name"],
+        arch=saved["arch"],
+        classes=classes,
+        label_ids=cityscapes_ids(classes),
+        mean=tuple(map(_short, saved["mean"])),
+        std=tuple(map(_short, saved["std"])),
+        dataset=f"{data['name']} ({data['digest'][:12]})",
+        recipe=_settings(saved["config"]),
+        step=saved["step"],
+        epochs=saved["step"] / saved["steps_per_epoch"],
+        score=line.get("miou"),
+        images=line.get("images", 0),
+        auxiliary=any(name.startswith("aux_classifier.") for name in saved["ema"] or saved["model"]),
+        averaged=saved["ema"] is not None,
+        version=saved["versions"].get("fastseg-deeplab", ""),
+    )
+
+
+def _short(value: float) -> float:
+    """The number of fewest digits with the same value in float32."""
+    return float(str(np.float32(value)))
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result: no folders, and of a file of weights the name only."""
+    model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
+    return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
+
+
+def _evaluation(log: Path, step: int) -> dict[str, Any]:
+    """The evaluation after ``step`` in a run's log; empty where there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("event") == "eval" and entry.get("step") == step:
+            return entry
+    return {}
+
+
+CITYSCAPES_TERMS = """\
+The classes are those of Cityscapes. If the network was trained on Cityscapes' images, their terms of use apply: the
+data is for non-commercial use, such as research and teaching, and may not be passed on. What the terms mean for
+weights trained on the data, this card cannot say: read them at https://www.cityscapes-dataset.com/license/ before you
+publish or use the weights."""
+TERMS = """\
+What may be done with the weights depends on the terms of the images they were trained on, which this card does not
+know."""
+
+
+class Difference(NamedTuple):
+    """How an exported network compared with its checkpoint on one batch."""
+
+    shape: tuple[int, ...]
+    """N, H, W."""
+    largest: float
+    """Of the differences between logits."""
+    pixels: int
+    """With another class."""
+
+    def said(self) -> str:
+        """In words."""
+        n, height, width = self.shape
+        return (
+            f"{n} × {height}×{width} pixels: logits differ by {self.largest:.1e} at most, "
+            f"{self.pixels} pixels by their class"
+        )
+
+
+USE = {
+    "onnx": """\
+import numpy as np, onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("{file}")
+image = np.asarray(Image.open("image.jpg").convert("RGB"))[None]  # uint8, 1×H×W×3
+classes, logits = session.run(["classes", "logits"], {{"image": image}})  # uint8 1×H×W, float32 1×C×H×W
+metadata = session.get_modelmeta().custom_metadata_map  # classes with their colours, recipe, score""",
+    "torch-export": """\
+import numpy as np, torch
+from PIL import Image
+
+metadata = {{"classes": "", "recipe": "", "score": ""}}
+network = torch.export.load("{file}", extra_files=metadata).module()
+image = torch.from_numpy(np.array(Image.open("image.jpg").convert("RGB")))[None]  # uint8, 1×H×W×3
+classes, logits = network(image)  # uint8 1×H×W, float32 1×C×H×W; sides of 32 pixels at least""",
+    "safetensors": """\
+import torch
+from safetensors.torch import load_file
+from torchvision.io import ImageReadMode, read_image
+from torchvision.models import get_model
+
+state = load_file("{file}")
+network = get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})
+network.load_state_dict(state)
+mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 1, 1)
+image = (read_image("image.jpg", ImageReadMode.RGB) - mean) / std
+classes = network.eval()(image[None])["out"].argmax(1)  # int64, 1×H×W""",
+}
+
+
+def model_card(
+    about: Description, file: Path, format: str, checked: list[Difference], images: str, license: str
+) -> str:
+    """The text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    data = about.dataset.partition(" (")[0]
+    results = [] if about.score is None else [EvalResult(
+        task_type="image-segmentation", dataset_type=data, dataset_name=data, metric_type="mean_iou",
+        metric_name="mIoU", metric_value=round(about.score, 4),
+    )]  # fmt: skip
+    header = ModelCardData(
+        license=license,
+        library_name="fastseg",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "deeplabv3", about.arch, format],
+        metrics=["mean_iou"],
+        model_name=about.name,
+        eval_results=results or None,
+    )
+    body = "\n\n".join(_body(about, file, format, checked, images))
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}\n"))
+
+
+def _body(about: Description, file: Path, format: str, checked: list[Difference], images: str) -> Iterator[str]:
+    averaged = " The weights are the moving average that the run evaluates." if about.averaged else ""
+    yield f"# {about.name}"
+    yield (
+        f"torchvision's `{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
+        f"fastseg {about.version}".rstrip()
+        + f", on the data set {about.dataset}.{averaged}"
+    )
+    yield "## Score"
+    if about.score is None:
+        yield "These weights were not evaluated by the run that trained them."
+    else:
+        yield f"{100 * about.score:.2f} % mIoU on {about.images} images of the validation split, at full resolution."
+    yield "## Use"
+    mean, std = (", ".join(map(str, numbers)) for numbers in (about.mean, about.std))
+    snippet = USE[format].format(
+        file=file.name, arch=about.arch, classes=len(about.classes), aux=about.auxiliary, mean=mean, std=std
+    )
+    yield f"```python\n{snippet}\n```"
+    yield f"Compared with the checkpoint on {images}:"
+    yield "\n".join(f"- {difference.said()}" for difference in checked)
+    yield "## Classes"
+    yield "\n".join(_classes(about))
+    yield "## Training"
+    yield "\n".join(_training(about))
+    yield "## Terms"
+    yield CITYSCAPES_TERMS if about.label_ids else TERMS
+
+
+def _classes(about: Description) -> Iterator[str]:
+    label = about.label_ids is not None
+    yield "| id |" + (" labelId |" if label else "") + " name | colour (R, G, B) |"
+    yield "|---|" + ("---|" if label else "") + "---|---|"
+    for i, c in enumerate(about.classes):
+        own = f" {about.label_ids[i]} |" if about.label_ids else ""
+        name = c.name.replace("|", r"\|")  # would end the cell
+        yield f"| {i} |{own} {name} | {', '.join(map(str, c.color))} |"
+
+
+def _training(about: Description) -> Iterator[str]:
+    yield f"{about.step} steps ({about.epochs:.1f} epochs)."
+    for part, settings in about.recipe.items():
+        if isinstance(settings, dict):
+            yield f"- {part}: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items())
+        else:
+            yield f"- {part} {json.dumps(settings)}"

@@ -1,0 +1,226 @@
+"""Files through a predictor: decoded by threads ahead of the network, written by threads behind it."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from os.path import lexists
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.deploy.predict_io import Input, Outputs, overlay, read_image
+from fastseg.deploy.predictor import Predictor
+from fastseg.deploy.video import Video, Writer, read_video, write_video
+from fastseg.errors import UserError, disk_full
+
+Item = TypeVar("Item")
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the files have in common."""
+
+    predictor: Predictor
+    outputs: Outputs
+    batch: int
+    """Pictures of one size that go through the network together."""
+    threads: int
+    """That read, and as many that write."""
+    tell: Callable[[int], None]
+    """Hears how many pictures more are done."""
+    lose: Callable[[int], None]
+    """Hears how many of the pictures that were counted will not come."""
+    complain: Callable[[str], None]
+    """Hears a sentence for each file that is damaged; the others go on."""
+
+    def answer(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Any]]:
+        """Mask and, if wanted, probabilities of each."""
+        masks, shares = self.predictor.answer(np.stack(pictures), np.float16 if self.outputs.probabilities else None)
+        return zip(masks, shares if shares is not None else [None] * len(masks), strict=True)
+
+
+class Behind:
+    """Work that threads do behind the caller's back, little of it waiting, all of it done at the end."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool, self._most = ThreadPoolExecutor(threads), 2 * threads
+        self._pending: deque[Future[None]] = deque()
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Do it soon; what earlier work raised is raised here."""
+        self._pending.append(self._pool.submit(function, *arguments))
+        while len(self._pending) > self._most:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> "Behind":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self._pending and kind is None:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def predict_images(job: Job, inputs: Iterable[Input]) -> None:
+    """Images of one size that follow each other share a batch."""
+    with Behind(job.threads) as behind:
+        for group in _alike(_decoded(job, inputs), job.batch):
+            for (file, picture), (mask, shares) in zip(group, job.answer([p for _, p in group]), strict=True):
+                behind.submit(_write_image, job, file, picture, mask, shares)
+            job.tell(len(group))
+
+
+def _write_image(job: Job, file: Input, picture: Picture, mask: Picture, shares: Any) -> None:
+    try:
+        with _writing(file):
+            job.outputs.write_image(file.name, picture, mask, shares)
+    except UserError as error:
+        job.complain(str(error))
+
+
+@contextmanager
+def _writing(file: Input) -> Iterator[None]:
+    """Turn what the system says against one file's results into a :class:`UserError`; a full disk concerns all."""
+    try:
+        yield
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise UserError(
+            f"the results of {file.path} cannot be written ({error.strerror}); rename it, or name another --out"
+        ) from None
+
+
+def predict_video(job: Job, file: Input, video: Video) -> None:
+    """A video of overlays with the same size and rate; masks and probabilities frame by frame, in a folder."""
+    outputs, done = job.outputs, 0
+    overlays = outputs.overlay_path(file.name, video.suffix)
+    try:
+        written = write_video(overlays, video) if outputs.overlays else nullcontext()
+        with _writing(file), written as writer, Behind(1) as behind:
+            frames = _ahead(_same_size(video), 2 * job.batch)
+            while group := list(islice(frames, job.batch)):
+                for picture, (mask, shares) in zip(group, job.answer(group), strict=True):
+                    behind.submit(_write_frame, outputs, writer, file, done, picture, mask, shares)
+                    done += 1
+                job.tell(len(group))
+    finally:
+        job.lose(max(video.frames - done, 0))
+    with _writing(file):
+        outputs.drop_frames(file.name, done)
+    if done < video.frames - max(2, video.frames // 50):  # headers are off by one or two
+        job.complain(f"{file.path} ends after {done} of its {video.frames} frames, and so do its results")
+
+
+def _write_frame(
+    outputs: Outputs, writer: Writer | None, file: Input, number: int, picture: Picture, mask: Picture, shares: Any
+) -> None:
+    if writer:
+        writer.write(overlay(picture, mask, outputs.classes))
+    outputs.write_raw(outputs.frame_name(file.name, number), mask, shares)
+
+
+def _same_size(video: Video) -> Iterator[Picture]:
+    for frame in read_video(video.path):
+        if frame.shape[:2] != (video.height, video.width):
+            raise UserError(
+                f"{video.path} changes from {video.width}×{video.height} to {frame.shape[1]}×{frame.shape[0]} pixels; "
+                "cut it into videos of one size each"
+            )
+        yield frame
+
+
+def _decoded(job: Job, inputs: Iterable[Input]) -> Iterator[tuple[Input, Picture]]:
+    """Images in order, as many read ahead as threads and a batch need."""
+    with ThreadPoolExecutor(job.threads) as pool:
+        files, waiting = iter(inputs), deque[tuple[Input, Future[Picture]]]()
+        while True:
+            for file in islice(files, job.threads + job.batch - len(waiting)):
+                waiting.append((file, pool.submit(lambda path: np.array(read_image(path)), file.path)))
+            if not waiting:
+                return
+            file, future = waiting.popleft()
+            try:
+                yield file, future.result()
+            except UserError as error:
+                job.complain(str(error))
+                job.lose(1)
+
+
+def _alike(pictures: Iterable[tuple[Input, Picture]], most: int) -> Iterator[list[tuple[Input, Picture]]]:
+    group: list[tuple[Input, Picture]] = []
+    for pair in pictures:
+        if group and (len(group) == most or group[0][1].shape != pair[1].shape):
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
+
+
+def _ahead(items: Iterator[Item], number: int) -> Iterator[Item]:
+    """The same items, taken by a thread before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, None) for _ in range(number))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, items, None))
+            yield item
+
+
+def named_apart(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> list[Input]:
+    """The same files; where a.jpg and a.png beside it want the same place, their results are a.jpg.* and a.png.*.
+
+    A video's frames go to a folder: where that is one that other results go into, as with clip.mp4 beside
+    clip/000000.jpg, it is called clip.mp4. Raises :class:`UserError` where that does not part them, as for a.jpg from
+    two folders.
+    """
+    targets = _targets(outputs, files, videos)
+    mixed = {
+        file
+        for wanting in targets.values()
+        if len(wanting) > 1 and len({file.name for file in wanting}) == len(wanting)
+        for file in wanting
+    }
+    mixed |= {file for path in targets for file in _above(path, targets)}
+    files = [replace(file, name=_in_full(file.name)) if file in mixed else file for file in files]
+    targets = _targets(outputs, files, videos)
+    for path, wanting in targets.items():
+        if len(wanting := [*wanting, *_above(path, targets)]) > 1:
+            raise UserError(f"{wanting[0].path} and {wanting[1].path} would both go to {path}; predict them apart")
+    return files
+
+
+def _above(path: Path, targets: Mapping[Path, list[Input]]) -> list[Input]:
+    """Those whose own place is a folder that ``path`` lies in."""
+    return [file for parent in path.parents for file in targets.get(parent, ())]
+
+
+def _in_full(name: Path) -> Path:
+    """A name whose suffix stays when results take its last part off: a.jpg.jpg, whose mask is a.jpg.png."""
+    return name.with_name(name.name + name.suffix)
+
+
+def check_absent(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> None:
+    """Refuse to write over what is there. Raises :class:`UserError`."""
+    # Not Path.exists, which raises for a name that is too long.
+    if there := [path for path in _targets(outputs, files, videos) if lexists(path)]:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise UserError(f"{there[0]} exists{more}; --overwrite replaces it, --out FOLDER writes elsewhere")
+
+
+def _targets(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> Mapping[Path, list[Input]]:
+    """Every place that is to be written, and for whom."""
+    targets: defaultdict[Path, list[Input]] = defaultdict(list)
+    for file in files:
+        video = videos.get(file.path)
+        for path in outputs.video_paths(file.name, video.suffix) if video else outputs.image_paths(file.name):
+            targets[path].append(file)
+    return targets

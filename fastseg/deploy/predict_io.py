@@ -1,0 +1,181 @@
+"""Predictions as files: overlays, masks, probabilities, named after what they are of."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastseg.errors import UserError
+from fastseg.files import atomic_path, write_atomic
+from fastseg.labels import SegmentationClass
+from fastseg.report.pictures import Mask, Picture, blend
+from fastseg.shards.images import read_rgb
+
+KINDS = ("overlays", "masks", "probabilities")
+"""What there is of each picture, and the folders it goes to."""
+ROWS = 64
+"""Blended at a time."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go: ``overlays/NAME``, ``masks/STEM.png`` and ``probabilities/STEM.npz`` below a folder."""
+
+    folder: Path
+    classes: tuple[SegmentationClass, ...]
+    """Of the network; for places alone none are needed."""
+    overlays: bool = True
+    """JPEG for a JPEG, else PNG."""
+    masks: bool = False
+    """PNG of train ids in the classes' colours (a palette)."""
+    probabilities: bool = False
+    """Compressed NumPy archive: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
+
+    def overlay_path(self, name: Path, suffix: str | None = None) -> Path:
+        """Of an image called ``name``; of a video with its own ``suffix``."""
+        jpeg = name.suffix.lower() in (".jpg", ".jpeg")
+        return self.folder / "overlays" / name.with_suffix(suffix or (name.suffix if jpeg else ".png"))
+
+    def mask_path(self, name: Path) -> Path:
+        return self.folder / "masks" / name.with_suffix(".png")
+
+    def probabilities_path(self, name: Path) -> Path:
+        return self.folder / "probabilities" / name.with_suffix(".npz")
+
+    def image_paths(self, name: Path) -> Iterator[Path]:
+        """All files that an image gets."""
+        if self.overlays:
+            yield self.overlay_path(name)
+        yield from self._raw_paths(name)
+
+    def _raw_paths(self, name: Path) -> Iterator[Path]:
+        if self.masks:
+            yield self.mask_path(name)
+        if self.probabilities:
+            yield self.probabilities_path(name)
+
+    def video_paths(self, name: Path, suffix: str) -> Iterator[Path]:
+        """The video of overlays, and the folders of frames."""
+        if self.overlays:
+            yield self.overlay_path(name, suffix)
+        yield from (path.with_suffix("") for path in self._raw_paths(name))
+
+    def frame_name(self, name: Path, number: int) -> Path:
+        """Of a frame of the video called ``name``, counted from 0."""
+        return name.with_suffix("") / f"{number:06d}.png"
+
+    def drop_frames(self, name: Path, first: int) -> None:
+        """Remove the files of a video's frames from number ``first`` on: what a longer one of this name left."""
+        for number in count(first):
+            there = [path for path in self._raw_paths(self.frame_name(name, number)) if path.exists()]
+            if not there:
+                return
+            for path in there:
+                path.unlink()
+
+    def write_image(self, name: Path, image: Picture, mask: Mask, shares: NDArray[Any] | None) -> None:
+        """All files of one image."""
+        if self.overlays:
+            path = self.overlay_path(name)
+            picture = Image.fromarray(overlay(image, mask, self.classes))
+            _save(picture, path, **({"quality": 92, "subsampling": 0} if path.suffix != ".png" else {}))
+        self.write_raw(name, mask, shares)
+
+    def write_raw(self, name: Path, mask: Mask, shares: NDArray[Any] | None) -> None:
+        """The mask and the probabilities, where they are wanted."""
+        if self.masks:
+            _save(palette_image(mask, self.classes), self.mask_path(name))
+        if self.probabilities and shares is not None:
+            names = np.array([c.name for c in self.classes])
+            with atomic_path(self.probabilities_path(name)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, probabilities=shares, classes=names)
+
+
+def overlay(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> NDArray[np.uint8]:
+    """:func:`fastseg.report.pictures.blend`, a few rows at a time: it makes large float copies."""
+    result = np.empty_like(image)
+    for top in range(0, len(image), ROWS):
+        rows = slice(top, top + ROWS)
+        result[rows] = blend(image[rows], mask[rows], classes, alpha)
+    return result
+
+
+def palette_image(mask: Mask, classes: Sequence[SegmentationClass]) -> Image.Image:
+    """Train ids that look like their classes: Pillow and NumPy read the ids, people see the colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(bytes(channel for c in classes for channel in c.color))
+    return image
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if path.suffix == ".png" else "JPEG", **options)
+    write_atomic(path, buffer.getvalue())
+
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+LARGEST = 1 << 28
+"""Pixels of an image, 16384². By measurement one takes 13 bytes a pixel from file to PNG, 3.3 GiB of these, and those
+read ahead 3 bytes a pixel each; a header may claim 4 thousand million pixels."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file, and the name that its results get."""
+
+    path: Path
+    name: Path
+    """Relative: the file's own name, below a given folder the path within it."""
+
+    @property
+    def is_video(self) -> bool:
+        """By its name."""
+        return self.path.suffix.lower() in VIDEOS
+
+
+def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
+    """The files among ``paths`` and all images and videos in the folders among them, sorted; no results in ``out``.
+
+    Raises :class:`UserError` for a path that is not there and a folder that holds none.
+    """
+    found: list[Input] = []
+    without = {place.resolve() for place in (out, *(out / kind for kind in KINDS))}
+    for path in paths:
+        if path.is_dir():
+            inside = [Input(file, file.relative_to(path)) for file in _files(path, without)]
+            if not inside:
+                raise UserError(f"{path} holds no images or videos ({' '.join(IMAGES + VIDEOS)})")
+            found += inside
+        elif path.is_file():
+            found.append(Input(path, Path(path.name)))
+        else:
+            raise UserError(f"{path} does not exist; name images, videos, or folders of them")
+    return found
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as 8-bit RGB, upright. Raises :class:`UserError` for what is none or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"
+        ) from None
+    return read_rgb(data, str(path), LARGEST)[0]
+
+
+def _files(folder: Path, without: set[Path]) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        kept = (name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() not in without)
+        folders[:] = sorted(kept)
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGES + VIDEOS:
+                yield Path(parent) / name

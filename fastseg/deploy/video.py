@@ -1,0 +1,177 @@
+"""Videos by OpenCV: frames in, frames out, of the same size and rate. Sound is not kept."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.deploy.predict_io import Input
+from fastseg.errors import UserError
+from fastseg.files import atomic_path
+
+Picture = NDArray[np.uint8]
+"""RGB, H×W×3."""
+LARGEST = 65535
+"""Of the numbers whose ratio is a rate in MPEG-4 (vop_time_increment_resolution, 16 bits: ISO/IEC 14496-2)."""
+
+
+class Video(NamedTuple):
+    """What a file says of itself."""
+
+    path: Path
+    height: int
+    width: int
+    rate: float
+    """Frames per second."""
+    frames: int
+    """By the header; 0 if it does not say."""
+
+    @property
+    def suffix(self) -> str:
+        """Of a video of this size that can be written: OpenCV's FFmpeg cuts odd sizes down to even ones."""
+        return ".avi" if self.height % 2 or self.width % 2 else ".mp4"
+
+
+def probe(path: Path) -> Video:
+    """Size, rate and length. Raises :class:`UserError` for what is no video, and where OpenCV is not installed."""
+    cv2 = _opencv(path)
+    capture = cv2.VideoCapture(str(path))
+    try:
+        good, frame = capture.read()
+        if not good:
+            raise UserError(f"{path} is no video that can be read, or damaged; get the file again")
+        rate, frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        # The frame itself is already turned as the file says, the header's size is not.
+        return Video(path, frame.shape[0], frame.shape[1], rate if 0.01 <= rate <= 1000 else 25.0, max(frames, 0))
+    finally:
+        capture.release()
+
+
+def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> dict[Path, Video]:
+    """What the videos among ``inputs`` say of themselves, by their paths; damaged ones are left out."""
+    videos = {}
+    for file in inputs:
+        if file.is_video:
+            try:
+                videos[file.path] = probe(file.path)
+            except UserError as error:
+                complain(str(error))
+    return videos
+
+
+def read_video(path: Path) -> Iterator[Picture]:
+    """The frames in order, as far as they can be decoded."""
+    cv2 = _opencv(path)
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            good, frame = capture.read()
+            if not good:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+class Writer:
+    """Frames of one size into a file: MPEG-4 part 2 in an .mp4, or Motion JPEG in an .avi for odd sizes."""
+
+    def __init__(self, path: Path, video: Video) -> None:
+        """``path`` ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot write there."""
+        self._cv2, self._path, self._video = _opencv(path), path, video
+        odd = path.suffix == ".avi"
+        backend = self._cv2.CAP_OPENCV_MJPEG if odd else self._cv2.CAP_FFMPEG
+        code = self._cv2.VideoWriter_fourcc(*("MJPG" if odd else "mp4v"))
+        size = (video.width, video.height)
+        rate = max(video.rate, 1.0) if odd else _writable(video.rate)
+        self._writer = self._cv2.VideoWriter(str(path), backend, code, rate, size)
+        self.frames = 0
+        """Written so far."""
+        if not self._writer.isOpened():
+            raise OSError(f"OpenCV writes no {path.suffix} there")
+
+    def write(self, picture: Picture) -> None:
+        """Append a frame."""
+        self._writer.write(self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.release()
+        if self._path.suffix == ".avi":
+            _set_rate(self._path, self._video.rate)
+
+
+@contextmanager
+def write_video(path: Path, video: Video) -> Iterator[Writer]:
+    """A writer whose file appears at ``path`` when it is whole, and not at all after an error.
+
+    Raises :class:`UserError` for a file that cannot be begun, and for one that cannot be read again.
+    """
+    with atomic_path(path) as temporary:
+        hidden = temporary.with_suffix(path.suffix)  # OpenCV knows formats by their names
+        try:
+            try:
+                writer = Writer(hidden, video)
+            except OSError:
+                raise UserError(
+                    f"{path} cannot be written as a video of {video.width}×{video.height} pixels by this OpenCV; "
+                    "install 'fastseg-deeplab[video]', or look whether the disk is full"
+                ) from None
+            try:
+                yield writer
+            finally:
+                writer.close()
+            _check_whole(hidden, writer.frames, path)
+            hidden.replace(temporary)
+        finally:
+            hidden.unlink(missing_ok=True)
+
+
+def _check_whole(written: Path, frames: int, path: Path) -> None:
+    """Refuse a file without its last frame: OpenCV says nothing of a full disk. ``path``: its name to be."""
+    cv2 = _opencv(path)
+    capture = cv2.VideoCapture(str(written))
+    try:
+        there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)
+        if there != frames or not capture.read()[0]:
+            raise UserError(
+                f"{path} is not written: its {frames} frames cannot all be read back, as where the disk is full; free "
+                "some space and predict the video again"
+            )
+    finally:
+        capture.release()
+
+
+def _writable(rate: float) -> float:
+    """The rate with as many decimals as MPEG-4 holds: OpenCV makes 119.881 a ratio of 119881 and 1000."""
+    decimals = max(digits for digits in range(4) if rate * 10**digits <= LARGEST)
+    return round(rate, decimals)
+
+
+def _set_rate(path: Path, rate: float) -> None:
+    """Write the exact rate into an AVI's header: OpenCV's Motion JPEG rounds it to whole frames per second, 1 at least.
+
+    Fields by Microsoft's AVISTREAMHEADER (dwScale, dwRate) and AVIMAINHEADER (dwMicroSecPerFrame).
+    """
+    with path.open("r+b") as file:
+        header = file.read(4096)
+        stream, main = header.find(b"strh"), header.find(b"avih")
+        if stream < 0 or main < 0:
+            return
+        file.seek(stream + 8 + 20)
+        file.write((1000).to_bytes(4, "little") + round(rate * 1000).to_bytes(4, "little"))
+        file.seek(main + 8)
+        file.write(round(1e6 / rate).to_bytes(4, "little"))
+
+
+def _opencv(path: Path) -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise UserError(f"the video {path} needs OpenCV; pip install 'fastseg-deeplab[video]'") from None
+    return cv2

@@ -1,0 +1,1 @@
+"""Ranks: how they start, what they exchange, how one that hangs or fails is noticed."""

@@ -1,0 +1,261 @@
+"""Processes: one per GPU (or CPU rank), how they come to be, and the few words they exchange."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fastseg.device import count_gpus, device_of, require_gpus
+from fastseg.distributed.watchdog import Watch, agreed, end, explained
+from fastseg.errors import USER_ERROR, UserError
+from fastseg.parallel import usable_cores
+
+TIMEOUT = 600.0
+"""Seconds after which ranks that wait for another give up."""
+_MARGIN = 60.0
+"""Seconds by which the libraries wait longer than our own watch, which can name the rank."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world: int
+    local_rank: int
+    """Place on this machine."""
+    local_world: int
+    """Processes on this machine."""
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and speaks to the user."""
+        return self.rank == 0
+
+
+def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
+    """Replace this process by ``gpus`` ranks of the same command, unless it is one of them or one is enough.
+
+    Where a rank dies all are started again, ``restarts`` times at most.
+
+    ``torchrun SCRIPT --gpus 8`` starts one process, since torchrun's own count stands before the script: so the
+    script becomes the launcher of its ranks. By exec, not as a child: signals go where they should. Under
+    ``torchrun --nproc-per-node 8`` the ranks are there already. Raises :class:`UserError` where the machine has
+    not what was asked for.
+    """
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    available = 0 if device == "cpu" else require_gpus() if device == "cuda" else count_gpus()
+    if local_world > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if gpus is not None and gpus != local_world:
+            raise UserError(
+                f"--gpus is {gpus}, but torchrun started {local_world} processes here; leave --gpus out, and give the "
+                "number to torchrun, before the script: --nproc-per-node"
+            )
+        if restarts not in (0, restarts_of_launcher()):
+            raise UserError(
+                f"--max-restarts is {restarts}, but torchrun has started the ranks already; give it to torchrun, "
+                "before the script"
+            )
+        gpus = local_world
+    wanted = gpus if gpus is not None else max(available, 1)
+    _check_count(wanted, available)
+    if wanted == local_world and restarts in (0, restarts_of_launcher()):
+        return
+    _replace(wanted, restarts)
+
+
+def restarts_of_launcher() -> int:
+    """How often the torchrun around this process starts its ranks again."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def _replace(ranks: int, restarts: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if not _of_launcher(key)}
+    # torchrun sets one thread per rank, which starves ranks that compute on the CPU.
+    environment.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // ranks, 1)))
+    # The ranks find the package where this process found it, installed or not.
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    launcher = [sys.executable, "-m", "fastseg.distributed.launcher", "--standalone"]
+    launcher += ["--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
+    sys.stdout.flush()
+    os.execve(sys.executable, [*launcher, *sys.argv], environment)
+
+
+def _of_launcher(variable: str) -> bool:
+    """Whether torchrun set this environment variable for the one process that it started."""
+    return variable.startswith(("TORCHELASTIC_", "MASTER_", "ROLE_", "GROUP_")) or variable in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+    )
+
+
+def _check_count(wanted: int, available: int) -> None:
+    cores = usable_cores()
+    if wanted < 1:
+        raise UserError(f"--gpus is {wanted}; it must be 1 or more")
+    if available and wanted > available:
+        raise UserError(f"--gpus is {wanted}, but there are {available} GPUs here; use --gpus {available}")
+    if not available and wanted > cores:
+        raise UserError(
+            f"--gpus is {wanted}, but there is no GPU to use and only {cores} CPU cores; use --gpus {cores} or fewer"
+        )
+
+
+@contextmanager
+def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Join the other ranks (NCCL on GPUs, gloo on CPUs) and leave them in order at the end.
+
+    Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it, by
+    the first rank that fails: those that lose their connection to it are silent. Where one hangs, all the others end
+    after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watch`). A rank whose GPU cannot be used
+    says so before it joins: raises :class:`UserError`.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = _place(device, local_rank)
+    ranks = Ranks(
+        rank=int(os.environ.get("RANK", "0")),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=local_rank,
+        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        device=place,
+    )
+    if ranks.world == 1:
+        yield ranks
+        return
+    watch, stopped = _join(ranks, timeout), None
+    try:
+        yield ranks
+    except BaseException as error:
+        stopped = error
+        if not agreed(error):
+            end(explained(error, ranks.local_rank, watch))
+    watch.leave()
+    dist.destroy_process_group()
+    if stopped:
+        raise stopped
+
+
+def _place(device: str, local_rank: int) -> torch.device:
+    """This rank's own GPU, proven to compute and made torch's current one; or the CPU."""
+    gpus = device == "cuda" or (device == "auto" and count_gpus() > 0)
+    place = device_of(f"cuda:{local_rank}" if gpus else device)
+    if gpus:
+        torch.cuda.set_device(place)
+    return place
+
+
+def _join(ranks: Ranks, timeout: float) -> Watch:
+    patience = timedelta(seconds=timeout + _MARGIN)
+    store, *_ = next(dist.rendezvous("env://", timeout=patience))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps one store for all its restarts, addresses of ranks that are dead included. On several machines
+        # its counts differ, and the store has to be a new one: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    cuda = ranks.device.type == "cuda"
+    dist.init_process_group(
+        # gloo beside NCCL carries what lies on the CPU: counts, states, agreements.
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=dist.PrefixStore("ranks", store),
+        rank=ranks.rank,
+        world_size=ranks.world,
+        timeout=patience,
+        device_id=ranks.device if cuda else None,
+    )
+    global _patient
+    _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    # A clone: a thread that waits in a store keeps others out of it.
+    return Watch(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
+
+
+_patient: Any = None
+"""All ranks, for exchanges that only the watch may end."""
+_progress = 0
+"""Exchanges between ranks that this process has come to, and how often it has got on since the last of them."""
+_EXCHANGE = 1 << 32
+"""So much more is an exchange than :func:`get_on`: ranks that have come to the same one are equally far."""
+
+
+def _meet() -> bool:
+    """Whether there are others to exchange anything with; call before doing so."""
+    global _progress
+    _progress = (_progress // _EXCHANGE + 1) * _EXCHANGE
+    return dist.is_initialized()
+
+
+def get_on() -> None:
+    """Say, in long work between two exchanges, that another part of it is done: then this rank does not hang."""
+    global _progress
+    _progress += 1
+
+
+def wait_for_all() -> None:
+    """Wait for all ranks after work that may take some much longer than others, as long as these :func:`get_on`."""
+    if _meet():
+        dist.barrier(group=_patient)
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up ``tensor`` over all ranks, in place; every rank gets the sum."""
+    if _meet():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The mean of each tensor over all ranks, in new tensors of one type and device; one message for all."""
+    if not dist.is_initialized() or not tensors:
+        return [tensor.clone() for tensor in tensors]
+    flat = sum_over_ranks(torch.cat([tensor.flatten() for tensor in tensors])) / dist.get_world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every rank's ``state``, in rank order, on every rank."""
+    if not _meet():
+        return [state]
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, state)
+    return states
+
+
+def gather_on_first(value: Any) -> list[Any]:
+    """Every rank's ``value``, in rank order, on the first rank; nothing on the others."""
+    if not _meet():
+        return [value]
+    values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if _meet():
+        dist.barrier()
+
+
+def count_bad(mine: Sequence[int], most: int) -> int:
+    """Distinct damaged records of one split that all ranks have met, this one at the places ``mine``.
+
+    Every rank has to call. Where they are more than ``most``, each ends: the first rank with a :class:`UserError`.
+    """
+    if not most:  # the first one has ended its rank already
+        return 0
+    bad = len({place for state in gather_states({"bad": mine}) for place in state["bad"]})
+    if bad <= most:
+        return bad
+    if dist.is_initialized() and dist.get_rank():
+        sys.exit(USER_ERROR)
+    raise UserError(
+        f"{bad} damaged records were found by all ranks together, --max-bad-samples is {most}; "
+        "copy or pack the set again, or raise it"
+    )

@@ -1,0 +1,157 @@
+"""Which of two models is better, and whether that is more than noise: a paired bootstrap over frames.
+
+Frames are drawn with replacement, the same for both models, and scored anew each time: the spread of the differences
+says how much another val set of the same kind might have changed them (Efron 1979; Efron & Tibshirani 1993, chapter 13,
+the percentile interval). It takes the frames as independent; neighbours of one video are not, and their intervals come
+out too narrow. Nor does it know that the same recipe trained again gives another checkpoint.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastseg.evaluation.metrics import plain
+
+RESAMPLES = 10_000
+SEED = 0
+LEVEL = 0.95
+FEWEST = 6
+"""Frames on which two models must differ before a difference is called: if all of five favour one, even a sign test
+cannot exclude chance (2 × 0.5⁵ = 6 %, 2 × 0.5⁶ = 3 %)."""
+_NUMBERS = 1 << 20
+"""Of frames drawn, held at a time: 8 MB in each of a few arrays."""
+
+Verdict = Literal["A better", "B better", "noise", "no difference", "too few images", "–"]
+
+
+class Counts(NamedTuple):
+    """Pixels of each class in each frame, int64 N×C: all that the IoU of any choice of frames needs."""
+
+    hits: NDArray[np.int64]
+    """Of the class in both truth and prediction."""
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    """Where the truth is not ignored."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What B scores more than A, as fractions 0…1; NaN where one of them has no score."""
+
+    a: float
+    b: float
+    low: float
+    """Of the interval of ``b - a``."""
+    high: float
+    frames: int
+    """On which A and B differ."""
+
+    @property
+    def difference(self) -> float:
+        """How much better B is."""
+        return self.b - self.a
+
+    @property
+    def verdict(self) -> Verdict:
+        """In words: noise is a difference whose interval holds 0."""
+        if math.isnan(self.difference):
+            return "–"
+        if not self.frames:
+            return "no difference"
+        if self.low <= 0 <= self.high:
+            return "noise"
+        if self.frames < FEWEST:
+            return "too few images"
+        return "B better" if self.difference > 0 else "A better"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; None in place of NaN."""
+        numbers = {"a": self.a, "b": self.b, "difference": self.difference, "low": self.low, "high": self.high}
+        known = {name: plain(value) for name, value in numbers.items()}
+        return {**known, "differing_images": self.frames, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same frames."""
+
+    classes: list[Difference]
+    """Of each class's IoU, in order."""
+    mean: Difference
+    """Of the mean IoU over the classes that are not NaN."""
+
+
+def iou(counts: Counts) -> NDArray[np.float64]:
+    """Of every class over all frames, (C,), NaN where neither truth nor prediction has it: the official metric."""
+    return _iou(*(count.sum(0) for count in counts))
+
+
+def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis, without NaNs; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(-1), known.sum(-1)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) -> Comparison:
+    """Score two models' counts of the same frames, with :data:`LEVEL` intervals of the differences.
+
+    The official mean takes a class that is only predicted as 0 and one that is not even that as absent. In a draw of
+    frames that happens to lack a rare class, that would make a difference of one stray pixel: there the class is left
+    out for both models, as in its own interval. The same counts and seed give the same intervals. Memory: 40 bytes a
+    frame and class, and about 50 MB; 500 frames of 19 classes take half a second of one core, 20,000 half a minute.
+
+    Raises :class:`ValueError` if the counts are not of the same frames.
+    """
+    if a.truth.shape != b.truth.shape or not (a.truth == b.truth).all():
+        raise ValueError(f"counts of other frames: {a.truth.shape} and {b.truth.shape}")
+    differ = (a.hits != b.hits) | (a.predicted != b.predicted)
+    scores = [np.append(score, mean(score)) for score in (iou(a), iou(b))]
+    frames = [*differ.sum(0).tolist(), int(differ.any(1).sum())]
+    rows = [
+        Difference(float(scores[0][i]), float(scores[1][i]), *_interval(draws), frames[i])
+        for i, draws in enumerate(_draws(a, b, resamples, seed).T)
+    ]
+    return Comparison(rows[:-1], rows[-1])
+
+
+def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float64]:
+    """The differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
+    frames, classes = a.truth.shape
+    # How often a frame is drawn, times its counts, is one product; float64 adds pixels exactly up to 9e15 of them.
+    counts = np.concatenate([a.truth, a.hits, a.predicted, b.hits, b.predicted], axis=1).astype(np.float64)
+    rng, chunk = np.random.default_rng(seed), _NUMBERS // max(frames, 1) + 1
+    in_truth = a.truth.any(0)
+    draws = np.empty((resamples, classes + 1))
+    for start in range(0, resamples if frames else 0, chunk):
+        times = _draw(rng, frames, min(chunk, resamples - start))
+        truth, *rest = np.split(times @ counts, 5, axis=1)
+        missing = in_truth & (truth == 0)
+        one, other = (
+            np.where(missing, np.nan, _iou(hits, truth, predicted))
+            for hits, predicted in ((rest[0], rest[1]), (rest[2], rest[3]))
+        )
+        draws[start : start + chunk] = np.column_stack([other - one, mean(other) - mean(one)])
+    return draws if frames else draws[:0]
+
+
+def _draw(rng: np.random.Generator, frames: int, draws: int) -> NDArray[np.float64]:
+    """How often each frame is drawn: draws × frames, multinomial, in a quarter of the time of NumPy's own."""
+    drawn = rng.integers(frames, size=(draws, frames)) + frames * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * frames).reshape(draws, frames).astype(np.float64)
+
+
+def _iou(hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.float64]:
+    union = truth + predicted - hits
+    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
+
+
+def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
+    known = draws[~np.isnan(draws)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return float(low), float(high)

@@ -1,0 +1,248 @@
+"""One or two models on the same frames in one pass, scored on the classes that they share."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, device
+
+from fastseg.data.loader import EvalLoader
+from fastseg.device import Mailbox
+from fastseg.distributed.ranks import count_bad, gather_on_first, get_on, wait_for_all
+from fastseg.evaluation.baseline import Baseline
+from fastseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Comparison, Counts, Difference, compare, iou, mean
+from fastseg.evaluation.metrics import count_classes, percent, plain, read_counts
+from fastseg.labels import SegmentationClass
+from fastseg.model.deeplab import restore_model
+from fastseg.model.inference import Views, predict
+
+COLOURS = {"B better": "green", "A better": "red"}
+CAVEAT = (
+    "One class in twenty is called better by chance alone. The intervals take the images as independent: where they "
+    "are neighbouring frames of one video, they are too narrow. And the same recipe trained again scores otherwise, "
+    "which no interval over images knows."
+)
+
+
+def comparison_table(result: Comparison, classes: Sequence[SegmentationClass]) -> Table:
+    """IoU of A and B in per cent, class by class, with the difference's interval and what to make of it."""
+    table = Table("", "class", title="IoU over all pixels, in %")
+    for column in ("A", "B", "B − A", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for c, row in zip(classes, result.classes, strict=True):
+        table.add_row(_swatch(c), Text(c.name), *_cells(row))
+    table.add_section()
+    table.add_row("", "mean of classes", *_cells(result.mean), style="bold")
+    return table
+
+
+def single_table(scores: NDArray[np.float64], classes: Sequence[SegmentationClass]) -> Table:
+    """IoU of one model in per cent, class by class."""
+    table = Table("", "class", title="IoU over all pixels, in %")
+    table.add_column("IoU", justify="right")
+    for c, value in zip(classes, scores, strict=True):
+        table.add_row(_swatch(c), Text(c.name), percent(value))
+    table.add_section()
+    table.add_row("", "mean of classes", percent(float(mean(scores))), style="bold")
+    return table
+
+
+def summary(gain: Difference, images: int, score: str = "mIoU") -> str:
+    """The comparison in a sentence or two; ``score`` is the name of what was compared."""
+    return f"{score}: {_in_words(gain, images)}"
+
+
+def _in_words(gain: Difference, images: int) -> str:
+    low, high, more = points(gain.low), points(gain.high), points(gain.difference)
+    match gain.verdict:
+        case "–":
+            return "no class has a score in both, so there is nothing to compare."
+        case "no difference":
+            return f"no difference; A and B score the same on each of the {images} images."
+        case "noise":
+            return (
+                f"B − A is {more}, which is noise: other images like these might as well give {low} or {high}. "
+                f"These {images} cannot tell A and B apart."
+            )
+        case "too few images":
+            return f"B − A is {more}, but only {gain.frames} images differ: too few to say."
+    better, worse = ("B", "A") if gain.difference > 0 else ("A", "B")
+    return (
+        f"{better} is better than {worse} by {100 * abs(gain.difference):.2f} points, which is more than noise: "
+        f"with 95 % confidence B − A lies between {low} and {high} on images like these."
+    )
+
+
+def baseline_note(known: Mapping[str, str], others: int, alone: bool) -> str:
+    """What the baseline is scored on: ``known`` are VOC's names and the set's, ``others`` is how many more it has."""
+    names = [ours if voc == ours else f"{ours} (its {voc})" for voc, ours in known.items()]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    use = "A checkpoint beside it, fastseg-eval CKPT --baseline coco, shows" if alone else "B − A shows"
+    return (
+        f"Of the set's classes the baseline knows {listed}, and not the other {others}. What it takes for anything "
+        f"else counts as no class: a miss for the truth, a false alarm for nobody. {use} what training buys on these."
+    )
+
+
+def points(value: float) -> str:
+    """``+0.31`` for 0.0031: percentage points with their sign, a real minus; an en dash for NaN."""
+    if math.isnan(value):
+        return "–"
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def _cells(row: Difference) -> list[Text]:
+    interval = "–" if math.isnan(row.difference) else f"{points(row.low)} … {points(row.high)}"
+    scores = (percent(row.a), percent(row.b), points(row.difference), interval)
+    return [*map(Text, scores), Text(row.verdict, style=COLOURS.get(row.verdict, ""))]
+
+
+def _swatch(c: SegmentationClass) -> Text:
+    return Text("██", style="rgb({},{},{})".format(*c.color))
+
+
+Infer = Callable[[Tensor], Tensor]
+"""uint8 N×H×W×3 → train ids N×H×W; C, one more than the last, for what is no class of the set."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model under its name in the output."""
+
+    name: str
+    infer: Infer
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Several models' counts of the same frames, all ranks together, in the split's order."""
+
+    models: list[Counts]
+    images: int
+    bad_samples: int
+    """Damaged frames, which do not count."""
+    images_per_second: float
+
+
+def contestants(
+    checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: Views, where: device
+) -> list[Contestant]:
+    """The baseline, then checkpoints (name and document), on a device: so that what B has more is what it learned."""
+    found = [Contestant(baseline.name, partial(baseline.to(where).predict, views=views))] if baseline else []
+    for name, saved in checkpoints:
+        model = restore_model(saved).to(where)
+        found.append(Contestant(f"{name}, step {saved['step']}", partial(predict, model, views=views)))
+    return found
+
+
+def count_frames(
+    models: Sequence[Infer], loader: EvalLoader, classes: int, progress: Progress | None = None
+) -> Counted | None:
+    """Run all ``models`` over this rank's batches, each decoded once; the result is the first rank's, None elsewhere.
+
+    What is kept of a frame is 24 bytes a class and model: 1 kB for two models and 19 classes, 0.5 MB for 500 frames.
+    ``progress`` is told how many images this rank has done, of how many.
+    """
+    start, done = time.perf_counter(), 0
+    frames: list[NDArray[np.int64]] = []
+    mailbox = Mailbox[None](loader.device)
+    for batch in loader:
+        predictions = [infer(batch.image) for infer in models]
+        if chosen := [i for i, valid in enumerate(batch.valid.tolist()) if valid]:
+            # On a GPU the numbers of the batch before: the host looks while the device works on this one.
+            frames += _read(mailbox.exchange(None, _count(predictions, batch.label, chosen, classes)), classes)
+        done = min(done + len(batch.valid), loader.count)
+        get_on()
+        if progress:
+            progress(done, loader.count)
+    frames += _read(mailbox.collect(), classes)
+    wait_for_all()
+    bad = count_bad(loader.bad_samples(), loader.max_bad)
+    mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
+    shares = gather_on_first(mine)
+    if not shares:
+        return None
+    counts = np.concatenate(shares)
+    each = [Counts(*counts[:, model].swapaxes(0, 1)) for model in range(len(models))]
+    return Counted(each, len(counts), bad, len(counts) / (time.perf_counter() - start))
+
+
+def _count(predictions: Sequence[Tensor], label: Tensor, chosen: Sequence[int], classes: int) -> Tensor:
+    """The ``chosen`` frames' numbers by every model, of the classes and of what is none of them: N×models×…."""
+    return torch.stack(
+        [torch.stack([count_classes(p[i], label[i], classes + 1)[1] for p in predictions]) for i in chosen]
+    )
+
+
+def _read(arrived: tuple[None, list[list[list[int]]]] | None, classes: int) -> list[NDArray[np.int64]]:
+    """Of each frame that has arrived the hits, truth and predicted pixels of every class: models×3×C."""
+    rows = arrived[1] if arrived else []
+    return [np.stack([read_counts(numbers, classes + 1)[:, :classes] for numbers in models]) for models in rows]
+
+
+def show_contest(
+    console: Console,
+    contestants: Sequence[Contestant],
+    counted: Counted,
+    classes: Sequence[SegmentationClass],
+    baseline: Baseline | None = None,
+) -> dict[str, Any]:
+    """Print one model's scores or the comparison of two; the same as plain values for a file of JSON.
+
+    Of the set's ``classes`` only those that the ``baseline`` knows, where it takes part.
+    """
+    score, document = "mIoU", {}
+    if baseline:
+        known = sorted(match.train_id for match in baseline.matches)
+        names = {baseline.voc[match.voc]: classes[match.train_id].name for match in baseline.matches}
+        score, document = "mean over these classes", {"baseline": baseline.name, "baseline_classes": names}
+        note = baseline_note(names, len(classes) - len(known), alone=len(contestants) == 1)
+        counted, classes = chosen(counted, known), [classes[i] for i in known]
+        console.print(note, highlight=False)
+    if len(contestants) == 1:
+        scores = iou(counted.models[0])
+        console.print(single_table(scores, classes))
+        each = {c.name: plain(float(value)) for c, value in zip(classes, scores, strict=True)}
+        return {**document, "miou": plain(float(mean(scores))), "classes": each}
+    return {**document, **_show_two(console, contestants, counted, classes, score)}
+
+
+def _show_two(
+    console: Console,
+    contestants: Sequence[Contestant],
+    counted: Counted,
+    classes: Sequence[SegmentationClass],
+    score: str,
+) -> dict[str, Any]:
+    result = compare(counted.models[0], counted.models[1])
+    console.print(comparison_table(result, classes))
+    for letter, contestant in zip("AB", contestants, strict=True):
+        console.print(f"{letter}: {contestant.name}", highlight=False, soft_wrap=True)
+    console.print(summary(result.mean, counted.images, score), highlight=False, style="bold")
+    if result.mean.frames:
+        console.print(CAVEAT, highlight=False)
+    return {
+        "a": contestants[0].name,
+        "b": contestants[1].name,
+        "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED},
+        "miou": result.mean.to_json(),
+        "classes": {c.name: row.to_json() for c, row in zip(classes, result.classes, strict=True)},
+    }
+
+
+def chosen(counted: Counted, places: Sequence[int]) -> Counted:
+    """The counts of some classes only."""
+    models = [Counts(*(part[:, list(places)] for part in counts)) for counts in counted.models]
+    return Counted(models, counted.images, counted.bad_samples, counted.images_per_second)

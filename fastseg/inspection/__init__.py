@@ -1,0 +1,1 @@
+"""What training is fed: measured, and shown on a page."""

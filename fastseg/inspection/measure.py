@@ -1,0 +1,250 @@
+"""What the loader really feeds, measured: augmented crops, where each is from, how often each class appears."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastseg.data.augment import Augmentation, Window, draw
+from fastseg.data.loader import TrainLoader
+from fastseg.data.reader import Files, Reader
+from fastseg.data.sampler import train_samples
+from fastseg.inspection.alignment import label_shift
+from fastseg.labels import IGNORE, SegmentationClass
+from fastseg.shards.images import image_size, read_labels, read_rgb
+from fastseg.shards.manifest import Split
+
+ALIGNED = 8
+"""Frames on which it is seen whether masks lie on their images."""
+
+Array = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called with the crops that are measured and all there will be."""
+
+
+class Crop(NamedTuple):
+    """One training sample as the network gets it, and where it was cut."""
+
+    key: str
+    """Of the record."""
+    frame: tuple[int, int]
+    """Height and width of the whole frame, pixels."""
+    window: Window
+    image: Array
+    """RGB, h×w×3."""
+    label: Array
+    """Train ids, h×w; 255 = ignored, or padding."""
+
+    @property
+    def ratio(self) -> float:
+        """By which the frame was resized."""
+        return self.window.height / (self.window.bottom - self.window.top)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record as it is stored."""
+
+    key: str
+    size: tuple[int, int]
+    """Height and width, pixels."""
+    image_bytes: int
+    mask_bytes: int
+    train_ids: tuple[int, ...]
+    """That occur in its mask, 255 = ignored among them."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What crops of a split hold; what is per class has an entry for each class 0…C-1, then for ignored pixels."""
+
+    crops: int
+    """How many were measured."""
+    pixels: tuple[int, ...]
+    """Pixels of each class, without the padding."""
+    showing: tuple[int, ...]
+    """Crops that show at least one pixel of each class."""
+    unlabelled: int
+    """Crops that hold nothing but ignored pixels."""
+    padding: float
+    """Share of the crops' pixels that lie outside the frame."""
+    seen: float
+    """Share of the frame that a crop shows, on average."""
+    shown: tuple[Crop, ...]
+    """The first crops."""
+    entries: tuple[Entry, ...]
+    """The first records of the split."""
+    shift: tuple[float, float] | None
+    """How far masks lie below and to the right of their images, shares of the frame; None: where they should."""
+
+
+def inspect(
+    files: Files,
+    split: Split,
+    augmentation: Augmentation,
+    classes: int,
+    *,
+    seed: int = 0,
+    batch: int = 8,
+    threads: int = 1,
+    crops: int = 256,
+    show: int = 24,
+    entries: int = 6,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Measure the first ``crops`` crops that a run with this ``seed`` and ``batch`` is fed, and keep ``show`` of them.
+
+    They are decoded on the CPU; a run on a GPU draws the same ones. Raises :class:`fastseg.errors.UserError` for a
+    damaged record.
+    """
+    tally, shown = _Tally(), list[Crop]()
+    for done, crop in enumerate(islice(train_crops(files, split, augmentation, seed, batch, threads), crops), 1):
+        tally.add(crop)
+        shown += [crop] if done <= show else []
+        if progress:
+            progress(done, crops)
+    return Inspection(
+        crops=crops,
+        pixels=_by_class(tally.pixels, classes),
+        showing=_by_class(tally.showing, classes),
+        unlabelled=tally.unlabelled,
+        padding=tally.padding / (tally.padding + int(tally.pixels.sum())),
+        seen=tally.seen / crops,
+        shown=tuple(shown),
+        entries=tuple(_entries(files, entries)),
+        shift=label_shift(_frames(files, split)),
+    )
+
+
+class _Tally:
+    """Sums over crops."""
+
+    def __init__(self) -> None:
+        self.pixels, self.showing = np.zeros(IGNORE + 1, np.int64), np.zeros(IGNORE + 1, np.int64)
+        self.unlabelled, self.padding, self.seen = 0, 0, 0.0
+
+    def add(self, crop: Crop) -> None:
+        window, size = crop.window, crop.label.size
+        counts = np.array(Image.fromarray(crop.label).histogram())
+        self.unlabelled += int(counts[IGNORE] == size)
+        padding = size - window.height * window.width
+        counts[IGNORE] -= padding
+        self.showing += counts > 0
+        self.pixels += counts
+        self.padding += padding
+        self.seen += (window.bottom - window.top) * (window.right - window.left) / (crop.frame[0] * crop.frame[1])
+
+
+def train_crops(
+    files: Files, split: Split, augmentation: Augmentation, seed: int, batch: int, threads: int
+) -> Iterator[Crop]:
+    """The crops of :class:`TrainLoader` in their order, each with its record's key and its window, endlessly."""
+    loader = TrainLoader(
+        files, split, augmentation, batch=batch, device=torch.device("cpu"), threads=threads, prefetch=1, seed=seed
+    )
+    reader = Reader(files)
+    # Order and draws are pure functions of seed, epoch and sample: nothing has to be handed through the loader.
+    samples = train_samples(reader, batch, seed, (0, 0))
+    while True:
+        batch_of = loader.next()
+        for image, label, (epoch, place) in zip(batch_of.image.numpy(), batch_of.label.numpy(), samples, strict=False):
+            frame = split.sizes[0][:2] if len(split.sizes) == 1 else image_size(reader.read(place).image, "its image")
+            window, _ = draw(seed, epoch, place, frame, augmentation)
+            yield Crop(reader.key(place), frame, window, image, label)
+
+
+def _entries(files: Files, count: int) -> Iterator[Entry]:
+    reader = Reader(files)
+    for place in range(min(count, len(reader))):
+        image, mask = reader.read(place)
+        counts = read_labels(mask.tobytes(), reader.where(place)).histogram()
+        train_ids = tuple(train_id for train_id, count in enumerate(counts) if count)
+        yield Entry(reader.key(place), image_size(image, "its image"), len(image), len(mask), train_ids)
+
+
+def _frames(files: Files, split: Split) -> Iterator[tuple[Image.Image, Image.Image]]:
+    """Whole images and masks, evenly from the split."""
+    reader = Reader(files)
+    for place in np.linspace(0, split.samples - 1, min(ALIGNED, split.samples)).astype(int).tolist():
+        image, mask = reader.read(place)
+        where = reader.where(place)
+        yield read_rgb(image.tobytes(), where)[0], read_labels(mask.tobytes(), where)
+
+
+def _by_class(counts: NDArray[np.int64], classes: int) -> tuple[int, ...]:
+    return (*counts[:classes].tolist(), int(counts[IGNORE]))
+
+
+SMALL_VIEW = 0.04
+"""Share of a frame below which crops are called small: 768² of a Cityscapes frame at the largest ratio, 2, are 0.07."""
+MUCH_PADDING = 0.25
+MUCH_UNLABELLED = 0.05
+"""Share of the crops."""
+MUCH_IGNORED = 0.5
+
+
+def findings(inspection: Inspection, split: Split, classes: tuple[SegmentationClass, ...]) -> list[str]:
+    """Sentences, the gravest first; empty where nothing stands out."""
+    return [*_shift(inspection), *_classes(inspection, split, classes), *_crops(inspection), *_small_frames(split)]
+
+
+def _shift(inspection: Inspection) -> Iterator[str]:
+    if inspection.shift is not None:
+        down, right = inspection.shift
+        vertical = f"{percent(abs(down))} of the height {'down' if down > 0 else 'up'}"
+        horizontal = f"{percent(abs(right))} of the width to the {'right' if right > 0 else 'left'}"
+        words = " and ".join([vertical] * (abs(down) > 0.01) + [horizontal] * (abs(right) > 0.01))
+        yield f"the masks seem shifted against their images by {words}; look at the overlays"
+
+
+def _classes(inspection: Inspection, split: Split, classes: tuple[SegmentationClass, ...]) -> Iterator[str]:
+    shares = {c.name: count / sum(split.pixels) for c, count in zip(classes, split.pixels, strict=False)}
+    absent = [name for name, share in shares.items() if not share]
+    never = [c.name for c, crops in zip(classes, inspection.showing, strict=False) if not crops and shares[c.name]]
+    if len(absent) == 1:
+        yield f"class {absent[0]!r} has no pixel in the whole split: it cannot be learned from it"
+    elif absent:
+        names = ", ".join(map(repr, absent))
+        yield f"{len(absent)} classes have no pixel in the whole split and cannot be learned from it: {names}"
+    if len(never) == 1:
+        share = percent(shares[never[0]])
+        yield f"class {never[0]!r} never appeared in {inspection.crops} crops; its share in the set is {share}"
+    elif never:
+        names = ", ".join(f"{name!r} ({percent(shares[name])})" for name in never)
+        yield f"{len(never)} classes never appeared in {inspection.crops} crops, with their shares in the set: {names}"
+
+
+def _crops(inspection: Inspection) -> Iterator[str]:
+    unlabelled = inspection.unlabelled / inspection.crops
+    ignored = inspection.pixels[-1] / max(sum(inspection.pixels), 1)
+    if unlabelled > MUCH_UNLABELLED:
+        yield f"{inspection.unlabelled} of {inspection.crops} crops show no labelled pixel and teach nothing"
+    elif ignored > MUCH_IGNORED:
+        yield f"{percent(ignored)} of what the crops show is ignored; is a value missing among the classes?"
+    if inspection.padding > MUCH_PADDING:
+        yield (
+            f"{percent(inspection.padding)} of the crops' pixels are padding, since frames are smaller than the crop; "
+            "choose a smaller --data.crop or a larger --data.scale"
+        )
+    if inspection.seen < SMALL_VIEW:
+        yield (
+            f"a crop shows {percent(inspection.seen)} of its frame on average; "
+            "choose a larger --data.crop or a smaller --data.scale, or pack with --height"
+        )
+
+
+def _small_frames(split: Split) -> Iterator[str]:
+    if len(split.sizes) > 1:
+        yield f"frames have {len(split.sizes)} sizes: training mixes them, an evaluation takes one frame at a time"
+
+
+def percent(share: float) -> str:
+    """``12 %``, ``0.020 %``: two digits that tell something."""
+    if share >= 0.1 or not share:
+        return f"{100 * share:.0f} %"
+    return f"{100 * share:#.2g} %" if share >= 1e-6 else "< 0.0001 %"

@@ -1,0 +1,133 @@
+"""Checkpoints: one file that is whole or absent, loaded without running code from it."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from fastseg.config import ModelConfig
+from fastseg.errors import UserError, shown
+from fastseg.files import atomic_path
+from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
+from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalisation, read_tensors
+
+FORMAT = "fastseg-checkpoint"
+VERSION = 2
+"""Grows whenever older code could not read what is written, or the other way round."""
+REQUIRED = (
+    *("step", "arch", "model", "ema", "mean", "std", "void", "squeeze", "classes", "shards"),
+    *("steps_per_epoch", "config", "dataset", "versions"),
+)
+"""What evaluation and export need; a run that goes on needs more (:class:`fastseg.training.state.RunState`)."""
+ARCHITECTURES = get_args(get_type_hints(ModelConfig)["arch"])
+
+
+def save(path: Path, document: dict[str, Any]) -> None:
+    """Write ``document`` (tensors, numbers, strings, lists, dicts, None) to ``path``, whole or not at all."""
+    # To an open file of ours: of a full disk torch's archive knows only that its positions do not match.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **document}, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def keep(path: Path, name: Path) -> None:
+    """Keep the checkpoint at ``path`` under another name too: a second link to the same bytes, or a copy."""
+    with atomic_path(name) as temporary:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # not every file system has links
+            shutil.copyfile(path, temporary)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, tensor by tensor as they are used, and check :data:`REQUIRED`.
+
+    Raises :class:`UserError` for anything that is not one of ours.
+    """
+    check_checkpoint(path)
+    document = read_tensors(path, "checkpoint", sums=True)
+    check(document, path)
+    return dict(document)
+
+
+def check(document: Any, path: Path) -> None:
+    """Refuse a document that is no checkpoint of ours; ``path`` starts the complaint, a :class:`UserError`."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
+    if document.get("version") != VERSION:
+        found = shown(document.get("version"))
+        raise UserError(
+            f"{path} has format version {found}, this fastseg reads {VERSION}; train anew, with --resume never"
+        )
+    if missing := [name for name in REQUIRED if name not in document]:
+        raise UserError(f"{path} lacks {', '.join(missing)}; it is damaged, use another")
+    step, arch, classes = document["step"], document["arch"], document["classes"]
+    if not _is_count(step):
+        raise UserError(f"{path} has the step {shown(step)}; it is damaged, use another")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise UserError(f"{path} is of the network {shown(arch)}; fastseg knows {', '.join(ARCHITECTURES)}")
+    if not isinstance(document["shards"], str):
+        raise UserError(f"{path} has the shards {shown(document['shards'])}; it is damaged, use another")
+    if not isinstance(classes, list) or not 1 <= len(classes) <= MAX_CLASSES:
+        number = len(classes) if isinstance(classes, list) else shown(classes)
+        raise UserError(f"{path} has {number} classes; a mask holds 1 to {MAX_CLASSES}")
+    for i, entry in enumerate(classes):
+        parse_class(entry, f"{path}, class {i}")
+    parse_normalisation(document, path)
+    _check_quirks(document, path)
+    check_weights(document["model"], path)
+    if document["ema"] is not None:
+        check_weights(document["ema"], path)
+
+
+def check_progress(saved: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint without the numbers from which a run goes on. Raises :class:`UserError`."""
+    if where := not_finite({part: saved.get(part) for part in ("optimizer", "ranks")}):
+        raise UserError(f"{path} has values in {where} that are not finite; use another")
+    with fitting(path):
+        steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["evaluation_owed"]
+        if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
+            raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, evaluation_owed {shown(owed)}")
+        for loader in (rank["loader"] for rank in saved["ranks"]):
+            epoch, step, apart = loader["epoch"], loader["step"], loader["apart"]
+            if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(apart, bool):
+                raise ValueError(f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}, {shown(apart)}")
+
+
+def _check_quirks(document: dict[str, Any], path: Path) -> None:
+    """Of a class for void, and of squeezed frames."""
+    void, squeeze = document["void"], document["squeeze"]
+    if not isinstance(void, bool):
+        raise UserError(f"{path} has the class for void {shown(void)}; it must be true or false")
+    two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2
+    if squeeze is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in squeeze)):
+        raise UserError(f"{path} has frames squeezed to {shown(squeeze)}; it must be a height and a width, 16 to 8192")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 40
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """The network's state dict on the CPU, contiguous N×C×H×W whatever the memory order in training.
+
+    Its names are torchvision's: ``get_model(arch, …).load_state_dict(checkpoint["model"])`` takes it.
+    """
+    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+
+
+def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]:
+    """The class table as plain values."""
+    return [{**asdict(c), "color": list(c.color)} for c in classes]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while saving left in ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

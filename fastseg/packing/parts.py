@@ -1,0 +1,155 @@
+"""Packing on several machines: which part each packs, and joining the parts to the set that one would have packed."""
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastseg.errors import UserError
+from fastseg.files import write_atomic
+from fastseg.labels import SegmentationClass, parse_class
+from fastseg.packing.workspace import FOLDER, Workspace, finished, open_workspace, summarise
+from fastseg.shards.manifest import NAME as MANIFEST
+from fastseg.shards.manifest import Manifest, read_manifest
+
+NOTE = "part.json"
+"""In a part's :data:`fastseg.packing.workspace.FOLDER` once the part is packed."""
+
+_NUMBER = re.compile(r"(\d{1,6})/(\d{1,6})")
+_PART = re.compile(r"part-(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True)
+class PartNumber:
+    """One of several parts: every ``parts``-th shard from the ``index``-th on, so that all are of one size."""
+
+    index: int
+    """From 0."""
+    parts: int
+
+    def __str__(self) -> str:
+        return f"{self.index + 1}/{self.parts}"
+
+    @property
+    def folder(self) -> str:
+        """Name of the part's folder in that of the set."""
+        return f"part-{self.index + 1}-of-{self.parts}"
+
+
+def parse_part(text: str) -> PartNumber:
+    """``I/N`` with 1 ≤ I ≤ N."""
+    match = _NUMBER.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part is {text!r}; it must be I/N with I from 1 to N, such as 1/4")
+    return PartNumber(int(match[1]) - 1, int(match[2]))
+
+
+@dataclass(frozen=True)
+class PartNote:
+    """What a finished part knows of the whole."""
+
+    request: str
+    """Digest of everything that decides the bytes of the set."""
+    number: PartNumber
+    shards: tuple[str, ...]
+    """The tars of all parts, in order."""
+    name: str
+    """Of the set."""
+    classes: tuple[SegmentationClass, ...]
+    options: dict[str, Any]
+    """How it was packed, for the manifest."""
+
+    def write(self, out: Path) -> None:
+        """Say that the part in ``out`` is finished."""
+        write_atomic(out / FOLDER / NOTE, json.dumps(asdict(self)))
+
+
+def merge(out: Path, overwrite: bool = False) -> Manifest:
+    """Make one set of the parts ``out/part-I-of-N``: their files are moved to ``out``, the manifest comes last.
+
+    Interrupted at any instant and called again it goes on. Raises :class:`UserError` where a part is missing,
+    unfinished or of another request than the first, and for a set of another request in ``out`` unless ``overwrite``.
+    """
+    folders = sorted(path for path in out.glob("part-*") if _PART.fullmatch(path.name) and (path / FOLDER).is_dir())
+    if not folders and (out / MANIFEST).exists():
+        return read_manifest(out)
+    notes = {folder: _read_note(folder) for folder in folders}
+    if not notes:
+        raise UserError(f"{out} holds no parts of a set; pack them with --part 1/N to N/N, and copy them there")
+    first = next(iter(notes.values()))
+    manifest = None if overwrite else finished(out, first.request)
+    if manifest is None:
+        _check(out, notes)
+        manifest = _join(out, notes, overwrite)
+    for folder in folders:
+        shutil.rmtree(folder / FOLDER)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return manifest
+
+
+def _check(out: Path, notes: dict[Path, PartNote]) -> None:
+    (folder, first), *others = notes.items()
+    for other, note in others:
+        if note.number.parts != first.number.parts:
+            raise UserError(f"{out} holds both {folder.name} and {other.name}; remove the parts that do not belong")
+        if note.request != first.request:
+            raise UserError(
+                f"{other} was packed from other inputs or with other options than {folder.name}; pack it again"
+            )
+    here = {note.number for note in notes.values()}
+    for index in range(first.number.parts):
+        number = PartNumber(index, first.number.parts)
+        if number not in here:
+            raise UserError(f"{out} lacks {number.folder}; pack it with --part {number}, or copy it there")
+
+
+def _join(out: Path, notes: dict[Path, PartNote], overwrite: bool) -> Manifest:
+    first = next(iter(notes.values()))
+    with open_workspace(out, first.request, overwrite) as workspace:
+        for folder in notes:
+            _adopt(workspace, folder)
+        parts = []
+        for position, file in enumerate(first.shards):
+            part = workspace.part(file)
+            if part is None:
+                number = PartNumber(position % first.number.parts, first.number.parts)
+                raise UserError(
+                    f"{out / number.folder} lacks {file} or its index, or part of it; copy the folder again, or run "
+                    f"--part {number} again"
+                )
+            parts.append(part)
+        manifest = summarise(first.name, first.classes, parts, first.options)
+        workspace.finish(manifest)
+    return manifest
+
+
+def _adopt(workspace: Workspace, folder: Path) -> None:
+    """Move a part's shards, each one's note last: where there is a note, its shard may have gone before."""
+    for note in sorted((folder / FOLDER).glob("*.tar.json")):
+        tar = note.name.removesuffix(".json")
+        for name in (tar, Path(tar).with_suffix(".idx").name):
+            if (folder / name).exists():
+                shutil.move(folder / name, workspace.out / name)
+        shutil.move(note, workspace.out / FOLDER / note.name)
+
+
+def _read_note(folder: Path) -> PartNote:
+    number = folder.name.removeprefix("part-").replace("-of-", "/")
+    path = folder / FOLDER / NOTE
+    try:
+        document = json.loads(path.read_bytes())
+        return PartNote(
+            request=str(document["request"]),
+            number=parse_part(number),
+            shards=tuple(str(file) for file in document["shards"]),
+            name=str(document["name"]),
+            classes=tuple(parse_class(entry, str(path)) for entry in document["classes"]),
+            options=dict(document["options"]),
+        )
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not finished; run --part {number} again, and --merge when it is done") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); copy the part again, or pack it again") from None

@@ -1,0 +1,198 @@
+"""The folder ``OUT/.packing``: what an unfinished packing has done so far, and that only one packs at a time."""
+
+import fcntl
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastseg.errors import UserError
+from fastseg.files import check_writable, write_atomic
+from fastseg.labels import SegmentationClass
+from fastseg.packing.records import Statistics
+from fastseg.shards.manifest import NAME as MANIFEST
+from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
+from fastseg.shards.tar import SPLITS
+
+FOLDER = ".packing"
+REQUEST = ".request"
+"""Beside a finished set's manifest: the digest of the options and inputs it was packed from."""
+
+_OURS = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard and the statistics of its records in order."""
+
+    shard: Shard
+    statistics: tuple[Statistics, ...]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the parts of one request are kept until its manifest is written."""
+
+    out: Path
+    request: str
+    """Digest of everything that decides the bytes of the set."""
+
+    def part(self, file: str) -> Part | None:
+        """The finished shard ``file`` of this request, or None where it must be packed."""
+        try:
+            document = json.loads(self._path(file).read_bytes())
+            shard = Shard(**document["shard"])
+            whole = (self.out / file).stat().st_size == shard.bytes and (self.out / shard.index).is_file()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if document["request"] != self.request or not whole:
+            return None
+        return Part(shard, tuple(_statistics(entry) for entry in document["statistics"]))
+
+    def keep(self, part: Part) -> None:
+        """Note that a shard is finished; its tar and index are already in place."""
+        entries = [asdict(statistics) for statistics in part.statistics]
+        document = {"request": self.request, "shard": asdict(part.shard), "statistics": entries}
+        write_atomic(self._path(part.shard.file), json.dumps(document))
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the shards a finished set: the manifest comes last."""
+        write_atomic(self.out / REQUEST, self.request)
+        manifest.write(self.out)
+        shutil.rmtree(self.out / FOLDER)
+
+    def _path(self, file: str) -> Path:
+        return self.out / FOLDER / f"{file}.json"
+
+
+def finished(out: Path, request: str) -> Manifest | None:
+    """The manifest of the finished set in ``out`` if it is of this request; None if there is no finished set.
+
+    Raises :class:`UserError` for the finished set of another request.
+    """
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = read_manifest(out)
+    if not (out / REQUEST).is_file() or (out / REQUEST).read_text() != request:
+        raise UserError(
+            f"{out} holds a set packed from other inputs or with other options; "
+            "choose another --out, or replace it with --overwrite"
+        )
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    return manifest
+
+
+@contextmanager
+def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspace]:
+    """Lock ``out`` and clear what another request, or a kill, has left there.
+
+    Shards that nobody's manifest or ``.packing`` accounts for are only removed with ``overwrite``.
+    """
+    check_writable(out, "--out")
+    folder = out / FOLDER
+    resuming = folder.is_dir()
+    strangers = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
+    if strangers and not resuming and not overwrite:
+        raise UserError(f"{out} holds {strangers[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another make_shards is packing into {out}; wait for it, or choose another --out"
+            ) from None
+        _clear(out, request)
+        yield Workspace(out, request)
+
+
+def _clear(out: Path, request: str) -> None:
+    """Remove half-written files, and everything of ours if it belongs to another request."""
+    note = out / FOLDER / "request"
+    if not note.is_file() or note.read_text() != request:
+        # The manifest goes first: without it nobody takes the rest for a set.
+        for name in (MANIFEST, REQUEST):
+            (out / name).unlink(missing_ok=True)
+        for path in [*(path for path in out.iterdir() if _OURS.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
+            path.unlink()
+        write_atomic(note, request)
+    for path in [*out.iterdir(), *(out / FOLDER).iterdir()]:
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def _statistics(entry: dict) -> Statistics:
+    return Statistics(
+        height=entry["height"],
+        width=entry["width"],
+        pixels=tuple(entry["pixels"]),
+        sums=tuple(entry["sums"]),
+        squared_error=entry["squared_error"],
+    )
+
+
+def summarise(
+    name: str, classes: tuple[SegmentationClass, ...], parts: Sequence[Part], options: dict[str, Any]
+) -> Manifest:
+    """The manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
+
+    Mean and standard deviation are those of train, or of the first split there is. ``options["psnr"]`` becomes
+    the PSNR of the stored images in dB, from the mean squared error where it was measured; None where it was not.
+    """
+    splits = {name: [part for part in parts if part.shard.file.startswith(f"{name}-")] for name in SPLITS}
+    splits = {name: chosen for name, chosen in splits.items() if chosen}
+    mean, std = _moments(_all_statistics(next(iter(splits.values()))))
+    return Manifest(
+        name=name,
+        classes=classes,
+        splits={name: _split(chosen) for name, chosen in splits.items()},
+        image_codec=options["image"],
+        mask_codec=options["mask"],
+        mean=mean,
+        std=std,
+        options={key: value for key, value in options.items() if key not in ("image", "mask")}
+        | {"psnr": _psnr(_all_statistics(parts))},
+    )
+
+
+def _all_statistics(parts: Sequence[Part]) -> list[Statistics]:
+    return list(chain.from_iterable(part.statistics for part in parts))
+
+
+def _split(parts: Sequence[Part]) -> Split:
+    statistics = _all_statistics(parts)
+    labelled = all(entry.pixels for entry in statistics)
+    pixels = tuple(np.sum([entry.pixels for entry in statistics], axis=0).tolist()) if labelled else ()
+    sizes = Counter((entry.height, entry.width) for entry in statistics)
+    return Split(
+        shards=tuple(part.shard for part in parts),
+        labelled=labelled,
+        sizes=tuple((height, width, count) for (height, width), count in sorted(sizes.items())),
+        pixels=pixels,
+    )
+
+
+def _moments(statistics: Sequence[Statistics]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of R, G, B, rounded to 1/1000 of a grey level."""
+    sums = [sum(entry.sums[channel] for entry in statistics) for channel in range(6)]
+    count = sum(entry.height * entry.width for entry in statistics)
+    mean = [total / count for total in sums[:3]]
+    std = [math.sqrt(max(0.0, squares / count - m * m)) for squares, m in zip(sums[3:], mean, strict=True)]
+    (r, g, b), (sr, sg, sb) = ([round(value, 3) for value in values] for values in (mean, std))
+    return (r, g, b), (sr, sg, sb)
+
+
+def _psnr(statistics: Sequence[Statistics]) -> float | None:
+    errors = [entry.squared_error for entry in statistics if entry.squared_error is not None]
+    error = sum(errors) / len(errors) if errors else 0.0
+    return round(10 * math.log10(255**2 / error), 2) if error else None

@@ -1,0 +1,42 @@
+"""What an evaluation leaves for people: a folder like a run's, and its page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastseg.device import environment
+from fastseg.evaluation.evaluator import Evaluation
+from fastseg.files import write_atomic
+from fastseg.labels import SegmentationClass
+from fastseg.report.gallery import FOLDER, write_gallery
+from fastseg.report.report import write_report
+
+WORST_IMAGES = 8
+"""Frames in the gallery."""
+
+
+def write_evaluation(
+    folder: Path,
+    result: Evaluation,
+    keys: Sequence[str],
+    classes: Sequence[SegmentationClass],
+    line: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Path:
+    """Write ``folder/report.html`` and the files that it is made from; returns its path.
+
+    ``keys`` of the split's frames by their place, ``line`` the evaluation's record as in a run's metrics.jsonl,
+    ``config`` the settings that the network was trained with.
+    """
+    documents = {
+        "classes": [{"name": c.name, "color": c.color, "category": c.category} for c in classes],
+        "confusion": {"matrix": result.matrix.tolist()},
+        "environment": environment(),
+        "config": config,
+    }
+    for name, document in documents.items():
+        write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    write_gallery(folder / FOLDER, result.worst, [keys[sample.place] for sample in result.worst], classes)
+    write_atomic(folder / "metrics.jsonl", json.dumps({"event": "eval", **line}) + "\n")
+    return write_report(folder)

@@ -1,0 +1,126 @@
+"""The worst frames of an evaluation as pictures that lie over each other: image, truth, prediction, errors."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastseg.files import write_atomic
+from fastseg.labels import IGNORE, SegmentationClass
+from fastseg.report.pictures import IGNORED, RIGHT, WRONG, Mask, Picture
+
+FOLDER = "overlays"
+"""Where in a run folder the pictures lie."""
+INDEX = "gallery.json"
+LAYERS = {"image": "jpg", "truth": "truth.png", "prediction": "prediction.png", "errors": "errors.png"}
+"""Of each frame, and what its file's name ends with."""
+MAX_SIDE = 1024
+"""Pixels of the longer side: a screen shows no more, and a report of eight frames stays below 2 MB."""
+LEVELS = 8
+"""Shades between right and wrong; one more value marks ignored pixels."""
+WORST_CLASSES = 3
+
+
+class Frame(Protocol):
+    """What the gallery needs of an evaluated frame; :class:`fastseg.evaluation.evaluator.Sample` has it."""
+
+    @property
+    def iou(self) -> float:
+        """Mean IoU over the classes that the frame holds, 0…1."""
+
+    @property
+    def image(self) -> Picture:
+        """H×W×3."""
+
+    @property
+    def label(self) -> Mask:
+        """H×W train ids, 255 = ignored."""
+
+    @property
+    def prediction(self) -> Mask:
+        """H×W train ids."""
+
+
+def write_gallery(
+    folder: Path, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass]
+) -> None:
+    """Make the gallery in ``folder`` (``RUN/overlays``) hold exactly these frames, in the order given: worst first.
+
+    ``keys`` names each frame; masks hold train ids of ``classes``. Each frame becomes four files of one size, at most
+    :data:`MAX_SIDE` pixels: a JPEG and three palette PNGs. The index is written last: no index, no gallery.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_gallery(folder)
+    entries = []
+    for i, (frame, key) in enumerate(zip(frames, keys, strict=True)):
+        stem = f"{i:02d}_{key}"
+        size = shown_size(frame.label.shape[1], frame.label.shape[0])
+        Image.fromarray(frame.image).resize(size, Image.Resampling.LANCZOS).save(
+            folder / f"{stem}.{LAYERS['image']}", quality=85, optimize=True
+        )
+        masks = {
+            "truth": mask_picture(frame.label, classes, size),
+            "prediction": mask_picture(frame.prediction, classes, size),
+            "errors": error_picture(frame.label, frame.prediction, size),
+        }
+        for name, picture in masks.items():
+            picture.save(folder / f"{stem}.{LAYERS[name]}", optimize=True)
+        worst = worst_classes(frame.label, frame.prediction, classes)
+        entries.append({"key": key, "stem": stem, "size": size, "iou": frame.iou, "worst_classes": worst})
+    write_atomic(folder / INDEX, json.dumps(entries, indent=1) + "\n")
+
+
+def _remove_gallery(folder: Path) -> None:
+    """Remove what an earlier index lists, and the index: other pictures may lie there, such as fastseg-predict's."""
+    try:
+        stems = [Path(entry["stem"]).name for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or none that can be read
+        stems = []
+    for path in (*(folder / f"{stem}.{ending}" for stem in stems for ending in LAYERS.values()), folder / INDEX):
+        path.unlink(missing_ok=True)
+
+
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height in the gallery, pixels: those of the frame, or its shape with :data:`MAX_SIDE`."""
+    ratio = min(1, MAX_SIDE / max(width, height))
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def mask_picture(mask: Mask, classes: Sequence[SegmentationClass], size: tuple[int, int]) -> Image.Image:
+    """A palette picture of train ids in the classes' colours, ignored pixels black; ``size`` is width, height."""
+    picture = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+    picture.putpalette([channel for c in classes for channel in c.color] + [0, 0, 0] * (256 - len(classes)))
+    return picture
+
+
+def error_picture(label: Mask, prediction: Mask, size: tuple[int, int]) -> Image.Image:
+    """A palette picture from right (light grey) to wrong (red) by the share of wrong pixels; ignored ones black."""
+    counted = label != IGNORE
+    # Averaging keeps thin errors visible, as a paler red; nearest would drop them.
+    wrong, seen = (_shares(mask, size) for mask in (counted & (label != prediction), counted))
+    levels = np.ceil((LEVELS - 1) * wrong / np.maximum(seen, 1e-6)).clip(0, LEVELS - 1)
+    picture = Image.fromarray(np.where(seen < 0.5, LEVELS, levels).astype(np.uint8))
+    shades = np.linspace(RIGHT, WRONG, LEVELS).round().astype(int).tolist()
+    picture.putpalette([channel for shade in (*shades, IGNORED) for channel in shade])
+    return picture
+
+
+def worst_classes(label: Mask, prediction: Mask, classes: Sequence[SegmentationClass]) -> list[dict[str, str | float]]:
+    """The classes that most wrong pixels of a frame belong to, by truth or by prediction, each with its IoU there."""
+    counted = label != IGNORE
+    truth, guess = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    matrix = np.bincount(256 * truth + guess, minlength=256 * 256).reshape(256, 256)
+    hits = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    wrong = union - hits
+    order = [i for i in np.argsort(-wrong, kind="stable").tolist() if wrong[i] and i < len(classes)]
+    return [{"class": classes[i].name, "iou": float(hits[i] / union[i])} for i in order[:WORST_CLASSES]]
+
+
+def _shares(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of True in the pixels that each pixel of a picture of ``size`` stands for."""
+    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))

@@ -1,0 +1,135 @@
+"""Pictures by numpy and Pillow only: masks in class colours, masks over images, errors, a confusion matrix."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fastseg.labels import IGNORE, SegmentationClass
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+MISSING = "\U0010fffe"
+"""No character: every font draws the sign for those that it lacks."""
+
+
+def open_font(size: int) -> Font:
+    """DejaVu Sans where the system has it, which knows most alphabets; else Pillow's own, which knows English."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
+def names_in(font: Font, classes: Sequence[SegmentationClass]) -> list[str]:
+    """The classes' names where ``font`` has their letters, else without accents (ß is ss), else ``class 7``."""
+    return [
+        next((name for name in (c.name, _plain(c.name)) if _has(font, name)), f"class {i}")
+        for i, c in enumerate(classes)
+    ]
+
+
+def shortened(text: str, font: Font, width: float) -> str:
+    """``text``, or its beginning and an ellipsis, at most ``width`` pixels wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def _has(font: Font, name: str) -> bool:
+    missing = bytes(font.getmask(MISSING))
+    return all(bytes(font.getmask(letter)) != missing for letter in set(name) if not letter.isspace())
+
+
+Picture = NDArray[np.uint8]
+"""RGB, H×W×3."""
+Mask = NDArray[np.uint8]
+"""Train ids, H×W; 255 = ignored."""
+
+RIGHT, WRONG, IGNORED = (232, 232, 232), (214, 39, 40), (0, 0, 0)
+HIT, MISS = (45, 110, 230), (214, 39, 40)
+GAP, PAPER, INK = 4, (28, 30, 34), (230, 230, 230)
+LONGEST = 240
+"""Pixels of a name beside a confusion matrix."""
+CAPTIONS = ("image", "truth", "prediction", "errors (red)")
+
+
+def colorize(mask: Mask, classes: Sequence[SegmentationClass]) -> Picture:
+    """Each pixel in the colour of its class; ignored and unknown train ids are black."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(classes)] = [c.color for c in classes]
+    return colors[mask]
+
+
+def blend(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> Picture:
+    """The class colours over the image, ``alpha`` (0…1) of the colour; the image shows where the mask ignores."""
+    mixed = (1 - alpha) * image + alpha * colorize(mask, classes)
+    return np.where((mask == IGNORE)[..., None], image, np.rint(mixed)).astype(np.uint8)
+
+
+def error_map(label: Mask, prediction: Mask) -> Picture:
+    """Right pixels light grey, wrong ones red, ignored ones black."""
+    wrong = np.where((label != prediction)[..., None], WRONG, RIGHT)
+    return np.where((label == IGNORE)[..., None], IGNORED, wrong).astype(np.uint8)
+
+
+def panel(
+    image: Picture, label: Mask, prediction: Mask, classes: Sequence[SegmentationClass], max_width: int = 1600
+) -> Picture:
+    """Image, truth, prediction and errors side by side with captions, at most ``max_width`` pixels wide."""
+    tiles = (image, colorize(label, classes), colorize(prediction, classes), error_map(label, prediction))
+    height, width = label.shape
+    tile_width = min(width, (max_width - 3 * GAP) // 4)
+    tile_height = max(1, round(height * tile_width / width))
+    font_size = max(10, tile_width // 26)
+    font, caption_height = open_font(font_size), 5 * font_size // 3
+
+    sheet = Image.new("RGB", (4 * tile_width + 3 * GAP, caption_height + tile_height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, (tile, caption) in enumerate(zip(tiles, CAPTIONS, strict=True)):
+        left = i * (tile_width + GAP)
+        # Averaging keeps thin errors visible, as a paler red; nearest would drop them.
+        small = Image.fromarray(tile).resize((tile_width, tile_height), Image.Resampling.BOX)
+        sheet.paste(small, (left, caption_height))
+        draw.text((left + 2, caption_height / 2), caption, fill=INK, font=font, anchor="lm")
+    return np.asarray(sheet)
+
+
+def matrix_picture(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Picture:
+    """A confusion matrix (C×C pixels, rows the truth) with the classes' names: what is right blue, what is wrong red.
+
+    A cell's strength is its share of the row; rows of classes that do not occur stay empty. Of more than forty classes
+    the cells are too small for names and numbers.
+    """
+    count = len(classes)
+    cell = 24 if count <= 40 else 4
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    color = np.where(np.eye(count, dtype=bool)[..., None], HIT, MISS)
+    mixed = shares[..., None] * color + (1 - shares[..., None]) * PAPER
+    grid = Image.fromarray(np.rint(mixed).astype(np.uint8).repeat(cell, 0).repeat(cell, 1))
+    if count > 40:
+        return np.asarray(grid)
+    font = open_font(13)
+    names = [shortened(name, font, LONGEST) for name in names_in(font, classes)]
+    draw = ImageDraw.Draw(grid)
+    for i, j in np.argwhere(shares >= 0.005).tolist():
+        draw.text(((j + 0.5) * cell, (i + 0.5) * cell), f"{100 * shares[i, j]:.0f}", fill=INK, font=font, anchor="mm")
+    margin = 12 + round(max(map(font.getlength, names)))
+    sheet = Image.new("RGB", (margin + grid.width, margin + grid.height), PAPER)
+    sheet.paste(grid, (margin, margin))
+    rows, columns = (Image.new("RGB", (margin, grid.height), PAPER) for _ in range(2))
+    for i, name in enumerate(names):
+        ImageDraw.Draw(rows).text((margin - 6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="rm")
+        ImageDraw.Draw(columns).text((6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="lm")
+    sheet.paste(rows, (0, margin))
+    sheet.paste(columns.transpose(Image.Transpose.ROTATE_90), (margin, 0))
+    return np.asarray(sheet)

@@ -1,0 +1,153 @@
+"""Reading a run folder: the settings, the records and the pictures that a training left behind."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastseg.errors import UserError
+from fastseg.labels import SegmentationClass, parse_class
+from fastseg.report.gallery import FOLDER, INDEX, LAYERS
+
+Line = dict[str, Any]
+"""One record of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One frame of the gallery."""
+
+    key: str
+    iou: float
+    """Mean IoU over the classes that the frame holds, 0…1; NaN where it is unknown."""
+    size: tuple[int, int]
+    """Width and height of the pictures, pixels."""
+    worst_classes: list[tuple[str, float]]
+    """Name and IoU of the classes that most wrong pixels belong to."""
+    layers: dict[str, Path]
+    """By the names of :data:`fastseg.report.gallery.LAYERS`, those that are there."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; pieces that it does not have are empty."""
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, str]
+    train: list[Line]
+    """Lines of metrics.jsonl with the event ``train``, by step."""
+    evaluations: list[Line]
+    """Those with the event ``eval``, by step."""
+    classes: list[SegmentationClass]
+    matrix: list[list[int]]
+    """Confusion matrix, rows the truth."""
+    gallery: list[Shown]
+    """The worst frames of the last evaluation, worst first."""
+
+    @property
+    def best(self) -> Line:
+        """The evaluation with the highest mIoU; empty without one."""
+        return max(self.evaluations, key=lambda line: number(line, "miou", -1.0), default={})
+
+    @property
+    def last(self) -> Line:
+        """The evaluation at the greatest step; empty without one."""
+        return max(self.evaluations, key=lambda line: number(line, "step"), default={})
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder: config.json, environment.json, metrics.jsonl, classes.json, confusion.json, overlays/."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no run folder; a finished or running training leaves one under runs/")
+    lines = _read_lines(folder / "metrics.jsonl")
+    return Run(
+        name=folder.resolve().name,
+        config=_read_json(folder / "config.json", {}),
+        environment=_read_json(folder / "environment.json", {}),
+        train=_last_of_each_step([line for line in lines if line.get("event") == "train"]),
+        evaluations=_last_of_each_step([line for line in lines if line.get("event") == "eval"]),
+        classes=_read_classes(folder / "classes.json"),
+        matrix=_read_matrix(folder / "confusion.json"),
+        gallery=_read_gallery(folder / FOLDER),
+    )
+
+
+def _read_json(path: Path, empty: Any) -> Any:
+    """The document in ``path``, which has the type of ``empty``; ``empty`` where there is none."""
+    if not path.exists():
+        return empty
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and write the report again") from None
+    if not isinstance(document, type(empty)):
+        raise UserError(f"{path} holds {type(document).__name__}, not {type(empty).__name__}; remove it")
+    return document
+
+
+def _read_lines(path: Path) -> list[Line]:
+    """The records of metrics.jsonl that name a step; a line cut off by a crash is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and math.isfinite(number(line, "step")):
+            lines.append(line)
+    return lines
+
+
+def _last_of_each_step(lines: Sequence[Line]) -> list[Line]:
+    """By rising step: a resumed run repeats some steps, and what it wrote last counts.
+
+    Lines of the same step with other ``weights`` stand beside each other.
+    """
+    kept: dict[tuple[float, str], Line] = {}
+    horizon = math.inf
+    for line in reversed(lines):
+        key = (line["step"], str(line.get("weights")))
+        if line["step"] <= horizon and key not in kept:
+            kept[key] = line
+            horizon = line["step"]
+    return list(kept.values())[::-1]
+
+
+def _read_classes(path: Path) -> list[SegmentationClass]:
+    return [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(_read_json(path, []))]
+
+
+def _read_matrix(path: Path) -> list[list[int]]:
+    matrix = _read_json(path, {}).get("matrix", [])
+    try:
+        counts = [[int(count) for count in row] for row in matrix]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and write the report again") from None
+    if any(len(row) != len(counts) for row in counts):
+        raise UserError(f"{path} holds a matrix that is not square; remove it and write the report again")
+    return counts
+
+
+def _read_gallery(folder: Path) -> list[Shown]:
+    path = folder / INDEX
+    frames = []
+    for entry in _read_json(path, []):
+        try:
+            key, stem = str(entry["key"]), Path(entry["stem"]).name
+            width, height = (int(pixels) for pixels in entry["size"])
+            worst = [(str(c["class"]), number(c, "iou")) for c in entry["worst_classes"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); remove it and write the report again") from None
+        layers = {name: folder / f"{stem}.{ending}" for name, ending in LAYERS.items()}
+        there = {name: file for name, file in layers.items() if file.is_file()}
+        frames.append(Shown(key, number(entry, "iou"), (width, height), worst, there))
+    return frames
+
+
+def number(line: Line, key: str, missing: float = math.nan) -> float:
+    """A finite number of a record, ``missing`` for anything else."""
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else missing

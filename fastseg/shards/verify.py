@@ -1,0 +1,373 @@
+"""Verification: a finished set of shards, re-read byte by byte and pixel by pixel against its manifest."""
+
+import hashlib
+import json
+import os
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from fastseg.distributed.ranks import Ranks, barrier, gather_states
+from fastseg.errors import USER_ERROR, UserError, shown
+from fastseg.files import sha256
+from fastseg.labels import IGNORE
+from fastseg.parallel import cpu_threads, ordered_map, worker_count
+from fastseg.progress import show_progress
+from fastseg.shards.images import is_baseline_jpeg, read_labels, read_rgb
+from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
+from fastseg.shards.tar import Component, IndexEntry, call, changed, index_bytes, index_text, read_index
+from fastseg.storage import is_remote, join, local_copy, look_up, read_bytes
+
+BLOCK = tarfile.BLOCKSIZE
+PIECE = 1 << 20
+"""Bytes that are looked at together."""
+
+
+class Damage(NamedTuple):
+    """One place of a tar that is not as it was packed."""
+
+    key: str
+    """Of the record; empty behind the last."""
+    sentence: str
+
+
+def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
+    """Where a tar differs from what was packed, at most one place of each record; ``entries`` of its whole index."""
+    with tar.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for entry in entries:
+            if found := _cut(entry, size) or _damage(file, entry):
+                yield Damage(entry.key, f"{tar.name}, record {entry.key} at {found}")
+        end = max(_end(part) for entry in entries for part in entry.components) if entries else 0
+        file.seek(end)
+        if size > end and not _is_empty(file):
+            yield Damage("", f"{tar.name} at byte {end}: what follows the last record is not empty")
+
+
+def first_cut(folder: Path, shard: Shard) -> str:
+    """Which record a cut tar ends in, to go on with in a sentence; empty where its index does not tell."""
+    size = (folder / shard.file).stat().st_size
+    cuts = ((entry.key, _cut(entry, size)) for entry in trusted_index(folder, shard))
+    return next((f", within or before record {key} at {found}" for key, found in cuts if found), "")
+
+
+def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
+    """The entries of a shard's index; none of one that is not the manifest's, or none at all."""
+    try:
+        data = read_bytes(folder / shard.index, index_bytes(shard.samples))
+        whole = hashlib.sha256(data).hexdigest() == shard.index_sha256
+        return read_index(data.decode("utf-8", "replace")) if whole else []
+    except (OSError, ValueError, UserError):
+        return []
+
+
+def _cut(entry: IndexEntry, size: int) -> str | None:
+    """The first file of a record that reaches beyond a tar of ``size`` bytes."""
+    for part in entry.components:
+        if part.offset + part.size > size:
+            return f"byte {part.offset}: {call(part.extension)} reaches to byte {part.offset + part.size}"
+    return None
+
+
+def _damage(file: BinaryIO, entry: IndexEntry) -> str | None:
+    for part in entry.components:
+        header = _read(file, part.offset - BLOCK, BLOCK)
+        if not _is_header(header, f"{entry.key}.{part.extension}", part.size):
+            return f"byte {part.offset - BLOCK}: the header of {call(part.extension)} is damaged"
+    parts = {part.extension: part for part in entry.components}
+    texts = {extension: _read(file, part.offset, part.size) for extension, part in parts.items()}
+    if name := changed(entry.key, texts.pop("json", b""), texts):
+        where = f"byte {parts[name].offset}: " if name in parts else f"byte {entry.components[0].offset}: "
+        return f"{where}{call(name)} is not as it was packed (CRC-32)"
+    for part in entry.components:
+        behind = part.offset + part.size
+        if any(_read(file, behind, _end(part) - behind)):
+            return f"byte {behind}: what fills the block behind {call(part.extension)} is not empty"
+    return None
+
+
+def _is_header(block: bytes, name: str, size: int) -> bool:
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return (info.name, info.size) == (name, size) and info.tobuf(tarfile.USTAR_FORMAT) == block
+    except (tarfile.TarError, ValueError):
+        return False
+
+
+def _is_empty(file: BinaryIO) -> bool:
+    """Whether nothing but zeros follows, however much."""
+    return not any(block.strip(b"\0") for block in iter(partial(file.read, PIECE), b""))
+
+
+def _end(part: Component) -> int:
+    """Tars consist of blocks of 512 bytes."""
+    return -(-(part.offset + part.size) // BLOCK) * BLOCK
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+MAX_LISTED = 6
+"""Files of a record that a complaint names."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What one shard holds and what is wrong with it."""
+
+    damages: tuple[str, ...]
+    keys: tuple[str, ...]
+    sizes: Counter[tuple[int, int]]
+    pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What every record of a split must be."""
+
+    image: str
+    mask: str | None
+    classes: int
+
+    @property
+    def extensions(self) -> set[str]:
+        return {self.image, "json"} | ({f"mask.{self.mask}"} if self.mask else set())
+
+
+def verify(
+    folder: str | Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Everything that is wrong with the set in ``folder``, a sentence each; empty for a whole set.
+
+    ``folder`` may be an ``s3://`` prefix: each worker then has a temporary copy of one shard at a time.
+
+    Compared are each tar's and index's size and SHA-256, the index with the tar, the count, names and adjacency
+    of the records, their check sums, the sizes of image and mask, and the mask's values and pixel counts.
+    ``progress`` is called with the samples that are checked and all there are. Raises :class:`UserError` without a
+    readable manifest.
+    """
+    workers = worker_count(workers)
+    manifest = read_manifest(folder)
+    work = [(split, shard) for split in manifest.splits.values() for shard in split.shards]
+    tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
+    total, done = sum(shard.samples for _, shard in work), 0
+    findings: dict[str, _Findings] = {}
+    if progress is not None:
+        progress(0, total)
+    with closing(ordered_map(_check_shard, tasks, min(workers, len(tasks)))) as results:
+        for (_, shard), found in zip(work, results, strict=True):
+            findings[shard.file] = found
+            done += shard.samples
+            if progress is not None:
+                progress(done, total)
+    damages = [damage for found in findings.values() for damage in found.damages]
+    for name, split in manifest.splits.items():
+        damages += _check_split(name, split, [findings[shard.file] for shard in split.shards])
+    return damages
+
+
+def _expected(manifest: Manifest, split: Split) -> _Expected:
+    return _Expected(manifest.image_codec, manifest.mask_codec if split.labelled else None, len(manifest.classes))
+
+
+def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator[str]:
+    """Compare the sums over a split's shards with the manifest."""
+    keys = Counter(key for found in findings for key in found.keys)
+    for key in (key for key, count in keys.items() if count > 1):
+        yield f"{name}: the record {key} occurs {keys[key]} times"
+    if any(found.damages for found in findings):
+        return
+    sizes = sum((found.sizes for found in findings), Counter())
+    if sizes != {(height, width): count for height, width, count in split.sizes}:
+        yield f"{name}: the sizes of the images are {shown(dict(sizes))}, the manifest says {shown(split.sizes)}"
+    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labelled else ()
+    if pixels != split.pixels:
+        yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
+
+
+def _check_shard(folder: str | Path, shard: Shard, expected: _Expected) -> _Findings:
+    with local_copy(folder, (shard.file, shard.index)) as here:
+        return _check_local(here, shard, expected)
+
+
+def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
+    damages, wrong = list(_check_files(folder, shard)), set[str]()
+    located = list(_locate(folder, shard)) if damages else []
+    sizes: Counter[tuple[int, int]] = Counter()
+    pixels = np.zeros(expected.classes + 1, np.int64)
+    entries: list[IndexEntry] = []
+    try:
+        text = index_text(folder / shard.file)
+        if hashlib.sha256(text.encode()).hexdigest() != shard.index_sha256:
+            damages.append(f"{shard.index} is not the index of {shard.file}")
+        entries = read_index(text)
+    except (OSError, tarfile.TarError, UserError) as error:
+        damages.append(f"{shard.file} is not a whole tar: {error}")
+    if entries and len(entries) != shard.samples:
+        damages.append(f"{shard.file} holds {len(entries)} records, the manifest says {shard.samples}")
+    for entry in entries:
+        try:
+            size, counts = _check_record(folder / shard.file, entry, expected)
+            sizes[size] += 1
+            pixels += counts
+        except UserError as error:
+            wrong.add(entry.key)
+            damages.append(f"{shard.file}, record {entry.key} at byte {entry.components[0].offset}: {error}")
+    damages += [sentence for key, sentence in located if key not in wrong]
+    return _Findings(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
+
+
+def check_files(folder: str | Path, shards: Sequence[Shard], threads: int) -> list[str]:
+    """Compare the SHA-256 of the tars and indexes of ``shards`` with the manifest; a sentence for each damage.
+
+    Quicker than :func:`verify`, since nothing is decoded; it names the records that their check sums tell.
+    """
+    with ThreadPoolExecutor(threads, "fastseg-verify") as pool:  # a SHA-256 is computed without Python's lock
+        return [damage for found in pool.map(partial(_check_hashes, folder), shards) for damage in found]
+
+
+def _check_hashes(folder: str | Path, shard: Shard) -> list[str]:
+    with local_copy(folder, (shard.file, shard.index)) as here:
+        damages = list(_check_files(here, shard))
+        # The record says more than the tar.
+        return [sentence for _, sentence in _locate(here, shard)] or damages if damages else []
+
+
+def _locate(folder: Path, shard: Shard) -> Iterator[Damage]:
+    """The damages of a tar that a whole index and check sums find."""
+    entries = trusted_index(folder, shard)
+    if entries and (folder / shard.file).is_file():
+        yield from find_damages(folder / shard.file, entries)
+
+
+def _check_files(folder: Path, shard: Shard) -> Iterator[str]:
+    tar, index = folder / shard.file, folder / shard.index
+    for path, digest in ((tar, shard.sha256), (index, shard.index_sha256)):
+        if not path.is_file():
+            yield f"{path.name} is missing"
+        elif path == tar and path.stat().st_size != shard.bytes:
+            yield f"{path.name} has {path.stat().st_size} bytes, the manifest says {shard.bytes}"
+        elif sha256(path) != digest:
+            yield f"{path.name} is changed: its SHA-256 is not the manifest's"
+
+
+def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
+    """(height, width) and the pixels of each class and of the ignored; :class:`UserError` with what is wrong."""
+    found = {component.extension for component in entry.components}
+    if found != expected.extensions:
+        raise UserError(f"it holds {_listed(found)} instead of {_listed(expected.extensions)}")
+    parts = {}
+    with tar.open("rb") as file:
+        for component in entry.components:
+            file.seek(component.offset)
+            parts[component.extension] = file.read(component.size)
+    size, pixels = _check_pixels(parts, entry.key, expected)
+    if name := changed(entry.key, parts.pop("json"), parts):
+        raise UserError(f"{call(name)} is not as it was packed (CRC-32)")
+    return size, pixels
+
+
+def _listed(extensions: set[str]) -> str:
+    more = len(extensions) - MAX_LISTED
+    return ", ".join(sorted(extensions)[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_pixels(parts: dict[str, bytes], key: str, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
+    image, plain = read_rgb(parts[expected.image], "its image")
+    if not plain or (expected.image == "jpg" and not is_baseline_jpeg(parts["jpg"])):
+        raise UserError(f"its image is no {'baseline JPEG' if expected.image == 'jpg' else 'PNG'} of 8-bit RGB")
+    _check_description(parts["json"], key, (image.height, image.width))
+    if expected.mask is None:
+        return (image.height, image.width), np.zeros(expected.classes + 1, np.int64)
+    mask = read_labels(parts[f"mask.{expected.mask}"], "its mask")
+    if mask.size != image.size:
+        raise UserError(f"its mask has {mask.width}×{mask.height} pixels, its image {image.width}×{image.height}")
+    histogram = mask.histogram()
+    if wrong := [value for value in range(expected.classes, IGNORE) if histogram[value]]:
+        raise UserError(f"its mask has the value {wrong[0]}, beyond {expected.classes} classes and {IGNORE}")
+    return (image.height, image.width), np.array([*histogram[: expected.classes], histogram[IGNORE]])
+
+
+def _check_description(data: bytes, key: str, size: tuple[int, int]) -> None:
+    try:
+        document = json.loads(data)
+        same = document["key"] == key and tuple(document["size"]) == size
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError("its JSON is damaged") from None
+    if not same:
+        described = f"{shown(document['key'])} of size {shown(document['size'])}"
+        raise UserError(f"its JSON describes {described}, not {key!r} of {size}")
+
+
+REQUESTS = 16
+"""Tars in object storage whose sizes are asked for at once."""
+
+
+def check_sizes(folder: str | Path, shards: Sequence[Shard]) -> None:
+    """Raise :class:`UserError` for a tar that is missing or of another size, and for a local index that is missing."""
+    if is_remote(folder):
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            list(pool.map(partial(_check_object, str(folder)), shards))
+    else:
+        for shard in shards:
+            _check_size(Path(folder), shard)
+
+
+def _check_object(prefix: str, shard: Shard) -> None:
+    tar = join(prefix, shard.file)
+    try:
+        size = look_up(tar).size
+    except FileNotFoundError:
+        raise UserError(f"{tar} is missing, though the manifest names it; copy or pack the set again") from None
+    if size != shard.bytes:
+        raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}; copy or pack the set again")
+
+
+def _check_size(folder: Path, shard: Shard) -> None:
+    tar, index = folder / shard.file, folder / shard.index
+    for path in (tar, index):
+        if not path.is_file():
+            raise UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
+    if (size := tar.stat().st_size) != shard.bytes:
+        cut = first_cut(folder, shard)
+        raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}{cut}; copy or pack the set again")
+
+
+def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks: Ranks) -> None:
+    """Compare every tar and index of ``splits`` with the SHA-256 of the manifest; a machine's ranks share the work.
+
+    Where one differs every rank ends, the first with a :class:`UserError` that names shard, record and byte. The ranks
+    meet after every few shards, so that none waits for another longer than these take.
+    """
+    work = [shard for name in dict.fromkeys(splits) for shard in manifest.split(name).shards]
+    mine = work[ranks.local_rank :: ranks.local_world]
+    threads, damages = cpu_threads(ranks.local_world), list[str]()
+    # Machines may differ in their ranks and cores, but not in how often they meet.
+    rounds = max(state["rounds"] for state in gather_states({"rounds": -(-len(mine) // threads)}))
+    progress = show_progress(f"verifying {shards}", "shards") if ranks.first else nullcontext()
+    with progress as show:
+        if show:
+            show(0, len(mine))
+        for start in range(0, rounds * threads, threads):
+            damages += check_files(shards, mine[start : start + threads], threads)
+            barrier()
+            if show:
+                show(min(start + threads, len(mine)), len(mine))
+    found = list(dict.fromkeys(damage for state in gather_states({"found": damages}) for damage in state["found"]))
+    if not found:
+        return
+    if not ranks.first:
+        sys.exit(USER_ERROR)  # the first rank says it for all
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")

@@ -1,0 +1,116 @@
+"""Whether a training step is compiled: wanted, possible here, and tried before it counts. All ranks decide alike."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import torch._functorch.config
+import torch._inductor.config
+from torch import Tensor, nn
+
+from fastseg.compiler import compiler_problem, describe_failure
+from fastseg.config import ModelConfig
+from fastseg.distributed.ranks import Ranks, gather_states
+from fastseg.errors import USER_ERROR, UserError
+from fastseg.parallel import usable_cores
+
+
+def wants_compiling(config: ModelConfig, device: torch.device) -> bool:
+    """Whether the step is to be compiled, if that works."""
+    return config.compile if config.compile is not None else device.type == "cuda"
+
+
+def check_compiler(config: ModelConfig, cuda: bool) -> None:
+    """Refuse to compile, where that is asked for, without what it needs. Raises :class:`UserError`."""
+    if config.compile and (problem := compiler_problem(cuda)):
+        raise _refused(problem)
+
+
+def find_problem(config: ModelConfig, ranks: Ranks) -> str:
+    """Return what some rank's machine lacks for the compiling that is wanted; empty where that is nothing.
+
+    Every rank has to call. Raises :class:`UserError` on the first where compiling was asked for.
+    """
+    if not wants_compiling(config, ranks.device):
+        return ""
+    problem = compiler_problem(ranks.device.type == "cuda") or ""
+    return _settle([state["problem"] for state in gather_states({"problem": problem})], config, ranks)
+
+
+class CompiledNetwork:
+    """Calls a network, compiled if that is wanted and works, else as it is."""
+
+    def __init__(self, network: nn.Module, config: ModelConfig, ranks: Ranks, problem: str = "") -> None:
+        """``problem``: what :func:`find_problem` found."""
+        self.uncompiled = network
+        self._call: Callable[[Tensor, Tensor], Tensor] = network
+        self._config, self._ranks = config, ranks
+        self.problem = problem
+        """Why it is not compiled although that is wanted; empty where it is, or is not wanted."""
+        self.compiled = wants_compiling(config, ranks.device) and not problem
+        self.untried = self.compiled
+        """Whether the first call is still to come, after which :attr:`compiled` is certain."""
+        if self.compiled:
+            _share_cores(ranks)
+            self.compile()
+
+    def __call__(self, image: Tensor, label: Tensor) -> Tensor:
+        """Network and loss; the first call finds out whether they compile, and takes minutes where they do."""
+        return self._try(image, label) if self.untried else self._call(image, label)
+
+    def compile(self, mode: str | None = None) -> None:
+        """Compile anew, in one of torch.compile's modes, when it is called next."""
+        self._call = torch.compile(self.uncompiled, mode=mode)
+
+    @property
+    def description(self) -> str:
+        """For logs and reports."""
+        return "compiled" if self.compiled else f"not compiled{self.problem and ': '}{self.problem}"
+
+    @property
+    def warning(self) -> str:
+        """What the person who watches should know; empty for nothing."""
+        return self.problem and f"the step runs uncompiled, which is slower: {self.problem}"
+
+    def _try(self, image: Tensor, label: Tensor) -> Tensor:
+        sums, problem = None, ""
+        try:
+            # With the backward pass, whose failure would else come when other ranks wait for this one's gradients.
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                sums = self._call(image, label)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of whatever kind: one that is not the compiler's comes again without it
+            problem = f"torch.compile failed ({describe_failure(error)})"
+        self.untried = False
+        problems = [state["problem"] for state in gather_states({"problem": problem})]
+        self.problem = _settle(problems, self._config, self._ranks)
+        if sums is not None and not self.problem:
+            return sums
+        self._call, self.compiled = self.uncompiled, False
+        return self._call(image, label)
+
+
+def _settle(problems: list[str], config: ModelConfig, ranks: Ranks) -> str:
+    """The first of all ranks' problems. Raises :class:`UserError` on the first rank where compiling was asked for."""
+    found = [(rank, problem) for rank, problem in enumerate(problems) if problem]
+    if not found:
+        return ""
+    rank, problem = found[0]
+    problem = f"on rank {rank} {problem}" if len(found) < len(problems) else problem
+    if not config.compile:
+        return problem
+    if not ranks.first:
+        sys.exit(USER_ERROR)  # the first rank says it for all
+    raise _refused(problem)
+
+
+def _refused(problem: str) -> UserError:
+    return UserError(f"--model.compile is True, but {problem}; or leave --model.compile out")
+
+
+def _share_cores(ranks: Ranks) -> None:
+    """Give each rank's compiler its share of the machine's cores; by itself every rank would start 32 workers."""
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        torch._inductor.config.compile_threads = max(usable_cores() // ranks.local_world, 1)

@@ -1,0 +1,98 @@
+"""What a run holds in memory; whether decoded frames can stay there beside the network, and how many of them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.distributed.ranks import Ranks, gather_states
+from fastseg.errors import UserError
+from fastseg.shards.manifest import Manifest, Split
+from fastseg.training.step import TrainStep
+
+SPARE = 0.1
+"""Share of a GPU's memory that is left free: DALI's buffers, an evaluation's, the allocator's odd ends."""
+
+
+class Choice(NamedTuple):
+    """How a rank's training frames are held."""
+
+    arena: torch.Tensor | None
+    """Memory for them, decoded, on the device; None where they are streamed."""
+    apart: bool
+    """Only a rank's own share of the split, from which alone it draws then."""
+
+
+STREAMED = Choice(arena=None, apart=False)
+
+
+def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> Choice:
+    """The same choice on every rank, by what ``config.data.resident`` asks for and the memory that all have left.
+
+    The memory of the frames is taken here, at once: whatever else asks for memory afterwards sees that it is gone.
+
+    Raises :class:`UserError` where what is asked for does not fit.
+    """
+    wanted = config.data.resident
+    if wanted == "no" or (wanted == "auto" and ranks.device.type == "cpu"):
+        return STREAMED
+    # The network first: what its step needs is known only when it has been done.
+    train_step.rehearse(config.data.batch, config.data.crop)
+    split = manifest.split(config.train_split)
+    need = {"whole": resident_bytes(split), "part": resident_bytes(split, ranks.world)}
+    room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
+    for name, apart in (("whole", False), ("part", True)):
+        if wanted in ("auto", name) and need[name] <= room:
+            arena = _allocate(split, ranks, ranks.world if apart else 1)
+            if arena is not None:
+                return Choice(arena, apart and ranks.world > 1)
+    if wanted == "auto":
+        return STREAMED
+    raise UserError(
+        f"--data.resident is {wanted}, but the decoded frames take {need[wanted] / 1e9:.1f} GB, and "
+        f"{max(room, 0) / 1e9:.1f} GB are free beside the network; use --data.resident auto or no"
+    )
+
+
+def _allocate(split: Split, ranks: Ranks, world: int) -> torch.Tensor | None:
+    """The frames' memory, where every rank gets it; else None on all."""
+    try:
+        arena = allocate_arena(split, ranks.device, world)
+    except torch.OutOfMemoryError:
+        arena = None
+    return arena if all(state["taken"] for state in gather_states({"taken": arena is not None})) else None
+
+
+def memory_left(ranks: Ranks) -> int:
+    """Bytes that this rank may still take: of its GPU, or of its share of the machine's memory."""
+    if ranks.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(ranks.device)
+        return int(free - SPARE * total)
+    return int(min(_available(), _allowed()) * (1 - SPARE) / ranks.local_world)
+
+
+def _available() -> float:
+    """What the kernel says can be had without swapping."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return 1024 * float(fields["MemAvailable"].split()[0])
+
+
+def _allowed() -> float:
+    """What a container's limit leaves (cgroup v2); infinity where there is none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return float("inf")
+    return float("inf") if limit == "max" else float(limit) - float(used)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return 1024 * float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))

@@ -1,0 +1,149 @@
+"""The profile of a few steps: named ranges in the code, a trace for Perfetto, and where each millisecond went."""
+
+import gzip
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+from fastseg.training.kernel_categories import analyse
+
+WARMUP, STEPS = 10, 5
+"""Steps before a profile, in which compilation and cuDNN's search fall, and steps in it."""
+TRACE = "trace.json.gz"
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """A range of that name in torch.profiler's traces and, where the GPU is in use, in Nsight's (NVTX).
+
+    Around compiled code, not in it; also a decorator. Without a profiler it costs some microseconds.
+    """
+    nvtx = torch.cuda.is_initialized()
+    if nvtx:
+        torch.cuda.nvtx.range_push(name)
+    try:
+        with record_function(name):
+            yield
+    finally:
+        if nvtx:
+            torch.cuda.nvtx.range_pop()
+
+
+class StepProfiler:
+    """Watches the steps of a run, and once they are warm profiles a few."""
+
+    def __init__(self, folder: Path, device: torch.device, left: int, filling: int = 0) -> None:
+        """``left`` steps are to come, in the first ``filling`` of which frames are decoded that then stay in memory;
+        the trace goes to ``folder``."""
+        self.folder = folder
+        self._cuda = device.type == "cuda"
+        self._before = min(WARMUP + filling, left // 2)
+        self._steps = min(STEPS, left - self._before)
+        self._done = 0
+        self._times: dict[int, float] = {}
+        ready = min(self._before, 1)  # a step for the profiler itself to get ready
+        self._profile = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])],
+            schedule=schedule(wait=self._before - ready, warmup=ready, active=self._steps, repeat=1),
+            on_trace_ready=self._export,
+        )
+        self._mark()
+        # Without a GPU Kineto calls it an error that there is none.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        self._profile.start()
+
+    def stepped(self) -> bool:
+        """Call after every step; returns whether the profile is complete."""
+        self._done += 1
+        if self._done in (self._before - 1 - self._steps, self._before - 1, self._before, self._before + self._steps):
+            self._mark()  # the trace begins and ends with an idle GPU
+        if self._done <= self._before + self._steps:
+            self._profile.step()
+        return self._done == self._before + self._steps
+
+    @property
+    def recording(self) -> bool:
+        """Whether steps have been profiled that :meth:`finish` would write."""
+        return self._before < self._done < self._before + self._steps
+
+    def finish(self) -> dict[str, Any]:
+        """End the profile, complete or not, and see what it says: :func:`fastseg.training.kernel_categories.analyse`.
+
+        ``plain_step_ms`` is what a step took before without a profiler, None in a run too short to tell.
+        """
+        if self.recording:
+            self._mark()
+            self._profile.stop()
+        with gzip.open(self.folder / TRACE, "rt", encoding="utf-8") as file:
+            found = analyse(json.load(file))
+        first, last = self._before - 1 - self._steps, self._before - 1
+        plain = 1000 * (self._times[last] - self._times[first]) / self._steps if first > 0 else None
+        return {"plain_step_ms": plain, **found}
+
+    def _mark(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+        self._times[self._done] = time.perf_counter()
+
+    def _export(self, ended: profile) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ended.export_chrome_trace(str(self.folder / TRACE))
+
+
+class Table(NamedTuple):
+    """For a terminal or a page: words in the first column, numbers in the others."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def tables(document: dict[str, Any]) -> list[Table]:
+    """A profile (``profile.json``) as people read it: families of kernels, stages of the network."""
+    return [family_table(document["step"]), *([stage_table(document["stages"])] if document["stages"] else [])]
+
+
+def family_table(step: dict[str, Any]) -> Table:
+    """Where a step's milliseconds go; ``hidden`` is what ran beneath other kernels and cost nothing."""
+    plain = f", {step['plain_step_ms']:.4g} without the profiler" if step["plain_step_ms"] else ""
+    hidden = any(row["hidden_ms"] > 0 for row in step["families"])
+    rows = [
+        (
+            row["family"],
+            f"{row['ms']:.2f}",
+            f"{100 * row['share']:.1f} %",
+            *([f"{row['hidden_ms']:.2f}"] if hidden else []),
+        )
+        for row in step["families"]
+    ]
+    total = ("the whole step", f"{step['step_ms']:.2f}", "100 %", *([""] if hidden else []))
+    columns = ("family", "ms", "share", *(["hidden ms"] if hidden else []))
+    return Table(f"A step of {step['step_ms']:.4g} ms ({step['steps']} profiled{plain})", columns, [*rows, total])
+
+
+def stage_table(stages: list[dict[str, Any]]) -> Table:
+    """Forward and backward pass of each stage alone, and how well it uses the processor."""
+    peak = any(stage["mfu"] is not None for stage in stages)
+    whole = {key: sum(stage[key] for stage in stages) for key in ("ms", "tflop")}
+    whole |= {"stage": "all stages", "tflops": 1000 * whole["tflop"] / whole["ms"]}
+    whole["mfu"] = sum(stage["mfu"] * stage["ms"] for stage in stages) / whole["ms"] if peak else None
+    rows = [
+        (
+            stage["stage"],
+            f"{stage['ms']:.2f}",
+            f"{100 * stage['ms'] / whole['ms']:.1f} %",
+            f"{stage['tflop']:.3g}",
+            f"{stage['tflops']:.3g}",
+            *([f"{100 * stage['mfu']:.1f} %"] if peak else []),
+        )
+        for stage in (*stages, whole)
+    ]
+    columns = ("stage", "ms", "share", "TFLOP", "TFLOP/s", *(["MFU"] if peak else []))
+    return Table("Forward and backward pass of each stage alone", columns, rows)

@@ -1,0 +1,320 @@
+"""A training run from its configuration to its end: check, build, resume, introduce, loop."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.augment import augmentation_of
+from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
+from fastseg.data.loader import EvalLoader, TrainLoader, Where, open_files
+from fastseg.data.sampler import epoch_steps
+from fastseg.device import environment, too_little
+from fastseg.distributed.ranks import Ranks, barrier, gather_states
+from fastseg.errors import USER_ERROR, UserError
+from fastseg.files import check_free, occupy
+from fastseg.labels import IGNORE
+from fastseg.model import checkpoint
+from fastseg.model.batchnorm import sync_batch_norms
+from fastseg.model.deeplab import DeepLab, load_weights, normalisation
+from fastseg.model.loss import class_weights
+from fastseg.model.weights import Rgb, fitting
+from fastseg.parallel import cpu_threads
+from fastseg.report.report import write_report
+from fastseg.shards.manifest import Manifest
+from fastseg.shards.verify import verify_shards
+from fastseg.storage import use_cache
+from fastseg.training.compiled import check_compiler
+from fastseg.training.memory import STREAMED, Choice, choose_residence
+from fastseg.training.optim import Average, peak_rate, total_steps
+from fastseg.training.run_log import RunLog
+from fastseg.training.state import RunState, continues_exactly, find_checkpoint
+from fastseg.training.step import TrainStep, use_sync_bn
+from fastseg.training.trackers import check_tracker
+from fastseg.training.trainer import Trainer
+
+
+def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
+    """Network, optimiser and average, with their first values; a resumed run needs no pretrained ones."""
+    torch.manual_seed(config.seed)  # the same weights on every rank …
+    model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
+    torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
+    average = Average(model, config.optim.ema) if config.optim.ema else None
+    weights = pixel_weights(config, manifest)
+    step = TrainStep(model, config, ranks, None if weights is None else weights.to(ranks.device))
+    return RunState(model, step, average)
+
+
+def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
+    """What a pixel of each of the network's classes weighs in the loss, float32 C; None: all the same."""
+    if not config.optim.class_weights:
+        return None
+    *pixels, _ = manifest.split(config.train_split).pixels
+    # Of void the manifest does not say how much padding there will be: its pixels weigh 1.
+    return class_weights([*pixels, 0] if config.model.void else pixels, config.optim.class_weights)
+
+
+def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
+    """The network on the rank's device, started from ``weights``."""
+    settings = config.model
+    if settings.void and len(manifest.classes) == IGNORE:
+        raise UserError(f"--model.void needs a class more than the set's {IGNORE}, and there are no more; leave it out")
+    mean, std = normalisation(settings.weights, manifest.mean, manifest.std)
+    model = DeepLab(
+        settings.arch,
+        len(manifest.classes),
+        mean,
+        std,
+        config.optim.aux > 0,
+        settings.channels_last,
+        void=settings.void,
+        squeeze=config.data.crop if config.data.squeeze else None,
+    )
+    # One process of a machine downloads, the others find the file.
+    for turn in (True, False):
+        if (ranks.local_rank == 0) == turn:
+            load_weights(model, settings.arch, weights)
+        barrier()
+    if use_sync_bn(config, ranks):
+        sync_batch_norms(model)
+    return model.to(ranks.device)
+
+
+def build_loaders(
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    state: dict[str, Any] | None,
+    held: Choice = STREAMED,
+    mean: Rgb | None = None,
+    decoder: Where = "gpu",
+) -> tuple[TrainLoader, EvalLoader]:
+    """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch.
+
+    ``decoder``: which processor decodes, on a GPU's machine. ``mean``: what the network subtracts, which
+    one started from a checkpoint has from there; None: as its settings say.
+    """
+    data = config.data
+    use_cache(config.cache, config.cache_gb)
+    if config.verify_shards:
+        verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
+    threads = data.threads or cpu_threads(ranks.local_world)
+    files = partial(
+        open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world, max_bad=config.max_bad_samples
+    )
+    train = TrainLoader(
+        files(config.train_split),
+        manifest.split(config.train_split),
+        augmentation_of(data, mean or normalisation(config.model.weights, manifest.mean, manifest.std)[0]),
+        batch=data.batch,
+        device=ranks.device,
+        threads=threads,
+        prefetch=data.prefetch,
+        seed=config.seed,
+        decoder=decoder,
+        arena=held.arena,
+        apart=held.apart,
+        state=state,
+    )
+    evaluation = EvalLoader(
+        files(config.eval_split),
+        manifest.split(config.eval_split),
+        batch=data.eval_batch,
+        device=ranks.device,
+        threads=threads,
+        decoder=decoder,
+    )
+    return train, evaluation
+
+
+def check(config: Config, manifest: Manifest, device: str = "auto") -> None:
+    """Refuse what cannot be trained, before any process is started. Raises :class:`UserError`."""
+    check_compiler(config.model, cuda=device != "cpu" and torch.cuda.is_available())
+    for split in (config.train_split, config.eval_split):
+        open_files(config.shards, manifest, split)
+    check_tracker(config.tracker)
+    check_free(config.folder)
+    find_checkpoint(config, manifest)
+
+
+def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = False) -> None:
+    """Train as this rank: build the parts, go on from the last checkpoint if there is one, run the loop."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    saved = find_checkpoint(config, manifest)
+    agree(saved, manifest)
+    if saved and nothing_left(config, manifest, ranks, saved):
+        leave_finished(config, ranks, saved)
+        return
+    decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
+    state = build_state(config, manifest, ranks, resumed=saved is not None)
+    with memory_explained(config, ranks.device, state):
+        held = choose_residence(config, manifest, ranks, state.train_step)
+        if state.train_step.network.untried:
+            state.train_step.rehearse(config.data.batch, config.data.crop)
+        loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
+        held = STREAMED  # the loader has the frames' memory; or gives it back, where a resumed order does not allow it
+        if not ranks.first:
+            Trainer(config, manifest, ranks, state, loaders, None).fit()
+            return
+        with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
+            for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
+                log.say(sentence)
+            Trainer(config, manifest, ranks, state, loaders, log, profile).fit()
+
+
+@contextmanager
+def memory_explained(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        data = config.data
+        if state.evaluation_owed:
+            work = f"evaluate with --data.eval-batch {data.eval_batch}"
+            cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.resident no or smaller frames"
+        else:
+            work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
+            frames = "use --data.resident no, or " if data.resident != "no" and device.type == "cuda" else ""
+            cure = f"{frames}lower --data.batch or --data.crop"
+        raise too_little(device, work, cure) from None
+
+
+@contextmanager
+def open_log(
+    config: Config,
+    manifest: Manifest,
+    state: RunState,
+    steps_per_epoch: int,
+    ranks: Ranks,
+    decoder: DecoderChoice,
+) -> Iterator[RunLog]:
+    """The run's folder, begun or gone on with, and held against other runs."""
+    documents = {
+        "config": config.to_dict(),
+        "environment": environment() | {"decoder": decoder.description, "step": state.train_step.network.description},
+        "classes": checkpoint.pack_classes(manifest.classes),
+    }
+    total = total_steps(config.optim, steps_per_epoch)
+    each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
+    with ExitStack() as held:
+        if config.resume == "never" and config.folder.exists():
+            held.enter_context(occupy(config.folder))  # which no run in progress lets happen
+            set_aside(config.folder)
+        held.enter_context(occupy(config.folder))
+        checkpoint.remove_unfinished(config.folder / "checkpoints")
+        yield held.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
+
+
+def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
+    """Refuse to train ranks that see different checkpoints or data: they would exchange gradients all the same."""
+    seen = [state["seen"] for state in gather_states({"seen": [saved["step"] if saved else None, manifest.digest()]})]
+    for rank, (step, digest) in enumerate(seen):
+        if step != seen[0][0]:
+            raise UserError(
+                f"rank 0 finds a checkpoint of step {seen[0][0]}, rank {rank} of step {step}; "
+                "put --runs on storage that all machines share"
+            )
+        if digest != seen[0][1]:
+            raise UserError(f"rank 0 and rank {rank} read different data sets; give all machines the same --shards")
+
+
+def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
+    """Whether a checkpoint is at the settings' last step or behind it, and evaluated."""
+    steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
+    left = total_steps(config.optim, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
+    return left < 0 or (left == 0 and not saved["evaluation_owed"])
+
+
+def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
+    """Say that the run is finished and leave its records as they are; its report is written from them.
+
+    Raises :class:`UserError` for what another number of epochs asks of it, and for another run's checkpoint.
+    """
+    own = (config.folder / "checkpoints" / "last.pt").exists()
+    place = config.folder if own else Path(config.resume)
+    with fitting(place):
+        done, planned = saved["step"] / saved["steps_per_epoch"], float(saved["config"]["optim"]["epochs"])
+    where = f"{place} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
+    if own and planned == config.optim.epochs:
+        if ranks.first:
+            print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
+        return
+    if not ranks.first:
+        sys.exit(USER_ERROR)  # the first rank says it for all
+    raise UserError(
+        f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
+        "or --resume never"
+    )
+
+
+def resume(
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    state: RunState,
+    saved: dict[str, Any] | None,
+    held: Choice = STREAMED,
+    decoder: Where = "gpu",
+) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
+    """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
+
+    def loaders_from(place: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
+        return build_loaders(config, manifest, ranks, place, held, tuple(state.model.mean.tolist()), decoder)
+
+    if not saved:
+        return loaders_from(None), []
+    state.restore(saved)
+    if continues_exactly(saved, config, ranks):
+        loaders = loaders_from(state.restore_rank(saved, ranks))
+        return loaders, [f"going on after step {state.step}"]
+    # With other ranks or batches an epoch has other steps; epochs are what counts.
+    epochs = saved["step"] / saved["steps_per_epoch"]
+    begun = {"epoch": int(epochs), "step": 0, "apart": held.apart}
+    loaders = loaders_from(begun)
+    state.step = round(epochs * loaders[0].steps_per_epoch)
+    return loaders, [
+        f"going on after epoch {epochs:.1f} with other settings: "
+        f"the data's order starts anew with that of epoch {int(epochs) + 1}"
+    ]
+
+
+def set_aside(folder: Path) -> None:
+    """Move an earlier run of the same name out of the way, so that nothing is lost."""
+    folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def introduction(
+    config: Config, manifest: Manifest, ranks: Ranks, state: RunState, loader: TrainLoader, decoder: DecoderChoice
+) -> Iterator[str]:
+    """What is about to happen, a line each."""
+    device = ranks.device
+    where = f"{ranks.world} × {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "the CPU"
+    if device.type == "cpu" and ranks.world > 1:
+        reason = "" if torch.cuda.is_available() else ": there is no GPU here"
+        where = f"{ranks.world} ranks on the CPU, joined by gloo{reason}"
+    step = state.train_step
+    how = f"{step.precision}, {'compiled' if step.network.compiled else 'not compiled'}"
+    yield f"{config.model.arch} from {config.model.weights} weights, {how}, on {where}"
+    if step.network.warning:
+        yield f"warning: {step.network.warning}"
+    images, held_out = (manifest.split(s).samples for s in (config.train_split, config.eval_split))
+    yield f"{manifest.name}: {images} images to train on, {held_out} to evaluate on, {len(manifest.classes)} classes"
+    batch, optim = config.data.batch * ranks.world, config.optim
+    scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
+    rate = f"peak learning rate {peak_rate(optim, batch):g}{scaling}"
+    if device.type == "cuda":
+        yield f"JPEGs are decoded by {decoder.description}"
+    if decoder.warning:
+        yield f"warning: {decoder.warning}"
+    if loader.apart:
+        yield "each rank draws from its own share of the training frames"
+    if loader.resident:
+        yield f"each rank keeps {'its share' if loader.apart else 'all training frames'} decoded in memory once seen"
+    yield f"global batch {batch} = {ranks.world} × {config.data.batch}, {rate}"

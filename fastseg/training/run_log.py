@@ -1,0 +1,213 @@
+"""What a run leaves in its folder and shows while it goes: metrics.jsonl, TensorBoard, a display or plain lines."""
+
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.table
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+from torch.utils.tensorboard import SummaryWriter
+
+from fastseg.errors import disk_full
+from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.metrics import Score, percent
+from fastseg.files import naming, write_atomic
+from fastseg.labels import SegmentationClass
+from fastseg.report.gallery import FOLDER, Frame, write_gallery
+from fastseg.report.pictures import matrix_picture, panel
+from fastseg.training.profiler import Table
+from fastseg.training.trackers import open_tracking
+
+METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
+SPEED_PERIOD = 3600.0
+"""Seconds whose lines tell the time left. Of slow steps the 30 that rich looks back upon do not hold two lines."""
+
+
+class RunLog:
+    """The first rank's record of a run; the other ranks have none. Close it, or use it in ``with``."""
+
+    def __init__(
+        self, folder: Path, documents: dict[str, Any], step: int, total: int, tracker: str = "none", each: str = ""
+    ) -> None:
+        """Write each of ``documents`` to ``folder/NAME.json`` and go on after step ``step`` of ``total``.
+
+        ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: of what the images per second
+        are, such as `` per GPU`` where there may be several.
+        """
+        for name, document in documents.items():
+            write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+        self._folder, self._each = folder, each
+        path = folder / METRICS
+        before = _lines_until(path, step)
+        write_atomic(path, "".join(line + "\n" for line in before))
+        self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
+        self._file = path.open("a", encoding="utf-8")
+        threading.excepthook = _quiet_when_full
+        with naming(folder / BOARD):
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+        self._console = Console(stderr=True)
+        self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[facts]}"),
+            console=self._console,
+            speed_estimate_period=SPEED_PERIOD,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=step, facts="")
+        # A log file is no place for a moving bar: lines go there instead.
+        self._interactive = self._console.is_terminal
+        if self._interactive:
+            self._progress.start()
+
+    def say(self, sentence: str) -> None:
+        """One line for the person who watches."""
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """A table for the person who watches."""
+        self.say(table.title)
+        shown = rich.table.Table()
+        for i, column in enumerate(table.columns):
+            shown.add_column(column, justify="right" if i else "left", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        self._console.print(shown)
+
+    def train(self, step: int, **values: float) -> None:
+        """Record the numbers of a window of steps that ended with ``step``."""
+        self._record("train", step, values)
+        mfu = f" ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else ""
+        facts = (
+            f"loss {values['loss']:.3f} · lr {values['lr']:.2g} · "
+            f"{values['images_per_second']:.1f} img/s{self._each} · {values['tflops']:.3g} TFLOP/s{mfu} · "
+            f"waiting {100 * values['waiting']:.0f} % · {values['memory'] / 2**30:.1f} GiB"
+        )
+        self._progress.update(self._task, completed=step, facts=facts)
+        if not self._interactive:
+            left = self._progress.tasks[0].time_remaining
+            eta = "" if left is None else f" · {left / 60:.0f} min left"
+            self.say(f"step {step}/{self._progress.tasks[0].total:.0f} · epoch {values['epoch']:.1f} · {facts}{eta}")
+
+    def evaluated(self, step: int, scores: dict[str, Any], **values: Any) -> None:
+        """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.metrics.Score.to_json`."""
+        self._record("eval", step, {**scores, **values})
+
+    def worst(
+        self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
+    ) -> None:
+        """Make ``overlays/`` hold exactly these frames, for the report; TensorBoard gets them as panels."""
+        with naming(self._folder / FOLDER):
+            write_gallery(self._folder / FOLDER, frames, keys, classes)
+        for i, frame in enumerate(frames):
+            picture = panel(frame.image, frame.label, frame.prediction, classes)
+            with naming(self._folder / BOARD):
+                self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
+
+    def write(self, name: str, document: Any) -> None:
+        """Write ``folder/NAME.json``."""
+        write_atomic(self._folder / f"{name}.json", json.dumps(document) + "\n")
+
+    def confusion(self, matrix: NDArray[np.int64], classes: Sequence[SegmentationClass], step: int) -> None:
+        """Write confusion.json (C×C pixels, rows the truth); TensorBoard gets a picture of it."""
+        self.write("confusion", {"matrix": matrix.tolist()})
+        with naming(self._folder / BOARD):
+            self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+
+    def close(self, finished: bool = True) -> None:
+        """Flush everything and give the terminal back; ``finished`` says whether the training came to its end."""
+        if self._interactive:
+            self._progress.stop()
+        with naming(self._folder / BOARD):
+            self._board.close()
+        with naming(self._folder / METRICS):
+            self._file.close()
+        if self._tracking:
+            self._tracking.close(finished)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(finished=kind is None)
+
+    def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
+        line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
+        with naming(self._folder / METRICS):
+            self._file.write(json.dumps(_finite(line)) + "\n")
+            self._file.flush()
+        scalars = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
+        with naming(self._folder / BOARD):
+            for name, value in (scalars | ious).items():
+                self._board.add_scalar(name, value, step)
+        if self._tracking:
+            numbers = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+            self._tracking.log(step, numbers | ious)
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The whole lines about steps up to ``step``: what came after the checkpoint is done again."""
+    if step == 0 or not path.exists():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                lines.append(line)
+        except (ValueError, KeyError, TypeError):
+            print(f"{path}: a damaged line was left out", file=sys.stderr)
+    return lines
+
+
+def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, and raises what happens there again where it is next written to."""
+    if not disk_full(arguments.exc_value):
+        threading.__excepthook__(arguments)
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+
+
+def record_evaluation(
+    log: RunLog,
+    result: Evaluation,
+    scores: Score,
+    classes: Sequence[SegmentationClass],
+    keys: Sequence[str],
+    *,
+    step: int,
+    epoch: float,
+    weights: str,
+    best: bool,
+) -> None:
+    """Write the evaluation after ``step`` to the run's folder; ``keys`` of the split's frames by their place.
+
+    ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether no score of the run is higher.
+    """
+    counts = {"images": result.images, "bad_samples": result.bad_samples}
+    speed = result.images_per_second
+    log.evaluated(step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights)
+    log.confusion(result.matrix, classes, step)
+    log.worst(result.worst, [keys[s.place] for s in result.worst], classes, step)
+    left_out = f", {result.bad_samples} damaged ones left out" if result.bad_samples else ""
+    log.say(
+        f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}"
+        f"{', the best so far' if best else ''} ({speed:.1f} images/s)"
+    )

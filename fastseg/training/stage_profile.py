@@ -1,0 +1,238 @@
+"""The network cut into its stages, each measured alone: where the arithmetic is, and how fast it goes there."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastseg.config import Config
+from fastseg.device import autocast, environment, precision_of
+from fastseg.distributed.ranks import Ranks
+from fastseg.labels import IGNORE
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
+from fastseg.training.compiled import wants_compiling
+from fastseg.training.flops import device_peak, moment, seconds_between
+from fastseg.training.step import LossNetwork
+
+RUNS, SECONDS = 20, 2.0
+"""A stage is run this often, or until it took that long (but at least twice)."""
+
+
+class Stage(NamedTuple):
+    """A piece of the network."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    """Names of the stages whose outputs it takes, or ``image`` (uint8 N×H×W×3) and ``label`` (uint8 N×H×W)."""
+
+
+class _Stem(nn.Sequential):
+    """Normalisation and the backbone's first layers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: DeepLab, layers: list[nn.Module]) -> None:
+        super().__init__(*layers)
+        self.memory_format = model.memory_format
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("std", model.std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # As DeepLab.forward; the tests hold the stages together to be the network, bit for bit.
+        normalised = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        return super().forward(normalised.contiguous(memory_format=self.memory_format))
+
+
+class _Loss(nn.Module):
+    """Upsampling and loss of both heads."""
+
+    def __init__(self, network: LossNetwork) -> None:
+        super().__init__()
+        self.loss = network.loss
+
+    def forward(self, label: Tensor, out: Tensor, aux: Tensor | None = None) -> Tensor:
+        return self.loss(Logits(out, aux), label)
+
+
+def stages_of(network: LossNetwork) -> list[Stage]:
+    """Stem, the backbone's stages, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
+
+    The modules are the network's own. Run one after the other they compute what the network does.
+    """
+    net: Any = network.model.net  # torchvision has no type hints
+    taps = net.backbone.return_layers
+    stages: list[Stage] = []
+    before = "image"
+    heads: dict[str, str] = {}
+    for layers in _groups(net.backbone):
+        module = nn.Sequential(*layers.values()) if stages else _Stem(network.model, list(layers.values()))
+        stages.append(Stage(_name(list(layers), first=not stages), module, (before,)))
+        before = stages[-1].name
+        heads |= {taps[layer]: before for layer in layers if layer in taps}
+    stages += [
+        Stage("ASPP", net.classifier[0], (heads["out"],)),
+        Stage("rest of the head", nn.Sequential(*list(net.classifier)[1:]), ("ASPP",)),
+    ]
+    logits = ["rest of the head"]
+    if net.aux_classifier is not None:
+        stages.append(Stage("auxiliary head", net.aux_classifier, (heads["aux"],)))
+        logits.append("auxiliary head")
+    return [*stages, Stage("loss", _Loss(network), ("label", *logits))]
+
+
+def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
+    """The backbone's children in stages: ResNet's layers, MobileNet's blocks of one resolution and dilation.
+
+    A new one begins where the resolution falls or a dilation begins, and behind what a head reads.
+    """
+    group: dict[str, nn.Module] = {}
+    dilated = False
+    for name, child in backbone.items():
+        convolutions = [module for module in child.modules() if isinstance(module, nn.Conv2d)]
+        dilates = any(max(c.dilation) > 1 for c in convolutions)
+        falls = any(max(c.stride) > 1 for c in convolutions)
+        read = bool(group) and next(reversed(group)) in backbone.return_layers
+        if group and (name.startswith("layer") or falls or read or (dilates and not dilated)):
+            yield group
+            group = {}
+        group[name], dilated = child, dilates
+    yield group
+
+
+def _name(layers: list[str], first: bool) -> str:
+    if first:
+        return "stem"
+    if not layers[0].isdigit():
+        return layers[0]
+    return f"blocks {layers[0]}–{layers[-1]}" if len(layers) > 1 else f"block {layers[0]}"
+
+
+def walk(stages: list[Stage], image: Tensor, label: Tensor) -> Iterator[tuple[Stage, list[Tensor], Tensor]]:
+    """Every stage with its inputs, cut from what came before, and its output."""
+    values = {"image": image, "label": label}
+    for stage in stages:
+        inputs = [values[name].detach() for name in stage.inputs]
+        for value in inputs:
+            value.requires_grad_(value.is_floating_point())
+        values[stage.name] = stage.module(*inputs)
+        yield stage, inputs, values[stage.name]
+
+
+def stage_flops(config: Config, classes: int) -> dict[str, int]:
+    """Floating-point operations of each stage's forward and backward pass, counted without computing anything."""
+    counts = {}
+    with torch.device("meta"):
+        stages = stages_of(_network(config, classes))
+        steps = walk(stages, *_batch(config, torch.device("meta")))
+        for _ in stages:
+            with FlopCounterMode(display=False) as counter:
+                stage, _, out = next(steps)  # runs its forward pass
+                out.sum().backward()
+            counts[stage.name] = int(counter.get_total_flops())
+    return counts
+
+
+def measure_stages(config: Config, classes: int, device: torch.device) -> list[dict[str, Any]]:
+    """Median ``ms`` of every stage's forward and backward pass, ``tflop``, ``tflops`` (TFLOP/s) and ``mfu``.
+
+    On inputs of the run's shapes, types and memory order, compiled if the run compiles; fresh weights and batch norm
+    without other ranks. ``mfu`` is the share of the GPU's dense 16-bit peak by its datasheet, None where there is none.
+    """
+    flops, peak = stage_flops(config, classes), device_peak(device)
+    rows = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the run goes on as if nothing had been
+        for name, seconds in _stage_seconds(config, classes, device):
+            rate = flops[name] / seconds / 1e12
+            row = {"stage": name, "ms": 1000 * seconds, "tflop": flops[name] / 1e12, "tflops": rate}
+            rows.append(row | {"mfu": rate / peak if peak else None})
+    return rows
+
+
+def _stage_seconds(config: Config, classes: int, device: torch.device) -> Iterator[tuple[str, float]]:
+    cast = partial(autocast, precision_of(config.model.precision, device), device)
+    stages, compiled = stages_of(_network(config, classes).to(device)), wants_compiling(config.model, device)
+    with torch.no_grad(), cast():
+        steps = [(stage, inputs, torch.ones_like(out)) for stage, inputs, out in walk(stages, *_batch(config, device))]
+    for stage, inputs, gradient in steps:
+        # The stages share code, of which the compiler otherwise keeps eight versions.
+        with torch._dynamo.config.patch(recompile_limit=64):
+            module = torch.compile(stage.module, dynamic=False) if compiled else stage.module
+            leaves = [tensor for tensor in (*inputs, *stage.module.parameters()) if tensor.requires_grad]
+            yield stage.name, _median_seconds(partial(_both_passes, module, inputs, leaves, gradient, cast), device)
+
+
+def _both_passes(
+    module: Callable[..., Tensor],
+    inputs: list[Tensor],
+    leaves: list[Tensor],
+    gradient: Tensor,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> None:
+    with cast():
+        out = module(*inputs)
+    torch.autograd.grad(out, leaves, gradient)
+
+
+def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Of a run that is warm; on a GPU by events in its queue."""
+    for _ in range(3 if device.type == "cuda" else 1):
+        run()
+    times: list[tuple[Any, Any]] = []
+    start = time.perf_counter()
+    while len(times) < 2 or (len(times) < RUNS and time.perf_counter() - start < SECONDS):
+        begin = moment(device)
+        run()
+        times.append((begin, moment(device)))
+    return median(seconds_between(*pair) for pair in times)
+
+
+def stages_beside(config: Config, classes: int, ranks: Ranks) -> list[dict[str, Any]]:
+    """:func:`measure_stages` while a run stands: none where they do not fit beside it or other ranks would wait."""
+    try:
+        return measure_stages(config, classes, ranks.device) if ranks.world == 1 else []
+    except torch.OutOfMemoryError:
+        return []
+    finally:
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()  # DALI takes its memory elsewhere
+
+
+def profile_document(
+    step: dict[str, Any], stages: list[dict[str, Any]], config: Config, ranks: Ranks
+) -> dict[str, Any]:
+    """What ``profile.json`` holds; ``step`` is a :meth:`StepProfiler.finish`, ``stages`` a :func:`stages_beside`."""
+    device, model, data = ranks.device, config.model, config.data
+    settings = {
+        "arch": model.arch,
+        "batch": data.batch,
+        "crop": list(data.crop),
+        "precision": precision_of(model.precision, device),
+        "channels_last": model.channels_last,
+        "compile": wants_compiling(config.model, device),
+        "ranks": ranks.world,
+        "device": device.type,
+    }
+    return {"environment": environment(), "settings": settings, "step": step, "stages": stages}
+
+
+def _network(config: Config, classes: int) -> LossNetwork:
+    model, optim = config.model, config.optim
+    statistics, aux = (IMAGENET_MEAN, IMAGENET_STD), optim.aux > 0
+    deeplab = DeepLab(model.arch, classes, *statistics, aux, model.channels_last, void=model.void)
+    return LossNetwork(deeplab, optim).train()
+
+
+def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise, of whose labels one in twenty is ignored."""
+    data = config.data
+    image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
+    label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)
+    return image, label.masked_fill_(torch.rand(label.shape, device=device) < 0.05, IGNORE)

@@ -1,0 +1,198 @@
+"""What changes while a run goes on, to a checkpoint and back."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.loader import TrainLoader
+from fastseg.device import environment
+from fastseg.distributed.ranks import Ranks, gather_states
+from fastseg.errors import UserError, shown
+from fastseg.labels import class_difference
+from fastseg.model import checkpoint
+from fastseg.model.deeplab import DeepLab
+from fastseg.model.weights import fitting, not_finite
+from fastseg.shards.manifest import Manifest
+from fastseg.storage import is_remote
+from fastseg.training.optim import Average
+from fastseg.training.step import TrainStep
+
+
+@dataclass
+class RunState:
+    """The parts of a run whose values a checkpoint holds."""
+
+    model: DeepLab
+    train_step: TrainStep
+    average: Average | None
+    step: int = 0
+    """Steps done."""
+    best: float = -math.inf
+    """Highest mIoU so far."""
+    evaluation_owed: bool = False
+    """An evaluation of this step was due and did not come to its end."""
+
+    def statistics(self) -> list[torch.Tensor]:
+        """Copies of batch norm's running statistics, which every rank has from its own images."""
+        return [buffer.clone() for buffer in self._statistics()]
+
+    def set_statistics(self, values: list[torch.Tensor]) -> None:
+        """Put the running statistics at ``values``."""
+        for buffer, value in zip(self._statistics(), values, strict=True):
+            buffer.copy_(value)
+
+    def _statistics(self) -> list[torch.Tensor]:
+        models = [self.model, self.average.model] if self.average else [self.model]
+        return [buffer for model in models for buffer in model.net.buffers() if buffer.is_floating_point()]
+
+    def check_finite(self) -> None:
+        """Refuse to keep weights, averages, statistics or an optimiser's values that are not finite numbers.
+
+        One look on the device and one wait for it; the ranks, which hold the same, come to the same end. Raises
+        :class:`UserError`, which names the tensor.
+        """
+        parts = {
+            "model": self.model.net.state_dict(),
+            "ema": self.average.model.net.state_dict() if self.average else {},
+            "optimizer": self.train_step.optimizer.state_dict()["state"],
+        }
+        states = (parts["model"], parts["ema"], *parts["optimizer"].values())
+        tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        largest = torch.nn.utils.get_total_norm([t for t in tensors if t.is_floating_point()], math.inf)
+        if not math.isfinite(largest.item()):
+            raise UserError(
+                f"at step {self.step} values in {not_finite(parts)} are not finite, and nothing is saved of "
+                "them; lower --optim.lr or set --optim.clip and go on from the last checkpoint"
+            )
+
+    def document(
+        self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
+    ) -> dict[str, Any] | None:
+        """The checkpoint, on the first rank; every rank has to call."""
+        mine = {
+            "rng": _rng_state(ranks.device),
+            "loader": loader.state(),
+            "statistics": [value.cpu() for value in own],
+        }
+        states = gather_states(mine)
+        if not ranks.first:
+            return None
+        return {
+            "step": self.step,
+            "steps_per_epoch": loader.steps_per_epoch,
+            "best": self.best,
+            "evaluation_owed": self.evaluation_owed,
+            "arch": config.model.arch,
+            "model": checkpoint.weights_of(self.model.net),
+            "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
+            "mean": self.model.mean.tolist(),
+            "std": self.model.std.tolist(),
+            "void": self.model.void,
+            "squeeze": list(self.model.squeeze) if self.model.squeeze else None,
+            "optimizer": self.train_step.optimizer.state_dict(),
+            "scaler": self.train_step.scaler.state_dict(),
+            "ranks": states,
+            "config": config.to_dict(),
+            "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
+            "classes": checkpoint.pack_classes(manifest.classes),
+            "dataset": {"name": manifest.name, "digest": manifest.digest()},
+            "versions": environment(),
+        }
+
+    @fitting()
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over weights, average, optimiser and scaler of a checkpoint; its settings are the configuration's."""
+        self.model.net.load_state_dict(saved["model"])
+        if self.average:
+            self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
+        for model in (self.model, self.average.model) if self.average else (self.model,):
+            model.mean.copy_(torch.tensor(saved["mean"]))
+            model.std.copy_(torch.tensor(saved["std"]))
+        optimizer = self.train_step.optimizer
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(saved["optimizer"])
+        for group, ours in zip(optimizer.param_groups, settings, strict=True):
+            group.update(ours)
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:
+                    # The fused kernels read both side by side: the same memory order, whatever the file's.
+                    state[name] = torch.empty_like(parameter).copy_(value)
+                elif value.dim():
+                    raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
+        if saved["scaler"]:
+            self.train_step.scaler.load_state_dict(saved["scaler"])
+        self.step, self.best, self.evaluation_owed = saved["step"], saved["best"], saved["evaluation_owed"]
+
+    @fitting()
+    def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+        """Put this rank's random generators and statistics where they were; returns its loader's state."""
+        mine = saved["ranks"][ranks.rank]
+        own, values = self._statistics(), mine["statistics"]
+        # The average's come last: it may have been switched on or off since.
+        if len(values) not in (len(own), len(own) // 2, 2 * len(own)):
+            raise ValueError(f"{len(values)} running statistics for {len(own)}")
+        for buffer, value in zip(own, values, strict=False):
+            buffer.copy_(value)
+        torch.set_rng_state(mine["rng"]["cpu"])
+        if ranks.device.type == "cuda" and "cuda" in mine["rng"]:
+            torch.cuda.set_rng_state(mine["rng"]["cuda"], ranks.device)
+        return dict(mine["loader"])
+
+
+def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
+    """The run's last checkpoint, or the one that ``config.resume`` names; None to start anew.
+
+    Raises :class:`UserError` with the difference where it is of another network or data set.
+    """
+    own = config.folder / "checkpoints" / "last.pt"
+    if config.resume == "never" or (config.resume == "auto" and not own.exists()):
+        return None
+    # A run that was started from a file has gone on since: its own checkpoint is the newer one.
+    path = own if own.exists() else Path(config.resume)
+    saved = checkpoint.load(path)
+    checkpoint.check_progress(saved, path)
+    with fitting(path):
+        trained_on = saved["dataset"]
+        differences = [
+            ("network", saved["arch"], config.model.arch),
+            ("optimiser", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
+            ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
+            ("class for void", saved["void"], config.model.void),
+            class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
+            ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
+        ]
+        _decides_batches(saved["config"])
+    for what, then, now in differences:
+        if then != now:
+            raise UserError(
+                f"{path} cannot be gone on from: its {what} is {then}, the run's is {now}; "
+                "use another --name, or --resume never"
+            )
+    return saved
+
+
+def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
+    """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation and seed."""
+    same = _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
+    return len(saved["ranks"]) == ranks.world and same
+
+
+def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
+    speed_only = ("threads", "prefetch", "eval_batch", "resident", "decoder")
+    data = {name: value for name, value in config["data"].items() if name not in speed_only}
+    return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
+
+
+def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set(name: Any, digest: Any) -> str:
+    """A data set in a few words: its digest tells it from another of its name."""
+    return f"{shown(name)} (digest {str(digest)[:16]})"

@@ -1,0 +1,159 @@
+"""One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastseg.config import Config, OptimConfig
+from fastseg.device import autocast, precision_of
+from fastseg.distributed.ranks import Ranks, sum_over_ranks
+from fastseg.model.deeplab import DeepLab
+from fastseg.model.loss import segmentation_loss
+from fastseg.training.compiled import CompiledNetwork, find_problem, wants_compiling
+from fastseg.training.optim import build_optimizer, set_rate
+from fastseg.training.profiler import span
+
+
+class LossNetwork(nn.Module):
+    """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
+
+    def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.model = model
+        loss = partial(segmentation_loss, dice=config.dice, void=model.void, weights=pixel_weights)
+        self.loss: Callable[..., Tensor] = loss
+
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        """See :func:`fastseg.model.loss.segmentation_loss`."""
+        return self.loss(self.model(image), label)
+
+
+class TrainStep:
+    """Holds the optimiser and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
+
+    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
+        """``model`` lies on ``ranks.device`` already and is trained in place; ``pixel_weights``: each class's, C."""
+        self.model = model
+        self.precision = precision_of(config.model.precision, ranks.device)
+        self.optimizer = build_optimizer(model, config.optim)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
+        self._config, self._optim, self._ranks = config, config.optim, ranks
+        problem = find_problem(config.model, ranks)
+        compiled = wants_compiling(config.model, ranks.device) and not problem
+        network = _wrap(LossNetwork(model, config.optim, pixel_weights), ranks, compiled)
+        self.network = CompiledNetwork(network, config.model, ranks, problem)
+
+    def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
+        """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
+
+        Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
+        all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
+        same (or what its class does), so that N ranks compute what one would with N times the batch (but for
+        Dice, which looks at a rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
+        """
+        if not self.model.training:
+            self.model.train()
+        with span("forward and loss"), autocast(self.precision, self._ranks.device):
+            sums = self.network(image, label)
+        # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
+        with span("communication"):
+            totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
+        pixels = totals[1:4:2].clamp(min=1e-6)
+        main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
+        set_rate(self.optimizer, rate)
+        norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
+        return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
+
+    @property
+    def config(self) -> Config:
+        """The settings as they came out: compiled only if that works."""
+        return replace(self._config, model=replace(self._config.model, compile=self.network.compiled))
+
+    def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
+        """Do a step on blank images up to the gradients, and leave no trace but the memory that it takes.
+
+        Twice: after the first search for a convolution's algorithm torch empties its cache, and with it goes what would
+        tell how much a step takes (https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cudnn/Conv_v8.cpp).
+        """
+        device, model = self._ranks.device, self.model.train()
+        image, label = (torch.zeros(batch, *crop, *more, dtype=torch.uint8, device=device) for more in ((3,), ()))
+        before = [buffer.clone() for buffer in model.buffers()]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for _ in range(2 if device.type == "cuda" else 1):
+                with autocast(self.precision, device):
+                    sums = self.network(image, label)
+                (sums[0] + sums[2]).backward()
+                self.optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    def _update(self, loss: Tensor, total: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with span("backward"):
+            self.scaler.scale(loss).backward()
+        with span("optimiser"):
+            return self._step(total)
+
+    def _step(self, total: Tensor) -> Tensor:
+        self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._optim.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
+        if not self.scaler.is_enabled():
+            # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
+            self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+
+@contextmanager
+def search_algorithms(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms for every new size of input, as it does in training, only if ``wanted``.
+
+    Frames of many sizes would each be searched for anew, 50 convolutions and torch's cached memory dropped each time.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before and wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _wrap(network: LossNetwork, ranks: Ranks, compiled: bool) -> nn.Module:
+    if ranks.world == 1:
+        return network
+    # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return DistributedDataParallel(
+        network,
+        device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
+        static_graph=not compiled,
+        # Running statistics are averaged before they are used: no broadcast in every step.
+        **_NO_SYNC,
+    )
+
+
+# torch 2.15's name for what was broadcast_buffers.
+_RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+_NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+
+
+def use_sync_bn(config: Config, ranks: Ranks) -> bool:
+    """Whether batch-norm statistics are taken over all ranks: worth its messages where a rank's batch is small."""
+    # CPU ranks answer each of its messages, a hundred in a step, by way of the kernel: only where they are asked to.
+    auto = ranks.device.type == "cuda" and config.data.batch < 8
+    wanted = auto if config.model.sync_bn is None else config.model.sync_bn
+    return wanted and ranks.world > 1

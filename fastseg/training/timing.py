@@ -1,0 +1,97 @@
+"""Where a step's time goes: how long the device had nothing to do because the batch was not there."""
+
+import signal
+import time
+from typing import NamedTuple
+
+import torch
+
+
+class Window(NamedTuple):
+    """What happened since the last one was taken."""
+
+    seconds: float
+    steps: int
+    waiting: float
+    """Share of the time that the device waited for data, 0–1."""
+
+
+class StepClock:
+    """Times steps on the device, without stopping it.
+
+    On a GPU the host runs ahead, so the time it spends in the loader says nothing. Events in the GPU's own queue
+    do: one behind a step's last kernel, one before the next step's first; what lies between is idleness.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._last = Window(0.0, 0, 0.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window, leaving out whatever happened since the last one (an evaluation, say)."""
+        self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._asked: float | torch.cuda.Event = 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """As if the last ``seconds`` had not been."""
+        self._start += seconds
+
+    def ask(self) -> None:
+        """Call before a batch is asked for."""
+        self._asked = self._event() if self._cuda else time.perf_counter()
+
+    def got(self) -> None:
+        """Call when the batch is there."""
+        if isinstance(self._asked, float):
+            self._waited += time.perf_counter() - self._asked
+        else:
+            self._gaps.append((self._asked, self._event()))
+
+    def stepped(self) -> None:
+        """Call when a step is known to be done."""
+        self._steps += 1
+
+    def take(self) -> Window:
+        """The window since the last one; begins a new one. Without a step since then it is the last one again."""
+        if not self._steps:
+            return self._last
+        done = [pair for pair in self._gaps if pair[1].query()]
+        pending = [pair for pair in self._gaps if pair not in done]
+        waited = self._waited + sum(begin.elapsed_time(end) for begin, end in done) / 1000
+        seconds = time.perf_counter() - self._start
+        self._last = Window(seconds, self._steps, min(waited / seconds, 1.0))
+        self.restart()
+        self._gaps = pending
+        return self._last
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class Stopping:
+    """Whether SIGTERM or Ctrl-C has asked this process to stop. A second Ctrl-C stops it at once."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    @property
+    def asked(self) -> bool:
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as shells have it; SIGTERM's where another rank was asked."""
+        return 128 + (self._signal or signal.SIGTERM)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        self._signal = number
+        # Batch systems send SIGTERM to a job's every process, and torchrun passes it on: it comes twice.
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,268 @@
+"""The training loop: everything above is called from here, and nothing of it knows the rest."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from fastseg.config import Config
+from fastseg.data.loader import EvalLoader, TrainLoader
+from fastseg.device import Mailbox, autocast
+from fastseg.distributed.ranks import Ranks, barrier, count_bad, mean_over_ranks
+from fastseg.errors import USER_ERROR, UserError
+from fastseg.evaluation.evaluator import evaluate
+from fastseg.evaluation.metrics import score
+from fastseg.model import checkpoint
+from fastseg.model.inference import predict
+from fastseg.report.report import write_report
+from fastseg.shards.manifest import Manifest
+from fastseg.training.flops import device_peak, run_flops
+from fastseg.training.memory import peak_memory
+from fastseg.training.optim import peak_rate, rate_at, total_steps
+from fastseg.training.profiler import StepProfiler, span, tables
+from fastseg.training.run_log import RunLog, record_evaluation
+from fastseg.training.stage_profile import profile_document, stages_beside
+from fastseg.training.state import RunState
+from fastseg.training.step import search_algorithms
+from fastseg.training.timing import StepClock, Stopping
+
+WORST_IMAGES = 8
+"""Overlays that a run keeps of its last evaluation."""
+MAX_OVERFLOWS = 30
+"""Steps in a row that fp16's loss scaler may skip. It halves its scale each time: from 65536 to below 1e-4, where
+fairseq gives up as well (--min-loss-scale)."""
+
+
+class Trainer:
+    """One run on one rank. Only the first rank has a ``log``."""
+
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        ranks: Ranks,
+        state: RunState,
+        loaders: tuple[TrainLoader, EvalLoader],
+        log: RunLog | None,
+        profile: bool = False,
+    ) -> None:
+        self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
+        self.loader, self.eval_loader = loaders
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total = total_steps(config.optim, self.steps_per_epoch)
+        self.clock, self.stopping = StepClock(ranks.device), Stopping()
+        self.mailbox = Mailbox[int](ranks.device)
+        self.losses: list[list[float]] = []
+        self.overflows = 0
+        self.saved = state.step
+        """The step of the last checkpoint."""
+        self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
+        folder, left = config.folder / "profile", self.total - state.step
+        filling = self.steps_per_epoch if self.loader.resident else 0
+        self.profiler = StepProfiler(folder, ranks.device, left, filling) if profile and left > 0 else None
+
+    def fit(self) -> None:
+        """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
+        state = self.state
+        stop = self.pause() if state.evaluation_owed else False
+        while state.step < self.total and not stop:
+            stop = self.advance()
+        if stop:
+            again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
+            self.say(f"stopped at step {state.step} of {self.total}; {again} goes on from there")
+            sys.exit(self.stopping.exit_code)
+        if self.log:
+            self.say(f"finished; the report is {write_report(self.config.folder)}")
+
+    def advance(self) -> bool:
+        """One step, and the evaluation and the checkpoint where they are due after it. Returns whether to stop."""
+        with span("step"):
+            mail = self.train()
+        stop = self.arrived(mail)
+        if self.profiler and self.profiler.stepped():
+            self.write_profile(self.profiler)
+        if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
+            stop = self.pause(stop)
+        return stop
+
+    def train(self) -> tuple[int, list[float]] | None:
+        """One step; returns the numbers that have arrived, with their step."""
+        state = self.state
+        self.clock.ask()
+        with span("data"), self.rescuing():
+            batch = self.loader.next()
+        self.clock.got()
+        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
+        if state.average:
+            with span("average"):
+                state.average.update(state.step)
+        state.step += 1
+        # On a GPU these are the numbers of the step before: it never waits for the host to look.
+        return self.mailbox.exchange(state.step, numbers)
+
+    def pause(self, stop: bool = False) -> bool:
+        """Between steps: evaluate if that is due, and save. Returns whether to stop."""
+        state, improved = self.state, False
+        # Nothing is kept of a step whose loss has not been seen to be finite.
+        stop = self.arrived(self.mailbox.collect()) or stop
+        if self.profiler and self.profiler.recording:  # what follows is no part of a step
+            self.write_profile(self.profiler)
+        own = state.statistics()
+        state.set_statistics(mean_over_ranks(own))
+        state.check_finite()
+        state.evaluation_owed |= self.due(self.config.eval_every)
+        if state.evaluation_owed and not stop:
+            with self.rescuing():
+                improved, stop = self.evaluate()
+            state.evaluation_owed = stop
+        self.save(own, keep=improved)
+        state.set_statistics(own)
+        self.clock.restart()
+        return stop
+
+    @contextmanager
+    def rescuing(self) -> Iterator[None]:
+        """Save what is done where the data ends the run; of several ranks the others are in the middle of a step."""
+        try:
+            yield
+        except UserError:
+            if self.ranks.world == 1 and self.state.step > self.saved:
+                self.arrived(self.mailbox.collect())
+                self.state.check_finite()
+                self.save(self.state.statistics())
+            raise
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step`` (from 0)."""
+        optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
+        peak = peak_rate(optim, self.config.data.batch * self.ranks.world)
+        return rate_at(step, self.total, warmup, peak, optim)
+
+    def due(self, epochs: float) -> bool:
+        """Whether the step just done completes another ``epochs`` epochs, or the run."""
+        every, step = epochs * self.steps_per_epoch, self.state.step
+        return step == self.total or step // every > (step - 1) // every
+
+    def arrived(self, mail: tuple[int, list[float]] | None) -> bool:
+        """Look at a step (from 1) and what :class:`TrainStep` computed in it; returns whether a rank wants to stop.
+
+        Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite, or the gradient in
+        more steps in a row than the loss scaler may try.
+        """
+        if mail is None:
+            return False
+        step, (main, aux, norm, stops) = mail
+        self.clock.stepped()
+        loss = main + self.config.optim.aux * aux
+        self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
+        scaled = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
+        if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
+            if not self.ranks.first:
+                sys.exit(USER_ERROR)  # the first rank says it for all
+            repeated = f" for {self.overflows} steps now" if self.overflows > 1 else ""
+            raise UserError(
+                f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
+                f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
+                f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and go on from the last checkpoint"
+            )
+        self.losses.append([loss, main, aux, norm])
+        if step % self.config.log_every == 0 or step == self.total:
+            self.log_losses(step)
+        return stops > 0
+
+    def log_losses(self, step: int) -> None:
+        """Write the means since the last line, and how fast it went."""
+        loss, main, aux, norm = (sum(column) / len(self.losses) for column in zip(*self.losses, strict=True))
+        self.losses.clear()
+        window = self.clock.take()
+        tflops = self.flops * window.steps / window.seconds / 1e12
+        bad = count_bad(self.loader.bad_samples(), self.config.max_bad_samples)
+        if self.log:
+            self.log.train(
+                step,
+                epoch=step / self.steps_per_epoch,
+                loss=loss,
+                loss_out=main,
+                loss_aux=aux,
+                gradient_norm=norm,
+                lr=self.rate(step - 1),
+                images_per_second=window.steps * self.config.data.batch / window.seconds,
+                tflops=tflops,
+                **({"mfu": tflops / self.peak} if self.peak else {}),
+                waiting=window.waiting,
+                bad_samples=bad,
+                memory=peak_memory(self.ranks.device),
+            )
+
+    def evaluate(self) -> tuple[bool, bool]:
+        """Score the averaged weights (or the trained ones) on the evaluation split.
+
+        Returns whether they are the best so far, and whether a rank was asked to stop meanwhile.
+        """
+        model = (self.state.average.model if self.state.average else self.state.model).eval()
+        classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
+        with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
+            result = evaluate(
+                partial(predict, model),
+                self.eval_loader,
+                len(classes),
+                keep_worst=WORST_IMAGES,
+                interrupted=lambda: self.stopping.asked,
+            )
+        if result is None:
+            return False, True
+        scores = score(result.matrix, classes)
+        improved = scores.miou > self.state.best
+        self.state.best = max(self.state.best, scores.miou)
+        if self.log:
+            keys, best = self.eval_loader.sample_keys(), scores.miou == self.state.best
+            step, weights = self.state.step, "ema" if self.state.average else "model"
+            epoch = step / self.steps_per_epoch
+            record_evaluation(
+                self.log, result, scores, classes, keys, step=step, epoch=epoch, weights=weights, best=best
+            )
+        return improved, False
+
+    def write_profile(self, profiler: StepProfiler) -> None:
+        """Leave what the profiler saw, and the network's stages measured beside it, while the run's clock stands."""
+        begin = time.perf_counter()
+        self.profiler = None
+        step = profiler.finish()
+        if self.log:
+            self.say(f"profiled {step['steps']} steps")
+            config = self.state.train_step.config
+            # At once: stages take minutes to compile, in which a run may be ended.
+            self.log.write("profile/profile", profile_document(step, [], config, self.ranks))
+            stages = stages_beside(config, len(self.manifest.classes), self.ranks)
+            document = profile_document(step, stages, config, self.ranks)
+            self.log.write("profile/profile", document)
+            for table in tables(document):
+                self.log.show(table)
+            self.say(f"the profile is in {profiler.folder}")
+        self.clock.leave_out(time.perf_counter() - begin)
+
+    def save(self, own: list[torch.Tensor], keep: bool = False) -> None:
+        """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call.
+
+        ``own`` are this rank's statistics; the network holds the mean of all ranks'.
+        """
+        document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
+        if document:
+            folder = self.config.folder / "checkpoints"
+            if keep:
+                # First the best: killed before the last follows, the run comes here again from an older one.
+                checkpoint.save(folder / "best.pt", document)
+                checkpoint.keep(folder / "best.pt", folder / "last.pt")
+            else:
+                checkpoint.save(folder / "last.pt", document)
+        self.saved = self.state.step
+        barrier()
+
+    def say(self, sentence: str) -> None:
+        """One line for the person who watches."""
+        if self.log:
+            self.log.say(sentence)

@@ -1,0 +1,237 @@
+"""The rivals of the loader do the same work as an independent reference, and as their docstrings promise."""
+
+import inspect
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import layouts
+from bench import peers
+from bench.suite import contest
+from bench.suite.contest import Contestant
+from bench.suite.frames import Frames, Work, frames_of_shards
+from fastseg.data.augment import Window, random_numbers
+from fastseg.errors import UserError
+from fastseg.packing.pack import pack
+from fastseg.packing.sources import open_source
+
+WIDTH, HEIGHT = 256, 128
+SEED = 0
+WORK = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4)
+COLOURS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
+UNTAUGHT = np.array([240, 220, 60], np.uint8)
+"""What ignored pixels look like."""
+SMOOTH = {"seed", "webdataset_opencv", "nvimagecodec", "streaming"}
+"""They do not antialias, which a frame without fine detail does not show."""
+
+
+def why_not(peer: ModuleType) -> str | None:
+    """Why it cannot be measured here."""
+    return contest.why_not(Contestant("loader", "", "", "", {}, requires=peer.REQUIRES, python=peers.interpreter(peer)))
+
+
+INSTALLED = [name for name in peers.loaders() if not why_not(peers.load(name))]
+
+
+def peer_of(name: str) -> ModuleType:
+    peer = peers.load(name)
+    if absent := why_not(peer):
+        pytest.skip(absent)
+    if peers.interpreter(peer) != sys.executable:
+        pytest.skip(f"lives in another environment, {peers.interpreter(peer)}: run these tests there")
+    return peer
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    """Six frames: two of noise, one of them smooth; the others show their mask in colours."""
+    folder = tmp_path_factory.mktemp("peers")
+    source = layouts.write_folder_dataset(folder / "source", train=6, val=1, size=(WIDTH, HEIGHT))
+    images = source / "train/images"
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(images / "train_000.png")
+    for path in sorted(images.iterdir())[2:]:
+        values = np.asarray(Image.open(source / "train/masks" / path.name))
+        table = np.zeros((10, 3), np.uint8)
+        table[[0, 1, 4]], table[9] = COLOURS, UNTAUGHT
+        # With some grain, so that no two crops are alike.
+        grain = np.random.default_rng(1).integers(-4, 5, (HEIGHT, WIDTH, 3))
+        Image.fromarray((table[values] + grain).astype(np.uint8)).save(path)
+    pack(open_source(source), folder / "shards", workers=1)
+    return frames_of_shards(folder / "shards", 6, folder / "cache", workers=1)
+
+
+def windows() -> list[Window]:
+    """Thirty, of all kinds."""
+    drawn = [WORK.draw(random_numbers(SEED, 0, number))((HEIGHT, WIDTH)) for number in range(30)]
+    assert any(w.height < 96 and w.flip for w in drawn)
+    assert any(w.height < 96 and not w.flip for w in drawn)
+    assert any(w.bottom - w.top > w.height and w.height == 96 for w in drawn)
+    assert any(w.bottom - w.top < 96 for w in drawn)
+    assert sum(not undecided(w).any() for w in drawn) >= 12
+    return drawn
+
+
+def reference(image: Image.Image, mask: Image.Image, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """What Pillow makes of a window."""
+    box = (window.left, window.top, window.right, window.bottom)
+    size = (window.width, window.height)
+    shown = image.crop(box).resize(size, Image.Resampling.BILINEAR)
+    labels = mask.crop(box).resize(size, Image.Resampling.NEAREST)
+    return placed(np.asarray(shown), window, WORK.fill), placed(np.asarray(labels), window, 255)
+
+
+def undecided(window: Window) -> np.ndarray:
+    """Where the nearest pixel is two: the centre of a pixel of the crop lies on the border between two of the frame.
+
+    The libraries' rounding decides there (64 → 96 pixels: at every third).
+    """
+    rows, columns = (
+        (2 * np.arange(length) + 1) * seen % (2 * length) == 0
+        for length, seen in ((window.height, window.bottom - window.top), (window.width, window.right - window.left))
+    )
+    return placed(rows[:, None] | columns, window, False)
+
+
+def placed(shown: np.ndarray, window: Window, fill: Any) -> np.ndarray:
+    """The finished crop: flipped and padded."""
+    crop = np.empty((96, 96, *shown.shape[2:]), shown.dtype)
+    crop[:] = fill
+    part = shown[:, ::-1] if window.flip else shown
+    crop[window.above : window.above + window.height, window.before : window.before + window.width] = part
+    return crop
+
+
+def codecs(peer: ModuleType) -> list[dict[str, Any]]:
+    """The candidates' settings that decide what a sample looks like, each once."""
+    names = {"masks", "decoder", "decode"}
+    kinds = [{k: v for k, v in settings.items() if k in names} for settings in peer.candidates(2)]
+    return [kind for number, kind in enumerate(kinds) if kind not in kinds[:number]]
+
+
+def as_bytes(image: torch.Tensor) -> np.ndarray:
+    """An image as uint8 h×w×3; the seed's is normalised, channels first."""
+    if image.dtype == torch.uint8:
+        return image.numpy()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((image.permute(1, 2, 0) * std + mean) * 255).round().clamp(0, 255).byte().numpy()
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+@pytest.mark.parametrize("name", peers.loaders())
+def test_a_sample_is_what_pillow_makes_of_it(name: str, frames: Frames) -> None:
+    peer = peer_of(name)
+    for settings in codecs(peer):
+        smooth = name in SMOOTH or settings.get("decoder") == "opencv"
+        key = frames.keys[0 if smooth else 1]
+        encoded, masks = frames.image(key).read_bytes(), frames.mask(key, settings.get("masks", "png")).read_bytes()
+        image, mask = Image.open(frames.image(key)), Image.open(frames.mask(key))
+        for window in windows():
+            sizes: list[tuple[int, int]] = []
+
+            def draw(size: tuple[int, int], window: Window = window, sizes: list = sizes) -> Window:
+                sizes.append(tuple(size))
+                return window
+
+            shown, labels = peer.sample(encoded, masks, draw, WORK, **settings)
+            expected, expected_labels = reference(image, mask, window)
+            assert sizes == [(HEIGHT, WIDTH)]
+            assert not ((labels.numpy() != expected_labels) & ~undecided(window)).any(), (settings, window)
+            difference = np.abs(as_bytes(shown).astype(int) - expected)
+            # Rounding, and another JPEG decoder's; bilinear weights of 11 bits or of 8.
+            assert difference.mean() < 0.6, (settings, window)
+            assert difference.max() <= (5 if settings.get("decoder") == "ffmpeg" else 3), (settings, window)
+
+
+def first_batches(peer: ModuleType, frames: Frames, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of its first candidate with a single worker."""
+    settings = peer.candidates(1)[0]
+    peer.prepare(frames)
+    batches = peer.batches(frames, WORK, **settings)
+    assert inspect.isgenerator(batches)
+    yield from itertools.islice(batches, count)
+    batches.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", peers.loaders())
+def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> None:
+    peer, seen = peer_of(name), []
+    for image, label in first_batches(peer, frames, 6):
+        if name == "seed":
+            assert (image.shape, image.dtype, label.dtype) == ((4, 3, 96, 96), torch.float32, torch.int64)
+        else:
+            assert (image.shape, image.dtype, label.dtype) == ((4, 96, 96, 3), torch.uint8, torch.uint8)
+        assert label.shape == (4, 96, 96)
+        assert image.is_contiguous()
+        assert label.is_contiguous()
+        assert set(label.unique().tolist()) <= {0, 1, 2, 255}
+        seen += [(as_bytes(one), labels.numpy()) for one, labels in zip(image, label, strict=True)]
+    # 24 samples of 6 frames: endless, each another crop.
+    assert len({image.tobytes() for image, _ in seen}) == 24
+    assert sum(_matches(image, labels) for image, labels in seen) >= 8
+
+
+def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether an image shows its labels' colours; false for the frames of noise, where colours mean nothing."""
+    taught = labels < 3
+    if not taught.any():
+        return False
+    nearest = np.abs(image[taught][:, None].astype(int) - COLOURS).sum(-1).argmin(-1)
+    error = np.abs(image[taught].astype(int) - COLOURS[nearest]).sum(-1)
+    if np.median(error) > 12:
+        return False
+    right = (nearest == labels[taught]).mean()
+    assert right > 0.93, "an image beside the labels of another"
+    return True
+
+
+def test_all_that_can_be_tested_without_an_environment_of_its_own_is_installed() -> None:
+    """Peers whose libraries are requirements of fastseg itself have no excuse."""
+    assert {"torchvision_v2"} <= set(INSTALLED)
+
+
+def test_names() -> None:
+    assert {"seed", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming"} <= set(peers.loaders())
+    assert set(peers.loaders()) <= set(peers.known())
+    assert not any(name.startswith("_") for name in peers.known())
+    for name in INSTALLED:
+        candidates = peers.load(name).candidates(2, "cpu")
+        assert candidates == peers.load(name).candidates(2)
+        assert all(settings.get("decode") != "cuda" and settings.get("decoder") != "nvjpeg" for settings in candidates)
+    with pytest.raises(UserError, match=r"no peer 'ffcv'; choose from: .*seed"):
+        peers.load("ffcv")
+    shown = [peers.load(name).NAME for name in peers.loaders()]
+    assert len(set(shown)) == len(shown)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    peer = ModuleType("peer")
+    peer.REQUIRES = ("numpy", "no-such-distribution")  # type: ignore[attr-defined]
+    assert why_not(peer) == "not installed: no-such-distribution"
+    peer.ENVIRONMENT = "FASTSEG_TEST_PYTHON"  # type: ignore[attr-defined]
+    assert peers.interpreter(peer) == sys.executable
+    monkeypatch.setenv("FASTSEG_TEST_PYTHON", str(tmp_path / "python"))
+    assert why_not(peer) == "not installed: numpy, no-such-distribution"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    contest._version.cache_clear()
+    assert why_not(peer) == "not installed: no-such-distribution"
+
+
+def test_listing_them_imports_none_of_their_libraries() -> None:
+    code = (
+        "import sys; from bench import peers; [p.candidates(2, 'cuda') for p in map(peers.load, peers.loaders())]; "
+        "print(*sorted({'torch', 'cv2', 'litdata', 'spdl', 'webdataset', 'albumentations'} & set(sys.modules)))"
+    )
+    root = Path(peers.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "\n"

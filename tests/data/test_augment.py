@@ -1,0 +1,76 @@
+"""What is drawn: windows inside the frame, of the right size, everywhere, and the same again for the same sample."""
+
+import numpy as np
+import pytest
+
+from fastseg.data.augment import Augmentation, Window, draw_colour, draw_window, random_numbers
+
+FRAME, CROP = (96, 160), (64, 80)
+
+
+def draw(count: int, augmentation: Augmentation, frame: tuple[int, int] = FRAME) -> list[Window]:
+    return [draw_window(random_numbers(3, 0, i), frame, augmentation) for i in range(count)]
+
+
+def test_a_sample_draws_the_same_again_and_others_else() -> None:
+    settings = Augmentation(CROP)
+    one, again, epoch, seed, sample = (
+        draw_window(random_numbers(*stream), FRAME, settings)
+        for stream in ((1, 2, 3), (1, 2, 3), (1, 3, 3), (2, 2, 3), (1, 2, 4))
+    )
+    assert one == again
+    assert len({one, epoch, seed, sample}) == 4
+
+
+@pytest.mark.parametrize("frame", [FRAME, (50, 300), (64, 80), (1, 1)])
+def test_windows_lie_in_the_frame_and_in_the_crop(frame: tuple[int, int]) -> None:
+    for w in draw(500, Augmentation(CROP, scale=(0.3, 3.0)), frame):
+        for start, stop, length, size, before, crop in (
+            (w.top, w.bottom, frame[0], w.height, w.above, CROP[0]),
+            (w.left, w.right, frame[1], w.width, w.before, CROP[1]),
+        ):
+            assert 0 <= start < stop <= length
+            assert 0 <= before <= crop - size
+            assert size >= 1
+            # Padded only where the whole frame is seen.
+            assert size == crop or (start, stop) == (0, length)
+
+
+def test_a_window_is_the_crop_divided_by_the_ratio() -> None:
+    for ratio in (0.9, 1.0, 1.37, 2.0):
+        for w in draw(5, Augmentation(CROP, scale=(ratio, ratio))):
+            assert (w.bottom - w.top, w.right - w.left) == (round(CROP[0] / ratio), round(CROP[1] / ratio))
+            assert (w.height, w.width) == CROP
+    (w,) = draw(1, Augmentation(CROP, scale=(0.5, 0.5)))
+    assert (w.height, w.width) == (48, 80)
+
+
+def test_a_squeezed_frame_is_shown_whole() -> None:
+    drawn = draw(400, Augmentation(CROP, flip=0.25, squeeze=True), frame=(50, 300))
+    assert {w[:-1] for w in drawn} == {(0, 50, 0, 300, *CROP, 0, 0)}
+    assert 0.18 < np.mean([w.flip for w in drawn]) < 0.32
+
+
+def test_draws_cover_what_is_allowed_evenly() -> None:
+    drawn = draw(4000, Augmentation(CROP, scale=(0.5, 2.0), flip=0.25))
+    ratio = np.array([w.width / (w.right - w.left) for w in drawn])
+    share = np.array([w.left / (FRAME[1] - (w.right - w.left)) for w in drawn if w.right - w.left < FRAME[1] - 20])
+    padded = np.array([w.above / (CROP[0] - w.height) for w in drawn if w.height < CROP[0] - 8])
+    for values, low, high in ((ratio, 0.5, 2.0), (share, 0.0, 1.0), (padded, 0.0, 1.0)):
+        assert low - 0.01 <= values.min() < low + 0.03 * (high - low)
+        assert high - 0.03 * (high - low) < values.max() <= high + 0.02
+        assert abs(values.mean() - (low + high) / 2) < 0.04 * (high - low)
+    assert 0.22 < np.mean([w.flip for w in drawn]) < 0.28
+
+
+def test_colours_change_half_of_the_samples() -> None:
+    settings = Augmentation(CROP, brightness=0.1, contrast=0.5, hue=18)
+    drawn = np.array([draw_colour(random_numbers(1, 0, i), settings) for i in range(2000)])
+    assert settings.coloured
+    assert not Augmentation(CROP).coloured
+    assert (drawn[:, 2] == 1).all()
+    for column, centre, most in ((0, 1, 0.1), (1, 1, 0.5), (3, 0, 18)):
+        off = drawn[:, column] - centre
+        assert 0.45 < (off != 0).mean() < 0.55
+        assert 0.95 * most < np.abs(off).max() <= most
+        assert abs(off.mean()) < 0.05 * most

@@ -1,0 +1,238 @@
+"""Sources: what is found in each layout, and every refusal by its sentence."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fastseg.errors import UserError
+from fastseg.packing.sources import Member, open_source
+from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
+
+
+def test_zips_and_folders_hold_the_same_samples(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path / "folder", train=3, val=2, test=1)
+    zips = zip_cityscapes(folder, tmp_path / "zips")
+    from_folder, from_zips = open_source(folder), open_source(zips)
+    assert [(s.key, s.split) for s in from_folder.samples] == [
+        ("aachen_000000_000019", "train"),
+        ("aachen_000001_000019", "train"),
+        ("aachen_000002_000019", "train"),
+        ("lindau_000000_000019", "val"),
+        ("lindau_000001_000019", "val"),
+        ("berlin_000000_000019", "test"),
+    ]
+    for one, other in zip(from_folder.samples, from_zips.samples, strict=True):
+        assert (one.key, one.split) == (other.key, other.split)
+        assert one.image.read() == other.image.read()
+        assert (one.mask is None) == (other.mask is None) == (one.split == "test")
+        assert one.mask is None or other.mask is None or one.mask.read() == other.mask.read()
+    assert from_folder.table.name == "cityscapes"
+    assert pickle.loads(pickle.dumps(from_zips.samples)) == from_zips.samples
+
+
+def test_a_zip_as_the_source_means_its_folder(tmp_path: Path) -> None:
+    zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
+    assert len(open_source(zips / "leftImg8bit_trainvaltest.zip").samples) == 6
+
+
+def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    with pytest.raises(UserError, match=rf"no Cityscapes .*{tmp_path}/data; download it with: csDownload -d data left"):
+        open_source()
+    write_cityscapes(tmp_path / "data", train=1, val=0)
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path / "elsewhere"))
+    assert len(open_source().samples) == 1
+    write_cityscapes(tmp_path / "elsewhere", train=3, val=0)
+    assert len(open_source().samples) == 3
+
+
+def test_folder_dataset(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=1, val=1)
+    write_pair(tmp_path, "train", "0001TP_006690")
+    noise(1, (8, 8)).save(tmp_path / "train" / "images" / ".hidden.png")
+    (tmp_path / "train" / "images" / "notes.txt").write_text("no image")
+    source = open_source(tmp_path)
+    assert [sample.key for sample in source.samples] == ["0001tp_006690", "train_000", "val_000"]
+    assert source.table.name == "shapes"
+    assert [sample.split for sample in open_source(tmp_path, splits=("val",)).samples] == ["val"]
+
+
+def test_a_test_split_needs_no_masks_but_may_have_them(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=1, val=0)
+    write_pair(tmp_path, "test", "a")
+    write_pair(tmp_path, "test", "b")
+    assert all(sample.mask for sample in open_source(tmp_path).samples)
+    (tmp_path / "test" / "masks" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"test/images/a\.png has no mask"):
+        open_source(tmp_path)
+    (tmp_path / "test" / "masks" / "b.png").unlink()
+    assert [sample.mask for sample in open_source(tmp_path, splits=("test",)).samples] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("masks", r"the image \S+images/train_001\.png has no mask \(and 1 more\); add the mask"),
+        ("images", r"the mask \S+masks/train_001\.png has no image \(and 1 more\); add the image"),
+    ],
+)
+def test_lonely_files_are_refused(tmp_path: Path, kind: str, sentence: str) -> None:
+    write_folder_dataset(tmp_path)
+    for number in (1, 2):
+        (tmp_path / "train" / kind / f"train_00{number}.png").unlink()
+    with pytest.raises(UserError, match=sentence):
+        open_source(tmp_path)
+
+
+def test_lonely_cityscapes_files_are_refused(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path / "folder")
+    (folder / "gtFine/val/lindau/lindau_000001_000019_gtFine_labelIds.png").unlink()
+    zips = zip_cityscapes(folder, tmp_path / "zips")
+    for place in (folder, zips):
+        with pytest.raises(UserError, match=r"lindau_000001_000019_leftImg8bit\.png has no mask"):
+            open_source(place)
+
+
+@pytest.mark.parametrize("stem", ["with space", "dot.ted", "straße", "x" * 91])
+def test_names_outside_the_allowed_characters_are_refused(tmp_path: Path, stem: str) -> None:
+    write_folder_dataset(tmp_path)
+    write_pair(tmp_path, "train", stem)
+    with pytest.raises(UserError, match=rf"{stem}\.png is not allowed; rename it"):
+        open_source(tmp_path)
+
+
+def test_colliding_keys_are_refused(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path)
+    write_pair(tmp_path, "train", "TRAIN_000")
+    with pytest.raises(UserError, match="both have the key 'train_000'"):
+        open_source(tmp_path)
+
+
+def test_lossy_masks_are_refused(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path)
+    (tmp_path / "val" / "masks" / "val_000.png").rename(tmp_path / "val" / "masks" / "val_000.jpg")
+    with pytest.raises(UserError, match=r"the mask \S+val_000\.jpg must be one of \.png"):
+        open_source(tmp_path)
+
+
+def test_missing_halves_and_splits_are_named(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path / "folder", test=0)
+    with pytest.raises(UserError, match="holds no image of the split test, only of: train, val"):
+        open_source(folder, splits=("test",))
+    with pytest.raises(UserError, match="--splits has 'training'; it takes train, val, test"):
+        open_source(folder, splits=("training",))
+    zips = zip_cityscapes(folder, tmp_path / "zips")
+    (zips / "gtFine_trainvaltest.zip").unlink()
+    with pytest.raises(UserError, match=r"has no gtFine \(neither the folder nor gtFine_trainvaltest\.zip\)"):
+        open_source(zips)
+    own = write_folder_dataset(tmp_path / "own")
+    (own / "classes.json").unlink()
+    with pytest.raises(UserError, match=r"classes\.json does not exist"):
+        open_source(own)
+
+
+def test_own_images_without_splits_are_told_where_to_go(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"mine holds images but no splits; put images into \S+mine/train/images"):
+        open_source(tmp_path / "mine")
+    with pytest.raises(UserError, match="yours does not exist"):
+        open_source(tmp_path / "yours")
+
+
+def test_a_source_that_is_none_is_told_what_it_holds(tmp_path: Path) -> None:
+    mix, packed, empty, archive = (tmp_path / name for name in ("mix", "packed", "empty", "mine.zip"))
+    for folder in (mix, packed, empty):
+        folder.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.png", "d.png", "e.txt", ".hidden"):
+        (mix / name).touch()
+    (packed / "manifest.json").touch()
+    zipfile.ZipFile(archive, "w").close()
+    for place, sentence in (
+        (
+            mix,
+            r"mix holds a\.jpg, b\.jpg, c\.png, d\.png and 1 more, but no .* and no Cityscapes; put .*docs/data\.md",
+        ),
+        (packed, r"packed is a packed set already; train on it with --shards \S+packed"),
+        (empty, r"empty is empty; put images into \S+empty/train/images"),
+        (mix / "e.txt", r"e\.txt is a file; name the folder"),
+        (archive, r"mine\.zip is a file; unpack it and name the folder"),
+    ):
+        with pytest.raises(UserError, match=sentence) as refused:
+            open_source(place)
+        assert "csDownload" not in str(refused.value)
+
+
+def test_a_set_laid_out_as_cityscapes_may_have_a_name_of_its_own(tmp_path: Path) -> None:
+    folder = write_cityscapes(tmp_path / "folder", train=1, val=0)
+    before = open_source(folder)
+    (folder / "leftImg8bit" / "name.txt").write_text("our streets\n")
+    after = open_source(folder)
+    assert after.table.name == "our streets"
+    assert (after.table.classes, after.samples) == (before.table.classes, before.samples)
+    classes = write_folder_dataset(tmp_path / "own") / "classes.json"
+    assert open_source(folder, classes).table.name == "shapes"
+    for wrong in (b"", b"x" * 101, b"\x1b[2J"):
+        (folder / "leftImg8bit" / "name.txt").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"name\.txt has the name .*; it must be 1 to 100 printable characters"):
+            open_source(folder)
+    (folder / "leftImg8bit" / "name.txt").write_bytes(b"\xff\xff")
+    with pytest.raises(UserError, match=r"name\.txt cannot be read .*; write the name of the set into it"):
+        open_source(folder)
+
+
+def _add(zips: Path, name: str, mode: int = 0o100644) -> None:
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = mode << 16
+    with zipfile.ZipFile(zips / "leftImg8bit_trainvaltest.zip", "a") as archive:
+        archive.writestr(entry, b"x")
+
+
+@pytest.mark.parametrize("name", ["../up.png", "leftImg8bit/../../up.png", "/etc/up.png", "a\\b.png"])
+def test_zip_members_that_point_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
+    _add(zips, name)
+    with pytest.raises(UserError, match="has a member that points elsewhere"):
+        open_source(zips)
+
+
+def test_symbolic_links_in_zips_are_refused(tmp_path: Path) -> None:
+    zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
+    _add(zips, "leftImg8bit/train/x/link.png", mode=0o120777)
+    with pytest.raises(UserError, match=r"symbolic link as a member, 'leftImg8bit/train/x/link\.png'"):
+        open_source(zips)
+
+
+def test_encrypted_and_broken_zips_are_refused(tmp_path: Path) -> None:
+    zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
+    path = zips / "gtFine_trainvaltest.zip"
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    path.write_bytes(whole[: directory + 8] + b"\x01" + whole[directory + 9 :])
+    with pytest.raises(UserError, match=r"gtFine_trainvaltest\.zip is encrypted"):
+        open_source(zips)
+    path.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match=r"gtFine_trainvaltest\.zip is not a readable zip"):
+        open_source(zips)
+
+
+def test_a_damaged_zip_member_is_named(tmp_path: Path) -> None:
+    zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
+    path = zips / "leftImg8bit_trainvaltest.zip"
+    member = open_source(zips).samples[0].image
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(member.name).header_offset
+    data = bytearray(path.read_bytes())
+    data[start + 400] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"trainvaltest\.zip:leftImg8bit/train/aachen/aachen_000000\S+ cannot be read"):
+        member.read()
+
+
+def test_files_that_vanish_or_are_huge_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png cannot be read"):
+        Member(tmp_path / "gone.png", 10, 0).read()
+    with pytest.raises(UserError, match=r"big\.png has 2,147,483,648 bytes"):
+        Member(tmp_path / "big.png", 1 << 31, 0).read()

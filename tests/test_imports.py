@@ -1,0 +1,125 @@
+"""Imports go one way: down the order of the folders, which is the order in which an image walks through them."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastseg"
+ORDER = (
+    *("", "distributed", "shards", "packing", "data", "model", "evaluation", "report", "inspection"),
+    *("training", "deploy", "doctor", "commands"),
+)
+"""A folder imports from those before it; the first holds the modules of the package itself."""
+STRANGERS = (("data", "model"), ("inspection", "training"), ("training", "deploy"))
+"""Folders that know nothing of each other, although the order would allow it."""
+HEAVY = ("torch", "nvidia", "webdataset")
+LIGHT = ("packing.sources", "shards.images", "packing.records", "parallel", "labels", "errors")
+"""What a packing worker imports: starting one must not take seconds."""
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__"}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+@cache
+def imported_at_once(path: Path) -> frozenset[str]:
+    """Those of the module itself, not of its functions."""
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return frozenset(plain | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)})
+
+
+def ours(path: Path) -> set[str]:
+    """Modules of fastseg that a file imports, without the package's name."""
+    names = {name.removeprefix("fastseg.") for name in imports(path) if name.startswith("fastseg.")}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names} & MODULES.keys()
+
+
+def folder(module: str) -> str:
+    return module.rpartition(".")[0] if module not in ORDER else module
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"train"}))
+def test_imports_follow_the_order_of_the_folders(module: str) -> None:
+    for imported in ours(MODULES[module]):
+        assert ORDER.index(folder(imported)) <= ORDER.index(folder(module)), f"{module} imports {imported}"
+
+
+def test_every_folder_has_its_place() -> None:
+    assert {folder(module) for module in MODULES} == set(ORDER)
+
+
+def test_no_circles() -> None:
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path, module))
+        for imported in ours(MODULES[module]):
+            visit(imported, (*path, module))
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize(("one", "other"), STRANGERS)
+def test_folders_that_know_nothing_of_each_other(one: str, other: str) -> None:
+    for module, path in MODULES.items():
+        known = {folder(imported) for imported in ours(path)}
+        assert not (folder(module) == one and other in known), module
+        assert not (folder(module) == other and one in known), module
+
+
+def test_only_the_train_command_imports_training() -> None:
+    for module, path in MODULES.items():
+        if folder(module) not in ("training",) and module != "commands.train":
+            assert "training" not in {folder(imported) for imported in ours(path)}, module
+
+
+def test_nobody_imports_the_script_of_torchrun() -> None:
+    files = [*MODULES.values(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert not [path for path in files if {"fastseg.train", "fastseg.train.main"} & imports(path)]
+
+
+def test_only_the_named_files_know_cityscapes() -> None:
+    allowed = ("labels", "evaluation.cityscapes", "packing.sources")
+    for module, path in MODULES.items():
+        if any(name.startswith("cityscapesscripts") for name in imports(path)):
+            assert module in allowed, module
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_packing_workers_start_quickly(module: str) -> None:
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            heavy = [i for i in imported_at_once(MODULES[name]) if i.split(".")[0] in HEAVY]
+            assert not heavy, f"{name} imports {heavy}"
+            for imported in ours(MODULES[name]):
+                visit(imported)
+
+    visit(module)
+
+
+def test_the_rules_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("from fastseg.training.trainer import Trainer\nimport torch.nn as nn\n")
+    assert ours(tmp_path / "bad.py") == {"training.trainer"}
+    assert imports(tmp_path / "bad.py") == {"fastseg.training.trainer.Trainer", "torch.nn"}

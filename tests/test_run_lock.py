@@ -1,0 +1,54 @@
+"""Two runs in one folder: the second is refused, and a process that was killed refuses nobody."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastseg.errors import UserError
+from fastseg.files import NAME, check_free, occupy
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fastseg.files import occupy
+held = occupy(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    check_free(folder)
+    assert not folder.exists()
+    with occupy(folder):
+        for ask in (occupy, check_free):
+            with pytest.raises(UserError, match=f"another process is training in {folder}; wait until it"):
+                ask(folder)
+    check_free(folder)
+    occupy(folder).close()
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is training"):
+        check_free(tmp_path)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    assert (tmp_path / NAME).exists()
+    occupy(tmp_path).close()
+
+
+def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    occupy(tmp_path).close()
+    check_free(tmp_path)

@@ -1,0 +1,98 @@
+"""What stays in memory is chosen by what is left of it; and the rehearsal that tells leaves no trace."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from changes import with_changes
+from fastseg.config import Config
+from fastseg.distributed.ranks import Ranks
+from fastseg.errors import UserError
+from fastseg.shards.manifest import Manifest, read_manifest
+from fastseg.training import memory
+from fastseg.training.memory import Choice, choose_residence, memory_left
+from fastseg.training.run import build_loaders, build_state
+from fastseg.training.trainer import Trainer
+
+ALONE = Ranks(rank=0, world=1, local_rank=0, local_world=1, device=torch.device("cpu"))
+NEED = 11 * 96 * 64 * 4
+
+
+@pytest.fixture
+def manifest(shards: Path) -> Manifest:
+    return read_manifest(shards)
+
+
+def choose(config: Config, manifest: Manifest, wanted: str) -> Choice:
+    config = with_changes(config, data__resident=wanted)
+    return choose_residence(config, manifest, ALONE, build_state(config, manifest, ALONE).train_step)
+
+
+def test_frames_stay_where_they_fit(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == Choice(None, False)
+    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
+    for wanted in ("whole", "part"):
+        arena, apart = choose(tiny, manifest, wanted)
+        assert not apart
+        assert arena is not None
+        assert arena.nbytes == NEED
+    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED - 1)
+    with pytest.raises(UserError, match=r"--data.resident is whole, but the decoded frames take 0\.0 GB, and"):
+        choose(tiny, manifest, "whole")
+
+
+def test_frames_that_get_no_memory_after_all_are_streamed(
+    tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another process takes it between the look and the taking."""
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(memory, "allocate_arena", full)
+    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
+    config = with_changes(tiny, data__resident="auto")
+    step = build_state(config, manifest, ALONE).train_step
+    gpu = replace(ALONE, device=torch.device("meta"))  # auto streams on a CPU without a look
+    monkeypatch.setattr(step, "rehearse", lambda *_: None)
+    assert choose_residence(config, manifest, gpu, step) == Choice(None, False)
+    with pytest.raises(UserError, match=r"--data.resident is whole, but"):
+        choose(tiny, manifest, "whole")
+
+
+def test_a_rehearsal_leaves_no_trace(tiny: Config, manifest: Manifest) -> None:
+    state = build_state(tiny, manifest, ALONE)
+    rng = torch.get_rng_state()
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    momentum = [v.clone() for s in state.train_step.optimizer.state.values() for v in s.values()]
+    state.train_step.rehearse(tiny.data.batch, tiny.data.crop)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
+    after = [v for s in state.train_step.optimizer.state.values() for v in s.values()]
+    assert all(torch.equal(a, b) for a, b in zip(after, momentum, strict=True))
+    assert all(p.grad is None for p in state.model.parameters())
+
+
+def test_a_machines_memory_is_shared_by_its_ranks() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = Ranks(rank=0, world=4, local_rank=0, local_world=4, device=torch.device("cpu"))
+    assert 0 < memory_left(shared) <= total / 4
+    assert memory_left(shared) < memory_left(ALONE) <= total
+
+
+def test_resident_and_streamed_runs_are_one_curve(tiny: Config, manifest: Manifest) -> None:
+    """Through the real loop, into the third epoch."""
+    ends = []
+    for way in ("no", "whole"):
+        config = with_changes(tiny, data__resident=way, optim__epochs=9.0)
+        state = build_state(config, manifest, ALONE)
+        held = choose_residence(config, manifest, ALONE, state.train_step)
+        trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
+        for _ in range(5):
+            trainer.advance()
+        ends.append(state.model.state_dict())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert any(value.is_floating_point() and value.abs().sum() > 0 for value in ends[0].values())

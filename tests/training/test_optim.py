@@ -1,0 +1,84 @@
+"""The schedule in closed form, what decays, and the average against a plain loop."""
+
+import pytest
+import torch
+
+from fastseg.config import OptimConfig
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.training.optim import Average, build_optimizer, peak_rate, rate_at
+
+
+@pytest.fixture
+def model() -> DeepLab:
+    torch.manual_seed(0)
+    return DeepLab("deeplabv3_mobilenet_v3_large", 4, IMAGENET_MEAN, IMAGENET_STD, aux=True)
+
+
+def test_poly_with_warmup() -> None:
+    config = OptimConfig(min_lr=0.01)
+    rates = [rate_at(step, 100, 10, 0.1, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.01 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.001 + 0.099 * 0.5**0.9)
+    assert rates[-1] == pytest.approx(0.001 + 0.099 * (1 / 90) ** 0.9)
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+    assert rate_at(99, 100, 0, 0.1, OptimConfig(schedule="constant")) == 0.1
+
+
+def test_the_rate_grows_with_the_global_batch() -> None:
+    assert peak_rate(OptimConfig(lr=0.01, lr_batch=8), 64) == pytest.approx(0.08)
+    assert peak_rate(OptimConfig(lr=0.01, lr_batch=None), 64) == 0.01
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_do_not_decay(model: DeepLab, name: str) -> None:
+    optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for parameter_name, parameter in model.named_parameters():
+        convolution = parameter.ndim == 4
+        assert (id(parameter) in decayed) == convolution, parameter_name
+
+
+def test_fused_sgd_equals_plain_sgd(model: DeepLab) -> None:
+    config = OptimConfig(weight_decay=1e-3, momentum=0.9, lr=0.1)
+    parameter = model.net.classifier[1].weight
+    plain = torch.nn.Parameter(parameter.detach().clone())
+    reference = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=1e-3, fused=False, foreach=False)
+    optimizer = build_optimizer(model, config)
+    for seed in range(3):
+        plain.grad = torch.randn(plain.shape, generator=torch.Generator().manual_seed(seed))
+        parameter.grad = torch.empty_like(parameter).copy_(plain.grad)  # in the memory order of the weights
+        reference.step()
+        optimizer.step()
+    torch.testing.assert_close(parameter, plain)
+
+
+def test_a_skipped_first_step_leaves_no_trace(model: DeepLab) -> None:
+    """torch's fused SGD would take memory that nobody wrote for its first momentum."""
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.0, lr=0.1))
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.full_like(p, torch.inf)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    for p, b in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), b - 0.1)
+
+
+def test_average_is_exponential(model: DeepLab) -> None:
+    average = Average(model, 0.5)
+    weight = model.net.classifier[4].bias
+    expected = weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            weight.add_(1.0)
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(average.model.net.classifier[4].bias, expected)
+    assert not average.model.training

@@ -1,0 +1,298 @@
+"""Going on from a checkpoint under other settings, in this process."""
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+import runs
+from changes import with_changes
+from fastseg.config import Config
+from fastseg.data.decoder_probe import DecoderChoice
+from fastseg.data.loader import EvalLoader, TrainLoader
+from fastseg.distributed.ranks import Ranks
+from fastseg.errors import UserError
+from fastseg.labels import SegmentationClass, cityscapes
+from fastseg.model import checkpoint
+from fastseg.shards.manifest import read_manifest
+from fastseg.training import run
+from fastseg.training.run import build_loaders, build_state, nothing_left, train
+from fastseg.training.run_log import RunLog
+from fastseg.training.state import RunState, find_checkpoint
+from fastseg.training.trainer import Trainer
+
+TRAM = SegmentationClass("tram", (1, 2, 3))
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def stopped(tiny: Config) -> Config:
+    """A run of two steps, one epoch, of which a checkpoint is left."""
+    manifest = read_manifest(tiny.shards)
+    state = build_state(tiny, manifest, ALONE)
+    trainer = Trainer(tiny, manifest, ALONE, state, build_loaders(tiny, manifest, ALONE, None), None)
+    for _ in range(2):
+        batch = trainer.loader.next()
+        state.train_step(batch.image, batch.label, 0.01)
+        state.step += 1
+    trainer.save(state.statistics())
+    return tiny
+
+
+def resume(config: Config) -> tuple[RunState, list[str]]:
+    manifest = read_manifest(config.shards)
+    saved = find_checkpoint(config, manifest)
+    state = build_state(config, manifest, ALONE, resumed=saved is not None)
+    loaders, said = run.resume(config, manifest, ALONE, state, saved)
+    loaders[0].next()
+    assert loaders[0].state()["epoch"] == 1  # counted from 0: the first is done
+    return state, said
+
+
+def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
+    state, said = resume(with_changes(stopped, data__prefetch=1, optim__epochs=5.0))
+    assert said == ["going on after step 2"]
+    assert state.step == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data__hue": 0.0, "data__contrast": 0.0}, {"data__crop": (48, 64)}, {"data__batch": 2}, {"seed": 5}],
+    ids=["augmentation", "crop", "batch", "seed"],
+)
+def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
+    state, said = resume(with_changes(stopped, **change))
+    assert said == ["going on after epoch 1.0 with other settings: the data's order starts anew with that of epoch 2"]
+    assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
+
+
+def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, optim__momentum=0.5, optim__weight_decay=0.05))
+    assert {group["momentum"] for group in state.train_step.optimizer.param_groups} == {0.5}
+    assert {group["weight_decay"] for group in state.train_step.optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
+    state, said = resume(with_changes(stopped, optim__ema=None))
+    assert (said, state.average) == (["going on after step 2"], None)
+    manifest, without = read_manifest(stopped.shards), with_changes(stopped, optim__ema=None)
+    loaders = build_loaders(without, manifest, ALONE, None)
+    Trainer(without, manifest, ALONE, state, loaders, None).save(state.statistics())
+    again = build_state(stopped, manifest, ALONE, resumed=True)
+    saved = find_checkpoint(stopped, manifest)
+    assert saved
+    again.restore(saved)
+    again.restore_rank(saved, ALONE)
+    assert again.average
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, state.model.state_dict()[name])
+
+
+def test_memory_order_may_change(stopped: Config) -> None:
+    """The fused optimisers read weights, gradients and momentum side by side, whatever their strides say."""
+    one, other = resume(stopped)[0], resume(with_changes(stopped, model__channels_last=False))[0]
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    for a, b in pairs:
+        momentum_a, momentum_b = (
+            state.train_step.optimizer.state[p]["momentum_buffer"] for state, p in ((one, a), (other, b))
+        )
+        assert torch.equal(momentum_a, momentum_b)
+        assert momentum_a.stride() == a.stride()
+        assert momentum_b.stride() == b.stride()
+
+
+def test_precision_may_change(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, model__precision="fp16"))
+    assert state.train_step.scaler.is_enabled()
+
+
+def test_pretrained_weights_are_not_needed_again(stopped: Config) -> None:
+    state, _ = resume(with_changes(stopped, model__weights="gone.pt"))
+    assert state.step == 2
+    assert state.model.mean.tolist() == pytest.approx(read_manifest(stopped.shards).mean)
+
+
+def test_padding_is_what_the_network_takes_away(tiny: Config) -> None:
+    """Also where it has that from the checkpoint that it starts from, not from the settings."""
+    config, manifest = with_changes(tiny, data__scale=(0.5, 0.5)), read_manifest(tiny.shards)
+    state = build_state(config, manifest, ALONE)
+    state.model.mean.copy_(torch.tensor([10.2, 19.9, 30.0]))
+    (loader, _), _ = run.resume(config, manifest, ALONE, state, None)
+    padding = (loader.next().image == torch.tensor([10, 20, 30])).all(-1).sum((1, 2))
+    assert all(padding >= 64 * 64 - 32 * 48)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model__arch": "deeplabv3_resnet50"}, "its network is deeplabv3_mobilenet_v3_large"),
+        ({"optim__name": "adamw"}, "its optimiser is sgd, the run's is adamw"),
+        ({"optim__aux": 0.0}, "its auxiliary head is True"),
+    ],
+)
+def test_another_run_is_refused(stopped: Config, change: dict, says: str) -> None:
+    config = with_changes(stopped, **change)
+    with pytest.raises(UserError, match=says):
+        find_checkpoint(config, read_manifest(config.shards))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classes": cityscapes().classes[:-1]}, "its number of classes is 19, the run's is 18; use another --name"),
+        ({"classes": (*cityscapes().classes[:-1], TRAM)}, "its class 18 is 'bicycle', the run's is 'tram'; use"),
+        ({"name": "mine"}, r"its data set is 'cityscapes' \(digest \w{16}\), the run's is 'mine' \(digest \w{16}\)"),
+    ],
+)
+def test_the_difference_of_two_sets_is_named(stopped: Config, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        find_checkpoint(stopped, replace(read_manifest(stopped.shards), **change))
+
+
+def test_an_optimiser_that_is_damaged_is_refused(stopped: Config) -> None:
+    """Its numbers would make weights that no command takes."""
+    last, manifest = stopped.folder / "checkpoints" / "last.pt", read_manifest(stopped.shards)
+    saved = runs.weights(last)
+    saved["optimizer"]["state"][3]["momentum_buffer"].view(-1)[0] = torch.inf
+    checkpoint.save(last, saved)
+    with pytest.raises(UserError, match=r"last\.pt has values in optimizer\.state\.3\.momentum_buffer that are not"):
+        find_checkpoint(stopped, manifest)
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimizer"])
+def test_nothing_is_saved_of_values_that_are_not_finite(stopped: Config, part: str) -> None:
+    """Nor are they evaluated: the files are those of before."""
+    state, _ = resume(stopped)
+    assert state.average
+    values = {
+        "model": state.model.net.classifier[-1].weight,
+        "ema": next(buffer for name, buffer in state.average.model.net.named_buffers() if "running_var" in name),
+        "optimizer": next(iter(state.train_step.optimizer.state.values()))["momentum_buffer"],
+    }
+    with torch.no_grad():
+        values[part][(0,) * values[part].dim()] = torch.nan
+    manifest = read_manifest(stopped.shards)
+    trainer = Trainer(stopped, manifest, ALONE, state, build_loaders(stopped, manifest, ALONE, None), None)
+    state.evaluation_owed = True
+    before = (stopped.folder / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=rf"at step 2 values in {part}\.\S+ are not finite, and nothing is saved"):
+        trainer.pause()
+    assert [path.name for path in (stopped.folder / "checkpoints").iterdir()] == ["last.pt"]
+    assert (stopped.folder / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> None:
+    file = stopped.folder / "checkpoints" / "last.pt"
+    other = with_changes(stopped, name="other", resume=str(file))
+    manifest = read_manifest(stopped.shards)
+    assert find_checkpoint(other, manifest)["step"] == 2
+    state = build_state(other, manifest, ALONE)
+    state.step = 7
+    trainer = Trainer(other, manifest, ALONE, state, build_loaders(other, manifest, ALONE, None), None)
+    trainer.save(state.statistics())
+    assert find_checkpoint(other, manifest)["step"] == 7
+    assert find_checkpoint(with_changes(other, resume="never"), manifest) is None
+
+
+def test_a_finished_run_is_left_as_it_is(stopped: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its settings and records are those of the training, whatever is asked of it later."""
+    manifest, last = read_manifest(stopped.shards), stopped.folder / "checkpoints" / "last.pt"
+    shorter = with_changes(stopped, optim__epochs=1.0)
+    with pytest.raises(UserError, match="tiny is at epoch 1 of 2; these settings ask for 1; choose another --name"):
+        train(shorter, manifest, ALONE)
+    train(stopped, manifest, ALONE)
+    records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+    assert {"config.json", "environment.json", "metrics.jsonl"} <= {path.name for path in records}
+    capsys.readouterr()
+    train(with_changes(stopped, optim__lr=0.5), manifest, ALONE)
+    report = stopped.folder / "report.html"
+    assert capsys.readouterr().err == f"{stopped.folder} is finished at epoch 2 of 2; the report is {report}\n"
+    with pytest.raises(UserError, match="tiny is finished at epoch 2 of 2; these settings ask for 1; choose another"):
+        train(shorter, manifest, ALONE)
+    with pytest.raises(UserError, match=r"last\.pt is finished at epoch 2 of 2; these settings ask for 2; choose"):
+        train(with_changes(stopped, name="other", resume=str(last)), manifest, ALONE)
+    assert records == {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+    assert [path.name for path in stopped.runs.iterdir()] == ["tiny"]
+
+
+def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
+    ended, manifest = with_changes(stopped, optim__epochs=1.0), read_manifest(stopped.shards)
+    saved = find_checkpoint(ended, manifest)
+    assert saved
+    for owed, done, says in ((True, 2, False), (False, 2, True), (True, 3, True), (False, 1, False)):
+        changed = {**saved, "evaluation_owed": owed, "step": done}
+        assert nothing_left(ended, manifest, ALONE, changed) == says
+
+
+@pytest.mark.parametrize("broken", [TrainLoader, EvalLoader])
+def test_an_outage_loses_no_step(tiny: Config, broken: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before a checkpoint is due, or in an evaluation, the storage fails; what is done is kept, exactly."""
+    tiny = with_changes(tiny, eval_every=1.0)
+    manifest, method = read_manifest(tiny.shards), "next" if broken is TrainLoader else "__iter__"
+    working, calls = getattr(broken, method), count()
+
+    def fail(self: object) -> object:
+        if next(calls) == (3 if broken is TrainLoader else 0):
+            raise UserError("the storage does not answer")
+        return working(self)
+
+    train(with_changes(tiny, name="whole"), manifest, ALONE)
+    monkeypatch.setattr(broken, method, fail)
+    with pytest.raises(UserError, match="the storage does not answer"):
+        train(tiny, manifest, ALONE)
+    saved = runs.weights(tiny.folder / "checkpoints" / "last.pt")
+    assert (saved["step"], saved["evaluation_owed"]) == ((3, False) if broken is TrainLoader else (2, True))
+    train(tiny, manifest, ALONE)
+    runs.assert_same_run(tiny.runs / "whole", tiny.folder)
+
+
+def test_what_fails_at_once_saves_nothing(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise UserError("the storage does not answer")
+
+    monkeypatch.setattr(TrainLoader, "next", fail)
+    with pytest.raises(UserError, match="the storage does not answer"):
+        train(tiny, read_manifest(tiny.shards), ALONE)
+    assert not (tiny.folder / "checkpoints").exists()
+
+
+def test_ranks_must_see_the_same(stopped: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(stopped.shards)
+    for other, says in (([None, manifest.digest()], "of step None"), ([2, "x"], "different data sets")):
+        states = [{"seen": [2, manifest.digest()]}, {"seen": other}]
+        monkeypatch.setattr(run, "gather_states", lambda _state, states=states: states)
+        with pytest.raises(UserError, match=says):
+            run.agree({"step": 2}, manifest)
+
+
+CPU = DecoderChoice("cpu", "the CPU")
+
+
+def open_log(config: Config) -> AbstractContextManager[RunLog]:
+    manifest = read_manifest(config.shards)
+    return run.open_log(config, manifest, build_state(config, manifest, ALONE), 2, ALONE, CPU)
+
+
+def test_an_earlier_run_is_set_aside(stopped: Config) -> None:
+    with open_log(with_changes(stopped, resume="never")):
+        assert not (stopped.folder / "checkpoints").exists()
+        assert len(list(stopped.runs.glob("tiny.*/checkpoints/last.pt"))) == 1
+
+
+@pytest.mark.parametrize("how", ["auto", "never"])
+def test_a_second_run_in_the_folder_is_refused(stopped: Config, how: str) -> None:
+    """It removes nothing of the first, nor its records, nor the folder from below it."""
+    saving = stopped.folder / "checkpoints" / ".last.pt.123.tmp"
+    with open_log(stopped) as log:
+        saving.touch()
+        log.say("training")
+        records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
+        manifest = read_manifest(stopped.shards)
+        for begin in (lambda config: open_log(config).__enter__(), lambda config: run.check(config, manifest)):
+            with pytest.raises(UserError, match=r"another process is training in .*tiny; wait until it"):
+                begin(with_changes(stopped, resume=how))
+        assert saving.exists()
+        assert records == {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}

@@ -1,0 +1,117 @@
+"""What a run leaves in its folder, and what a resumed one does with it."""
+
+import errno
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastseg.evaluation.evaluator import Sample
+from fastseg.labels import cityscapes
+from fastseg.training.run_log import RunLog
+
+CLASSES = cityscapes().classes
+SAMPLE = Sample(
+    iou=0.25,
+    place=0,
+    image=np.zeros((4, 6, 3), np.uint8),
+    label=np.zeros((4, 6), np.uint8),
+    prediction=np.zeros((4, 6), np.uint8),
+)
+NUMBERS = {
+    "epoch": 0.5,
+    "loss": 1.5,
+    "lr": 0.1,
+    "images_per_second": 3.0,
+    "tflops": 0.25,
+    "waiting": 0.01,
+    "memory": 2.0**30,
+}
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLog(tmp_path, {"config": {"a": 1}}, 0, 20) as log:
+        log.train(10, **NUMBERS)
+        log.train(20, **{**NUMBERS, "loss": math.nan})
+        log.evaluated(20, {"miou": 0.25, "classes": {"road": 0.5, "bus": None}}, epoch=1.0)
+        log.worst([SAMPLE], ["a"], CLASSES, 20)
+        log.confusion(np.eye(19, dtype=np.int64), CLASSES, 20)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+    first, second, evaluation = records(tmp_path)
+    assert (first["event"], first["step"], first["loss"]) == ("train", 10, 1.5)
+    assert second["loss"] is None
+    assert evaluation["classes"] == {"road": 0.5, "bus": None}
+    assert first["seconds"] <= evaluation["seconds"]
+    assert (
+        "step 10/20 · epoch 0.5 · loss 1.500 · lr 0.1 · 3.0 img/s · 0.25 TFLOP/s · waiting 1 %"
+        in capsys.readouterr().err
+    )
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("eval/miou")] == [0.25]
+    assert [event.step for event in board.Scalars("train/loss")][:1] == [10]
+    assert board.Scalars("iou/road")[0].value == 0.5
+    assert len(board.Images("worst/0")) == 1
+    assert [image.step for image in board.Images("confusion")] == [20]
+    assert json.loads((tmp_path / "confusion.json").read_text())["matrix"] == np.eye(19).tolist()
+
+
+def test_slow_steps_keep_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = iter(range(0, 6000, 60))
+    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(minutes)))
+    with RunLog(tmp_path, {}, 0, 100, each=" per process") as log:
+        for step in (10, 20, 30):
+            log.train(step, **NUMBERS)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert " img/s per process · " in last
+    assert last.endswith(" min left")
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    with RunLog(tmp_path, {}, 0, 30) as log:
+        for step in (10, 20, 30):
+            log.train(step, **NUMBERS)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "st')  # killed while it wrote
+    with RunLog(tmp_path, {}, 20, 30) as log:
+        log.train(30, **{**NUMBERS, "loss": 0.5})
+    assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [(10, 1.5), (20, 1.5), (30, 0.5)]
+    seconds = [r["seconds"] for r in records(tmp_path)]
+    assert seconds == sorted(seconds)
+
+
+def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
+    with RunLog(tmp_path, {}, 0, 10) as log:
+        log.train(10, **NUMBERS)
+        log.worst([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
+        log.worst([SAMPLE], ["c"], CLASSES, 20)
+    assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == [
+        *("00_c.errors.png", "00_c.jpg", "00_c.prediction.png", "00_c.truth.png", "gallery.json")
+    ]
+    with RunLog(tmp_path, {}, 0, 10):
+        pass
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_named(full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunLog(tmp_path, {}, 0, 20) as log:
+        if full == "tensorboard":
+            monkeypatch.setattr(log._board, "add_scalar", fail)
+        else:
+            monkeypatch.setattr(log, "_file", SimpleNamespace(write=fail, close=log._file.close))
+        with pytest.raises(OSError, match="No space left") as error:
+            log.train(10, **NUMBERS)
+        assert error.value.filename == str(tmp_path / full)
