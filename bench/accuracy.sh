@@ -34,7 +34,7 @@ share_out "${FASTSEG_BUDGET:-1440}" "${@:2}"
 runs=${FASTSEG_RUNS:-runs/accuracy}
 seeds=${FASTSEG_SEEDS:-3}
 flags=(--device "$device" --shards "${FASTSEG_SHARDS:-shards/camvid}")
-some=(--variants weights-off dice ema-off colours-off)
+some=(--variants weights-off dice ema-off colors-off)
 if [ "$device" = cpu ]; then
     runs=${FASTSEG_RUNS:-$out/runs}
     seeds=${FASTSEG_SEEDS:-1}

@@ -133,12 +133,12 @@ def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> Table:
     for column in ("before", "after", "change", "95 % interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict")
-    colours = {"slower": "red", "faster": "green", "within noise": None}
+    colors = {"slower": "red", "faster": "green", "within noise": None}
     for (before, after), change in zip(pairs, changes, strict=True):
         medians = (f"{number(row.spread.median)} {row.unit}" for row in (before, after))
         interval = f"{_percent(change.low)} to {_percent(change.high)}"
         cells = (before.stage, before.contestant, *medians, _percent(change.ratio), interval, f"{change.p:.3f}")
-        table.add_row(*map(Text, (*cells, change.verdict)), style=colours[change.verdict])
+        table.add_row(*map(Text, (*cells, change.verdict)), style=colors[change.verdict])
     return table
 
 

@@ -31,7 +31,7 @@ class DataConfig:
     brightness: float = 0.4
     """Brightness × (1 ± this) in half of the samples (PaddleSeg)."""
     contrast: float = 0.4
-    """Contrast × (1 ± this) about a grey of 128 in half of the samples (PaddleSeg: about the image's mean)."""
+    """Contrast × (1 ± this) about a gray of 128 in half of the samples (PaddleSeg: about the image's mean)."""
     saturation: float = 0.4
     """Saturation × (1 ± this) in half of the samples (PaddleSeg)."""
     hue: float = 25.0
@@ -89,12 +89,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Loss, optimiser and schedule."""
+    """Loss, optimizer and schedule."""
 
     epochs: float = 215.0
     """Passes over the training split. 215 are 80,000 steps of 8 on Cityscapes."""
     name: Literal["sgd", "adamw"] = "sgd"
-    """The optimiser, in torch's fused form."""
+    """The optimizer, in torch's fused form."""
     lr: float = 0.01
     """Peak learning rate at a global batch of lr_batch."""
     lr_batch: int | None = 8
@@ -156,8 +156,8 @@ class Config:
     """Folder of all runs."""
     verify_shards: bool = False
     """Before the first step read every tar and index of the two splits and compare its SHA-256 with the manifest's."""
-    max_bad_samples: int = 0
-    """Damaged records that may be passed over, the next record of the split in the place of each (in the evaluation
+    max_corrupt_samples: int = 0
+    """Damaged records that may be skipped, the next record of the split in the place of each (in the evaluation
     nothing: they do not count); with one more the run ends."""
     train_split: str = "train"
     """Split to train on."""
@@ -189,7 +189,7 @@ class Config:
             self.name not in ("", ".", "..") and "/" not in self.name, "name", repr(self.name), "a plain folder name"
         )
         _check(0 < self.cache_gb <= 1e6, "cache-gb", self.cache_gb, "more than 0 GB, at most a million")
-        _check(self.max_bad_samples >= 0, "max-bad-samples", self.max_bad_samples, "0 or more")
+        _check(self.max_corrupt_samples >= 0, "max-corrupt-samples", self.max_corrupt_samples, "0 or more")
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
         _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")

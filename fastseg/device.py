@@ -190,7 +190,7 @@ def machine_memory() -> int:
 Companion = TypeVar("Companion")
 
 
-class Mailbox(Generic[Companion]):
+class AsyncMetrics(Generic[Companion]):
     """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued.
 
     With the numbers goes what they belong to, the ``companion``: a step's number, or the batch that they describe.

@@ -101,7 +101,7 @@ NAME = ".lock"
 """Of a file that says nothing: that a process holds it does."""
 
 
-def occupy(folder: Path) -> IO[str]:
+def lock_run_folder(folder: Path) -> IO[str]:
     """Hold ``folder``, made if need be, for a run, until the file that is returned is closed or the process has ended.
 
     Whatever ends the process, the file that is left blocks nobody. A file system without locks holds nobody back.

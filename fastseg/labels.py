@@ -1,4 +1,4 @@
-"""Classes: their names, colours and train ids, and the table from a mask's pixel values to train ids."""
+"""Classes: their names, colors and train ids, and the table from a mask's pixel values to train ids."""
 
 import json
 from collections.abc import Sequence

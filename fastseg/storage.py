@@ -345,7 +345,7 @@ CURES = {
 }
 
 
-def opener() -> Callable[[str], Bytes]:
+def range_reader() -> Callable[[str], Bytes]:
     """From a tar's path or address to its bytes; several threads may call it, and what it returns.
 
     A tar that makes way for another is closed when the last thread has read from it. Both raise :class:`UserError` for
@@ -354,7 +354,7 @@ def opener() -> Callable[[str], Bytes]:
     return lru_cache(OPEN)(_open)
 
 
-def no_file(path: str) -> UserError:
+def missing_file(path: str) -> UserError:
     """That a file of a set is not there."""
     return UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
 
@@ -372,7 +372,7 @@ def _range(path: str, offset: int, size: int) -> bytes:
     try:
         return read_cached_range(path, offset, size)
     except FileNotFoundError:
-        raise no_file(path) from None
+        raise missing_file(path) from None
 
 
 class _Local:
@@ -382,7 +382,7 @@ class _Local:
         try:
             self._descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise no_file(tar) from None
+            raise missing_file(tar) from None
 
     def read(self, offset: int, size: int) -> bytes:
         # Not through a memory map: a page that has to come from the disk would be waited for with Python's lock held.

@@ -82,7 +82,7 @@ def test_help_in_groups_fits_a_narrow_screen(command: str) -> None:
 def test_completion_is_printed(shell: str) -> None:
     done = commands.run("fastseg-eval", "--tyro-print-completion", shell)
     assert done.returncode == 0
-    assert "--max-bad-samples" in done.stdout
+    assert "--max-corrupt-samples" in done.stdout
 
 
 def test_one_screen_names_every_setting_once() -> None:

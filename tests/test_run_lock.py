@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.files import NAME, check_free, occupy
+from fastseg.files import NAME, check_free, lock_run_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fastseg.files import occupy
-held = occupy(Path(sys.argv[1]))
+from fastseg.files import lock_run_folder
+held = lock_run_folder(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(1000)
 """
@@ -25,12 +25,12 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     check_free(folder)
     assert not folder.exists()
-    with occupy(folder):
-        for ask in (occupy, check_free):
+    with lock_run_folder(folder):
+        for ask in (lock_run_folder, check_free):
             with pytest.raises(UserError, match=f"another process is training in {folder}; wait until it"):
                 ask(folder)
     check_free(folder)
-    occupy(folder).close()
+    lock_run_folder(folder).close()
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
     assert (tmp_path / NAME).exists()
-    occupy(tmp_path).close()
+    lock_run_folder(tmp_path).close()
 
 
 def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,5 +50,5 @@ def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", none)
-    occupy(tmp_path).close()
+    lock_run_folder(tmp_path).close()
     check_free(tmp_path)

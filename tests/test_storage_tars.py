@@ -16,7 +16,7 @@ from fastseg.data.loader import open_files
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError
 from fastseg.shards.manifest import read_manifest
-from fastseg.storage import opener
+from fastseg.storage import range_reader
 
 READ_ALL = """
 import pickle, resource, sys
@@ -29,7 +29,8 @@ reader = Reader(files)
 places = list(range(len(reader))) * 3
 Random(0).shuffle(places)
 with ThreadPoolExecutor(8) as pool:
-    records = list(pool.map(lambda place: bytes(reader.first_whole(place, lambda _, record: record).image), places))
+    images = (lambda place: bytes(reader.read_first_valid(place, lambda _, record: record).image))
+    records = list(pool.map(images, places))
 assert all(record == bytes(reader.read(place % 4).image) for record, place in zip(records, places))
 print(len(records), len(reader.bad))
 """
@@ -37,7 +38,7 @@ print(len(records), len(reader.bad))
 
 @pytest.fixture
 def files(shards: Path) -> Files:
-    return open_files(shards, read_manifest(shards), "train", max_bad=5)
+    return open_files(shards, read_manifest(shards), "train", max_corrupt=5)
 
 
 def test_more_tars_than_may_be_open(files: Files, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def opened() -> int:
 
 def test_a_tar_is_closed_when_nobody_reads_it(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "OPEN", 2)
-    before, of = opened(), opener()
+    before, of = opened(), range_reader()
     read = of(files.tars[0])
     for name in ("a.tar", "b.tar", "c.tar"):
         (tmp_path / name).write_bytes(name.encode())
@@ -93,11 +94,11 @@ def refusing(error: int) -> Callable[..., bytes]:
 def test_what_says_nothing_of_a_record(
     files: Files, monkeypatch: pytest.MonkeyPatch, call: str, error: int, says: str
 ) -> None:
-    """Is no damaged record, of which five may be passed over here."""
+    """Is no damaged record, of which five may be skipped here."""
     reader = Reader(files)
     monkeypatch.setattr(storage.os, call, refusing(error))
     with pytest.raises(UserError, match=says):
-        reader.first_whole(0, lambda _, record: record)
+        reader.read_first_valid(0, lambda _, record: record)
     assert not reader.bad
 
 
@@ -106,6 +107,6 @@ def test_a_bad_sector_is_a_damaged_record(files: Files, monkeypatch: pytest.Monk
     real = os.pread
     broken = [refusing(errno.EIO)]
     monkeypatch.setattr(storage.os, "pread", lambda *where: broken.pop()() if broken else real(*where))
-    reader.first_whole(0, lambda place, _: place)
+    reader.read_first_valid(0, lambda place, _: place)
     assert list(reader.bad) == [0]
     assert "cannot be read (Input/output error)" in reader.bad[0]

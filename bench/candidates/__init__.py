@@ -1,4 +1,4 @@
-"""Optimisations of the compute side that nobody has measured on a GPU: each predicted, proven equal, ready to be tried.
+"""Optimizations of the compute side that nobody has measured on a GPU: each predicted, proven equal, ready to be tried.
 
 ``python bench/throughput.py --candidates --stages compute`` measures ours beside ours with each of them. One that pays
 moves into fastseg and leaves this folder; one that does not leaves it too, and its figure goes into the list below.
@@ -22,7 +22,7 @@ Left out, by arithmetic:
   the H100 needs 295 to keep busy; the 29 % of taps that read padding are paid for twice.
 - ASPP's single product without the rows that a tap drops: 16 % of 9.6 ms are saved, and 1.9 ms lost to seven
   gradients of its input that have to be added up.
-- CUDA graphs around the optimiser too: its fused update is a handful of launches, far behind the device already.
+- CUDA graphs around the optimizer too: its fused update is a handful of launches, far behind the device already.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The kernel of ``fused_loss``: cross-entropy and its gradient for the pixels between four neighbouring logits."""
+"""The kernel of ``fused_loss``: cross-entropy and its gradient for the pixels between four neighboring logits."""
 
 import torch
 import triton
@@ -24,7 +24,7 @@ def cross_entropy_cell(  # type: ignore[no-untyped-def]
     half = (stride + 1) // 2
     down, right = pixel // stride - half, pixel % stride - half
     y, x = i * stride + down, j * stride + right
-    # Half-pixel centres: (y + 0.5) / stride - 0.5, less the row above.
+    # Half-pixel centers: (y + 0.5) / stride - 0.5, less the row above.
     below, beside = (down + 0.5) / stride + 0.5, (right + 0.5) / stride + 0.5
     below = tl.where(i == 0, 1.0, tl.where(i == h, 0.0, below))[:, None]
     beside = tl.where(j == 0, 1.0, tl.where(j == w, 0.0, beside))[:, None]

@@ -47,10 +47,10 @@ VARIANTS = {"loss in chunks": apply}
 
 def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
     """As :func:`fastseg.model.loss.segmentation_loss`: float32 sum and count of the main head, of the auxiliary one."""
-    labelled = (label != IGNORE).sum()
-    numbers = [summed_loss(logits.out, label), labelled]
+    labeled = (label != IGNORE).sum()
+    numbers = [summed_loss(logits.out, label), labeled]
     if logits.aux is not None:
-        numbers += [summed_loss(logits.aux, label), labelled]
+        numbers += [summed_loss(logits.aux, label), labeled]
     else:
         numbers += [torch.zeros_like(numbers[0])] * 2
     return torch.stack([number.float() for number in numbers])
@@ -86,9 +86,9 @@ def sum_and_gradient(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         target = label[:, rows].long()
         likelihood = (down @ wide[:, :, band]).log_softmax(1)
         total = total + F.nll_loss(likelihood, target, ignore_index=IGNORE, reduction="sum")
-        labelled = (target != IGNORE).unsqueeze(1)
-        slope = likelihood.exp().scatter_add(1, target.unsqueeze(1) * labelled, -torch.ones_like(likelihood[:, :1]))
-        gradient[:, :, band] += down.T @ (slope * labelled)
+        labeled = (target != IGNORE).unsqueeze(1)
+        slope = likelihood.exp().scatter_add(1, target.unsqueeze(1) * labeled, -torch.ones_like(likelihood[:, :1]))
+        gradient[:, :, band] += down.T @ (slope * labeled)
     return total, gradient @ across
 
 

@@ -1,6 +1,6 @@
-"""Upsampling, cross-entropy and their gradient in one Triton kernel, by cells between four neighbouring logits.
+"""Upsampling, cross-entropy and their gradient in one Triton kernel, by cells between four neighboring logits.
 
-With an integer stride s and half-pixel centres every cell holds s×s pixels that depend on the same 4×C numbers. One
+With an integer stride s and half-pixel centers every cell holds s×s pixels that depend on the same 4×C numbers. One
 program loads them, makes the s×s×C values in registers, and writes the cell's summed loss and the gradient of its four
 corners; a second small step adds the four shifted planes. No atomics, so the result is the same every time. Other
 strides fall back to ``chunked_loss``.
@@ -46,12 +46,12 @@ def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
         return chunked_loss.segmentation_loss(logits, label)
     from bench.candidates._cells import upsampled_cross_entropy
 
-    labelled = (label != IGNORE).sum().float()
-    numbers = [upsampled_cross_entropy(logits.out, label)[0], labelled]
+    labeled = (label != IGNORE).sum().float()
+    numbers = [upsampled_cross_entropy(logits.out, label)[0], labeled]
     if logits.aux is not None:
-        numbers += [upsampled_cross_entropy(logits.aux, label)[0], labelled]
+        numbers += [upsampled_cross_entropy(logits.aux, label)[0], labeled]
     else:
-        numbers += [torch.zeros_like(labelled)] * 2
+        numbers += [torch.zeros_like(labeled)] * 2
     return torch.stack(numbers)
 
 

@@ -1,4 +1,4 @@
-"""Dilated bottlenecks on a folded map: a pixel's neighbours at distance d become neighbours at distance 1.
+"""Dilated bottlenecks on a folded map: a pixel's neighbors at distance d become neighbors at distance 1.
 
 N×C×H×W becomes (N·d²)×C×H/d×W/d, every image holding the pixels of one remainder modulo d both ways. There a 3×3
 convolution of dilation d is one of dilation 1, zeros at the border included; 1×1 convolutions and batch norm see the

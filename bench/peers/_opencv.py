@@ -1,7 +1,7 @@
 """A sample by OpenCV, for the peers that leave decoding and augmenting to the user.
 
 OpenCV's INTER_LINEAR does not antialias: where a frame shrinks, it looks at four pixels and does less work than the
-others. INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbour pick.
+others. INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""LitData: the JPEGs and masks optimised into its chunks, streamed; torchvision.io and transforms.v2 do the rest."""
+"""LitData: the JPEGs and masks optimized into its chunks, streamed; torchvision.io and transforms.v2 do the rest."""
 
 import os
 from collections.abc import Iterator

@@ -59,9 +59,9 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
 
     coded = nvimgcodec.CodeStream(image)
     window = draw((coded.height, coded.width))
-    decoder, grey = _decoder("cpu", os.getpid())
+    decoder, gray = _decoder("cpu", os.getpid())
     frame = np.asarray(decoder.decode(_region(coded, window)))
-    labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), window), params=grey))
+    labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), window), params=gray))
     return _opencv.finish(frame, labels, window, work)
 
 
@@ -78,12 +78,12 @@ def _decoder(device: str, _process: int) -> tuple[Any, Any]:
     """A decoder and its parameters for masks; each process has its own, as threads do not survive a fork."""
     from nvidia import nvimgcodec
 
-    grey = nvimgcodec.DecodeParams(color_spec=nvimgcodec.ColorSpec.GRAY)
+    gray = nvimgcodec.DecodeParams(color_spec=nvimgcodec.ColorSpec.GRAY)
     if device == "cuda":
-        return nvimgcodec.Decoder(), grey
+        return nvimgcodec.Decoder(), gray
     backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
     place = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
-    return nvimgcodec.Decoder(device_id=place, backends=backends, max_num_cpu_threads=1), grey
+    return nvimgcodec.Decoder(device_id=place, backends=backends, max_num_cpu_threads=1), gray
 
 
 def _show_on_gpu(images: list[bytes], windows: list[Window], work: Work) -> list["Tensor"]:

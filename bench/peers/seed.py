@@ -33,7 +33,7 @@ def prepare(frames: Frames) -> None:
 
 
 def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless normalised float32 N×3×H×W images and int64 N×H×W labels."""
+    """Endless normalized float32 N×3×H×W images and int64 N×H×W labels."""
     from bench.peers._samples import Files, from_files, hand_over
 
     dataset = Files(frames, work, partial(sample, work=work), image="png")
@@ -41,7 +41,7 @@ def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor"
 
 
 def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor", "Tensor"]:
-    """Decode, augment and normalise one sample: float32 3×h×w and int64 h×w."""
+    """Decode, augment and normalize one sample: float32 3×h×w and int64 h×w."""
     import torch
     from PIL import Image
 
@@ -52,7 +52,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
     shown = _show(frame, window, work, tools.cv2.INTER_LINEAR, work.fill)
     crop = _show(labels, window, work, tools.cv2.INTER_NEAREST_EXACT, IGNORE)
     # As ToTensorV2 does it: a view, which becomes contiguous when the batch is put together.
-    return torch.from_numpy(tools.normalise(shown)).permute(2, 0, 1), torch.from_numpy(crop).long()
+    return torch.from_numpy(tools.normalize(shown)).permute(2, 0, 1), torch.from_numpy(crop).long()
 
 
 def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fill: Any) -> np.ndarray:
@@ -79,7 +79,7 @@ class _Tools:
 
         cv2.setNumThreads(0)  # The loader has its workers.
         self.cv2, self.crop, self.resize, self.flip, self.pad = cv2, crop, resize, hflip, pad_with_params
-        self.normalise = Normalize().apply
+        self.normalize = Normalize().apply
 
 
 _tools = cache(_Tools)

@@ -17,7 +17,7 @@ from torchmetrics import JaccardIndex
 from torchvision.models import get_model
 from torchvision.transforms.functional import normalize, to_tensor
 
-from bench.suite.steps import CLASSES, Steps, first_device, normalised, synthetic_batch
+from bench.suite.steps import CLASSES, Steps, first_device, normalized, synthetic_batch
 from fastseg.labels import IGNORE
 from fastseg.training.flops import step_flops
 from fastseg.training.memory import peak_memory
@@ -27,7 +27,7 @@ REQUIRES = ("torchvision",)
 
 
 class Step:
-    """Network, loss and optimiser."""
+    """Network, loss and optimizer."""
 
     def __init__(self, arch: str, device: torch.device) -> None:
         self.model = get_model(arch, weights=None, weights_backbone=None, num_classes=CLASSES).to(device).train()
@@ -46,13 +46,13 @@ class Step:
 def open_step(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:  # noqa: ARG001
     """A contender; ``precision`` is ours to choose, this one's is float32."""
     place, size = first_device(device), (crop[0], crop[1])
-    step, (image, label) = Step(arch, place), normalised(*synthetic_batch(batch, size, place))
+    step, (image, label) = Step(arch, place), normalized(*synthetic_batch(batch, size, place))
     flops = step_flops(arch, CLASSES, batch, size, aux=False)
     return Steps(lambda: step.train(image, label), batch, flops, place, "fp32")
 
 
 class PngFrames(Dataset[tuple[Tensor, Tensor]]):
-    """Whole frames by Pillow: normalised float32 3×H×W, int64 H×W."""
+    """Whole frames by Pillow: normalized float32 3×H×W, int64 H×W."""
 
     def __init__(self, folder: Path) -> None:
         self.masks = sorted((folder / "masks").glob("*.png"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from bench.suite.steps import CLASSES, RATE, Steps, first_device, normalised, synthetic_batch
+from bench.suite.steps import CLASSES, RATE, Steps, first_device, normalized, synthetic_batch
 from fastseg.device import autocast, precision_of
 from fastseg.labels import IGNORE
 from fastseg.training.flops import step_flops
@@ -23,7 +23,7 @@ TOTAL_STEPS = 80_000
 
 
 class Step:
-    """Network, loss, optimiser, scaler and schedule."""
+    """Network, loss, optimizer, scaler and schedule."""
 
     def __init__(self, arch: str, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
@@ -58,6 +58,6 @@ def open_step(device: str, arch: str, crop: list[int], batch: int, precision: st
     place, size = first_device(device), (crop[0], crop[1])
     if precision == "auto":
         precision = "fp16" if place.type == "cuda" else precision_of("auto", place)
-    step, (image, label) = Step(arch, place, precision), normalised(*synthetic_batch(batch, size, place))
+    step, (image, label) = Step(arch, place, precision), normalized(*synthetic_batch(batch, size, place))
     flops = step_flops(arch, CLASSES, batch, size, aux=True)
     return Steps(lambda: step.train(image, label), batch, flops, place, precision)

@@ -1,4 +1,4 @@
-"""Ours with exactly one optimisation taken away, to see what each one buys.
+"""Ours with exactly one optimization taken away, to see what each one buys.
 
 What the configuration can switch off is switched off there. What it cannot is replaced here by what one would have
 had without it, in the objects of this process alone.
@@ -50,7 +50,7 @@ def contestants(request: Request, stage: str) -> list[Contestant]:
 
 
 def parts(request: Request) -> list[str]:
-    """What can be taken away on this device; an optimisation that is not in use here is not listed."""
+    """What can be taken away on this device; an optimization that is not in use here is not listed."""
     device = first_device(request.device)
     precision = precision_of(request.precision, device)
     cuda = device.type == "cuda"
@@ -58,7 +58,7 @@ def parts(request: Request) -> list[str]:
         "channels_last": True,
         "mixed precision": precision != "fp32",
         "compile": cuda,
-        "fused optimiser": True,
+        "fused optimizer": True,
         "skipping on the device": cuda and precision != "fp16",
         "average in one kernel": True,
         "late numbers": cuda,
@@ -84,7 +84,7 @@ class UsualSgd(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         """One update of all parameters."""
-        self.found_inf = None  # which the step sets for a fused optimiser and this form refuses
+        self.found_inf = None  # which the step sets for a fused optimizer and this form refuses
         return super().step(closure)
 
 
@@ -128,7 +128,7 @@ def _average_one_by_one(ours: Ours) -> None:
 
 def _numbers_at_once(ours: Ours) -> None:
     """The host waits for every step's loss, as a loop that prints it does."""
-    ours.mailbox.exchange = lambda companion, numbers: (companion, numbers.tolist())  # type: ignore[method-assign]
+    ours.async_metrics.exchange = lambda companion, numbers: (companion, numbers.tolist())  # type: ignore[method-assign]
 
 
 def _no_search(_ours: Ours) -> None:
@@ -140,7 +140,7 @@ def _full_products(_ours: Ours) -> None:
 
 
 REPLACEMENTS: dict[str, Callable[[Ours], None]] = {
-    "fused optimiser": _usual_optimizer,
+    "fused optimizer": _usual_optimizer,
     "skipping on the device": _skip_on_the_host,
     "average in one kernel": _average_one_by_one,
     "late numbers": _numbers_at_once,

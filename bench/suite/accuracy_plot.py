@@ -15,7 +15,7 @@ from fastseg.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#c2410c", "#1d4ed8", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f", "#64748b", "#92400e", "#334155")
+COLORS = ("#c2410c", "#1d4ed8", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f", "#64748b", "#92400e", "#334155")
 """Of the variants in order; the base has the green that is fastseg's in all pictures."""
 LEGEND = (
     "Lines: mean over seeds, evaluation by evaluation, evaluations included in the time. Bands: from the lowest to the "
@@ -64,15 +64,15 @@ def curve(found: Findings, variant: str) -> list[tuple[float, float, float, floa
 
 
 def _curves(axis: "Axes", found: Findings) -> None:
-    colours = dict(zip((name for name in found.flags if name != BASE), COLOURS * 9, strict=False))
+    colors = dict(zip((name for name in found.flags if name != BASE), COLORS * 9, strict=False))
     summaries = sorted(found.summaries(), key=lambda summary: -summary.final.mean)
     for summary in summaries:
-        name, colour = summary.variant, colours.get(summary.variant, OURS)
+        name, color = summary.variant, colors.get(summary.variant, OURS)
         minutes, means, lowest, highest = zip(*curve(found, name), strict=True)
         label = f"{name} ({100 * summary.final.mean:.1f}, {len(summary.seeds)})"
         thick = name == BASE
-        axis.plot(minutes, means, ".-", color=colour, lw=2.4 if thick else 1.3, zorder=3 if thick else 2, label=label)
-        axis.fill_between(minutes, lowest, highest, color=colour, alpha=0.18 if thick else 0.1, lw=0)
+        axis.plot(minutes, means, ".-", color=color, lw=2.4 if thick else 1.3, zorder=3 if thick else 2, label=label)
+        axis.fill_between(minutes, lowest, highest, color=color, alpha=0.18 if thick else 0.1, lw=0)
     axis.set_ylim(0)
     axis.set_xlim(0)
     for mark in found.marks:

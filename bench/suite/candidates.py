@@ -1,4 +1,4 @@
-"""Ours with exactly one candidate optimisation added, to see what each one would buy: the counterpart of ablation.
+"""Ours with exactly one candidate optimization added, to see what each one would buy: the counterpart of ablation.
 
 ``FASTSEG_CANDIDATES=NAME`` measures only that one, ``FASTSEG_CANDIDATES=-NAME`` all others: bench/gpu.sh measures apart
 what takes minutes to compile, since a contest begins when all are compiled.

@@ -1,4 +1,4 @@
-"""Our loader with exactly one optimisation taken away: replaced in the contestant's process by what one would have had
+"""Our loader with exactly one optimization taken away: replaced in the contestant's process by what one would have had
 without it."""
 
 from collections.abc import Callable, Iterable, Iterator
@@ -73,24 +73,24 @@ def _read_when_asked() -> None:
 
 
 def _floats() -> None:
-    """The finishing threads normalise, and float32 is handed over, as usual loaders do."""
+    """The finishing threads normalize, and float32 is handed over, as usual loaders do."""
     import torch
 
-    from fastseg.data.dali_graph import Finisher
+    from fastseg.data.dali_graph import CpuResizer
     from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 
-    finish, (mean, std) = Finisher.__call__, (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    finish, (mean, std) = CpuResizer.__call__, (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def normalise(image: torch.Tensor, out: torch.Tensor) -> None:
+    def normalize(image: torch.Tensor, out: torch.Tensor) -> None:
         torch.div(image - mean, std, out=out)
 
-    def finished(self: Finisher, *windows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def finished(self: CpuResizer, *windows: Any) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = finish(self, *windows)
         floats = torch.empty(images.shape)
-        list(self._pool.map(normalise, images, floats))
+        list(self._pool.map(normalize, images, floats))
         return floats, labels
 
-    Finisher.__call__ = finished  # type: ignore[method-assign, assignment]
+    CpuResizer.__call__ = finished  # type: ignore[method-assign, assignment]
 
 
 REPLACEMENTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {

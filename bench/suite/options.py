@@ -72,9 +72,9 @@ class Options:
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Two minutes on two cores: few frames, short windows, small crops, fewer contestants, no sweep."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: ours with one optimisation taken away at a time."""
+    """No peers: ours with one optimization taken away at a time."""
     candidates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: ours with one candidate optimisation added at a time."""
+    """No peers: ours with one candidate optimization added at a time."""
     settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """No peers: ours with one setting changed at a time (decoder, threads, images per step, …)."""
     json: Annotated[Path | None, shown_as("FILE")] = None

@@ -75,8 +75,8 @@ def _panel(axis: "Axes", name: str, rows: Sequence[Row]) -> None:
         [row.spread.max - row.spread.median for row in fastest_first],
     ]
     lines = range(len(rows))
-    colours = [OURS if row.ours else THEIRS for row in fastest_first]
-    axis.barh(lines, medians, height=0.66, color=colours)
+    colors = [OURS if row.ours else THEIRS for row in fastest_first]
+    axis.barh(lines, medians, height=0.66, color=colors)
     axis.errorbar(medians, lines, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
     for line, row in enumerate(fastest_first):
         axis.annotate(

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 KINDS = {
     "throughput": "Throughput",
-    "ablation": "What each optimisation buys",
+    "ablation": "What each optimization buys",
     "candidates": "What might be gained",
     "settings": "Other settings",
 }

@@ -31,7 +31,7 @@ def write_from_shards(
     write_classes(source, manifest.name, manifest.classes)
     tasks = []
     for split, wanted in (("train", count), ("val", max(count // 4, 1))):
-        if split in manifest.splits and manifest.splits[split].labelled:
+        if split in manifest.splits and manifest.splits[split].labeled:
             pairs = _pairs(shards, manifest, manifest.splits[split].shards, wanted)
             tasks += [(source / split, key, image, mask) for key, image, mask in pairs]
     _run(write_decoded, tasks, workers, progress, "frames")
@@ -49,7 +49,7 @@ def write_scenes(count: int, size: tuple[int, int], source: Path, workers: int |
         found = open_source(scenes)
         write_classes(source, found.table.name, found.table.classes)
         tasks = [(source / sample.split, sample, found.table) for sample in found.samples]
-        _run(write_labelled, tasks, workers, progress, "masks")
+        _run(write_labeled, tasks, workers, progress, "masks")
 
 
 def write_classes(source: Path, name: str, classes: Sequence[SegmentationClass]) -> None:
@@ -68,7 +68,7 @@ def write_decoded(split: Path, key: str, image: Place, mask: Place) -> None:
     _save(Image.open(io.BytesIO(_read(mask))), split / "masks" / f"{key}.png")
 
 
-def write_labelled(split: Path, sample: Sample, table: LabelTable) -> None:
+def write_labeled(split: Path, sample: Sample, table: LabelTable) -> None:
     """Copy a sample's image, and write its mask as train ids."""
     assert sample.mask is not None
     labels = np.asarray(Image.open(io.BytesIO(sample.mask.read())))

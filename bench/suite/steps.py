@@ -54,7 +54,7 @@ def synthetic_batch(batch: int, crop: tuple[int, int], device: torch.device) -> 
     return image.to(device), label.to(device)
 
 
-def normalised(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def normalized(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same batch as the usual loaders hand it over: float32 N×3×H×W, contiguous, and int64 N×H×W."""
     mean, std = (torch.tensor(values, device=image.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((image - mean) / std).permute(0, 3, 1, 2).contiguous(), label.long()

@@ -89,7 +89,7 @@ CHANGES: dict[str, Flags] = {
     "weights-off": {"--optim.class-weights": "0"},
     "dice": DICE,
     "ema-off": {"--optim.ema": "None"},
-    "colours-off": {f"--data.{name}": "0" for name in ("brightness", "contrast", "saturation", "hue")},
+    "colors-off": {f"--data.{name}": "0" for name in ("brightness", "contrast", "saturation", "hue")},
     "aux-off": {"--optim.aux": "0"},
     "clip-off": {"--optim.clip": "None"},
 }
@@ -104,7 +104,7 @@ STUDIES: dict[str, Study] = {
     ),
     "camvid-short": Study(
         question="Which parts of the recipe camvid pay, in runs of a twelfth of its length?",
-        prediction="without class weights worse by 2 to 5 points, without averaged weights by 1 to 3, without colours "
+        prediction="without class weights worse by 2 to 5 points, without averaged weights by 1 to 3, without colors "
         "or the auxiliary head by less than one; with Dice better by 0 to 2; clipping is noise",
         # Not compiled: that would take longer than what it saves in so short a run.
         base={"--recipe": "camvid", "--optim.epochs": "50", "--optim.warmup": "1", "--model.compile": "False"}
@@ -114,7 +114,7 @@ STUDIES: dict[str, Study] = {
     ),
     "camvid-proxy": Study(
         question="Which parts of the recipe camvid pay, by the small network at reduced size?",
-        prediction="without class weights worse by 2 to 5 points, without averaged weights by 1 to 3; colours, Dice "
+        prediction="without class weights worse by 2 to 5 points, without averaged weights by 1 to 3; colors, Dice "
         "and the auxiliary head within noise in so short a run; AdamW and half the rate worse; clipping is noise",
         base=PROXY,
         marks=(0.25, 0.30, 0.35),

@@ -34,7 +34,7 @@ class Contender(Protocol):
     """
 
     def step(self) -> int:
-        """Do one step: a batch, a packing, an optimiser step. Returns how many units that is."""
+        """Do one step: a batch, a packing, an optimizer step. Returns how many units that is."""
 
     def figures(self) -> dict[str, float]:
         """Further figures of the last window: peak_memory_bytes, mfu, waiting, …"""

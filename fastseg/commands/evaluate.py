@@ -79,7 +79,7 @@ class Options:
     """auto: the fastest that the hardware has."""
     verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
     """First compare files with their SHA-256."""
-    max_bad_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Damaged frames that may be left out."""
 
     @property
@@ -103,7 +103,7 @@ def check(options: Options) -> None:
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
             raise UserError(f"--{name} goes with one checkpoint alone; leave it out, or the other model")
-    for name, least in (("batch", 1), ("max_bad_samples", 0), ("max_images", 1)):
+    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
@@ -158,7 +158,7 @@ def _main() -> None:
     manifest = read_manifest(shards)
     check_classes(options, saved, manifest, shards)
     check_split(options, manifest, shards)
-    files = open_files(shards, manifest, options.split, unlabelled=True)
+    files = open_files(shards, manifest, options.split, unlabeled=True)
     views = views_of(options)
     for document in saved:
         views.check(document["squeeze"])
@@ -237,7 +237,9 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
     if options.verify_shards:
         verify_shards(shards, manifest, [options.split], ranks)
     return EvalLoader(
-        open_files(shards, manifest, options.split, ranks.rank, ranks.world, options.max_bad_samples, unlabelled=True),
+        open_files(
+            shards, manifest, options.split, ranks.rank, ranks.world, options.max_corrupt_samples, unlabeled=True
+        ),
         manifest.split(options.split),
         batch=options.batch,
         device=ranks.device,
@@ -275,7 +277,7 @@ def evaluate_checkpoint(
                 loader,
                 len(manifest.classes),
                 keep_worst=WORST_IMAGES if options.report else 0,
-                watchers=[boundaries, *([saving.save] if saving else [])],
+                metrics=[boundaries, *([saving.save] if saving else [])],
                 progress=show,
             )
         boundary = boundaries.iou()
@@ -312,7 +314,7 @@ def finish(
     document = outcome.to_json()
     frames = range(min(len(keys), options.max_images or len(keys)))
     if options.save_predictions and saved:
-        saved.tell(console, frames, zipped=not outcome.labelled)
+        saved.tell(console, frames, zipped=not outcome.labeled)
     if options.official and saved:
         document["official"] = compare_official(options.official, outcome.scores, saved.present(frames), console)
     if options.json:
@@ -345,8 +347,8 @@ def compare_models(
         return
     console = Console(markup=False)
     document = show_contest(console, models, counted, manifest.classes, baseline)
-    if counted.bad_samples:
-        console.print(f"{counted.bad_samples} damaged frames were left out", highlight=False)
+    if counted.corrupt_samples:
+        console.print(f"{counted.corrupt_samples} damaged frames were left out", highlight=False)
     console.print(
         f"{counted.images} images of {shards} ({options.split}) at {counted.images_per_second:.2f} images/s, "
         f"{', '.join([precision, *looks(views)])}",
@@ -362,7 +364,7 @@ def compare_models(
             "precision": precision,
             **asdict(views),
             "images": counted.images,
-            "bad_samples": counted.bad_samples,
+            "corrupt_samples": counted.corrupt_samples,
         }
         write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
 
@@ -373,7 +375,7 @@ if __name__ == "__main__":
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:
     """Refuse to score a split without masks, and other classes than Cityscapes' by its own evaluator."""
-    if not manifest.split(options.split).labelled:
+    if not manifest.split(options.split).labeled:
         if not options.save_predictions:
             raise UserError(
                 f"the split {options.split!r} of {shards} has no masks, so that it cannot be scored; predict it with "

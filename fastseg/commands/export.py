@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @grouped(check="images", card="license")
 @dataclass(frozen=True)
 class Options:
-    """A network with normalisation and upsampling, for any size, checked at once.
+    """A network with normalization and upsampling, for any size, checked at once.
 
     Example: fastseg-export runs/cityscapes/checkpoints/best.pt --to onnx
     """

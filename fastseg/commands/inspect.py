@@ -133,7 +133,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
     from fastseg.data.loader import open_files
     from fastseg.inspection.measure import findings, inspect
     from fastseg.inspection.page import shares, write_page
-    from fastseg.model.deeplab import normalisation
+    from fastseg.model.deeplab import normalization
     from fastseg.parallel import cpu_threads
 
     split = manifest.split(options.split)
@@ -142,7 +142,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
         inspection = inspect(
             files,
             split,
-            augmentation_of(config.data, normalisation(config.model.weights, manifest.mean, manifest.std)[0]),
+            augmentation_of(config.data, normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             len(manifest.classes),
             seed=config.seed,
             batch=min(config.data.batch, split.samples),  # a set of a few images is worth a look, too
@@ -179,7 +179,7 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
     more = f" and {len(split.sizes) - 3} more" if len(split.sizes) > 3 else ""
     size = sum(shard.bytes for shard in split.shards)
     ratio = "whole frames squeezed" if data.squeeze else f"ratio {data.scale[0]}–{data.scale[1]}"
-    colours = {name: getattr(data, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    colors = {name: getattr(data, name) for name in ("brightness", "contrast", "saturation", "hue")}
     return [
         ("set", options.shards),
         ("split", f"{options.split}: {split.samples:,} frames in {shards} shard{'s' if shards > 1 else ''}"),
@@ -188,7 +188,7 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
         ("stored as", f"{manifest.image_codec} + {manifest.mask_codec}"),
         ("settings", str(options.config) if options.config else f"recipe {config.name}"),
         ("crops", f"{data.crop[0]}×{data.crop[1]}, {ratio}, mirrored {data.flip:.0%}"),
-        ("colours", ", ".join(f"{name} ±{value}" for name, value in colours.items() if value) or "as they are"),
+        ("colors", ", ".join(f"{name} ±{value}" for name, value in colors.items() if value) or "as they are"),
         ("drawn", f"{options.samples} crops, seed {config.seed}"),
         (
             "a crop shows",

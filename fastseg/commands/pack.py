@@ -176,12 +176,12 @@ def _set_table(manifest: Manifest, out: Path) -> Table:
 
 
 def _class_table(manifest: Manifest) -> Table:
-    labelled = {name: split.pixels for name, split in manifest.splits.items() if split.labelled}
+    labeled = {name: split.pixels for name, split in manifest.splits.items() if split.labeled}
     table = Table("class", title="pixels in %", title_justify="left")
-    for name in labelled:
+    for name in labeled:
         table.add_column(name, justify="right")
     for index, name in enumerate([*(entry.name for entry in manifest.classes), "(ignored)"]):
-        table.add_row(name, *(f"{100 * pixels[index] / sum(pixels):.2f}" for pixels in labelled.values()))
+        table.add_row(name, *(f"{100 * pixels[index] / sum(pixels):.2f}" for pixels in labeled.values()))
     return table
 
 

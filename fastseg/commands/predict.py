@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from fastseg.cli_help import command_name, grouped, shown_as
-from fastseg.deploy.predict_files import check_absent, named_apart
+from fastseg.deploy.predict_files import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
 from fastseg.errors import UserError, run_command
@@ -20,7 +20,7 @@ from fastseg.progress import show_progress
 @grouped(accuracy="tta", speed="batch")
 @dataclass(frozen=True)
 class Options:
-    """Colour overlays of images, folders and videos, in their own sizes and names.
+    """ColorChange overlays of images, folders and videos, in their own sizes and names.
 
     Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
     """
@@ -32,7 +32,7 @@ class Options:
     out: Path = Path("predictions")
     """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: bool = False
-    """Also PNGs of train ids, whose palette has the classes' colours; of a video one per frame."""
+    """Also PNGs of train ids, whose palette has the classes' colors; of a video one per frame."""
     probabilities: bool = False
     """Also .npz files: float16, classes × height × width, and the classes' names."""
     no_overlays: bool = False
@@ -128,7 +128,7 @@ def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dic
     for kind in KINDS:
         if getattr(outputs, kind):
             check_writable(options.out / kind, "--out")
-    files = named_apart(outputs, files, videos)
+    files = disambiguate(outputs, files, videos)
     if not options.overwrite:
         check_absent(outputs, files, videos)
     return files

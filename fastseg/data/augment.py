@@ -1,4 +1,4 @@
-"""What is drawn at random for a training sample: where to look in the frame, and how to colour it.
+"""What is drawn at random for a training sample: where to look in the frame, and how to color it.
 
 A ratio r resizes the frame, a crop of h×w is cut from the result. Both at once: the crop shows a window of h/r rows
 and w/r columns of the frame, resized to h×w. The window has whole pixels, so that only they need decoding, image and
@@ -34,13 +34,13 @@ class Augmentation:
     hue: float = 0.0
     """Hue is turned by ± this many degrees, in half of the samples."""
     fill: tuple[int, int, int] = (124, 116, 104)
-    """RGB of the padding: the data's mean, which normalisation turns into zero."""
+    """RGB of the padding: the data's mean, which normalization turns into zero."""
     squeeze: bool = False
     """The crop shows the whole frame, whatever that does to its proportions; ``scale`` does not apply."""
 
     @property
-    def coloured(self) -> bool:
-        """Whether colours change at all."""
+    def colored(self) -> bool:
+        """Whether colors change at all."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
@@ -63,7 +63,7 @@ class Window(NamedTuple):
     """Whether the window is mirrored left-right."""
 
 
-class Colour(NamedTuple):
+class ColorChange(NamedTuple):
     """Factors of brightness, contrast and saturation, and degrees of hue."""
 
     brightness: float
@@ -92,10 +92,10 @@ def random_numbers(seed: int, epoch: int, sample: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, sample))
 
 
-def draw(seed: int, epoch: int, sample: int, frame: tuple[int, int], a: Augmentation) -> tuple[Window, Colour]:
+def draw(seed: int, epoch: int, sample: int, frame: tuple[int, int], a: Augmentation) -> tuple[Window, ColorChange]:
     """All that is drawn for a sample whose frame has (height, width) pixels."""
     rng = random_numbers(seed, epoch, sample)
-    return draw_window(rng, frame, a), draw_colour(rng, a)
+    return draw_window(rng, frame, a), draw_color(rng, a)
 
 
 def draw_window(rng: np.random.Generator, frame: tuple[int, int], augmentation: Augmentation) -> Window:
@@ -121,11 +121,11 @@ def _draw_line(rng: np.random.Generator, length: int, crop: int, ratio: float) -
     return 0, length, shown, int(rng.integers(crop - shown + 1))
 
 
-def draw_colour(rng: np.random.Generator, augmentation: Augmentation) -> Colour:
-    """Draw the changes of colour; each happens to half of the samples."""
+def draw_color(rng: np.random.Generator, augmentation: Augmentation) -> ColorChange:
+    """Draw the changes of color; each happens to half of the samples."""
 
     def change(amount: float) -> float:
         return float(rng.uniform(-amount, amount)) * (rng.random() < 0.5)
 
     a = augmentation
-    return Colour(1 + change(a.brightness), 1 + change(a.contrast), 1 + change(a.saturation), change(a.hue))
+    return ColorChange(1 + change(a.brightness), 1 + change(a.contrast), 1 + change(a.saturation), change(a.hue))

@@ -14,7 +14,7 @@ import torch
 from fastseg.config import DataConfig
 from fastseg.data.augment import Augmentation
 from fastseg.data.decoder_probe import choose_decoder
-from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.data.frame_cache import allocate_arena, cache_bytes
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.device import device_of
 from fastseg.errors import UserError, shown
@@ -31,7 +31,7 @@ class ShardBatches:
     ) -> None:
         """``whole``: frames in order; or ``train``: the endless loader that starts with an epoch."""
         self.classes: tuple[SegmentationClass, ...] = manifest.classes
-        """Names and colours; labels are places in this tuple, or 255 where nothing is known."""
+        """Names and colors; labels are places in this tuple, or 255 where nothing is known."""
         self.mean, self.std = manifest.mean, manifest.std
         """Of the training images, R, G, B, 0–255."""
         self.epoch = 0
@@ -87,7 +87,7 @@ def open_shards(
     """Batches of a packed split, decoded by DALI, on the device.
 
     With a ``crop`` (height, width; a number for a square): random crops of frames resized by a ratio in ``scale``,
-    mirrored with probability ``flip``, coloured as in :class:`fastseg.config.DataConfig`, shuffled anew in every epoch;
+    mirrored with probability ``flip``, colored as in :class:`fastseg.config.DataConfig`, shuffled anew in every epoch;
     what does not fill a batch is left for other epochs. Without: whole frames in order, each once (``batch`` is 1 where
     their sizes differ; ``valid`` is False for what only fills the last batch up). ``image`` is uint8 N×H×W×3, ``label``
     uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory; ``decoder``: see
@@ -148,7 +148,7 @@ def _arena(split: Split, device: torch.device) -> torch.Tensor:
     try:
         return allocate_arena(split, device)
     except torch.OutOfMemoryError:
-        need = resident_bytes(split) / 1e9
+        need = cache_bytes(split) / 1e9
         raise UserError(
             f"the decoded frames take {need:.1f} GB, more than {device} has free; leave resident out"
         ) from None

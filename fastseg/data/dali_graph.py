@@ -96,7 +96,7 @@ def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device:
 
 @pipeline_def
 def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec: str) -> Any:
-    """The same on the CPU as far as decoding; :class:`fastseg.data.dali_graph.Finisher` does the rest.
+    """The same on the CPU as far as decoding; :class:`fastseg.data.dali_graph.CpuResizer` does the rest.
 
     Returns windows of images and masks: uint8, of various sizes.
     """
@@ -105,9 +105,9 @@ def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec
 
 
 @pipeline_def
-def eval_graph(source: Callable[[], Frames], device: str, codec: str, labelled: bool = True) -> Any:
-    """Whole frames on ``device``: image uint8 H×W×3 and, of a ``labelled`` split, mask uint8 H×W×1."""
-    needed = 2 if labelled else 1
+def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: bool = True) -> Any:
+    """Whole frames on ``device``: image uint8 H×W×3 and, of a ``labeled`` split, mask uint8 H×W×1."""
+    needed = 2 if labeled else 1
     image, *masks = fn.external_source(lambda: source()[:needed], num_outputs=needed, no_copy=True)
     image = fn.decoders.image(image, output_type=types.RGB, **_decoder(device, codec))
     outputs = (image, *(fn.decoders.image(mask, output_type=types.GRAY) for mask in masks))
@@ -143,13 +143,13 @@ def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
 def decode_image(crops: Any, augmentation: Augmentation, device: str, codec: str) -> Any:
     """The windows of the images, colored: uint8 of ``shape``."""
     image = _window(crops.image, crops.image_start, crops.shape, codec, types.RGB, **_decoder(device, codec))
-    if not augmentation.coloured:
+    if not augmentation.colored:
         return image
     return fn.color_twist(image, **{name: getattr(crops, name) for name in COLORS})
 
 
 def _colors(augmentation: Augmentation) -> tuple[str, ...]:
-    return COLORS if augmentation.coloured else ()
+    return COLORS if augmentation.colored else ()
 
 
 def decode_mask(crops: Any, codec: str) -> Any:
@@ -216,7 +216,7 @@ def to_torch(output: Any, device: torch.device, out: torch.Tensor | None = None)
     return direct.to(device, non_blocking=True) if out is None else out.copy_(direct, non_blocking=True)
 
 
-class Finisher:
+class CpuResizer:
     """Finishes batches by ``threads`` threads, each of which takes one sample at a time."""
 
     def __init__(self, augmentation: Augmentation, threads: int, pinned: bool = False) -> None:

@@ -191,8 +191,8 @@ def decoded_by_cpu(shards: str, split: str) -> Iterator[Batch]:
 
 def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
     manifest = read_manifest(shards)
-    files, part = open_files(shards, manifest, split, unlabelled=True), manifest.split(split)
-    if part.labelled:
+    files, part = open_files(shards, manifest, split, unlabeled=True), manifest.split(split)
+    if part.labeled:
         smallest = (min(height for height, _, _ in part.sizes), min(width for _, width, _ in part.sizes))
         crop = (min(smallest[0], 512), min(smallest[1], 512))
         # Resized and colored crops need not be equal: only what the decoders make of them is compared.

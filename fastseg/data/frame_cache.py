@@ -32,34 +32,34 @@ class Frame(NamedTuple):
     """uint8 H×W×1."""
 
 
-def resident_bytes(split: Split, world: int = 1) -> int:
+def cache_bytes(split: Split, world: int = 1) -> int:
     """Memory that the decoded frames of a split take; or the most that the share of one of ``world`` ranks may take."""
     pixels = sorted((height * width for height, width, samples in split.sizes for _ in range(samples)), reverse=True)
     return BYTES_PER_PIXEL * sum(pixels[: ceil(len(pixels) / world)])
 
 
 def allocate_arena(split: Split, device: torch.device, world: int = 1) -> torch.Tensor:
-    """Take the memory of :func:`resident_bytes` in one piece, before any frame is there: uint8 on ``device``.
+    """Take the memory of :func:`cache_bytes` in one piece, before any frame is there: uint8 on ``device``.
 
     Raises :class:`torch.OutOfMemoryError` where a GPU has not that much in one piece.
     """
-    return torch.empty(resident_bytes(split, world), dtype=torch.uint8, device=device)
+    return torch.empty(cache_bytes(split, world), dtype=torch.uint8, device=device)
 
 
-def resident_feed(
-    residence: "Residence", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
+def cached_crops(
+    cache: "FrameCache", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
 ) -> Callable[[], Crops]:
     """As :func:`fastseg.data.sampler.train_feed`, but of decoded frames; ``samples``: endless (epoch, place)."""
 
     def crop(epoch: int, place: int) -> Crop:
-        image, mask = residence.frame(place)
-        window, colour = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
-        return Crop(image, (0, 0), mask, window, colour, place)
+        image, mask = cache.frame(place)
+        window, color = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
+        return Crop(image, (0, 0), mask, window, color, place)
 
     return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
 
 
-class Residence:
+class FrameCache:
     """Decodes each frame of a split when it is first needed, ahead of who needs it, and keeps it."""
 
     def __init__(self, reader: Reader, places: Iterable[int], number: int, arena: torch.Tensor, **options: Any) -> None:

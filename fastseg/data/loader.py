@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from fastseg.data.augment import Augmentation
-from fastseg.data.dali_graph import DECODED, Crops, Finisher, Frames, eval_graph, to_torch, train_graph, windows_graph
+from fastseg.data.dali_graph import DECODED, CpuResizer, Crops, Frames, eval_graph, to_torch, train_graph, windows_graph
 from fastseg.data.decoding import Decoder
-from fastseg.data.frame_cache import Residence, resident_feed
+from fastseg.data.frame_cache import FrameCache, cached_crops
 from fastseg.data.reader import Files, Reader
 from fastseg.data.sampler import epoch_steps, frame_feed, own_places, train_feed, train_samples
 from fastseg.errors import UserError
@@ -103,8 +103,8 @@ class TrainLoader:
         self._step += 1
         return Batch(image, mask.squeeze(-1), self._valid)
 
-    def bad_samples(self) -> list[int]:
-        """Places of the damaged records that this rank has met so far, and passed over."""
+    def corrupt_samples(self) -> list[int]:
+        """Places of the damaged records that this rank has met so far, and skipped."""
         return sorted(self._reader.bad)
 
     def state(self) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def _resident(
     """Crops of frames in memory."""
     batch, seed = order["batch"], order["seed"]
     places = (place for _, place in train_samples(reader, **order))
-    residence = Residence(reader, places, len(own_places(reader, order["apart"])), arena, **options)
-    return resident_feed(residence, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
+    cache = FrameCache(reader, places, len(own_places(reader, order["apart"])), arena, **options)
+    return cached_crops(cache, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
 
 
 def _by_graph(
@@ -150,7 +150,7 @@ def _finished_here(
 ) -> Tensors:
     """Batches whose windows DALI has decoded on the CPU; for a GPU they are made ahead and copied there."""
     decoder = Decoder(reader, feed, windows_graph, augmentation=augmentation, codec=codec, **options)
-    finish = Finisher(augmentation, options["num_threads"], pinned=device.type == "cuda")
+    finish = CpuResizer(augmentation, options["num_threads"], pinned=device.type == "cuda")
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
         crops, (images, masks) = decoder.next()
@@ -214,7 +214,7 @@ class EvalLoader:
         """Place in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
-        self.max_bad = files.max_bad
+        self.max_corrupt = files.max_corrupt
         """Damaged frames that may be left out."""
         self._steps = ceil(ceil(samples / files.world) / self._batch)
         self._reader, self.device = _reader(files, split), device
@@ -230,7 +230,7 @@ class EvalLoader:
         """The keys of all samples of the split, in order."""
         return [self._reader.key(place) for place in range(len(self._reader))]
 
-    def bad_samples(self) -> list[int]:
+    def corrupt_samples(self) -> list[int]:
         """Places of this rank's damaged frames met so far: they do not count."""
         return sorted(self._reader.bad.keys() & range(self.first, self.first + self.count))
 
@@ -252,9 +252,9 @@ class EvalLoader:
         last = self.first + max(self.count - 1, 0)
         places = [min(self.first + i, last) for i in range(self._steps * self._batch)]
         feed = frame_feed(self._reader, cycle(places), batch=self._batch, ahead=EVAL_PREFETCH)
-        codec, labelled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
+        codec, labeled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
         where = "cpu" if self._options["device_id"] is None else "gpu"
-        return Decoder(self._reader, feed, eval_graph, device=where, codec=codec, labelled=labelled, **self._options)
+        return Decoder(self._reader, feed, eval_graph, device=where, codec=codec, labeled=labeled, **self._options)
 
 
 def open_files(
@@ -263,19 +263,19 @@ def open_files(
     split: str,
     rank: int = 0,
     world: int = 1,
-    max_bad: int = 0,
+    max_corrupt: int = 0,
     *,
-    unlabelled: bool = False,
+    unlabeled: bool = False,
 ) -> Files:
     """The files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
 
-    ``max_bad``: damaged records that may be passed over; all that is noticed here is refused. ``unlabelled``: a split
+    ``max_corrupt``: damaged records that may be skipped; all that is noticed here is refused. ``unlabeled``: a split
     without masks will do.
     Raises :class:`UserError` for a split without masks, for a tar that is missing or of another size, and for an index
     that is missing (in object storage whoever reads the indexes says that).
     """
     part = manifest.split(split)
-    if not part.labelled and not unlabelled:
+    if not part.labeled and not unlabeled:
         raise UserError(f"the split {split!r} of {shards} has no masks; it can be predicted, not trained or scored")
     check_sizes(shards, part.shards)
     return Files(
@@ -285,10 +285,10 @@ def open_files(
         index_sha256=tuple(shard.index_sha256 for shard in part.shards),
         sizes=frozenset((height, width) for height, width, _ in part.sizes),
         image_codec=manifest.image_codec,
-        mask_codec=manifest.mask_codec if part.labelled else "",
+        mask_codec=manifest.mask_codec if part.labeled else "",
         rank=rank,
         world=world,
-        max_bad=max_bad,
+        max_corrupt=max_corrupt,
     )
 
 

@@ -14,7 +14,7 @@ from fastseg.errors import UserError
 from fastseg.shards.images import image_size
 from fastseg.shards.jpeg_tiles import Bytes
 from fastseg.shards.tar import call, changed, index_bytes, read_index
-from fastseg.storage import LOST, cure, is_remote, no_file, opener, read_bytes
+from fastseg.storage import LOST, cure, is_remote, missing_file, range_reader, read_bytes
 
 Sample = TypeVar("Sample")
 
@@ -39,8 +39,8 @@ class Files:
     """Empty for a split without masks."""
     rank: int = 0
     world: int = 1
-    max_bad: int = 0
-    """Damaged records that may be passed over."""
+    max_corrupt: int = 0
+    """Damaged records that may be skipped."""
 
 
 class Encoded(NamedTuple):
@@ -74,11 +74,11 @@ class Reader:
         self.remote = is_remote(files.tars[0])
         shards = zip(files.tars, files.indexes, files.samples, files.index_sha256, strict=True)
         self._places = [place for shard in shards for place in _places(*shard, files)]
-        self._open = opener()
+        self._open = range_reader()
         self._proven = bytearray(len(self._places))
         self._lock = threading.Lock()
         self.bad: dict[int, str] = {}
-        """Places of damaged records that were passed over, and what is wrong there."""
+        """Places of damaged records that were skipped, and what is wrong there."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -93,17 +93,17 @@ class Reader:
         within = record.json if extension == "json" else record.mask if "mask." in extension else record.image
         return f"{record.tar}, record {record.key} at byte {record.offset + (within.start if extension else 0)}"
 
-    def first_whole(self, place: int, use: Callable[[int, Encoded], Sample]) -> Sample:
+    def read_first_valid(self, place: int, use: Callable[[int, Encoded], Sample]) -> Sample:
         """``use(place, record)`` for the record at ``place``, or for the next one that is not damaged.
 
         What stands in for a damaged record depends on the set alone: it is the same on all ranks and after a restart.
-        Raises :class:`UserError` where more than ``max_bad`` of ``files`` are damaged.
+        Raises :class:`UserError` where more than ``max_corrupt`` of ``files`` are damaged.
         """
         for other in chain(range(place, len(self)), range(place)):
             try:
                 return use(other, self.read(other))
             except Damaged as error:
-                self._pass_over(other, error)
+                self._skip(other, error)
         raise UserError(f"every record of {self.files.tars[0]} and its like is damaged; copy or pack the set again")
 
     def read(self, place: int) -> Encoded:
@@ -123,11 +123,11 @@ class Reader:
         # Once in a process: 0.5 ms of a core for a frame of Cityscapes, which takes 0.1 ms to read and on a GPU's
         # machine, at 2,000 images a second, would keep a core busy all the time.
         if not self._proven[place]:
-            self._prove(place, encoded, data[record.json].tobytes())
+            self._verify(place, encoded, data[record.json].tobytes())
             self._proven[place] = True
         return encoded
 
-    def _prove(self, place: int, encoded: Encoded, json: bytes) -> None:
+    def _verify(self, place: int, encoded: Encoded, json: bytes) -> None:
         files = {self.files.image_codec: encoded.image}
         if self.files.mask_codec:
             files[f"mask.{self.files.mask_codec}"] = encoded.mask
@@ -148,15 +148,15 @@ class Reader:
         except UserError as error:
             raise Damaged(f"{self.where(place, extension)}: {error}") from None
 
-    def _pass_over(self, place: int, error: Damaged) -> None:
-        most = self.files.max_bad
+    def _skip(self, place: int, error: Damaged) -> None:
+        most = self.files.max_corrupt
         with self._lock:
             if place in self.bad:
                 return
             if len(self.bad) >= most:
-                raise UserError(f"{error}; copy or pack the set again, or raise --max-bad-samples, which is {most}")
+                raise UserError(f"{error}; copy or pack the set again, or raise --max-corrupt-samples, which is {most}")
             self.bad[place] = str(error)
-        print(f"warning: {error}; it is passed over ({len(self.bad)} of at most {most})", file=sys.stderr)
+        print(f"warning: {error}; it is skipped ({len(self.bad)} of at most {most})", file=sys.stderr)
 
 
 def _places(tar: str, index: str, samples: int, digest: str, files: Files) -> Iterator[_Place]:
@@ -176,7 +176,7 @@ def _index(path: str, tar: str, samples: int, digest: str) -> str:
     try:
         data = read_bytes(path, index_bytes(samples))
     except FileNotFoundError:
-        raise no_file(path) from None
+        raise missing_file(path) from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); copy or pack the set again") from None
     if hashlib.sha256(data).hexdigest() != digest:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastseg.data.augment import Augmentation, Colour, Window, draw
+from fastseg.data.augment import Augmentation, ColorChange, Window, draw
 from fastseg.data.dali_graph import Array, Crops, Frames
 from fastseg.data.reader import Damaged, Encoded, Reader
 from fastseg.errors import UserError
@@ -45,7 +45,7 @@ class Crop(NamedTuple):
     mask: Array
     """Encoded or decoded, whole."""
     window: Window
-    colour: Colour
+    color: ColorChange
     record: int
     """Place of the record in the split."""
 
@@ -71,7 +71,7 @@ def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int)
     """A function that returns the next batch of whole frames, of ``places`` without an end."""
 
     def read(place: int) -> tuple[Bytes, Bytes, int]:
-        return reader.first_whole(place, lambda other, record: (*record, other))
+        return reader.read_first_valid(place, lambda other, record: (*record, other))
 
     frames = read_ahead(places, read, reader, ahead * batch)
     return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
@@ -134,16 +134,16 @@ class Cropper:
 
     def crop(self, sample: tuple[int, int]) -> Crop:
         """The crop of (epoch, place); of another place, but with its draws, where that record is damaged."""
-        return self._reader.first_whole(sample[1], partial(self._crop, sample))
+        return self._reader.read_first_valid(sample[1], partial(self._crop, sample))
 
     def _crop(self, sample: tuple[int, int], place: int, record: Encoded) -> Crop:
         image, mask = record
         size, tiles = self._look_up(place, image)
-        window, colour = draw(self._seed, *sample, size, self._augmentation)
+        window, color = draw(self._seed, *sample, size, self._augmentation)
         if tiles is None:
-            return Crop(image, (0, 0), mask, window, colour, place)
-        part, top, left = cut(image, tiles, *_with_neighbours(window, tiles))
-        return Crop(part, (top, left), mask, window, colour, place)
+            return Crop(image, (0, 0), mask, window, color, place)
+        part, top, left = cut(image, tiles, *_with_neighbors(window, tiles))
+        return Crop(part, (top, left), mask, window, color, place)
 
     def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
         """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
@@ -160,7 +160,7 @@ class Cropper:
         return found
 
 
-def _with_neighbours(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
+def _with_neighbors(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of a window; halved chroma is interpolated from a pixel around it."""
     more = int(tiles.tile_height > 8)
     return (
@@ -178,7 +178,7 @@ def collate(crops: list[Crop]) -> Crops:
     shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
     sides = shape.astype(np.float32)
     mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
-    colors = np.array([crop.colour for crop in crops], np.float32).T.copy()
+    colors = np.array([crop.color for crop in crops], np.float32).T.copy()
     return Crops(
         image=[crop.image for crop in crops],
         mask=[crop.mask for crop in crops],
@@ -189,6 +189,6 @@ def collate(crops: list[Crop]) -> Crops:
         region_end=sides - mirrored,
         size=np.array([(w.height, w.width) for w in windows], np.float32),
         pad_start=-np.array([(w.above, w.before) for w in windows], np.int32),
-        **dict(zip(Colour._fields, colors, strict=True)),
+        **dict(zip(ColorChange._fields, colors, strict=True)),
         records=[crop.record for crop in crops],
     )

@@ -11,7 +11,7 @@ import numpy as np
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
 from fastseg.model.weights import fitting
 
-INPUT = "image: uint8, N×H×W×3, RGB; normalisation is part of the network"
+INPUT = "image: uint8, N×H×W×3, RGB; normalization is part of the network"
 OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
 WEIGHTS = "weights with torchvision's names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
 
@@ -163,7 +163,7 @@ from PIL import Image
 session = onnxruntime.InferenceSession("{file}")
 image = np.asarray(Image.open("image.jpg").convert("RGB"))[None]  # uint8, 1×H×W×3
 classes, logits = session.run(["classes", "logits"], {{"image": image}})  # uint8 1×H×W, float32 1×C×H×W
-metadata = session.get_modelmeta().custom_metadata_map  # classes with their colours, recipe, score""",
+metadata = session.get_modelmeta().custom_metadata_map  # classes with their colors, recipe, score""",
     "torch-export": """\
 import numpy as np, torch
 from PIL import Image
@@ -242,7 +242,7 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
 
 def _classes(about: Description) -> Iterator[str]:
     label = about.label_ids is not None
-    yield "| id |" + (" labelId |" if label else "") + " name | colour (R, G, B) |"
+    yield "| id |" + (" labelId |" if label else "") + " name | color (R, G, B) |"
     yield "|---|" + ("---|" if label else "") + "---|---|"
     for i, c in enumerate(about.classes):
         own = f" {about.label_ids[i]} |" if about.label_ids else ""

@@ -175,7 +175,7 @@ def _ahead(items: Iterator[Item], number: int) -> Iterator[Item]:
             yield item
 
 
-def named_apart(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> list[Input]:
+def disambiguate(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> list[Input]:
     """The same files; where a.jpg and a.png beside it want the same place, their results are a.jpg.* and a.png.*.
 
     A video's frames go to a folder: where that is one that other results go into, as with clip.mp4 beside

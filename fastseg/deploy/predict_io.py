@@ -34,7 +34,7 @@ class Outputs:
     overlays: bool = True
     """JPEG for a JPEG, else PNG."""
     masks: bool = False
-    """PNG of train ids in the classes' colours (a palette)."""
+    """PNG of train ids in the classes' colors (a palette)."""
     probabilities: bool = False
     """Compressed NumPy archive: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
 
@@ -108,7 +108,7 @@ def overlay(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], al
 
 
 def palette_image(mask: Mask, classes: Sequence[SegmentationClass]) -> Image.Image:
-    """Train ids that look like their classes: Pillow and NumPy read the ids, people see the colours."""
+    """Train ids that look like their classes: Pillow and NumPy read the ids, people see the colors."""
     image = Image.fromarray(mask)
     image.putpalette(bytes(channel for c in classes for channel in c.color))
     return image

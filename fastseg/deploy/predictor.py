@@ -27,7 +27,7 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 MEMORY = 6 << 30
 """Bytes that a look at pictures may take: enough for a 4K frame in one piece with 19 classes."""
 OVERLAP = 256
-"""Pixels that neighbouring blocks of a larger picture share; each keeps its half."""
+"""Pixels that neighboring blocks of a larger picture share; each keeps its half."""
 
 
 class Predictor:
@@ -49,7 +49,7 @@ class Predictor:
         arch: str = "",
     ) -> None:
         self.classes = tuple(classes)
-        """Names and colours; a mask holds places in this tuple."""
+        """Names and colors; a mask holds places in this tuple."""
         self.device = device
         self.precision = precision_of(precision, device)
         self.views = views
@@ -84,7 +84,7 @@ class Predictor:
         return result[0] if single else result
 
     def overlay(self, image: ImageLike, alpha: float = 0.6) -> NDArray[np.uint8]:
-        """The image under the colours of its classes, ``alpha`` (0…1) of the colour: uint8 H×W×3; N×H×W×3 for a batch.
+        """The image under the colors of its classes, ``alpha`` (0…1) of the color: uint8 H×W×3; N×H×W×3 for a batch.
 
         >>> import fastseg
         >>> from PIL import Image
@@ -92,7 +92,7 @@ class Predictor:
         >>> Image.fromarray(picture).save("overlay.png")
         """
         if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-            raise UserError(f"alpha is {shown(alpha)}; it must be from 0 (the image alone) to 1 (the colours alone)")
+            raise UserError(f"alpha is {shown(alpha)}; it must be from 0 (the image alone) to 1 (the colors alone)")
         frames, single = _frames(image)
         masks, _ = self.answer(frames)
         pictures = np.stack([overlay(*pair, self.classes, alpha) for pair in zip(frames, masks, strict=True)])

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from fastseg.device import count_gpus, device_of, require_gpus
-from fastseg.distributed.watchdog import Watch, agreed, end, explained
+from fastseg.distributed.watchdog import Watchdog, agreed, end, explained
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.parallel import usable_cores
 
@@ -116,7 +116,7 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
     Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it, by
     the first rank that fails: those that lose their connection to it are silent. Where one hangs, all the others end
-    after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watch`). A rank whose GPU cannot be used
+    after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watchdog`). A rank whose GPU cannot be used
     says so before it joins: raises :class:`UserError`.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -153,7 +153,7 @@ def _place(device: str, local_rank: int) -> torch.device:
     return place
 
 
-def _join(ranks: Ranks, timeout: float) -> Watch:
+def _join(ranks: Ranks, timeout: float) -> Watchdog:
     patience = timedelta(seconds=timeout + _MARGIN)
     store, *_ = next(dist.rendezvous("env://", timeout=patience))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
@@ -170,42 +170,42 @@ def _join(ranks: Ranks, timeout: float) -> Watch:
         timeout=patience,
         device_id=ranks.device if cuda else None,
     )
-    global _patient
-    _patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    global _untimed_group
+    _untimed_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     # A clone: a thread that waits in a store keeps others out of it.
-    return Watch(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
+    return Watchdog(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
 
 
-_patient: Any = None
+_untimed_group: Any = None
 """All ranks, for exchanges that only the watch may end."""
 _progress = 0
 """Exchanges between ranks that this process has come to, and how often it has got on since the last of them."""
 _EXCHANGE = 1 << 32
-"""So much more is an exchange than :func:`get_on`: ranks that have come to the same one are equally far."""
+"""So much more is an exchange than :func:`heartbeat`: ranks that have come to the same one are equally far."""
 
 
-def _meet() -> bool:
+def _begin_collective() -> bool:
     """Whether there are others to exchange anything with; call before doing so."""
     global _progress
     _progress = (_progress // _EXCHANGE + 1) * _EXCHANGE
     return dist.is_initialized()
 
 
-def get_on() -> None:
+def heartbeat() -> None:
     """Say, in long work between two exchanges, that another part of it is done: then this rank does not hang."""
     global _progress
     _progress += 1
 
 
-def wait_for_all() -> None:
-    """Wait for all ranks after work that may take some much longer than others, as long as these :func:`get_on`."""
-    if _meet():
-        dist.barrier(group=_patient)
+def barrier_no_timeout() -> None:
+    """Wait for all ranks after work that may take some much longer than others, as long as these :func:`heartbeat`."""
+    if _begin_collective():
+        dist.barrier(group=_untimed_group)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Add up ``tensor`` over all ranks, in place; every rank gets the sum."""
-    if _meet():
+    if _begin_collective():
         dist.all_reduce(tensor)
     return tensor
 
@@ -221,7 +221,7 @@ def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Every rank's ``state``, in rank order, on every rank."""
-    if not _meet():
+    if not _begin_collective():
         return [state]
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, state)
@@ -230,7 +230,7 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 def gather_on_first(value: Any) -> list[Any]:
     """Every rank's ``value``, in rank order, on the first rank; nothing on the others."""
-    if not _meet():
+    if not _begin_collective():
         return [value]
     values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, values)
@@ -239,11 +239,11 @@ def gather_on_first(value: Any) -> list[Any]:
 
 def barrier() -> None:
     """Wait for all ranks."""
-    if _meet():
+    if _begin_collective():
         dist.barrier()
 
 
-def count_bad(mine: Sequence[int], most: int) -> int:
+def count_corrupt(mine: Sequence[int], most: int) -> int:
     """Distinct damaged records of one split that all ranks have met, this one at the places ``mine``.
 
     Every rank has to call. Where they are more than ``most``, each ends: the first rank with a :class:`UserError`.
@@ -256,6 +256,6 @@ def count_bad(mine: Sequence[int], most: int) -> int:
     if dist.is_initialized() and dist.get_rank():
         sys.exit(USER_ERROR)
     raise UserError(
-        f"{bad} damaged records were found by all ranks together, --max-bad-samples is {most}; "
+        f"{bad} damaged records were found by all ranks together, --max-corrupt-samples is {most}; "
         "copy or pack the set again, or raise it"
     )

@@ -47,7 +47,7 @@ class _Seen:
         self.stuck += 1
 
 
-class Watch:
+class Watchdog:
     """A thread that says in the ranks' store that this rank lives, and how far it is, and listens to the others.
 
     A process that is stopped, or whose machine is lost, closes no connection, and one whose storage hangs is alive:
@@ -161,7 +161,7 @@ def agreed(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
 
 
-def explained(error: BaseException, local_rank: int, watch: Watch) -> BaseException:
+def explained(error: BaseException, local_rank: int, watch: Watchdog) -> BaseException:
     """``error``, what it means where it is a lost connection, or a silent exit: of all ranks one says why they end."""
     if isinstance(error, SystemExit):
         return error  # all have agreed on it, and the first rank speaks

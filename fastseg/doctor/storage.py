@@ -98,7 +98,7 @@ def record(request: Request) -> list[Row]:
     except UserError:  # as the row of the shards says
         return []
     try:
-        split = next((name for name, split in splits.items() if split.labelled), next(iter(splits)))
+        split = next((name for name, split in splits.items() if split.labeled), next(iter(splits)))
         batch = next(iter(fastseg.open_shards(request.shards, split, batch=1, device="cpu", threads=1)))
     except UserError as error:
         what, _, cure = str(error).partition("; ")

@@ -2,7 +2,7 @@
 
 Frames are drawn with replacement, the same for both models, and scored anew each time: the spread of the differences
 says how much another val set of the same kind might have changed them (Efron 1979; Efron & Tibshirani 1993, chapter 13,
-the percentile interval). It takes the frames as independent; neighbours of one video are not, and their intervals come
+the percentile interval). It takes the frames as independent; neighbors of one video are not, and their intervals come
 out too narrow. Nor does it know that the same recipe trained again gives another checkpoint.
 """
 
@@ -18,8 +18,8 @@ from fastseg.evaluation.metrics import plain
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
-FEWEST = 6
-"""Frames on which two models must differ before a difference is called: if all of five favour one, even a sign test
+MIN_FRAMES = 6
+"""Frames on which two models must differ before a difference is called: if all of five favor one, even a sign test
 cannot exclude chance (2 × 0.5⁵ = 6 %, 2 × 0.5⁶ = 3 %)."""
 _NUMBERS = 1 << 20
 """Of frames drawn, held at a time: 8 MB in each of a few arrays."""
@@ -63,7 +63,7 @@ class Difference:
             return "no difference"
         if self.low <= 0 <= self.high:
             return "noise"
-        if self.frames < FEWEST:
+        if self.frames < MIN_FRAMES:
             return "too few images"
         return "B better" if self.difference > 0 else "A better"
 

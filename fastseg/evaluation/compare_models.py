@@ -16,8 +16,8 @@ from rich.text import Text
 from torch import Tensor, device
 
 from fastseg.data.loader import EvalLoader
-from fastseg.device import Mailbox
-from fastseg.distributed.ranks import count_bad, gather_on_first, get_on, wait_for_all
+from fastseg.device import AsyncMetrics
+from fastseg.distributed.ranks import barrier_no_timeout, count_corrupt, gather_on_first, heartbeat
 from fastseg.evaluation.baseline import Baseline
 from fastseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Comparison, Counts, Difference, compare, iou, mean
 from fastseg.evaluation.metrics import count_classes, percent, plain, read_counts
@@ -25,10 +25,10 @@ from fastseg.labels import SegmentationClass
 from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import Views, predict
 
-COLOURS = {"B better": "green", "A better": "red"}
+COLORS = {"B better": "green", "A better": "red"}
 CAVEAT = (
     "One class in twenty is called better by chance alone. The intervals take the images as independent: where they "
-    "are neighbouring frames of one video, they are too narrow. And the same recipe trained again scores otherwise, "
+    "are neighboring frames of one video, they are too narrow. And the same recipe trained again scores otherwise, "
     "which no interval over images knows."
 )
 
@@ -105,7 +105,7 @@ def points(value: float) -> str:
 def _cells(row: Difference) -> list[Text]:
     interval = "–" if math.isnan(row.difference) else f"{points(row.low)} … {points(row.high)}"
     scores = (percent(row.a), percent(row.b), points(row.difference), interval)
-    return [*map(Text, scores), Text(row.verdict, style=COLOURS.get(row.verdict, ""))]
+    return [*map(Text, scores), Text(row.verdict, style=COLORS.get(row.verdict, ""))]
 
 
 def _swatch(c: SegmentationClass) -> Text:
@@ -131,7 +131,7 @@ class Counted:
 
     models: list[Counts]
     images: int
-    bad_samples: int
+    corrupt_samples: int
     """Damaged frames, which do not count."""
     images_per_second: float
 
@@ -157,19 +157,19 @@ def count_frames(
     """
     start, done = time.perf_counter(), 0
     frames: list[NDArray[np.int64]] = []
-    mailbox = Mailbox[None](loader.device)
+    async_metrics = AsyncMetrics[None](loader.device)
     for batch in loader:
         predictions = [infer(batch.image) for infer in models]
         if chosen := [i for i, valid in enumerate(batch.valid.tolist()) if valid]:
             # On a GPU the numbers of the batch before: the host looks while the device works on this one.
-            frames += _read(mailbox.exchange(None, _count(predictions, batch.label, chosen, classes)), classes)
+            frames += _read(async_metrics.exchange(None, _count(predictions, batch.label, chosen, classes)), classes)
         done = min(done + len(batch.valid), loader.count)
-        get_on()
+        heartbeat()
         if progress:
             progress(done, loader.count)
-    frames += _read(mailbox.collect(), classes)
-    wait_for_all()
-    bad = count_bad(loader.bad_samples(), loader.max_bad)
+    frames += _read(async_metrics.collect(), classes)
+    barrier_no_timeout()
+    bad = count_corrupt(loader.corrupt_samples(), loader.max_corrupt)
     mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
     shares = gather_on_first(mine)
     if not shares:
@@ -245,4 +245,4 @@ def _show_two(
 def chosen(counted: Counted, places: Sequence[int]) -> Counted:
     """The counts of some classes only."""
     models = [Counts(*(part[:, list(places)] for part in counts)) for counts in counted.models]
-    return Counted(models, counted.images, counted.bad_samples, counted.images_per_second)
+    return Counted(models, counted.images, counted.corrupt_samples, counted.images_per_second)

@@ -11,8 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from fastseg.data.loader import Batch, EvalLoader
-from fastseg.device import Mailbox
-from fastseg.distributed.ranks import count_bad, gather_on_first, gather_states, get_on, sum_over_ranks, wait_for_all
+from fastseg.device import AsyncMetrics
+from fastseg.distributed.ranks import (
+    barrier_no_timeout,
+    count_corrupt,
+    gather_on_first,
+    gather_states,
+    heartbeat,
+    sum_over_ranks,
+)
 from fastseg.evaluation.metrics import count_classes, read_counts
 
 
@@ -20,7 +27,7 @@ class Sample(NamedTuple):
     """One evaluated frame."""
 
     iou: float
-    """Mean IoU over the classes that its truth or its prediction holds; 1 where nothing is labelled."""
+    """Mean IoU over the classes that its truth or its prediction holds; 1 where nothing is labeled."""
     place: int
     """Counting through the split's shards in order."""
     image: NDArray[np.uint8]
@@ -39,7 +46,7 @@ class Evaluation:
     """C×C pixels, rows the truth."""
     images: int
     """Frames that count."""
-    bad_samples: int
+    corrupt_samples: int
     """Damaged frames, which do not count."""
     images_per_second: float
     """Over all ranks, from the first frame asked for to the last one counted."""
@@ -53,21 +60,21 @@ def evaluate(
     classes: int,
     *,
     keep_worst: int = 0,
-    watchers: Sequence[Callable[[int, torch.Tensor, torch.Tensor], None]] = (),
+    metrics: Sequence[Callable[[int, torch.Tensor, torch.Tensor], None]] = (),
     progress: Callable[[int, int], None] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Run ``infer`` (images → train ids, as :func:`fastseg.model.inference.predict` does) over this
     rank's batches and add up all ranks.
 
-    Each of ``watchers`` is given every frame that counts: its place in the split, its label and its prediction (uint8
+    Each of ``metrics`` is given every frame that counts: its place in the split, its label and its prediction (uint8
     H×W, on the device). ``progress`` is told how many images this rank has done, of how many. ``interrupted`` is asked
     before every batch whether to give up; where one rank did, all get None.
     """
     start = time.perf_counter()
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=loader.device)
     done, images, worst = 0, 0, WorstFrames(keep_worst)
-    mailbox = Mailbox[_Frames](loader.device)
+    async_metrics = AsyncMetrics[_Frames](loader.device)
     for batch in loader:
         if interrupted():
             break
@@ -75,20 +82,20 @@ def evaluate(
         chosen = [i for i, valid in enumerate(batch.valid.tolist()) if valid]
         frames = _Frames(loader.first + done, chosen, batch if keep_worst else None, prediction)
         for i in chosen:
-            for watch in watchers:
+            for watch in metrics:
                 watch(frames.first + i, batch.label[i], prediction[i])
         if chosen:
             # On a GPU the host looks at a batch when the next one is queued, so that it always has work to do.
-            _look(mailbox.exchange(frames, _count(prediction, batch.label, chosen, matrix)), classes, worst)
+            _look(async_metrics.exchange(frames, _count(prediction, batch.label, chosen, matrix)), classes, worst)
         images += len(chosen)
         done = min(done + len(batch.valid), loader.count)
-        get_on()
+        heartbeat()
         if progress:
             progress(done, loader.count)
-    _look(mailbox.collect(), classes, worst)
-    wait_for_all()
+    _look(async_metrics.collect(), classes, worst)
+    barrier_no_timeout()
     left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
-    bad = count_bad(loader.bad_samples(), loader.max_bad)
+    bad = count_corrupt(loader.corrupt_samples(), loader.max_corrupt)
     total = sum_over_ranks(matrix).cpu().numpy()
     seconds = time.perf_counter() - start
     samples = _gather_worst(worst.samples(), keep_worst)

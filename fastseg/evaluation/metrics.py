@@ -137,7 +137,7 @@ def score(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Sc
 
 
 def score_table(result: Score, classes: Sequence[SegmentationClass], boundary: Sequence[float] | None = None) -> Table:
-    """The scores in per cent, class by class with each class's colour, then the categories and the means.
+    """The scores in per cent, class by class with each class's color, then the categories and the means.
 
     ``boundary``: the Boundary IoU of every class, for a column of its own.
     """
@@ -191,7 +191,7 @@ def plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-LEAST = 0.005
+MIN_SHARE = 0.005
 """A smaller share of a class is not worth a word."""
 
 
@@ -213,4 +213,4 @@ def largest_confusions(matrix: NDArray[np.int64], names: Sequence[str], most: in
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
-    return [Mistake(names[i], names[j], float(shares[i, j])) for i, j in pairs if shares[i, j] >= LEAST]
+    return [Mistake(names[i], names[j], float(shares[i, j])) for i, j in pairs if shares[i, j] >= MIN_SHARE]

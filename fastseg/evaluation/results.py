@@ -40,20 +40,20 @@ class Outcome:
         return score(self.result.matrix, self.manifest.classes)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether there is anything to score."""
-        return self.manifest.split(self.split).labelled
+        return self.manifest.split(self.split).labeled
 
     def show(self, console: Console) -> None:
         """Print the table (of a split without masks: why there is none), and on what it was measured."""
-        if self.labelled:
+        if self.labeled:
             console.print(score_table(self.scores, self.manifest.classes, self.boundary))
             for sentence in self._notes():
                 console.print(sentence, highlight=False, soft_wrap=True)
         else:
             console.print(f"the split {self.split!r} has no masks: it was predicted, not scored", highlight=False)
-        if self.result.bad_samples:
-            console.print(f"{self.result.bad_samples} damaged frames were left out", highlight=False)
+        if self.result.corrupt_samples:
+            console.print(f"{self.result.corrupt_samples} damaged frames were left out", highlight=False)
         console.print(
             f"{self.checkpoint}: {self.result.images} images of {self.shards} ({self.split}) "
             f"at {self.result.images_per_second:.2f} images/s, {', '.join([self.precision, *looks(self.views)])}",
@@ -79,7 +79,7 @@ class Outcome:
             "step": self.step,
             "weights": self.weights,
             "images": self.result.images,
-            "bad_samples": self.result.bad_samples,
+            "corrupt_samples": self.result.corrupt_samples,
             "images_per_second": self.result.images_per_second,
             **self.scores.to_json(),
             "boundary_miou": plain(mean(self.boundary)),

@@ -46,8 +46,8 @@ def _fit(edges: Floats, outlines: Floats) -> Floats:
 
 
 def _edges(image: Image.Image) -> Floats:
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), float)
-    y, x = np.gradient(grey)
+    gray = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), float)
+    y, x = np.gradient(gray)
     # The root, so that a few glaring edges do not decide.
     strength = np.sqrt(np.hypot(y, x))
     return strength / max(float(strength.std()), 1e-9)

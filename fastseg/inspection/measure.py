@@ -69,7 +69,7 @@ class Inspection:
     """Pixels of each class, without the padding."""
     showing: tuple[int, ...]
     """Crops that show at least one pixel of each class."""
-    unlabelled: int
+    unlabeled: int
     """Crops that hold nothing but ignored pixels."""
     padding: float
     """Share of the crops' pixels that lie outside the frame."""
@@ -112,7 +112,7 @@ def inspect(
         crops=crops,
         pixels=_by_class(tally.pixels, classes),
         showing=_by_class(tally.showing, classes),
-        unlabelled=tally.unlabelled,
+        unlabeled=tally.unlabeled,
         padding=tally.padding / (tally.padding + int(tally.pixels.sum())),
         seen=tally.seen / crops,
         shown=tuple(shown),
@@ -126,12 +126,12 @@ class _Tally:
 
     def __init__(self) -> None:
         self.pixels, self.showing = np.zeros(IGNORE + 1, np.int64), np.zeros(IGNORE + 1, np.int64)
-        self.unlabelled, self.padding, self.seen = 0, 0, 0.0
+        self.unlabeled, self.padding, self.seen = 0, 0, 0.0
 
     def add(self, crop: Crop) -> None:
         window, size = crop.window, crop.label.size
         counts = np.array(Image.fromarray(crop.label).histogram())
-        self.unlabelled += int(counts[IGNORE] == size)
+        self.unlabeled += int(counts[IGNORE] == size)
         padding = size - window.height * window.width
         counts[IGNORE] -= padding
         self.showing += counts > 0
@@ -182,7 +182,7 @@ def _by_class(counts: NDArray[np.int64], classes: int) -> tuple[int, ...]:
 
 SMALL_VIEW = 0.04
 """Share of a frame below which crops are called small: 768² of a Cityscapes frame at the largest ratio, 2, are 0.07."""
-MUCH_PADDING = 0.25
+MAX_PADDING = 0.25
 MUCH_UNLABELLED = 0.05
 """Share of the crops."""
 MUCH_IGNORED = 0.5
@@ -220,13 +220,13 @@ def _classes(inspection: Inspection, split: Split, classes: tuple[SegmentationCl
 
 
 def _crops(inspection: Inspection) -> Iterator[str]:
-    unlabelled = inspection.unlabelled / inspection.crops
+    unlabeled = inspection.unlabeled / inspection.crops
     ignored = inspection.pixels[-1] / max(sum(inspection.pixels), 1)
-    if unlabelled > MUCH_UNLABELLED:
-        yield f"{inspection.unlabelled} of {inspection.crops} crops show no labelled pixel and teach nothing"
+    if unlabeled > MUCH_UNLABELLED:
+        yield f"{inspection.unlabeled} of {inspection.crops} crops show no labeled pixel and teach nothing"
     elif ignored > MUCH_IGNORED:
         yield f"{percent(ignored)} of what the crops show is ignored; is a value missing among the classes?"
-    if inspection.padding > MUCH_PADDING:
+    if inspection.padding > MAX_PADDING:
         yield (
             f"{percent(inspection.padding)} of the crops' pixels are padding, since frames are smaller than the crop; "
             "choose a smaller --data.crop or a larger --data.scale"

@@ -82,7 +82,7 @@ def caption(crop: Crop) -> str:
 
 
 def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -> Image.Image:
-    """Every crop twice, as it is and under its mask, with captions, and the classes' colours below."""
+    """Every crop twice, as it is and under its mask, with captions, and the classes' colors below."""
     font = open_font(13)
     line = 20
     height = max(1, round(TILE * crops[0].label.shape[0] / crops[0].label.shape[1]))
@@ -176,10 +176,10 @@ def _image(crop: Crop) -> str:
 
 
 def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
-    """Class colours, transparent where pixels are ignored: the page lays it over the image."""
+    """Class colors, transparent where pixels are ignored: the page lays it over the image."""
     alpha = np.where(crop.label < len(classes), 255, 0).astype(np.uint8)
-    colours = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
-    return _address(colours, Image.Resampling.NEAREST, "PNG", optimize=True)
+    colors = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
+    return _address(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
 
 
 def _address(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:

@@ -91,9 +91,9 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
     if where := not_finite({part: saved.get(part) for part in ("optimizer", "ranks")}):
         raise UserError(f"{path} has values in {where} that are not finite; use another")
     with fitting(path):
-        steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["evaluation_owed"]
+        steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["eval_pending"]
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
-            raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, evaluation_owed {shown(owed)}")
+            raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, eval_pending {shown(owed)}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
             epoch, step, apart = loader["epoch"], loader["step"], loader["apart"]
             if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(apart, bool):

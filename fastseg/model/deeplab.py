@@ -29,10 +29,10 @@ class Logits(NamedTuple):
 
 
 class DeepLab(nn.Module):
-    """Normalisation, then torchvision's network; parameter names below ``net.`` are torchvision's own.
+    """Normalization, then torchvision's network; parameter names below ``net.`` are torchvision's own.
 
-    Frames come as bytes and are normalised here, on the device and in the compute dtype: four times fewer bytes
-    cross the bus, and a compiled network fuses the arithmetic into its neighbours.
+    Frames come as bytes and are normalized here, on the device and in the compute dtype: four times fewer bytes
+    cross the bus, and a compiled network fuses the arithmetic into its neighbors.
     """
 
     mean: Tensor
@@ -71,8 +71,8 @@ class DeepLab(nn.Module):
         if self.squeeze and not self.training:
             image = resize(image, self.squeeze)
         # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
-        normalised = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        features = self.net.backbone(normalised.contiguous(memory_format=self.memory_format))
+        normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        features = self.net.backbone(normalized.contiguous(memory_format=self.memory_format))
         out = self.net.classifier(features["out"])
         if not self.training:
             return Logits(out[:, :-1] if self.void else out, None)
@@ -89,12 +89,12 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centres, as torchvision does: N×C×h×w → N×C×H×W in float32."""
+    """Bilinear, half-pixel centers, as torchvision does: N×C×h×w → N×C×H×W in float32."""
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
-def normalisation(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
-    """What to normalise with: pretrained weights expect ImageNet's statistics, fresh ones take the data's own."""
+def normalization(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
+    """What to normalize with: pretrained weights expect ImageNet's statistics, fresh ones take the data's own."""
     return (mean, std) if weights == "none" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -150,7 +150,7 @@ def pretrained(name: str, offline: str) -> dict[str, Tensor]:
     Raises :class:`UserError` where they cannot be had; ``offline`` is the cure that it names where a download fails.
     """
     # The first that were published: torchvision's own DeepLabv3 and the published results start from these.
-    # For DEFAULT's, trained otherwise, others had to change the optimiser (https://github.com/open-mmlab/mmdetection/pull/7489).
+    # For DEFAULT's, trained otherwise, others had to change the optimizer (https://github.com/open-mmlab/mmdetection/pull/7489).
     entry = next(iter(get_model_weights(name)))
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))

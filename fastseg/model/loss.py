@@ -26,8 +26,8 @@ def segmentation_loss(
     target = label.long()
     if void:
         target = target.where(target != IGNORE, logits.out.shape[1] - 1)
-    labelled = target != IGNORE
-    weight = labelled.float() if weights is None else labelled * weights[target.clamp(max=len(weights) - 1)]
+    labeled = target != IGNORE
+    weight = labeled.float() if weights is None else labeled * weights[target.clamp(max=len(weights) - 1)]
     scores = _upsampled(logits.out, target)
     numbers = [(_pixel_losses(scores, target) * weight).sum(), weight.sum()]
     if dice:

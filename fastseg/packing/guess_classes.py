@@ -28,7 +28,7 @@ class Guess:
     pixels: dict[int, int]
     """Value → its pixels in all masks, ascending."""
     colors: dict[int, Color]
-    """Value → RGB, from the masks' palette or, where they are grey, from PASCAL VOC's."""
+    """Value → RGB, from the masks' palette or, where they are gray, from PASCAL VOC's."""
 
     @property
     def ignored(self) -> bool:
@@ -55,7 +55,7 @@ class Guess:
 def write_guess(root: Path, workers: int | None = None, progress: Progress | None = None) -> tuple[Guess, Path]:
     """Read all masks of ``root/{train,val,test}/masks`` and write ``root/classes.json``; what was found, and its path.
 
-    Raises :class:`UserError` where that file exists, and for masks that are damaged, coloured, above 255 or of several
+    Raises :class:`UserError` where that file exists, and for masks that are damaged, colored, above 255 or of several
     palettes.
     """
     path = root / CLASSES
@@ -67,7 +67,7 @@ def write_guess(root: Path, workers: int | None = None, progress: Progress | Non
 
 
 def guess_classes(masks: list[Member], workers: int | None = None, progress: Progress | None = None) -> Guess:
-    """What values ``masks`` hold, and in which colours; see :func:`write_guess`."""
+    """What values ``masks`` hold, and in which colors; see :func:`write_guess`."""
     total, colors, first = np.zeros(256, np.int64), dict[int, Color](), dict[int, Member]()
     with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as looks:
         for done, (mask, (histogram, palette)) in enumerate(zip(masks, looks, strict=True), 1):
@@ -83,7 +83,7 @@ def guess_classes(masks: list[Member], workers: int | None = None, progress: Pro
             if progress:
                 progress(done, len(masks))
     pixels = {value: int(total[value]) for value in np.flatnonzero(total).tolist()}
-    # A ramp of greys tells labels apart for a program, not for an eye.
+    # A ramp of grays tells labels apart for a program, not for an eye.
     tell_apart = any(len(set(color)) > 1 for color in colors.values())
     shown = {value: colors[value] if tell_apart and value in colors else voc_color(value) for value in pixels}
     return Guess(len(masks), pixels, shown)
@@ -96,7 +96,7 @@ def look_at(mask: Member) -> tuple[list[int], list[Color]]:
 
 
 def voc_color(value: int) -> Color:
-    """The colour of a label in PASCAL VOC's development kit, which many tools use: far apart for small labels."""
+    """The color of a label in PASCAL VOC's development kit, which many tools use: far apart for small labels."""
     red, green, blue = (
         sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
     )

@@ -14,7 +14,7 @@ from fastseg.labels import LabelTable
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.records import Codec, Record, Statistics, encode
 from fastseg.packing.sources import Sample, Source
-from fastseg.packing.workspace import Part, Workspace, finished, open_workspace, summarise
+from fastseg.packing.workspace import Part, Workspace, finished, open_workspace, summarize
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.manifest import VERSION, Manifest
 from fastseg.shards.tar import SPLITS, write_shard
@@ -92,7 +92,7 @@ def pack(
     with open_workspace(out, request, overwrite) as workspace:
         plans = plan(source.samples, options.seed, options.samples_per_shard)
         parts = _pack_shards(workspace, plans, source.table, options.codec, workers, progress)
-        manifest = summarise(source.table.name, source.table.classes, parts, _described(options))
+        manifest = summarize(source.table.name, source.table.classes, parts, _described(options))
         workspace.finish(manifest)
     return manifest
 

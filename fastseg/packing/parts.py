@@ -10,7 +10,7 @@ from typing import Any
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass, parse_class
-from fastseg.packing.workspace import FOLDER, Workspace, finished, open_workspace, summarise
+from fastseg.packing.workspace import FOLDER, Workspace, finished, open_workspace, summarize
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest, read_manifest
 
@@ -121,7 +121,7 @@ def _join(out: Path, notes: dict[Path, PartNote], overwrite: bool) -> Manifest:
                     f"--part {number} again"
                 )
             parts.append(part)
-        manifest = summarise(first.name, first.classes, parts, first.options)
+        manifest = summarize(first.name, first.classes, parts, first.options)
         workspace.finish(manifest)
     return manifest
 

@@ -18,7 +18,7 @@ from fastseg.shards.images import (
     read_rgb,
     stored_size,
 )
-from fastseg.shards.tar import seal
+from fastseg.shards.tar import add_crc32
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Codec:
     quality: int = 95
     """JPEG quality, 1–100."""
     chroma: Literal["444", "420"] = "444"
-    """Colour at full resolution (444) or halved (420: a quarter fewer bytes)."""
+    """ColorChange at full resolution (444) or halved (420: a quarter fewer bytes)."""
     mask: Literal["tif", "png"] = "tif"
     """tif: a crop decodes only its rows; png: fewer bytes, decoded whole."""
     height: int | None = None
@@ -87,7 +87,7 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
     members: dict[str, bytes] = {codec.image: stored}
     if mask is not None:
         members[f"mask.{codec.mask}"] = encode_tiff(mask) if codec.mask == "tif" else encode_png(mask)
-    members["json"] = seal(_describe(sample, original, image.size, pixels), members)
+    members["json"] = add_crc32(_describe(sample, original, image.size, pixels), members)
     statistics = Statistics(
         height=image.height,
         width=image.width,

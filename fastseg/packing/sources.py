@@ -120,7 +120,7 @@ def open_source(
 ) -> Source:
     """Find the samples of whatever data set lies in the folder ``place``; nothing is decoded yet.
 
-    Recognised are Cityscapes (``leftImg8bit`` and ``gtFine``, each as a folder or as its official
+    Recognized are Cityscapes (``leftImg8bit`` and ``gtFine``, each as a folder or as its official
     ``…_trainvaltest.zip``, read without extracting) and ``{train,val,test}/{images,masks}/STEM.*`` with a
     ``classes.json``. Without ``place``: ``$CITYSCAPES_DATASET``, then ``data/``. ``classes`` replaces
     Cityscapes' own table of labels or ``place/classes.json``; ``splits`` keeps only these of train, val, test.
@@ -190,7 +190,7 @@ def _open_cityscapes(root: Path, classes: Path | None) -> Source | None:
     # The masks of Cityscapes' test split are placeholders: its labels are not published.
     masks = [(split, stem, member) for split, stem, member in masks if split != "test"]
     table = read_classes(classes) if classes else replace(cityscapes(), name=_name(root))
-    return Source(table, _pair(images, masks, unlabelled={"test"}))
+    return Source(table, _pair(images, masks, unlabeled={"test"}))
 
 
 def _name(root: Path) -> str:
@@ -218,8 +218,8 @@ def _open_folder(root: Path, classes: Path | None) -> Source | None:
     images = [item for split in splits for item in _folder(root, split, "images")]
     masks = [item for split in splits for item in _folder(root, split, "masks")]
     _check_lossless([member for _, _, member in masks])
-    unlabelled = {"test"} - {split for split, _, _ in masks}
-    return Source(table, _pair(images, masks, unlabelled))
+    unlabeled = {"test"} - {split for split, _, _ in masks}
+    return Source(table, _pair(images, masks, unlabeled))
 
 
 def find_masks(root: Path) -> list[Member]:
@@ -267,10 +267,10 @@ def _folder(root: Path, split: str, kind: str) -> Iterator[_Found]:
             yield split, path.stem, file_member(path)
 
 
-def _pair(images: Iterable[_Found], masks: Iterable[_Found], unlabelled: set[str]) -> tuple[Sample, ...]:
+def _pair(images: Iterable[_Found], masks: Iterable[_Found], unlabeled: set[str]) -> tuple[Sample, ...]:
     """Samples ordered by split and key; every image needs its mask and the reverse."""
     image_of, mask_of = _by_key(images), _by_key(masks)
-    if lonely := [image_of[key] for key in sorted(image_of.keys() - mask_of.keys()) if key[0] not in unlabelled]:
+    if lonely := [image_of[key] for key in sorted(image_of.keys() - mask_of.keys()) if key[0] not in unlabeled]:
         raise UserError(f"the image {lonely[0]} has no mask{_more(lonely)}; add the mask or remove the image")
     if lonely := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
         raise UserError(f"the mask {lonely[0]} has no image{_more(lonely)}; add the image or remove the mask")

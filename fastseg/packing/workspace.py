@@ -141,7 +141,7 @@ def _statistics(entry: dict) -> Statistics:
     )
 
 
-def summarise(
+def summarize(
     name: str, classes: tuple[SegmentationClass, ...], parts: Sequence[Part], options: dict[str, Any]
 ) -> Manifest:
     """The manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
@@ -171,19 +171,19 @@ def _all_statistics(parts: Sequence[Part]) -> list[Statistics]:
 
 def _split(parts: Sequence[Part]) -> Split:
     statistics = _all_statistics(parts)
-    labelled = all(entry.pixels for entry in statistics)
-    pixels = tuple(np.sum([entry.pixels for entry in statistics], axis=0).tolist()) if labelled else ()
+    labeled = all(entry.pixels for entry in statistics)
+    pixels = tuple(np.sum([entry.pixels for entry in statistics], axis=0).tolist()) if labeled else ()
     sizes = Counter((entry.height, entry.width) for entry in statistics)
     return Split(
         shards=tuple(part.shard for part in parts),
-        labelled=labelled,
+        labeled=labeled,
         sizes=tuple((height, width, count) for (height, width), count in sorted(sizes.items())),
         pixels=pixels,
     )
 
 
 def _moments(statistics: Sequence[Statistics]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of R, G, B, rounded to 1/1000 of a grey level."""
+    """Mean and standard deviation of R, G, B, rounded to 1/1000 of a gray level."""
     sums = [sum(entry.sums[channel] for entry in statistics) for channel in range(6)]
     count = sum(entry.height * entry.width for entry in statistics)
     mean = [total / count for total in sums[:3]]

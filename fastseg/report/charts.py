@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, coloured by the page's style sheet so that they follow its light or dark theme."""
+"""Line charts as inline SVG, colored by the page's style sheet so that they follow its light or dark theme."""
 
 import math
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ def _line(points: list[Point], style: str, x_scale: _Scale, y_scale: _Scale) -> 
 
 
 def _chunks(points: list[Point]) -> list[list[Point]]:
-    """Neighbouring points together, in at most :data:`MAX_POINTS` lists."""
+    """Neighboring points together, in at most :data:`MAX_POINTS` lists."""
     size = math.ceil(len(points) / MAX_POINTS) or 1
     return [points[i : i + size] for i in range(0, len(points), size)]
 

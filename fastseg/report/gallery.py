@@ -91,14 +91,14 @@ def shown_size(width: int, height: int) -> tuple[int, int]:
 
 
 def mask_picture(mask: Mask, classes: Sequence[SegmentationClass], size: tuple[int, int]) -> Image.Image:
-    """A palette picture of train ids in the classes' colours, ignored pixels black; ``size`` is width, height."""
+    """A palette picture of train ids in the classes' colors, ignored pixels black; ``size`` is width, height."""
     picture = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
     picture.putpalette([channel for c in classes for channel in c.color] + [0, 0, 0] * (256 - len(classes)))
     return picture
 
 
 def error_picture(label: Mask, prediction: Mask, size: tuple[int, int]) -> Image.Image:
-    """A palette picture from right (light grey) to wrong (red) by the share of wrong pixels; ignored ones black."""
+    """A palette picture from right (light gray) to wrong (red) by the share of wrong pixels; ignored ones black."""
     counted = label != IGNORE
     # Averaging keeps thin errors visible, as a paler red; nearest would drop them.
     wrong, seen = (_shares(mask, size) for mask in (counted & (label != prediction), counted))

@@ -1,4 +1,4 @@
-"""Pictures by numpy and Pillow only: masks in class colours, masks over images, errors, a confusion matrix."""
+"""Pictures by numpy and Pillow only: masks in class colors, masks over images, errors, a confusion matrix."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -64,20 +64,20 @@ CAPTIONS = ("image", "truth", "prediction", "errors (red)")
 
 
 def colorize(mask: Mask, classes: Sequence[SegmentationClass]) -> Picture:
-    """Each pixel in the colour of its class; ignored and unknown train ids are black."""
+    """Each pixel in the color of its class; ignored and unknown train ids are black."""
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(classes)] = [c.color for c in classes]
     return colors[mask]
 
 
 def blend(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> Picture:
-    """The class colours over the image, ``alpha`` (0…1) of the colour; the image shows where the mask ignores."""
+    """The class colors over the image, ``alpha`` (0…1) of the color; the image shows where the mask ignores."""
     mixed = (1 - alpha) * image + alpha * colorize(mask, classes)
     return np.where((mask == IGNORE)[..., None], image, np.rint(mixed)).astype(np.uint8)
 
 
 def error_map(label: Mask, prediction: Mask) -> Picture:
-    """Right pixels light grey, wrong ones red, ignored ones black."""
+    """Right pixels light gray, wrong ones red, ignored ones black."""
     wrong = np.where((label != prediction)[..., None], WRONG, RIGHT)
     return np.where((label == IGNORE)[..., None], IGNORED, wrong).astype(np.uint8)
 

@@ -44,7 +44,7 @@ class ClassRow:
     accuracy: float
     """Share of the class's pixels that were found."""
     pixels: float
-    """Share of the labelled pixels that are of this class."""
+    """Share of the labeled pixels that are of this class."""
 
 
 def classes_of(run: Run) -> list[ClassRow]:
@@ -249,9 +249,9 @@ def _headline(run: Run) -> list[Fact]:
             Fact("wall time", _duration(max(seconds)) if seconds else "–"),
             Fact("memory", f"{max(memory) / 2**30:.1f} GiB" if memory else "–", "peak, per GPU or process"),
         ]
-    bad = [int(max(_values(lines, "bad_samples"), default=0)) for lines in (run.train, run.evaluations)]
+    bad = [int(max(_values(lines, "corrupt_samples"), default=0)) for lines in (run.train, run.evaluations)]
     if any(bad):
-        facts.append(Fact("damaged records", f"{bad[0]} + {bad[1]}", "passed over in training + in an evaluation"))
+        facts.append(Fact("damaged records", f"{bad[0]} + {bad[1]}", "skipped in training + in an evaluation"))
     return facts
 
 

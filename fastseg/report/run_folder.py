@@ -89,7 +89,7 @@ def _read_json(path: Path, empty: Any) -> Any:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    """The records of metrics.jsonl that name a step; a line cut off by a crash is passed over."""
+    """The records of metrics.jsonl that name a step; a line cut off by a crash is skipped."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:

@@ -40,7 +40,7 @@ _LIMIT = Lock()
 def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Image, bool]:
     """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
 
-    Grey, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
+    Gray, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
     :class:`UserError`, which names ``where``, for a damaged and an unsupported image and for one of more than ``limit``
     pixels.
     """
@@ -56,10 +56,10 @@ def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Im
 
 
 def read_labels(data: bytes, where: str) -> Image.Image:
-    """Decode a mask file to mode ``L``, one byte a pixel: its grey value, or its palette *index*.
+    """Decode a mask file to mode ``L``, one byte a pixel: its gray value, or its palette *index*.
 
     16 bits are read, too, if no value is above 255. Raises :class:`UserError`, which names ``where``, for a damaged
-    mask, for colours and for larger values.
+    mask, for colors and for larger values.
     """
     mask = set_upright(_load(data, where))
     if mask.mode == "P":
@@ -68,8 +68,8 @@ def read_labels(data: bytes, where: str) -> Image.Image:
         return Image.fromarray(_as_bytes(np.asarray(mask), where))
     if mask.mode not in ("1", "L"):
         raise UserError(
-            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (grey or "
-            "palette): docs/data.md shows how to turn colours into labels"
+            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (gray or "
+            "palette): docs/data.md shows how to turn colors into labels"
         )
     return mask if mask.mode == "L" else mask.convert("L")
 
@@ -84,7 +84,7 @@ def set_upright(image: Image.Image) -> Image.Image:
 
 
 def read_palette(data: bytes) -> list[tuple[int, int, int]]:
-    """RGB of each palette index of a mask that :func:`read_labels` reads; empty for grey ones."""
+    """RGB of each palette index of a mask that :func:`read_labels` reads; empty for gray ones."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as mask:
         flat = (mask.getpalette("RGB") or []) if mask.mode == "P" else []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
@@ -139,7 +139,7 @@ def is_baseline_jpeg(data: bytes) -> bool:
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
     """Baseline JPEG, from which windows can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
 
-    The standard Huffman tables: optimised ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
+    The standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
     tile = blocks_per_tile(image.width, chroma)
     subsampling = {"444": 0, "420": 2}[chroma]

@@ -92,7 +92,7 @@ class Split:
     """One split: its shards in order, and statistics over all of its samples."""
 
     shards: tuple[Shard, ...]
-    labelled: bool = True
+    labeled: bool = True
     """False for images without masks (a test split, packed for prediction)."""
     sizes: tuple[tuple[int, int, int], ...] = ()
     """(height, width, how many samples), one entry for each size that occurs."""
@@ -218,11 +218,11 @@ def _parse_split(document: dict[str, Any], classes: int, where: str) -> Split:
     samples = sum(shard.samples for shard in shards)
     split = Split(
         shards=shards,
-        labelled=yes_or_no(document["labelled"]),
+        labeled=yes_or_no(document["labeled"]),
         sizes=tuple(_parse_size(size) for size in a_list(document["sizes"])),
         pixels=tuple(whole(n, 0, MAX_PIXELS * samples) for n in a_list(document["pixels"])),
     )
-    if split.labelled and (len(split.pixels) != classes + 1 or not any(split.pixels)):
+    if split.labeled and (len(split.pixels) != classes + 1 or not any(split.pixels)):
         raise ValueError(f"{len(split.pixels)} pixel counts for {classes} classes and the ignore value")
     if sum(n for _, _, n in split.sizes) != samples or samples < 1:
         raise ValueError(f"{samples} samples, but the sizes of {sum(n for _, _, n in split.sizes)}")

@@ -150,7 +150,7 @@ def _parse_entry(words: Sequence[str]) -> IndexEntry:
 SUMS = "crc32"
 
 
-def seal(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
+def add_crc32(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
     """``document`` as a record's JSON: with the CRC-32 of the record's other files, and of itself with those."""
     sums = {extension: zlib.crc32(data) for extension, data in members.items()}
     return _dump({**document, SUMS: {**sums, "json": zlib.crc32(_dump({**document, SUMS: sums}))}})

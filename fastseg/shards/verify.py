@@ -178,7 +178,7 @@ def verify(
 
 
 def _expected(manifest: Manifest, split: Split) -> _Expected:
-    return _Expected(manifest.image_codec, manifest.mask_codec if split.labelled else None, len(manifest.classes))
+    return _Expected(manifest.image_codec, manifest.mask_codec if split.labeled else None, len(manifest.classes))
 
 
 def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator[str]:
@@ -191,7 +191,7 @@ def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator
     sizes = sum((found.sizes for found in findings), Counter())
     if sizes != {(height, width): count for height, width, count in split.sizes}:
         yield f"{name}: the sizes of the images are {shown(dict(sizes))}, the manifest says {shown(split.sizes)}"
-    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labelled else ()
+    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labeled else ()
     if pixels != split.pixels:
         yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
 

@@ -18,7 +18,7 @@ FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for family, expression in (
         ("data", r"dali::|nvjpeg|nvcomp|nvimgcodec|bitcomp|Memcpy (HtoD|DtoH)|^data$"),
         ("communication", r"nccl|gloo|c10d|record_param_comms|^communication$"),
-        ("optimiser", r"fused_?(sgd|adam)|lp_?norm|foreach_norm|vector_norm|amp_foreach|^Optimizer\.|^optimiser$"),
+        ("optimizer", r"fused_?(sgd|adam)|lp_?norm|foreach_norm|vector_norm|amp_foreach|^Optimizer\.|^optimizer$"),
         ("average", r"lerp|foreach_copy|multi_tensor_apply_kernel.*\bCopy<|^average$"),
         ("loss", r"softmax|nll_?loss|cross_?entropy|upsampled_ce"),
         ("upsampling", r"upsample|_unsafe_index|bilinear"),
@@ -50,7 +50,7 @@ RANK = {family: place for place, (family, _) in enumerate(FAMILIES)} | {OTHER: l
 RANK |= {"data": len(FAMILIES) + 2, "communication": len(FAMILIES) + 1}
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
-"""Categories of a trace's events that occupy a GPU."""
+"""Categories of a trace's events that lock_run_folder a GPU."""
 
 
 class Interval(NamedTuple):
@@ -88,7 +88,7 @@ def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[t
     return dict(spent)
 
 
-def analyse(trace: dict[str, Any]) -> dict[str, Any]:
+def analyze(trace: dict[str, Any]) -> dict[str, Any]:
     """What a step's milliseconds went to, of a trace as torch.profiler exports it.
 
     Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``families``, the largest first, whose

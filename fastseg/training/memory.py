@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from fastseg.config import Config
-from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.data.frame_cache import allocate_arena, cache_bytes
 from fastseg.distributed.ranks import Ranks, gather_states
 from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest, Split
@@ -16,7 +16,7 @@ SPARE = 0.1
 """Share of a GPU's memory that is left free: DALI's buffers, an evaluation's, the allocator's odd ends."""
 
 
-class Choice(NamedTuple):
+class FrameCachePlan(NamedTuple):
     """How a rank's training frames are held."""
 
     arena: torch.Tensor | None
@@ -25,10 +25,10 @@ class Choice(NamedTuple):
     """Only a rank's own share of the split, from which alone it draws then."""
 
 
-STREAMED = Choice(arena=None, apart=False)
+STREAMED = FrameCachePlan(arena=None, apart=False)
 
 
-def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> Choice:
+def plan_frame_cache(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> FrameCachePlan:
     """The same choice on every rank, by what ``config.data.resident`` asks for and the memory that all have left.
 
     The memory of the frames is taken here, at once: whatever else asks for memory afterwards sees that it is gone.
@@ -39,15 +39,15 @@ def choose_residence(config: Config, manifest: Manifest, ranks: Ranks, train_ste
     if wanted == "no" or (wanted == "auto" and ranks.device.type == "cpu"):
         return STREAMED
     # The network first: what its step needs is known only when it has been done.
-    train_step.rehearse(config.data.batch, config.data.crop)
+    train_step.dry_run(config.data.batch, config.data.crop)
     split = manifest.split(config.train_split)
-    need = {"whole": resident_bytes(split), "part": resident_bytes(split, ranks.world)}
+    need = {"whole": cache_bytes(split), "part": cache_bytes(split, ranks.world)}
     room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
     for name, apart in (("whole", False), ("part", True)):
         if wanted in ("auto", name) and need[name] <= room:
             arena = _allocate(split, ranks, ranks.world if apart else 1)
             if arena is not None:
-                return Choice(arena, apart and ranks.world > 1)
+                return FrameCachePlan(arena, apart and ranks.world > 1)
     if wanted == "auto":
         return STREAMED
     raise UserError(

@@ -1,4 +1,4 @@
-"""The optimiser, the learning rate as a function of the step, and the averaged weights."""
+"""The optimizer, the learning rate as a function of the step, and the averaged weights."""
 
 from copy import deepcopy
 
@@ -34,12 +34,12 @@ def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
     return max(round(config.epochs * steps_per_epoch), 1)
 
 
-def peak_rate(config: OptimConfig, global_batch: int) -> float:
+def peak_lr(config: OptimConfig, global_batch: int) -> float:
     """The learning rate after warm-up: in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
     return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch
 
 
-def rate_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) -> float:
+def lr_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) -> float:
     """Learning rate of step ``step`` (from 0) of ``total``, the first ``warmup`` of them rising linearly."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -50,7 +50,7 @@ def rate_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig
     return low + (peak - low) * (1 - progress) ** 0.9
 
 
-def set_rate(optimizer: Optimizer, rate: float) -> None:
+def set_lr(optimizer: Optimizer, rate: float) -> None:
     """Use ``rate`` from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from fastseg.training.kernel_categories import analyse
+from fastseg.training.kernel_categories import analyze
 
 WARMUP, STEPS = 10, 5
 """Steps before a profile, in which compilation and cuDNN's search fall, and steps in it."""
@@ -74,7 +74,7 @@ class StepProfiler:
         return self._before < self._done < self._before + self._steps
 
     def finish(self) -> dict[str, Any]:
-        """End the profile, complete or not, and see what it says: :func:`fastseg.training.kernel_categories.analyse`.
+        """End the profile, complete or not, and see what it says: :func:`fastseg.training.kernel_categories.analyze`.
 
         ``plain_step_ms`` is what a step took before without a profiler, None in a run too short to tell.
         """
@@ -82,7 +82,7 @@ class StepProfiler:
             self._mark()
             self._profile.stop()
         with gzip.open(self.folder / TRACE, "rt", encoding="utf-8") as file:
-            found = analyse(json.load(file))
+            found = analyze(json.load(file))
         first, last = self._before - 1 - self._steps, self._before - 1
         plain = 1000 * (self._times[last] - self._times[first]) / self._steps if first > 0 else None
         return {"plain_step_ms": plain, **found}

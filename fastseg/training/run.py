@@ -18,11 +18,11 @@ from fastseg.data.sampler import epoch_steps
 from fastseg.device import environment, too_little
 from fastseg.distributed.ranks import Ranks, barrier, gather_states
 from fastseg.errors import USER_ERROR, UserError
-from fastseg.files import check_free, occupy
+from fastseg.files import check_free, lock_run_folder
 from fastseg.labels import IGNORE
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
-from fastseg.model.deeplab import DeepLab, load_weights, normalisation
+from fastseg.model.deeplab import DeepLab, load_weights, normalization
 from fastseg.model.loss import class_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
@@ -31,8 +31,8 @@ from fastseg.shards.manifest import Manifest
 from fastseg.shards.verify import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.compiled import check_compiler
-from fastseg.training.memory import STREAMED, Choice, choose_residence
-from fastseg.training.optim import Average, peak_rate, total_steps
+from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache
+from fastseg.training.optim import Average, peak_lr, total_steps
 from fastseg.training.run_log import RunLog
 from fastseg.training.state import RunState, continues_exactly, find_checkpoint
 from fastseg.training.step import TrainStep, use_sync_bn
@@ -41,7 +41,7 @@ from fastseg.training.trainer import Trainer
 
 
 def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
-    """Network, optimiser and average, with their first values; a resumed run needs no pretrained ones."""
+    """Network, optimizer and average, with their first values; a resumed run needs no pretrained ones."""
     torch.manual_seed(config.seed)  # the same weights on every rank …
     model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
@@ -65,7 +65,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
     settings = config.model
     if settings.void and len(manifest.classes) == IGNORE:
         raise UserError(f"--model.void needs a class more than the set's {IGNORE}, and there are no more; leave it out")
-    mean, std = normalisation(settings.weights, manifest.mean, manifest.std)
+    mean, std = normalization(settings.weights, manifest.mean, manifest.std)
     model = DeepLab(
         settings.arch,
         len(manifest.classes),
@@ -91,7 +91,7 @@ def build_loaders(
     manifest: Manifest,
     ranks: Ranks,
     state: dict[str, Any] | None,
-    held: Choice = STREAMED,
+    held: FrameCachePlan = STREAMED,
     mean: Rgb | None = None,
     decoder: Where = "gpu",
 ) -> tuple[TrainLoader, EvalLoader]:
@@ -106,12 +106,12 @@ def build_loaders(
         verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
     threads = data.threads or cpu_threads(ranks.local_world)
     files = partial(
-        open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world, max_bad=config.max_bad_samples
+        open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world, max_corrupt=config.max_corrupt_samples
     )
     train = TrainLoader(
         files(config.train_split),
         manifest.split(config.train_split),
-        augmentation_of(data, mean or normalisation(config.model.weights, manifest.mean, manifest.std)[0]),
+        augmentation_of(data, mean or normalization(config.model.weights, manifest.mean, manifest.std)[0]),
         batch=data.batch,
         device=ranks.device,
         threads=threads,
@@ -155,9 +155,9 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
     with memory_explained(config, ranks.device, state):
-        held = choose_residence(config, manifest, ranks, state.train_step)
+        held = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
-            state.train_step.rehearse(config.data.batch, config.data.crop)
+            state.train_step.dry_run(config.data.batch, config.data.crop)
         loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
         held = STREAMED  # the loader has the frames' memory; or gives it back, where a resumed order does not allow it
         if not ranks.first:
@@ -176,7 +176,7 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
         yield
     except torch.OutOfMemoryError:
         data = config.data
-        if state.evaluation_owed:
+        if state.eval_pending:
             work = f"evaluate with --data.eval-batch {data.eval_batch}"
             cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.resident no or smaller frames"
         else:
@@ -205,9 +205,9 @@ def open_log(
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
     with ExitStack() as held:
         if config.resume == "never" and config.folder.exists():
-            held.enter_context(occupy(config.folder))  # which no run in progress lets happen
+            held.enter_context(lock_run_folder(config.folder))  # which no run in progress lets happen
             set_aside(config.folder)
-        held.enter_context(occupy(config.folder))
+        held.enter_context(lock_run_folder(config.folder))
         checkpoint.remove_unfinished(config.folder / "checkpoints")
         yield held.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
 
@@ -229,7 +229,7 @@ def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[s
     """Whether a checkpoint is at the settings' last step or behind it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
     left = total_steps(config.optim, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
-    return left < 0 or (left == 0 and not saved["evaluation_owed"])
+    return left < 0 or (left == 0 and not saved["eval_pending"])
 
 
 def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
@@ -260,7 +260,7 @@ def resume(
     ranks: Ranks,
     state: RunState,
     saved: dict[str, Any] | None,
-    held: Choice = STREAMED,
+    held: FrameCachePlan = STREAMED,
     decoder: Where = "gpu",
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
@@ -308,7 +308,7 @@ def introduction(
     yield f"{manifest.name}: {images} images to train on, {held_out} to evaluate on, {len(manifest.classes)} classes"
     batch, optim = config.data.batch * ranks.world, config.optim
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
-    rate = f"peak learning rate {peak_rate(optim, batch):g}{scaling}"
+    rate = f"peak learning rate {peak_lr(optim, batch):g}{scaling}"
     if device.type == "cuda":
         yield f"JPEGs are decoded by {decoder.description}"
     if decoder.warning:

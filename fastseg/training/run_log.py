@@ -201,12 +201,12 @@ def record_evaluation(
 
     ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether no score of the run is higher.
     """
-    counts = {"images": result.images, "bad_samples": result.bad_samples}
+    counts = {"images": result.images, "corrupt_samples": result.corrupt_samples}
     speed = result.images_per_second
     log.evaluated(step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights)
     log.confusion(result.matrix, classes, step)
     log.worst(result.worst, [keys[s.place] for s in result.worst], classes, step)
-    left_out = f", {result.bad_samples} damaged ones left out" if result.bad_samples else ""
+    left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
     log.say(
         f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}"
         f"{', the best so far' if best else ''} ({speed:.1f} images/s)"

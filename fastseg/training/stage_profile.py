@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 
 
 class _Stem(nn.Sequential):
-    """Normalisation and the backbone's first layers."""
+    """Normalization and the backbone's first layers."""
 
     mean: Tensor
     std: Tensor
@@ -47,8 +47,8 @@ class _Stem(nn.Sequential):
 
     def forward(self, image: Tensor) -> Tensor:
         # As DeepLab.forward; the tests hold the stages together to be the network, bit for bit.
-        normalised = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        return super().forward(normalised.contiguous(memory_format=self.memory_format))
+        normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        return super().forward(normalized.contiguous(memory_format=self.memory_format))
 
 
 class _Loss(nn.Module):

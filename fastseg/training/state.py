@@ -33,7 +33,7 @@ class RunState:
     """Steps done."""
     best: float = -math.inf
     """Highest mIoU so far."""
-    evaluation_owed: bool = False
+    eval_pending: bool = False
     """An evaluation of this step was due and did not come to its end."""
 
     def statistics(self) -> list[torch.Tensor]:
@@ -50,7 +50,7 @@ class RunState:
         return [buffer for model in models for buffer in model.net.buffers() if buffer.is_floating_point()]
 
     def check_finite(self) -> None:
-        """Refuse to keep weights, averages, statistics or an optimiser's values that are not finite numbers.
+        """Refuse to keep weights, averages, statistics or an optimizer's values that are not finite numbers.
 
         One look on the device and one wait for it; the ranks, which hold the same, come to the same end. Raises
         :class:`UserError`, which names the tensor.
@@ -85,7 +85,7 @@ class RunState:
             "step": self.step,
             "steps_per_epoch": loader.steps_per_epoch,
             "best": self.best,
-            "evaluation_owed": self.evaluation_owed,
+            "eval_pending": self.eval_pending,
             "arch": config.model.arch,
             "model": checkpoint.weights_of(self.model.net),
             "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
@@ -105,7 +105,7 @@ class RunState:
 
     @fitting()
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over weights, average, optimiser and scaler of a checkpoint; its settings are the configuration's."""
+        """Take over weights, average, optimizer and scaler of a checkpoint; its settings are the configuration's."""
         self.model.net.load_state_dict(saved["model"])
         if self.average:
             self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
@@ -126,7 +126,7 @@ class RunState:
                     raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best, self.evaluation_owed = saved["step"], saved["best"], saved["evaluation_owed"]
+        self.step, self.best, self.eval_pending = saved["step"], saved["best"], saved["eval_pending"]
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
         trained_on = saved["dataset"]
         differences = [
             ("network", saved["arch"], config.model.arch),
-            ("optimiser", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
+            ("optimizer", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
             ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
             ("class for void", saved["void"], config.model.void),
             class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
@@ -170,7 +170,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
     for what, then, now in differences:
         if then != now:
             raise UserError(
-                f"{path} cannot be gone on from: its {what} is {then}, the run's is {now}; "
+                f"{path} cannot be resumed: its {what} is {then}, the run's is {now}; "
                 "use another --name, or --resume never"
             )
     return saved

@@ -1,4 +1,4 @@
-"""One optimisation step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
+"""One optimization step: network, loss, gradients, and an update that a non-finite loss cannot reach."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from fastseg.distributed.ranks import Ranks, sum_over_ranks
 from fastseg.model.deeplab import DeepLab
 from fastseg.model.loss import segmentation_loss
 from fastseg.training.compiled import CompiledNetwork, find_problem, wants_compiling
-from fastseg.training.optim import build_optimizer, set_rate
+from fastseg.training.optim import build_optimizer, set_lr
 from fastseg.training.profiler import span
 
 
@@ -37,7 +37,7 @@ class LossNetwork(nn.Module):
 
 
 class TrainStep:
-    """Holds the optimiser and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
+    """Holds the optimizer and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
 
     def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
         """``model`` lies on ``ranks.device`` already and is trained in place; ``pixel_weights``: each class's, C."""
@@ -55,7 +55,7 @@ class TrainStep:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
         Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
-        all ranks, on the device: the host is not waited for. Every labelled pixel of the global batch weighs the
+        all ranks, on the device: the host is not waited for. Every labeled pixel of the global batch weighs the
         same (or what its class does), so that N ranks compute what one would with N times the batch (but for
         Dice, which looks at a rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
         """
@@ -68,7 +68,7 @@ class TrainStep:
             totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
         pixels = totals[1:4:2].clamp(min=1e-6)
         main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
-        set_rate(self.optimizer, rate)
+        set_lr(self.optimizer, rate)
         norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
         return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
 
@@ -77,7 +77,7 @@ class TrainStep:
         """The settings as they came out: compiled only if that works."""
         return replace(self._config, model=replace(self._config.model, compile=self.network.compiled))
 
-    def rehearse(self, batch: int, crop: tuple[int, int]) -> None:
+    def dry_run(self, batch: int, crop: tuple[int, int]) -> None:
         """Do a step on blank images up to the gradients, and leave no trace but the memory that it takes.
 
         Twice: after the first search for a convolution's algorithm torch empties its cache, and with it goes what would
@@ -99,7 +99,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         with span("backward"):
             self.scaler.scale(loss).backward()
-        with span("optimiser"):
+        with span("optimizer"):
             return self._step(total)
 
     def _step(self, total: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class TrainStep:
         if self._optim.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
         if not self.scaler.is_enabled():
-            # The fused optimisers skip the update on the device when this is 1, as they do for a loss scaler.
+            # The fused optimizers skip the update on the device when this is 1, as they do for a loss scaler.
             self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -38,11 +38,11 @@ class StepClock:
         """As if the last ``seconds`` had not been."""
         self._start += seconds
 
-    def ask(self) -> None:
+    def wait_begin(self) -> None:
         """Call before a batch is asked for."""
         self._asked = self._event() if self._cuda else time.perf_counter()
 
-    def got(self) -> None:
+    def wait_end(self) -> None:
         """Call when the batch is there."""
         if isinstance(self._asked, float):
             self._waited += time.perf_counter() - self._asked
@@ -53,7 +53,7 @@ class StepClock:
         """Call when a step is known to be done."""
         self._steps += 1
 
-    def take(self) -> Window:
+    def snapshot(self) -> Window:
         """The window since the last one; begins a new one. Without a step since then it is the last one again."""
         if not self._steps:
             return self._last

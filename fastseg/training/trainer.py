@@ -11,8 +11,8 @@ import torch
 
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
-from fastseg.device import Mailbox, autocast
-from fastseg.distributed.ranks import Ranks, barrier, count_bad, mean_over_ranks
+from fastseg.device import AsyncMetrics, autocast
+from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.evaluation.evaluator import evaluate
 from fastseg.evaluation.metrics import score
@@ -22,7 +22,7 @@ from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
-from fastseg.training.optim import peak_rate, rate_at, total_steps
+from fastseg.training.optim import lr_at, peak_lr, total_steps
 from fastseg.training.profiler import StepProfiler, span, tables
 from fastseg.training.run_log import RunLog, record_evaluation
 from fastseg.training.stage_profile import profile_document, stages_beside
@@ -55,7 +55,7 @@ class Trainer:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = total_steps(config.optim, self.steps_per_epoch)
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
-        self.mailbox = Mailbox[int](ranks.device)
+        self.async_metrics = AsyncMetrics[int](ranks.device)
         self.losses: list[list[float]] = []
         self.overflows = 0
         self.saved = state.step
@@ -68,7 +68,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
         state = self.state
-        stop = self.pause() if state.evaluation_owed else False
+        stop = self.checkpoint_and_eval() if state.eval_pending else False
         while state.step < self.total and not stop:
             stop = self.advance()
         if stop:
@@ -81,44 +81,44 @@ class Trainer:
     def advance(self) -> bool:
         """One step, and the evaluation and the checkpoint where they are due after it. Returns whether to stop."""
         with span("step"):
-            mail = self.train()
-        stop = self.arrived(mail)
+            metrics = self.train()
+        stop = self.on_metrics(metrics)
         if self.profiler and self.profiler.stepped():
             self.write_profile(self.profiler)
-        if stop or self.due(self.config.save_every) or self.due(self.config.eval_every):
-            stop = self.pause(stop)
+        if stop or self.is_due(self.config.save_every) or self.is_due(self.config.eval_every):
+            stop = self.checkpoint_and_eval(stop)
         return stop
 
     def train(self) -> tuple[int, list[float]] | None:
         """One step; returns the numbers that have arrived, with their step."""
         state = self.state
-        self.clock.ask()
+        self.clock.wait_begin()
         with span("data"), self.rescuing():
             batch = self.loader.next()
-        self.clock.got()
+        self.clock.wait_end()
         numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
         if state.average:
             with span("average"):
                 state.average.update(state.step)
         state.step += 1
         # On a GPU these are the numbers of the step before: it never waits for the host to look.
-        return self.mailbox.exchange(state.step, numbers)
+        return self.async_metrics.exchange(state.step, numbers)
 
-    def pause(self, stop: bool = False) -> bool:
+    def checkpoint_and_eval(self, stop: bool = False) -> bool:
         """Between steps: evaluate if that is due, and save. Returns whether to stop."""
         state, improved = self.state, False
         # Nothing is kept of a step whose loss has not been seen to be finite.
-        stop = self.arrived(self.mailbox.collect()) or stop
+        stop = self.on_metrics(self.async_metrics.collect()) or stop
         if self.profiler and self.profiler.recording:  # what follows is no part of a step
             self.write_profile(self.profiler)
         own = state.statistics()
         state.set_statistics(mean_over_ranks(own))
         state.check_finite()
-        state.evaluation_owed |= self.due(self.config.eval_every)
-        if state.evaluation_owed and not stop:
+        state.eval_pending |= self.is_due(self.config.eval_every)
+        if state.eval_pending and not stop:
             with self.rescuing():
                 improved, stop = self.evaluate()
-            state.evaluation_owed = stop
+            state.eval_pending = stop
         self.save(own, keep=improved)
         state.set_statistics(own)
         self.clock.restart()
@@ -131,7 +131,7 @@ class Trainer:
             yield
         except UserError:
             if self.ranks.world == 1 and self.state.step > self.saved:
-                self.arrived(self.mailbox.collect())
+                self.on_metrics(self.async_metrics.collect())
                 self.state.check_finite()
                 self.save(self.state.statistics())
             raise
@@ -139,23 +139,23 @@ class Trainer:
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0)."""
         optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
-        peak = peak_rate(optim, self.config.data.batch * self.ranks.world)
-        return rate_at(step, self.total, warmup, peak, optim)
+        peak = peak_lr(optim, self.config.data.batch * self.ranks.world)
+        return lr_at(step, self.total, warmup, peak, optim)
 
-    def due(self, epochs: float) -> bool:
+    def is_due(self, epochs: float) -> bool:
         """Whether the step just done completes another ``epochs`` epochs, or the run."""
         every, step = epochs * self.steps_per_epoch, self.state.step
         return step == self.total or step // every > (step - 1) // every
 
-    def arrived(self, mail: tuple[int, list[float]] | None) -> bool:
+    def on_metrics(self, metrics: tuple[int, list[float]] | None) -> bool:
         """Look at a step (from 1) and what :class:`TrainStep` computed in it; returns whether a rank wants to stop.
 
         Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite, or the gradient in
         more steps in a row than the loss scaler may try.
         """
-        if mail is None:
+        if metrics is None:
             return False
-        step, (main, aux, norm, stops) = mail
+        step, (main, aux, norm, stops) = metrics
         self.clock.stepped()
         loss = main + self.config.optim.aux * aux
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
@@ -178,9 +178,9 @@ class Trainer:
         """Write the means since the last line, and how fast it went."""
         loss, main, aux, norm = (sum(column) / len(self.losses) for column in zip(*self.losses, strict=True))
         self.losses.clear()
-        window = self.clock.take()
+        window = self.clock.snapshot()
         tflops = self.flops * window.steps / window.seconds / 1e12
-        bad = count_bad(self.loader.bad_samples(), self.config.max_bad_samples)
+        bad = count_corrupt(self.loader.corrupt_samples(), self.config.max_corrupt_samples)
         if self.log:
             self.log.train(
                 step,
@@ -194,7 +194,7 @@ class Trainer:
                 tflops=tflops,
                 **({"mfu": tflops / self.peak} if self.peak else {}),
                 waiting=window.waiting,
-                bad_samples=bad,
+                corrupt_samples=bad,
                 memory=peak_memory(self.ranks.device),
             )
 

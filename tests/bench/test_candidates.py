@@ -1,4 +1,4 @@
-"""Candidate optimisations compute what the plain version computes, values and gradients, and do what they are for."""
+"""Candidate optimizations compute what the plain version computes, values and gradients, and do what they are for."""
 
 from collections.abc import Callable
 from dataclasses import replace

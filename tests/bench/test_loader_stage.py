@@ -13,7 +13,7 @@ from bench.suite.rows import Row, ratio_to_ours
 from bench.suite.stages import loader as stage
 from bench.suite.worker import build
 from fastseg.data import dali_graph, loader, sampler
-from fastseg.data.dali_graph import Finisher
+from fastseg.data.dali_graph import CpuResizer
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.shards.manifest import read_manifest
@@ -36,7 +36,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
         (sampler, "read_ahead"),
         (loader, "_finished_here"),
         (dali_graph, "_window"),
-        (Finisher, "__call__"),
+        (CpuResizer, "__call__"),
     )
     for place, name in replaced:
         monkeypatch.setattr(place, name, getattr(place, name))

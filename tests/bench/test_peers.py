@@ -27,7 +27,7 @@ from fastseg.packing.sources import open_source
 WIDTH, HEIGHT = 256, 128
 SEED = 0
 WORK = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4)
-COLOURS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
+COLORS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
 UNTAUGHT = np.array([240, 220, 60], np.uint8)
 """What ignored pixels look like."""
 SMOOTH = {"seed", "webdataset_opencv", "nvimagecodec", "streaming"}
@@ -53,7 +53,7 @@ def peer_of(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    """Six frames: two of noise, one of them smooth; the others show their mask in colours."""
+    """Six frames: two of noise, one of them smooth; the others show their mask in colors."""
     folder = tmp_path_factory.mktemp("peers")
     source = layouts.write_folder_dataset(folder / "source", train=6, val=1, size=(WIDTH, HEIGHT))
     images = source / "train/images"
@@ -62,7 +62,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     for path in sorted(images.iterdir())[2:]:
         values = np.asarray(Image.open(source / "train/masks" / path.name))
         table = np.zeros((10, 3), np.uint8)
-        table[[0, 1, 4]], table[9] = COLOURS, UNTAUGHT
+        table[[0, 1, 4]], table[9] = COLORS, UNTAUGHT
         # With some grain, so that no two crops are alike.
         grain = np.random.default_rng(1).integers(-4, 5, (HEIGHT, WIDTH, 3))
         Image.fromarray((table[values] + grain).astype(np.uint8)).save(path)
@@ -91,7 +91,7 @@ def reference(image: Image.Image, mask: Image.Image, window: Window) -> tuple[np
 
 
 def undecided(window: Window) -> np.ndarray:
-    """Where the nearest pixel is two: the centre of a pixel of the crop lies on the border between two of the frame.
+    """Where the nearest pixel is two: the center of a pixel of the crop lies on the border between two of the frame.
 
     The libraries' rounding decides there (64 → 96 pixels: at every third).
     """
@@ -119,7 +119,7 @@ def codecs(peer: ModuleType) -> list[dict[str, Any]]:
 
 
 def as_bytes(image: torch.Tensor) -> np.ndarray:
-    """An image as uint8 h×w×3; the seed's is normalised, channels first."""
+    """An image as uint8 h×w×3; the seed's is normalized, channels first."""
     if image.dtype == torch.uint8:
         return image.numpy()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -182,12 +182,12 @@ def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> Non
 
 
 def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether an image shows its labels' colours; false for the frames of noise, where colours mean nothing."""
+    """Whether an image shows its labels' colors; false for the frames of noise, where colors mean nothing."""
     taught = labels < 3
     if not taught.any():
         return False
-    nearest = np.abs(image[taught][:, None].astype(int) - COLOURS).sum(-1).argmin(-1)
-    error = np.abs(image[taught].astype(int) - COLOURS[nearest]).sum(-1)
+    nearest = np.abs(image[taught][:, None].astype(int) - COLORS).sum(-1).argmin(-1)
+    error = np.abs(image[taught].astype(int) - COLORS[nearest]).sum(-1)
     if np.median(error) > 12:
         return False
     right = (nearest == labels[taught]).mean()

@@ -18,7 +18,7 @@ from bench.suite.request import Request
 from bench.suite.rows import Row, Spread
 from bench.suite.stages import compute, evaluation, packing, scaling, train
 from bench.suite.stages.compute import Ours, alone
-from bench.suite.steps import normalised, recipe
+from bench.suite.steps import normalized, recipe
 from bench.suite.worker import build
 from fastseg.config import Config
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
@@ -88,7 +88,7 @@ def test_step_peers_do_our_work(make: Callable[[], step_seed.Step | step_torchvi
     mine, peer = ours(aux), make()
     peer.model.load_state_dict(mine.state.model.net.state_dict())
     without_dropout(peer.model)
-    theirs = peer.train(*normalised(mine.image, mine.label))
+    theirs = peer.train(*normalized(mine.image, mine.label))
     main, aux_loss, norm, _ = mine.state.train_step(mine.image, mine.label, 1e-4).tolist()
     assert main + aux * aux_loss == pytest.approx(theirs, rel=1e-5)
     assert norm > 0
@@ -116,7 +116,7 @@ def test_variants_learn_the_same(part: str) -> None:
 
 def test_variants_lack_their_part() -> None:
     assert ours().state.train_step.optimizer.defaults["fused"]
-    assert not ours(part="fused optimiser").state.train_step.optimizer.defaults["fused"]
+    assert not ours(part="fused optimizer").state.train_step.optimizer.defaults["fused"]
     weight = "backbone.0.0.weight"
     assert ours().state.model.net.state_dict()[weight].is_contiguous(memory_format=torch.channels_last)
     assert ours(part="channels_last").state.model.net.state_dict()[weight].is_contiguous()
@@ -178,10 +178,10 @@ def test_an_evaluation_goes_on_where_the_last_stretch_ended(frames: Frames) -> N
     config = recipe(ARCH, CROP, 2, "fp32")
     made = evaluation.Evaluation(Config(str(frames.shards()), data=config.data, model=config.model), alone("cpu"), 3)
     assert [made.step(), made.step()] == [3, 3]
-    labelled = int(made.matrix.sum())
+    labeled = int(made.matrix.sum())
     made = evaluation.Evaluation(Config(str(frames.shards()), data=config.data, model=config.model), alone("cpu"), 1)
     assert sum(made.step() for _ in range(6)) == 6
-    assert int(made.matrix.sum()) == labelled
+    assert int(made.matrix.sum()) == labeled
 
 
 def test_packing_has_frames_enough(request_: Request) -> None:

@@ -131,7 +131,7 @@ def test_an_earlier_run_s_predictions_do_not_pass_for_this_one_s(run, shards: Pa
     flags = ("--split", "test", "--save-predictions", folder, "--overwrite")
     assert "2 predictions" in run(*flags)
     (folder / "notes.txt").write_text("mine")
-    said = run(*flags, "--shards", copy, "--max-bad-samples", 1)
+    said = run(*flags, "--shards", copy, "--max-corrupt-samples", 1)
     assert "1 damaged frames were left out" in said
     assert "1 of 2 frames: not for the server, and not zipped" in said
     assert sorted(path.name for path in folder.iterdir()) == ["berlin_000001_000019_labelIds.png", "notes.txt"]

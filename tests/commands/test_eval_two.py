@@ -63,7 +63,7 @@ def test_each_has_the_scores_that_it_has_alone(evaluate: Run, pair: tuple[Path, 
     assert f"A: {pair[0]}, step 12" in text
     assert f"B: {pair[1]}, step 7" in text
     assert "mIoU: " in text
-    assert "where they are neighbouring frames of one video, they are too narrow" in text
+    assert "where they are neighboring frames of one video, they are too narrow" in text
     assert "5 images of" in text
 
 

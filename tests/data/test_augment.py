@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastseg.data.augment import Augmentation, Window, draw_colour, draw_window, random_numbers
+from fastseg.data.augment import Augmentation, Window, draw_color, draw_window, random_numbers
 
 FRAME, CROP = (96, 160), (64, 80)
 
@@ -63,14 +63,14 @@ def test_draws_cover_what_is_allowed_evenly() -> None:
     assert 0.22 < np.mean([w.flip for w in drawn]) < 0.28
 
 
-def test_colours_change_half_of_the_samples() -> None:
+def test_colors_change_half_of_the_samples() -> None:
     settings = Augmentation(CROP, brightness=0.1, contrast=0.5, hue=18)
-    drawn = np.array([draw_colour(random_numbers(1, 0, i), settings) for i in range(2000)])
-    assert settings.coloured
-    assert not Augmentation(CROP).coloured
+    drawn = np.array([draw_color(random_numbers(1, 0, i), settings) for i in range(2000)])
+    assert settings.colored
+    assert not Augmentation(CROP).colored
     assert (drawn[:, 2] == 1).all()
-    for column, centre, most in ((0, 1, 0.1), (1, 1, 0.5), (3, 0, 18)):
-        off = drawn[:, column] - centre
+    for column, center, most in ((0, 1, 0.1), (1, 1, 0.5), (3, 0, 18)):
+        off = drawn[:, column] - center
         assert 0.45 < (off != 0).mean() < 0.55
         assert 0.95 * most < np.abs(off).max() <= most
         assert abs(off.mean()) < 0.05 * most

@@ -11,8 +11,8 @@ from nvidia.dali import pipeline_def
 from PIL import Image
 
 from fastseg.data import dali_graph
-from fastseg.data.augment import Augmentation, Colour, Window, draw_window, random_numbers
-from fastseg.data.dali_graph import Finisher
+from fastseg.data.augment import Augmentation, ColorChange, Window, draw_window, random_numbers
+from fastseg.data.dali_graph import CpuResizer
 from fastseg.data.sampler import Crop, collate
 from layouts import reference_crop
 
@@ -20,7 +20,7 @@ SIZE = (96, 160)
 CROP = (64, 80)
 FILL = (124, 116, 104)
 COLORED = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
-PLAIN = Colour(1.0, 1.0, 1.0, 0.0)
+PLAIN = ColorChange(1.0, 1.0, 1.0, 0.0)
 
 WINDOWS = [
     Window(0, 64, 0, 80, 64, 80, 0, 0, False),
@@ -35,7 +35,7 @@ WINDOWS = [
 
 
 def smooth_frame(seed: int = 0) -> np.ndarray:
-    """A frame with low frequencies, on which interpolation is well defined to a grey level."""
+    """A frame with low frequencies, on which interpolation is well defined to a gray level."""
     noise = np.random.default_rng(seed).integers(0, 255, (*(n // 8 for n in SIZE), 3), np.uint8)
     return np.asarray(Image.fromarray(noise).resize(SIZE[::-1], Image.Resampling.BICUBIC))
 
@@ -56,17 +56,17 @@ def run_graph(
     mask: np.ndarray,
     windows: list[Window] = WINDOWS,
     codec: str = "PNG",
-    colour: Colour = PLAIN,
+    color: ColorChange = PLAIN,
     finished: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crops of one frame, by the graph alone or with what finishes its windows on a CPU."""
     encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
-    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, colour, 0) for window in windows])
-    settings = Augmentation(CROP, fill=FILL, brightness=float(colour != PLAIN))
+    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, color, 0) for window in windows])
+    settings = Augmentation(CROP, fill=FILL, brightness=float(color != PLAIN))
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
     if finished:
         images, masks = dali_graph.windows_graph(lambda: crops, settings, "jpg", **options).run()
-        out, labels = Finisher(settings, 2)(list(images), list(masks), crops)
+        out, labels = CpuResizer(settings, 2)(list(images), list(masks), crops)
         return out.numpy(), labels.numpy()[..., 0]
     images, masks = dali_graph.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
     return images.as_array(), masks.as_array()[..., 0]
@@ -100,7 +100,7 @@ def test_image_equals_crop_resize_flip_paste(codec: str, finished: bool) -> None
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
-def test_mask_equals_nearest_neighbour(finished: bool) -> None:
+def test_mask_equals_nearest_neighbor(finished: bool) -> None:
     mask = np.random.default_rng(1).integers(0, 19, SIZE, np.uint8)
     mask[::5] = 255
     _, masks = run_graph(smooth_frame(), mask, finished=finished)
@@ -133,10 +133,10 @@ def test_checkerboard_stays_aligned() -> None:
         assert (disagree & inside).sum() / inside.sum() < 0.03
 
 
-def test_colour_changes_the_image_only() -> None:
+def test_color_changes_the_image_only() -> None:
     frame, mask = smooth_frame(), np.random.default_rng(2).integers(0, 19, SIZE, np.uint8)
     plain, plain_mask = run_graph(frame, mask)
-    changed, changed_mask = run_graph(frame, mask, colour=Colour(0.6, 1.0, 1.0, 0.0))
+    changed, changed_mask = run_graph(frame, mask, color=ColorChange(0.6, 1.0, 1.0, 0.0))
     assert (plain_mask == changed_mask).all()
     inside = mask_inside(plain_mask, plain)
     assert np.abs(changed[inside] - plain[inside] * 0.6).max() <= 1.5

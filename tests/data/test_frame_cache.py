@@ -11,7 +11,7 @@ import torch
 from fastseg.data import frame_cache
 from fastseg.data import loader as loader_module
 from fastseg.data.augment import Augmentation
-from fastseg.data.frame_cache import allocate_arena, first_times, resident_bytes
+from fastseg.data.frame_cache import allocate_arena, cache_bytes, first_times
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.packing.pack import pack
 from fastseg.packing.sources import open_source
@@ -19,7 +19,7 @@ from fastseg.shards.manifest import read_manifest
 from layouts import write_folder_dataset, write_pair
 
 AUGMENTATION = Augmentation((48, 64), scale=(0.5, 2.0))
-COLOURED = dataclasses.replace(AUGMENTATION, brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
+COLORED = dataclasses.replace(AUGMENTATION, brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
 
 
 def loader(
@@ -41,7 +41,7 @@ def same(a: Batch, b: Batch) -> bool:
     return torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
 
 
-@pytest.mark.parametrize("augmentation", [AUGMENTATION, COLOURED], ids=["plain", "coloured"])
+@pytest.mark.parametrize("augmentation", [AUGMENTATION, COLORED], ids=["plain", "colored"])
 @pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])
 def test_batches_are_those_of_the_files(
     shards: Path, augmentation: Augmentation, by_graph: bool, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +123,7 @@ def test_first_times() -> None:
 
 def test_bytes_of_a_split(shards: Path) -> None:
     split = read_manifest(shards).split("train")
-    assert resident_bytes(split) == 11 * 96 * 64 * 4
-    assert resident_bytes(split, world=2) == 6 * 96 * 64 * 4
+    assert cache_bytes(split) == 11 * 96 * 64 * 4
+    assert cache_bytes(split, world=2) == 6 * 96 * 64 * 4
     mixed = dataclasses.replace(split, sizes=((10, 10, 2), (20, 10, 1)))
-    assert resident_bytes(mixed, world=3) == 20 * 10 * 4
+    assert cache_bytes(mixed, world=3) == 20 * 10 * 4

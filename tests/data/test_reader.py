@@ -78,19 +78,19 @@ BOMBS = [
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("extension", "bomb", "says"), BOMBS)
 def test_bombs_reach_no_decoder(copy: Path, extension: str, bomb: object, says: str) -> None:
-    """By training and evaluation alike: named, or passed over, with little memory."""
+    """By training and evaluation alike: named, or skipped, with little memory."""
     assert callable(bomb)
     data = bomb()
     keys = [change_record(copy, f"{split}-000000.tar", 0, extension, lambda _: data) for split in ("train", "val")]
     manifest, before = read_manifest(copy), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     options = {"batch": 2, "device": CPU, "threads": 1}
 
-    def train(max_bad: int) -> TrainLoader:
-        files = open_files(copy, manifest, "train", max_bad=max_bad)
+    def train(max_corrupt: int) -> TrainLoader:
+        files = open_files(copy, manifest, "train", max_corrupt=max_corrupt)
         return TrainLoader(files, manifest.split("train"), Augmentation((32, 48)), prefetch=1, seed=0, **options)
 
-    def evaluation(max_bad: int) -> EvalLoader:
-        return EvalLoader(open_files(copy, manifest, "val", max_bad=max_bad), manifest.split("val"), **options)
+    def evaluation(max_corrupt: int) -> EvalLoader:
+        return EvalLoader(open_files(copy, manifest, "val", max_corrupt=max_corrupt), manifest.split("val"), **options)
 
     loader = train(0)
     with pytest.raises(UserError, match=rf"train-000000\.tar, record {keys[0]} at byte \d+: {says}"):
@@ -100,7 +100,7 @@ def test_bombs_reach_no_decoder(copy: Path, extension: str, bomb: object, says: 
     loader, frames = train(1), evaluation(1)
     [loader.next() for _ in range(20)]
     assert sum(int(batch.valid.sum()) for batch in frames) == 4
-    assert (loader.bad_samples(), frames.bad_samples()) == ([0], [0])
+    assert (loader.corrupt_samples(), frames.corrupt_samples()) == ([0], [0])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     assert grown < 1 << 28, f"{grown >> 20} MB"
 

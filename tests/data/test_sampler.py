@@ -132,7 +132,7 @@ def test_an_index_of_other_files_is_refused(files: Files) -> None:
         Reader(dataclasses.replace(files, indexes=("gone.idx", *files.indexes[1:])))
 
 
-def test_halved_chroma_is_cut_with_its_neighbours(tmp_path: Path) -> None:
+def test_halved_chroma_is_cut_with_its_neighbors(tmp_path: Path) -> None:
     """Windows anywhere show what the whole image does, though chroma is interpolated."""
     source = open_source(write_cityscapes(tmp_path / "source", train=1, val=1, size=(320, 160)))
     pack(source, tmp_path / "set", PackOptions(Codec(chroma="420")), workers=1)

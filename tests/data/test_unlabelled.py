@@ -16,10 +16,10 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("batch", [1, 2])
 def test_frames_without_masks(shards: Path, batch: int) -> None:
     manifest = read_manifest(shards)
-    assert not manifest.split("test").labelled
+    assert not manifest.split("test").labeled
     with pytest.raises(UserError, match="has no masks"):
         open_files(shards, manifest, "test")
-    files = open_files(shards, manifest, "test", unlabelled=True)
+    files = open_files(shards, manifest, "test", unlabeled=True)
     loader = EvalLoader(files, manifest.split("test"), batch=batch, device=CPU, threads=1)
     assert loader.sample_keys() == ["berlin_000000_000019", "berlin_000001_000019"]
     images = []

@@ -14,7 +14,7 @@ import commands
 import layouts
 from checkpoints import write_checkpoint
 from fastseg.commands import predict
-from fastseg.deploy.predict_files import named_apart
+from fastseg.deploy.predict_files import disambiguate
 from fastseg.deploy.predict_io import Input, Outputs, find_inputs, read_image
 from fastseg.deploy.predictor import Predictor, load
 from fastseg.deploy.video import Video, probe, read_video
@@ -217,7 +217,7 @@ def test_one_name_with_two_suffixes_is_told_apart(trained: Path, tmp_path: Path)
 
 def test_videos_of_one_name_are_told_apart(tmp_path: Path) -> None:
     clips = {tmp_path / name: Video(tmp_path / name, 4, 4, 25.0, 1) for name in ("clip.mov", "clip.mp4")}
-    files = named_apart(Outputs(tmp_path, (), masks=True), [Input(path, Path(path.name)) for path in clips], clips)
+    files = disambiguate(Outputs(tmp_path, (), masks=True), [Input(path, Path(path.name)) for path in clips], clips)
     places = [list(Outputs(tmp_path, (), masks=True).video_paths(file.name, ".mp4")) for file in files]
     assert places == [[tmp_path / f"overlays/{n}.mp4", tmp_path / "masks" / n] for n in ("clip.mov", "clip.mp4")]
 
@@ -240,7 +240,7 @@ def test_a_place_within_another_is_refused(tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     files = [Input(clip, Path("clip.mp4")), *(Input(tmp_path / n, Path(n)) for n in ("clip/0.jpg", "clip.mp4/0.jpg"))]
     with pytest.raises(UserError, match="would both go to"):
-        named_apart(Outputs(tmp_path, (), masks=True), files, {clip: Video(clip, 4, 4, 25.0, 1)})
+        disambiguate(Outputs(tmp_path, (), masks=True), files, {clip: Video(clip, 4, 4, 25.0, 1)})
 
 
 def test_what_cannot_be_done_is_said_before_torch_is_imported(trained: Path, album: Path, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def plainly(model: Predictor, frames: np.ndarray) -> torch.Tensor:
     """Probabilities by torchvision's own forward, which upsamples too."""
     network = model.model
     with torch.inference_mode():
-        normalised = (torch.from_numpy(frames.copy()) - network.mean) / network.std
-        return network.net(normalised.permute(0, 3, 1, 2))["out"].softmax(1)
+        normalized = (torch.from_numpy(frames.copy()) - network.mean) / network.std
+        return network.net(normalized.permute(0, 3, 1, 2))["out"].softmax(1)
 
 
 def test_is_what_torchvision_says(model: Predictor) -> None:
@@ -85,7 +85,7 @@ def test_one_path_at_a_time(model: Predictor, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alpha", [2, -0.1, float("nan"), "half"])
-def test_more_than_the_colours_is_refused(model: Predictor, alpha: float) -> None:
+def test_more_than_the_colors_is_refused(model: Predictor, alpha: float) -> None:
     with pytest.raises(UserError, match=r"alpha is .*; it must be from 0"):
         model.overlay(PICTURE, alpha)
 

@@ -158,7 +158,7 @@ def test_one_stays_one() -> None:
 WATCHED = """
 import os, signal, sys, time
 import torch.distributed as dist
-from fastseg.distributed.watchdog import Watch
+from fastseg.distributed.watchdog import Watchdog
 
 rank, silent = int(sys.argv[1]), sys.argv[3]
 store = dist.FileStore(sys.argv[2], 3)
@@ -167,7 +167,7 @@ store.wait([f"here{other}" for other in range(3)])
 if rank == 2 and silent == "never":
     time.sleep(1000)
 time.sleep(0.2 * (rank == 0))  # the one that speaks notices last
-watch = Watch(store, rank, 3, 3.0, lambda: 1)
+watch = Watchdog(store, rank, 3, 3.0, lambda: 1)
 if rank == 2:
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -198,11 +198,11 @@ def test_one_of_three_falls_silent(silent: str, tmp_path: Path) -> None:
 ORPHAN = """
 import time
 import torch.distributed as dist
-from fastseg.distributed.watchdog import Watch
+from fastseg.distributed.watchdog import Watchdog
 
 server = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
 client = dist.TCPStore("127.0.0.1", server.port, None, False, wait_for_workers=False)
-watch = Watch(client, 0, 2, 2.0, lambda: 1)
+watch = Watchdog(client, 0, 2, 2.0, lambda: 1)
 time.sleep(0.5)
 del server
 time.sleep(1000)
@@ -220,7 +220,7 @@ SLOW = """
 import sys, time
 from fastseg.errors import run_command
 from fastseg.loop import distributed
-from fastseg.distributed.ranks import become_ranks, get_on, joined_ranks, wait_for_all
+from fastseg.distributed.ranks import become_ranks, heartbeat, joined_ranks, barrier_no_timeout
 
 distributed._MARGIN = 1.0
 
@@ -229,10 +229,10 @@ def main():
     with joined_ranks("cpu", timeout=4.0) as ranks:
         for part in range(20 * ranks.rank):
             time.sleep(0.5)
-            get_on()
+            heartbeat()
             if part == 4 and sys.argv[1] == "hangs":
                 time.sleep(1000)
-        wait_for_all()
+        barrier_no_timeout()
 
 run_command(main)
 """

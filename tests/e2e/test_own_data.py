@@ -45,8 +45,8 @@ def write_own(folder: Path) -> Path:
         for number in range(count):
             size, orientation = SIZES[number % len(SIZES)], (6, 1, 3)[number % 3]
             mask = mask_of(number, size)
-            grey = Image.fromarray(np.vectorize(GREYS.__getitem__)(np.asarray(mask)).astype(np.uint8))
-            write_photograph(folder / split / "images" / f"IMG_{number}.jpg", grey, orientation)
+            gray = Image.fromarray(np.vectorize(GREYS.__getitem__)(np.asarray(mask)).astype(np.uint8))
+            write_photograph(folder / split / "images" / f"IMG_{number}.jpg", gray, orientation)
             if split != "test":
                 write_mask(folder / split / "masks" / f"IMG_{number}.png", mask, deep=number == 1)
     return folder
@@ -118,15 +118,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_mask_lies_on_its_upright_image(packed: Path) -> None:
     manifest = read_manifest(packed)
     assert {(h, w) for h, w, _ in manifest.splits["train"].sizes} == {(h, w) for w, h in SIZES}
-    assert not manifest.splits["test"].labelled
+    assert not manifest.splits["test"].labeled
     reader = Reader(open_files(packed, manifest, "train"))
     for place in range(len(reader)):
         record = reader.read(place)
         image = np.asarray(read_rgb(record.image.tobytes(), "x")[0]).mean(2)
         labels = np.asarray(read_labels(record.mask.tobytes(), "x"))
         assert set(np.unique(labels)) == set(GREYS)
-        for label, grey in GREYS.items():
-            assert abs(np.median(image[labels == label]) - grey) < 4, (reader.key(place), label)
+        for label, gray in GREYS.items():
+            assert abs(np.median(image[labels == label]) - gray) < 4, (reader.key(place), label)
 
 
 def test_masks_drawn_on_the_picture_as_it_is_stored_are_refused(tmp_path: Path) -> None:
@@ -154,13 +154,13 @@ def test_without_a_table_packing_names_the_flag_that_makes_one(tmp_path: Path) -
         open_source(write_own(tmp_path))
 
 
-def test_the_guides_lines_turn_colours_into_labels(tmp_path: Path) -> None:
+def test_the_guides_lines_turn_colors_into_labels(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", GUIDES[1].read_text(encoding="utf-8"), re.DOTALL)
     assert code
     mask = mask_of(0, (30, 20))
-    colours = mask.copy()
-    colours.putpalette([*PALETTE, *[255] * (768 - len(PALETTE))])
-    colours.convert("RGB").save(tmp_path / "mask.png")
+    colors = mask.copy()
+    colors.putpalette([*PALETTE, *[255] * (768 - len(PALETTE))])
+    colors.convert("RGB").save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=r"mode RGB; it must have one 8-bit label .* docs/data\.md"):
         read_labels((tmp_path / "mask.png").read_bytes(), "mask.png")
     assert commands.run(sys.executable, "-c", code[1], tmp_path / "mask.png").returncode == 0

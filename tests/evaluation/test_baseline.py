@@ -46,7 +46,7 @@ def frames() -> torch.Tensor:
     return torch.randint(0, 256, (2, 64, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def normalised(image: torch.Tensor) -> torch.Tensor:
+def normalized(image: torch.Tensor) -> torch.Tensor:
     """As torchvision's own preset does it, but for the size."""
     return WEIGHTS.transforms(resize_size=None)(image.permute(0, 3, 1, 2))
 
@@ -57,8 +57,8 @@ def _speak_of_everything(network: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        network.train()(normalised(frames()))
-        logits = network.eval()(normalised(frames()))["out"].transpose(0, 1).flatten(1)
+        network.train()(normalized(frames()))
+        logits = network.eval()(normalized(frames()))["out"].transpose(0, 1).flatten(1)
         head = network.classifier[4]
         head.bias.copy_((head.bias - logits.mean(1)) / logits.std(1))
         head.weight.div_(logits.std(1).view(-1, 1, 1, 1))
@@ -89,7 +89,7 @@ def test_predicts_what_torchvision_does_in_the_sets_ids(network: torch.nn.Module
     assert baseline.name == f"{SMALL}, COCO_WITH_VOC_LABELS_V1"
     image = frames()
     with torch.inference_mode():
-        voc = network(normalised(image))["out"].argmax(1)
+        voc = network(normalized(image))["out"].argmax(1)
     prediction = baseline.predict(image)
     assert prediction.dtype == torch.uint8
     known = {"bicycle": 18, "bus": 15, "car": 13, "motorbike": 17, "person": 11, "train": 16}

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fastseg.evaluation.bootstrap import FEWEST, Counts, compare, iou
+from fastseg.evaluation.bootstrap import MIN_FRAMES, Counts, compare, iou
 
 Frames = np.ndarray
 """Images × pixels × (truth, A's prediction, B's prediction)."""
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_numbers_in_any_chunks(monkeypatch: pytest.
 def test_few_frames_prove_nothing() -> None:
     """B is better on every frame that it differs on: with five of them that may still be chance."""
     a, _ = simulate(np.random.default_rng(7), 30)
-    for frames, verdict in ((FEWEST - 1, "too few images"), (FEWEST, "B better")):
+    for frames, verdict in ((MIN_FRAMES - 1, "too few images"), (MIN_FRAMES, "B better")):
         hits = a.hits.copy()
         hits[:frames, 0] = np.maximum(a.hits[:frames, 0], a.truth[:frames, 0] - 1)
         b = a._replace(hits=hits, predicted=a.predicted + hits - a.hits)

@@ -23,7 +23,7 @@ def blobs(seed: int, size: tuple[int, int], ignored: bool) -> np.ndarray:
 
 
 def band(mask: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Pixels of a mask near its outline to labelled pixels or to what lies outside of the frame."""
+    """Pixels of a mask near its outline to labeled pixels or to what lies outside of the frame."""
     distance = max(round(0.02 * math.hypot(*mask.shape)), 1)
     grown = (mask | ignored).astype(np.uint8)
     framed = cv2.copyMakeBorder(grown, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)

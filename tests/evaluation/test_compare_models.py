@@ -48,7 +48,7 @@ def test_counts_every_frame_of_every_model(loader: EvalLoader) -> None:
     told: list[tuple[int, int]] = []
     counted = count_frames([brightness, redness], loader, 19, lambda done, total: told.append((done, total)))
     assert counted is not None
-    assert (counted.images, counted.bad_samples) == (5, 0)
+    assert (counted.images, counted.corrupt_samples) == (5, 0)
     assert told == [(2, 5), (4, 5), (5, 5)]
     frames = [
         (image, label.numpy())

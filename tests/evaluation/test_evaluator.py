@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastseg.data.loader import EvalLoader, open_files
-from fastseg.device import Mailbox
+from fastseg.device import AsyncMetrics
 from fastseg.evaluation import compare_models, evaluator
 from fastseg.evaluation.compare_models import count_frames
 from fastseg.evaluation.evaluator import evaluate
@@ -67,7 +67,7 @@ def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
 Companion = TypeVar("Companion")
 
 
-class Late(Mailbox[Companion]):
+class Late(AsyncMetrics[Companion]):
     """Hands over everything one batch late, as on a GPU."""
 
     kept: tuple[Companion, list[Any]] | None = None
@@ -85,7 +85,7 @@ def test_numbers_that_come_late_change_nothing(loader: EvalLoader, monkeypatch: 
     """The host looks at a batch when the next one is queued: the same worst frames, to the bit."""
     expected, compared = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
     for module in (evaluator, compare_models):
-        monkeypatch.setattr(module, "Mailbox", Late)
+        monkeypatch.setattr(module, "AsyncMetrics", Late)
     result, counted = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
     assert result
     assert expected
@@ -108,7 +108,7 @@ def test_a_class_that_is_none_is_refused_in_the_last_batch_too(
     def infer(image: torch.Tensor) -> torch.Tensor:
         return brightness(image) + (19 if next(images) == 2 else 0)
 
-    monkeypatch.setattr(evaluator, "Mailbox", Late)
+    monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
     with pytest.raises(ValueError, match=r"6144 pixels .* none of the 19 classes"):
         evaluate(infer, loader, 19)
 
@@ -125,7 +125,7 @@ def test_frames_are_held_until_they_are_judged_and_no_longer(
         alive.append(weakref.ref(image))
         return brightness(image)
 
-    monkeypatch.setattr(evaluator, "Mailbox", Late)
+    monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
     for keep_worst, held in ((2, 1), (0, 0)):
         most.clear()
         evaluate(infer, loader, 19, keep_worst=keep_worst)
@@ -136,11 +136,11 @@ def test_every_batch_is_a_sign_of_life(loader: EvalLoader, monkeypatch: pytest.M
     """Of a rank whose frames take longer than others'; these wait as long as it gets on."""
     signs: list[str] = []
     for module in (evaluator, compare_models):
-        for name in ("get_on", "wait_for_all"):
+        for name in ("heartbeat", "barrier_no_timeout"):
             monkeypatch.setattr(module, name, partial(signs.append, name))
     evaluate(brightness, loader, 19)
     count_frames([brightness], loader, 19)
-    assert signs == [*["get_on"] * 3, "wait_for_all"] * 2
+    assert signs == [*["heartbeat"] * 3, "barrier_no_timeout"] * 2
 
 
 def test_an_interruption_gives_no_result(loader: EvalLoader) -> None:

@@ -1,4 +1,4 @@
-"""Damaged records in training and evaluation: refused in one sentence, or passed over and counted."""
+"""Damaged records in training and evaluation: refused in one sentence, or skipped and counted."""
 
 import json
 import re
@@ -61,19 +61,19 @@ def train_loader(
     augmentation: Augmentation = AUGMENTATION,
     rank: int = 0,
     world: int = 1,
-    max_bad: int = 0,
+    max_corrupt: int = 0,
     **options: Any,
 ) -> TrainLoader:
     manifest = read_manifest(folder)
-    files = open_files(folder, manifest, "train", rank, world, max_bad)
+    files = open_files(folder, manifest, "train", rank, world, max_corrupt)
     common = {"batch": 2, "device": CPU, "threads": 1, "prefetch": 2, "seed": 3}
     arena = allocate_arena(manifest.split("train"), CPU) if options.pop("resident", False) else None
     return TrainLoader(files, manifest.split("train"), augmentation, arena=arena, **common | options)
 
 
-def eval_loader(folder: Path, rank: int = 0, world: int = 1, max_bad: int = 0, batch: int = 2) -> EvalLoader:
+def eval_loader(folder: Path, rank: int = 0, world: int = 1, max_corrupt: int = 0, batch: int = 2) -> EvalLoader:
     manifest = read_manifest(folder)
-    files = open_files(folder, manifest, "val", rank, world, max_bad)
+    files = open_files(folder, manifest, "val", rank, world, max_corrupt)
     return EvalLoader(files, manifest.split("val"), batch=batch, device=CPU, threads=1)
 
 
@@ -91,7 +91,7 @@ def damaged(copy: Path) -> Path:
 
 
 def test_the_next_record_stands_in(damaged: Path, shards: Path) -> None:
-    loader, whole = train_loader(damaged, WHOLE, max_bad=2), train_loader(shards, WHOLE)
+    loader, whole = train_loader(damaged, WHOLE, max_corrupt=2), train_loader(shards, WHOLE)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
     order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
     shown = torch.cat([loader.next().image for _ in range(20)])
@@ -99,12 +99,12 @@ def test_the_next_record_stands_in(damaged: Path, shards: Path) -> None:
     assert {1, 2, 7, 8} <= frames.keys()
     for image, place in zip(shown, order, strict=True):
         assert torch.equal(image, frames[place + 1 if place in (1, 7) else place])
-    assert loader.bad_samples() == [1, 7]
+    assert loader.corrupt_samples() == [1, 7]
 
 
 def test_other_samples_feel_nothing(damaged: Path, shards: Path) -> None:
     """Their draws are those of a whole set."""
-    loaders = [train_loader(folder, max_bad=2) for folder in (damaged, shards)]
+    loaders = [train_loader(folder, max_corrupt=2) for folder in (damaged, shards)]
     found, expected = (torch.cat([loader.next().image for _ in range(20)]) for loader in loaders)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
     order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
@@ -115,20 +115,20 @@ def test_other_samples_feel_nothing(damaged: Path, shards: Path) -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_streamed_resident_and_resumed_are_one_curve(damaged: Path, world: int) -> None:
     for rank in range(world):
-        streamed = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2)
-        resident = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2, resident=True)
+        streamed = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2)
+        resident = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2, resident=True)
         for step in range(12):
             if step == 5:
-                resumed = train_loader(damaged, AUGMENTATION, rank, world, max_bad=2, state=streamed.state())
+                resumed = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2, state=streamed.state())
             batch = streamed.next()
             assert same(batch, resident.next())
             assert step < 5 or same(batch, resumed.next())
-        assert streamed.bad_samples() == resident.bad_samples() == [1, 7]
+        assert streamed.corrupt_samples() == resident.corrupt_samples() == [1, 7]
 
 
 def test_two_ranks_see_what_one_would(damaged: Path) -> None:
-    alone = train_loader(damaged, max_bad=2, batch=4)
-    ranks = [train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, batch=2) for rank in range(2)]
+    alone = train_loader(damaged, max_corrupt=2, batch=4)
+    ranks = [train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, batch=2) for rank in range(2)]
     for _ in range(8):
         together = [rank.next() for rank in ranks]
         assert torch.equal(alone.next().image, torch.cat([batch.image for batch in together]))
@@ -136,21 +136,21 @@ def test_two_ranks_see_what_one_would(damaged: Path) -> None:
 
 def test_ranks_apart(damaged: Path) -> None:
     for rank in range(2):
-        streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, apart=True)
-        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_bad=2, apart=True, resident=True)
+        streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, apart=True)
+        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, apart=True, resident=True)
         assert all(same(streamed.next(), resident.next()) for _ in range(8))
 
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_one_too_many(damaged: Path, resident: bool) -> None:
-    loader = train_loader(damaged, max_bad=1, resident=resident)
+    loader = train_loader(damaged, max_corrupt=1, resident=resident)
     with pytest.raises(UserError) as caught:
         [loader.next() for _ in range(20)]
-    assert "copy or pack the set again, or raise --max-bad-samples, which is 1" in str(caught.value)
+    assert "copy or pack the set again, or raise --max-corrupt-samples, which is 1" in str(caught.value)
     assert re.search(
         r"train-00000[01]\.tar, record aachen_\d+_000019 at byte \d+: its (image|mask) ", str(caught.value)
     )
-    assert len(loader.bad_samples()) == 1
+    assert len(loader.corrupt_samples()) == 1
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -159,7 +159,7 @@ def test_a_damaged_frame_does_not_count(damaged: Path, shards: Path, world: int,
     found, expected = [], []
     for folder, kept in ((damaged, found), (shards, expected)):
         for rank in range(world):
-            loader = eval_loader(folder, rank, world, max_bad=1, batch=batch)
+            loader = eval_loader(folder, rank, world, max_corrupt=1, batch=batch)
             for _ in range(2):
                 frames = [image for b in loader for image, valid in zip(b.image, b.valid, strict=True) if valid]
             kept += frames
@@ -171,10 +171,10 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
     def brightness(image: torch.Tensor) -> torch.Tensor:
         return (image.float().mean(-1) * 19 / 256).to(torch.uint8)
 
-    result, whole = (evaluate(brightness, eval_loader(f, max_bad=1), 19, keep_worst=9) for f in (damaged, shards))
+    result, whole = (evaluate(brightness, eval_loader(f, max_corrupt=1), 19, keep_worst=9) for f in (damaged, shards))
     assert result is not None
     assert whole is not None
-    assert (result.images, result.bad_samples, whole.images, whole.bad_samples) == (4, 1, 5, 0)
+    assert (result.images, result.corrupt_samples, whole.images, whole.corrupt_samples) == (4, 1, 5, 0)
     lost = next(sample for sample in whole.worst if sample.place == 2)
     matrix = np.zeros((19, 19), int)
     seen = lost.label != 255

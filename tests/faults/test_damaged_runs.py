@@ -1,4 +1,4 @@
-"""The commands on damaged sets: one sentence that names the place, or damaged records passed over and counted."""
+"""The commands on damaged sets: one sentence that names the place, or damaged records skipped and counted."""
 
 import json
 import re
@@ -184,21 +184,21 @@ def test_damaged_records_are_passed_over(copy: Path, tmp_path: Path, tally: Tall
     commands.refused(once, "not as it was packed (CRC-32); copy or pack the set again")
     assert once.returncode == 2
     assert once.stderr.count("peak learning rate") == 1  # started once
-    two = ("python", "fastseg/train.py", "--gpus", 2, *command, "--name", "two", "--max-bad-samples", 2)
+    two = ("python", "fastseg/train.py", "--gpus", 2, *command, "--name", "two", "--max-corrupt-samples", 2)
     result = commands.run(*two)
     assert result.returncode == 0, result.stderr
     assert all(f"warning: {copy}/{name} not as it was packed" in result.stderr for name in named)
-    assert runs.lines(tmp_path / "two", "train")[-1]["bad_samples"] == 2
-    assert all((line["images"], line["bad_samples"]) == (4, 1) for line in runs.lines(tmp_path / "two", "eval"))
+    assert runs.lines(tmp_path / "two", "train")[-1]["corrupt_samples"] == 2
+    assert all((line["images"], line["corrupt_samples"]) == (4, 1) for line in runs.lines(tmp_path / "two", "eval"))
     assert "on 4 images, 1 damaged ones left out" in result.stderr
     assert "damaged records" in (tmp_path / "two" / "report.html").read_text()
-    one = ("train.py", "--gpus", 1, *command, "--name", "one", "--max-bad-samples", 1)
+    one = ("train.py", "--gpus", 1, *command, "--name", "one", "--max-corrupt-samples", 1)
     ended = zygote.start(train.main, *one, output=tmp_path / "output")
     assert ended.finish() == 2
-    assert "or raise --max-bad-samples, which is 1" in ended.output
+    assert "or raise --max-corrupt-samples, which is 1" in ended.output
 
     checkpoint = tmp_path / "two" / "checkpoints" / "last.pt"
-    flags = (checkpoint, "--shards", copy, "--device", "cpu", "--max-bad-samples", 1, "--json")
+    flags = (checkpoint, "--shards", copy, "--device", "cpu", "--max-corrupt-samples", 1, "--json")
     alone = zygote.start(evaluate.main, "fastseg-eval", *flags, tmp_path / "1.json", output=tmp_path / "score")
     assert alone.finish() == 0, alone.output
     together = commands.run("fastseg-eval", *flags, tmp_path / "2.json", "--gpus", 2)
@@ -207,5 +207,5 @@ def test_damaged_records_are_passed_over(copy: Path, tmp_path: Path, tally: Tall
     assert "1 damaged frames were left out" in together.stdout
     scores = [json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json")]
     assert scores[0]["matrix"] == scores[1]["matrix"]
-    assert [(score["images"], score["bad_samples"]) for score in scores] == [(4, 1), (4, 1)]
-    tally("a damaged record passed over (--max-bad-samples)", 3, 3)
+    assert [(score["images"], score["corrupt_samples"]) for score in scores] == [(4, 1), (4, 1)]
+    tally("a damaged record skipped (--max-corrupt-samples)", 3, 3)

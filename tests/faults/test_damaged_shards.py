@@ -77,9 +77,9 @@ def test_a_flipped_bit(copy: Path, tally: Tally, extension: str, header: bool) -
 
 def passed_over(folder: Path, key: str, part: str) -> bool:
     """Whether a reader finds just this record damaged, and says so."""
-    reader = Reader(open_files(folder, read_manifest(folder), "train", max_bad=1))
+    reader = Reader(open_files(folder, read_manifest(folder), "train", max_corrupt=1))
     for place in range(len(reader)):
-        reader.first_whole(place, lambda _, record: record)
+        reader.read_first_valid(place, lambda _, record: record)
     (place,) = reader.bad
     return reader.key(place) == key and f"{part} is not as it was packed" in damage(reader, place)
 

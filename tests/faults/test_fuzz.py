@@ -28,7 +28,7 @@ from fastseg.model.weights import read_tensors
 from fastseg.shards.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, cut, find_tiles
 from fastseg.shards.manifest import NAME, Manifest, parse_manifest, read_manifest
-from fastseg.shards.tar import KEY, changed, index_text, read_index, seal
+from fastseg.shards.tar import KEY, add_crc32, changed, index_text, read_index
 from fastseg.shards.verify import _check_description
 
 Tally = Callable[[str, int, int], None]
@@ -134,7 +134,7 @@ SEEDS: dict[str, tuple[Parser, Callable[[], list[bytes]]]] = {
     "manifest.json": (manifest, lambda: []),  # those of the fixture
     "index": (index, lambda: [whole_index()]),
     "tar": (tar, lambda: [whole_tar()]),
-    "description": (description, lambda: [seal({"key": "k", "size": [3, 4]}, {})]),
+    "description": (description, lambda: [add_crc32({"key": "k", "size": [3, 4]}, {})]),
     "tiles": (tiles, lambda: [encode_jpeg(PICTURE, 50, chroma) for chroma in ("444", "420")]),
     "image": (image, lambda: [encode_jpeg(PICTURE, 50, "444"), encode_png(PICTURE)]),
     "mask": (mask, lambda: [encode_tiff(PICTURE.convert("L")), encode_png(PICTURE.convert("L"))]),
@@ -274,7 +274,7 @@ def test_checkpoints_with_any_values(tally: Tally) -> None:
         **{"arch": "deeplabv3_resnet50", "void": False, "squeeze": None, "config": {}, "dataset": {}, "versions": {}},
         **{"model": {"w": torch.zeros(4)}, "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": checkpoint.pack_classes(cityscapes().classes[:3]), "steps_per_epoch": 2, "best": 0.5},
-        **{"evaluation_owed": False, "ranks": [{"loader": {"epoch": 0, "step": 1, "apart": False}}]},
+        **{"eval_pending": False, "ranks": [{"loader": {"epoch": 0, "step": 1, "apart": False}}]},
     }
     checkpoint.check(whole, Path("x.pt"))
     checkpoint.check_progress(whole, Path("x.pt"))

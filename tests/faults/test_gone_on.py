@@ -111,7 +111,7 @@ def stepped(saved: dict, rates: list[float]) -> dict[str, dict[str, torch.Tensor
 
 
 def parameters(saved: dict) -> list[str]:
-    """The names of the optimiser's parameters by their numbers: those that decay, then norms and biases."""
+    """The names of the optimizer's parameters by their numbers: those that decay, then norms and biases."""
     names = [name for name in saved["model"] if not re.search("running_|num_batches", name)]
     return sorted(names, key=lambda name: saved["model"][name].ndim <= 1)
 
@@ -125,7 +125,7 @@ def momenta(saved: dict) -> dict[str, torch.Tensor]:
 def test_gone_on_with_otherwise(
     change: str, shards: Path, stopped: Path, third_epoch: list[set[str]], tmp_path: Path, tally: Tally
 ) -> None:
-    """Weights, optimiser and schedule go on; the order of the data is that of the epoch reached, from its start."""
+    """Weights, optimizer and schedule go on; the order of the data is that of the epoch reached, from its start."""
     folder, noted, before = tmp_path / "changed", tmp_path / "noted", weights(stopped)
     more = ("--resume", stopped, *MOMENTUM_ALONE, *OTHERWISE[change])
     how = {"before": noted_batches, "BATCHES": str(noted)}
@@ -162,7 +162,7 @@ def test_another_run_is_refused(change: str, shards: Path, stopped: Path, tmp_pa
     command = start(other, tmp_path / "refused", "--resume", stopped, *more)
     assert command.finish() == 2, command.output
     what = "number of classes" if change == "classes" else change
-    assert re.search(f"last.pt cannot be gone on from: its {what} is .*, the run's is ", command.output)
+    assert re.search(f"last.pt cannot be resumed: its {what} is .*, the run's is ", command.output)
     assert command.output.count("\n") == 1
     assert not (tmp_path / "refused").exists()
     tally(f"--resume asked for with {'other classes' if change == 'classes' else f'another {change}'}: refused", 1, 1)

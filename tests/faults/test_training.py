@@ -125,7 +125,7 @@ def test_asked_to_stop_in_an_evaluation(shards: Path, unbroken: Path, tmp_path: 
     command.signal(signal.SIGTERM)
     assert command.finish(20) == 143, command.output
     saved = weights(folder / "checkpoints" / "last.pt")
-    assert (saved["step"], saved["evaluation_owed"]) == (5 * EPOCHS / 2, True)
+    assert (saved["step"], saved["eval_pending"]) == (5 * EPOCHS / 2, True)
     assert lines(folder, "eval") == []
     finish(start(shards, folder))
     assert_same_run(unbroken, folder)

@@ -110,7 +110,7 @@ def document(**changes: object) -> dict[str, Any]:
         **{"format": "fastseg-checkpoint", "version": 2, "step": 3, "arch": ARCH, "ema": None, "shards": "s"},
         **{"model": {"w": torch.zeros(4)}, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": pack_classes(cityscapes().classes), "steps_per_epoch": 2, "best": 0.5},
-        **{"evaluation_owed": False, "ranks": [], "optimizer": {}, "scaler": {}, "void": False, "squeeze": None},
+        **{"eval_pending": False, "ranks": [], "optimizer": {}, "scaler": {}, "void": False, "squeeze": None},
         **{"config": {}, "dataset": {}, "versions": {}},
     }
     return plain | changes
@@ -225,7 +225,7 @@ def test_runs_that_cannot_be_gone_on_from(victim: Victim, trained: Path, tally: 
     config, optimizer, rank = whole["config"], whole["optimizer"], whole["ranks"][0]
     # Found before a weight is looked at:
     small = {**whole, "model": {"w": torch.zeros(4)}, "ema": None, "optimizer": {}, "ranks": []}
-    names = ("steps_per_epoch", "best", "evaluation_owed", "config", "dataset", "ranks")
+    names = ("steps_per_epoch", "best", "eval_pending", "config", "dataset", "ranks")
     wrong = [{**small, name: value} for name in names for value in (None, "x", [[]], 10**6000)]
     wrong += [{key: value for key, value in small.items() if key != name} for name in names]
     wrong += [
@@ -287,7 +287,7 @@ ABSURD: list[tuple[tuple[str | int, ...], object]] = [
     *(((name,), value) for name in ("name", "splits", "classes", "options") for value in (None, 3, [3], {"a": [[]]})),
     *(((name,), value) for name in ("image_codec", "mask_codec", "format") for value in (None, "exe", ["jpg"], {})),
     (("classes", 1, "name"), "road"),
-    (("splits", "train", "labelled"), "no"),
+    (("splits", "train", "labeled"), "no"),
     (("version",), 10**1000),
 ]
 

@@ -10,9 +10,9 @@ from one_gpu import ALONE, CUDA, DEVICE, keep_busy, needs_gpu
 
 from changes import with_changes
 from fastseg.config import Config
-from fastseg.data.frame_cache import allocate_arena, resident_bytes
+from fastseg.data.frame_cache import allocate_arena, cache_bytes
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.memory import SPARE, choose_residence, memory_left
+from fastseg.training.memory import SPARE, memory_left, plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ def test_the_memory_of_frames_is_what_was_said(tmp_path: Path) -> None:
     before = free_memory()
     arena = allocate_arena(split, DEVICE)
     taken = before - free_memory()
-    assert arena.nbytes == resident_bytes(split) == 8 * 1024 * 512 * 4
+    assert arena.nbytes == cache_bytes(split) == 8 * 1024 * 512 * 4
     assert arena.nbytes <= taken <= arena.nbytes + ROUNDING
 
 
@@ -74,9 +74,9 @@ def test_a_run_with_cached_frames_stays_within_what_was_counted(tiny: Config, tm
     config = with_changes(config, model__compile=False, eval_every=1e6, save_every=1e6)
     manifest = read_manifest(shards)
     state = build_state(config, manifest, ALONE)
-    state.train_step.rehearse(config.data.batch, config.data.crop)
+    state.train_step.dry_run(config.data.batch, config.data.crop)
     counted = memory_left(ALONE)
-    held = choose_residence(config, manifest, ALONE, state.train_step)
+    held = plan_frame_cache(config, manifest, ALONE, state.train_step)
     assert held.arena is not None
     trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
     assert trainer.loader.resident

@@ -1,4 +1,4 @@
-"""Two ranks with synchronised batch norm compute what one computes on twice the batch."""
+"""Two ranks with synchronized batch norm compute what one computes on twice the batch."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     image = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=generator)
     label = torch.randint(0, 19, (4, 64, 64), dtype=torch.uint8, generator=generator)
-    label[:2, :40] = 255  # the ranks' shares of labelled pixels differ
+    label[:2, :40] = 255  # the ranks' shares of labeled pixels differ
     return image, label
 
 
@@ -64,7 +64,7 @@ def test_two_ranks_compute_what_one_does_on_twice_the_batch(tmp_path: Path) -> N
     torch.testing.assert_close(torch.tensor(first), torch.tensor(second))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     if not CUDA:
-        return  # torch's synchronised batch norm knows GPUs only
+        return  # torch's synchronized batch norm knows GPUs only
     numbers, expected = train(replace(CONFIG, data=DataConfig(batch=4)), ALONE, slice(None))
     torch.testing.assert_close(torch.tensor(first)[:, :2], torch.tensor(numbers)[:, :2], rtol=1e-3, atol=1e-4)
     for name, value in expected.items():

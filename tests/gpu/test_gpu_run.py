@@ -19,7 +19,7 @@ from fastseg.evaluation.evaluator import evaluate
 from fastseg.model.inference import predict
 from fastseg.shards.manifest import read_manifest
 from fastseg.training import run
-from fastseg.training.memory import choose_residence
+from fastseg.training.memory import plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.state import find_checkpoint
 from fastseg.training.trainer import Trainer
@@ -52,7 +52,7 @@ def trainer_of(config: Config) -> Trainer:
     """As a run builds it: on a GPU frames stay resident unless ``config`` says no."""
     manifest = read_manifest(config.shards)
     state = build_state(config, manifest, ALONE)
-    held = choose_residence(config, manifest, ALONE, state.train_step)
+    held = plan_frame_cache(config, manifest, ALONE, state.train_step)
     return Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
 
 
@@ -93,7 +93,7 @@ def test_the_loop_does_not_wait_for_the_gpu(endless: Config, change: dict[str, A
         for _ in range(5):
             assert not trainer.advance()
     assert trainer.state.step == 10
-    trainer.arrived(trainer.mailbox.collect())
+    trainer.on_metrics(trainer.async_metrics.collect())
     assert all(parameter.isfinite().all() for parameter in trainer.state.model.parameters())
 
 
@@ -127,7 +127,7 @@ def test_a_rehearsal_takes_what_training_takes(endless: Config, compiled: bool) 
     torch.backends.cudnn.benchmark = True  # as a run has it
     config = with_changes(endless, data__resident="no", data__crop=(256, 256), data__batch=8, model__compile=compiled)
     trainer = trainer_of(config)
-    trainer.state.train_step.rehearse(config.data.batch, config.data.crop)
+    trainer.state.train_step.dry_run(config.data.batch, config.data.crop)
     free, total = torch.cuda.mem_get_info(DEVICE)
     for _ in range(4):
         trainer.advance()

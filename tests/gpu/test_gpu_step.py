@@ -115,7 +115,7 @@ def test_fp16_survives_an_overflow() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_loss_that_is_not_finite_leaves_the_weights(name: str) -> None:
-    """The fused optimisers of the device heed ``found_inf``."""
+    """The fused optimizers of the device heed ``found_inf``."""
     torch.manual_seed(0)
     network = DeepLab(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True).to(DEVICE)
     step = TrainStep(network, replace(CONFIG, optim=OptimConfig(name=name)), ALONE)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastseg.shards.manifest import read_manifest
-from fastseg.shards.tar import SUMS, read_index, seal, write_shard
+from fastseg.shards.tar import SUMS, add_crc32, read_index, write_shard
 
 
 def change_record(folder: Path, tar: str, record: int, extension: str, change: Callable[[bytes], bytes]) -> str:
@@ -24,7 +24,7 @@ def change_record(folder: Path, tar: str, record: int, extension: str, change: C
     if extension != "json":
         document = json.loads(members.pop("json"))
         document.pop(SUMS)
-        members["json"] = seal(document, members)
+        members["json"] = add_crc32(document, members)
     new = write_shard(folder / tar, records)
     shards = tuple(new if shard is old else shard for shard in split.shards)
     splits = {name: replace(one, shards=shards) if one is split else one for name, one in manifest.splits.items()}

@@ -11,7 +11,7 @@ SIZE = (320, 200)
 
 
 def frames(count: int = 8, shift: tuple[int, int] = (0, 0)) -> list[tuple[Image.Image, Image.Image]]:
-    """Scenes of 12 boxes in greys of their own, on a noisy ground; masks moved by ``shift`` pixels (down, right)."""
+    """Scenes of 12 boxes in grays of their own, on a noisy ground; masks moved by ``shift`` pixels (down, right)."""
     found = []
     for seed in range(count):
         rng = np.random.default_rng(seed)

@@ -44,7 +44,7 @@ def test_crops_come_from_the_records_and_windows_that_are_named(shards: Path) ->
 
 
 def test_squeezed_frames_are_those_that_pillow_squeezes(shards: Path) -> None:
-    manifest, size = read_manifest(shards), (50, 91)  # of 64×96; in few places rounding decides between two neighbours
+    manifest, size = read_manifest(shards), (50, 91)  # of 64×96; in few places rounding decides between two neighbors
     files, augmentation = open_files(shards, manifest, "train"), Augmentation(size, squeeze=True)
     reader, seen = Reader(files), set()
     place_of = {reader.key(place): place for place in range(len(reader))}
@@ -66,7 +66,7 @@ def test_whole_frames_have_the_shares_of_the_manifest(shards: Path) -> None:
     split = read_manifest(shards).split("train")
     found = measured(shards, Augmentation(FRAME, (1.0, 1.0)), show=4, entries=3)
     assert found.pixels == split.pixels
-    assert (found.padding, found.seen, found.unlabelled) == (0, 1, 0)
+    assert (found.padding, found.seen, found.unlabeled) == (0, 1, 0)
     assert len(found.shown) == 4
     assert [entry.size for entry in found.entries] == [FRAME] * 3
     assert all(entry.image_bytes > 500 and IGNORE in entry.train_ids for entry in found.entries)
@@ -83,7 +83,7 @@ def test_padding_is_told_from_ignored_pixels(shards: Path) -> None:
 
 
 def test_padding_is_no_ignored_pixel() -> None:
-    """Of a padded crop whose frame is labelled throughout."""
+    """Of a padded crop whose frame is labeled throughout."""
     label = np.full((8, 8), IGNORE, np.uint8)
     label[:4, :4] = 3
     tally = _Tally()
@@ -97,7 +97,7 @@ GOOD = Inspection(
     crops=64,
     pixels=(900, 50, 50),
     showing=(64, 9, 30),
-    unlabelled=0,
+    unlabeled=0,
     padding=0.1,
     seen=0.3,
     shown=(),
@@ -116,7 +116,7 @@ def test_nothing_stands_out_where_all_is_well() -> None:
     [
         ({"showing": (64, 0, 30)}, {}, "class 'train' never appeared in 64 crops; its share in the set is 0.020 %"),
         ({}, {"pixels": (10, 0, 5)}, "class 'train' has no pixel in the whole split"),
-        ({"unlabelled": 16}, {}, "16 of 64 crops show no labelled pixel"),
+        ({"unlabeled": 16}, {}, "16 of 64 crops show no labeled pixel"),
         ({"pixels": (300, 50, 650)}, {}, "65 % of what the crops show is ignored"),
         ({"padding": 0.4}, {}, "40 % of the crops' pixels are padding"),
         ({"seen": 0.013}, {}, "a crop shows 1.3 % of its frame on average; choose a larger --data.crop"),

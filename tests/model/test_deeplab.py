@@ -152,5 +152,5 @@ def test_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_pretrained_weights_are_fed_what_they_know() -> None:
     own = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    assert deeplab.normalisation("none", *own) == own
-    assert deeplab.normalisation("coco", *own) == RGB
+    assert deeplab.normalization("none", *own) == own
+    assert deeplab.normalization("coco", *own) == RGB

@@ -85,7 +85,7 @@ def test_a_label_that_is_no_class_is_refused_by_packing(value: int, tmp_path: Pa
 
 
 def dice_by_hand(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Class by class over the labelled pixels, as Milletari et al. write it for sets with soft membership."""
+    """Class by class over the labeled pixels, as Milletari et al. write it for sets with soft membership."""
     full = F.interpolate(logits, size=label.shape[1:], mode="bilinear", align_corners=False)
     found, true = full.softmax(1).movedim(1, -1)[label != 255], label[label != 255].long()
     losses = []
@@ -107,7 +107,7 @@ def test_dice_stands_beside_the_cross_entropy(logits: Logits, label: torch.Tenso
     torch.testing.assert_close(got, logits.out.grad)
 
 
-def test_dice_is_nothing_where_all_is_right_or_nothing_is_labelled(label: torch.Tensor) -> None:
+def test_dice_is_nothing_where_all_is_right_or_nothing_is_labeled(label: torch.Tensor) -> None:
     right = 100 * F.one_hot(label.where(label != 255, 0).long(), 5).movedim(-1, 1).float()
     assert dice_loss(right, label.long()).item() == pytest.approx(0, abs=1e-6)
     assert dice_loss(right, torch.full_like(label, 255).long()).item() == 0

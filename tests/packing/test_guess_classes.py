@@ -28,7 +28,7 @@ def mask(*values: int, palette: list[int] | None = None) -> Image.Image:
     return picture
 
 
-def test_grey_values_get_voc_colours_and_255_is_ignored(tmp_path: Path) -> None:
+def test_grey_values_get_voc_colors_and_255_is_ignored(tmp_path: Path) -> None:
     guess, path = write_guess(masks(tmp_path / "my set", mask(0, 3, 255), mask(3, 3, 7)), workers=1)
     assert guess.pixels == {0: 2, 3: 6, 7: 2, 255: 2}
     table = read_classes(path)
@@ -39,7 +39,7 @@ def test_grey_values_get_voc_colours_and_255_is_ignored(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 5  # a class a line, to edit
 
 
-def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
+def test_a_palette_gives_its_colors(tmp_path: Path) -> None:
     palette = [0, 0, 0, 200, 10, 20, 30, 40, 250]
     pictures = mask(0, 1, palette=palette), mask(1, 2, 255, palette=[*palette, *[9] * 759])
     _, path = write_guess(masks(tmp_path, *pictures), workers=2)
@@ -66,7 +66,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
     deep = Image.fromarray(np.array([[0, 26_001]], np.uint16))
     for name, pictures, says in (
         ("palettes", (a, b), r"the value 1 has the color \(200, 0, 0\) in the palette of \S+0\.png and \(0, 200, 0\)"),
-        ("colours", (mask(0).convert("RGB"),), r"mode RGB; it must have one 8-bit label .*docs/data\.md"),
+        ("colors", (mask(0).convert("RGB"),), r"mode RGB; it must have one 8-bit label .*docs/data\.md"),
         ("deep", (deep,), "such as 26001"),
         ("nothing", (), "holds no masks"),
     ):
@@ -83,7 +83,7 @@ def test_what_a_person_has_written_is_kept(tmp_path: Path) -> None:
     assert "mine" in (tmp_path / "classes.json").read_text()
 
 
-def test_voc_colours() -> None:
+def test_voc_colors() -> None:
     """The first of the development kit's table, and its last."""
     assert [voc_color(label) for label in (0, 1, 2, 8, 20, 255)] == [
         (0, 0, 0),

@@ -65,7 +65,7 @@ def test_zips_and_workers_change_no_byte(folder: Path, undisturbed: Path, tmp_pa
 def test_the_manifest_tells_what_the_shards_hold(folder: Path, undisturbed: Path) -> None:
     manifest = read_manifest(undisturbed)
     assert (manifest.name, manifest.image_codec, manifest.mask_codec) == ("cityscapes", "jpg", "tif")
-    assert {name: (split.samples, split.labelled) for name, split in manifest.splits.items()} == {
+    assert {name: (split.samples, split.labeled) for name, split in manifest.splits.items()} == {
         "train": (8, True),
         "val": (4, True),
         "test": (2, False),
@@ -77,7 +77,7 @@ def test_the_manifest_tells_what_the_shards_hold(folder: Path, undisturbed: Path
             assert sha256(undisturbed / shard.file) == shard.sha256
             keys += [entry.key for entry in read_index((undisturbed / shard.index).read_text())]
         assert split.sizes == ((32, 64, split.samples),)
-        if split.labelled:
+        if split.labeled:
             paths = [next(folder.glob(f"gtFine/{name}/*/{key}_gtFine_labelIds.png")) for key in keys]
             masks = [table[np.asarray(Image.open(path))] for path in paths]
             counts = np.bincount(np.concatenate(masks, None), minlength=256)

@@ -113,7 +113,7 @@ def test_height_scales_image_and_mask_alike(tmp_path: Path) -> None:
     record, full = _encode(tmp_path, Codec(height=24)), _encode(tmp_path)
     mask = _pixels(record, "mask.tif")
     assert _pixels(record, "jpg").shape == (24, 48, 3)
-    # Nearest: pixel (y, x) shows the source at its centre, (2y + 1, 2x + 1).
+    # Nearest: pixel (y, x) shows the source at its center, (2y + 1, 2x + 1).
     np.testing.assert_array_equal(mask, _pixels(full, "mask.tif")[1::2, 1::2])
     assert sum(record.statistics.pixels) == 24 * 48
     assert (record.statistics.height, record.statistics.width) == (24, 48)

@@ -1,4 +1,4 @@
-"""Pictures of masks: every pixel's colour, and the panel's layout."""
+"""Pictures of masks: every pixel's color, and the panel's layout."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ CLASSES = cityscapes().classes
 ROAD, SKY = 0, 10
 
 
-def test_colorize_gives_every_class_its_colour_and_void_black() -> None:
+def test_colorize_gives_every_class_its_color_and_void_black() -> None:
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
     picture = colorize(mask, CLASSES)
     assert picture.dtype == np.uint8
@@ -62,8 +62,8 @@ def test_panel_shows_the_four_tiles_in_order(height: int, width: int, max_width:
     tile = (picture.shape[1] - 3 * GAP) // 4
     assert tile == min(width, (max_width - 3 * GAP) // 4)
     row = picture[-round(height * tile / width) // 2]
-    centres = [tuple(row[i * (tile + GAP) + tile // 2].tolist()) for i in range(4)]
-    assert centres == [(10, 200, 30), CLASSES[ROAD].color, CLASSES[SKY].color, WRONG]
+    centers = [tuple(row[i * (tile + GAP) + tile // 2].tolist()) for i in range(4)]
+    assert centers == [(10, 200, 30), CLASSES[ROAD].color, CLASSES[SKY].color, WRONG]
     assert len(np.unique(picture[:8].reshape(-1, 3), axis=0)) > 2  # captions are drawn
 
 

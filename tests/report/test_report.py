@@ -208,9 +208,13 @@ def test_nan_and_null_are_left_out(tmp_path: Path) -> None:
 def test_damaged_records_are_counted(tmp_path: Path) -> None:
     write_lines(tmp_path, [train_line(10), eval_line(10, 0.5)])
     assert "damaged records" not in page_of(tmp_path).text
-    lines = [train_line(10, bad_samples=1), eval_line(10, 0.5, bad_samples=0), train_line(20, bad_samples=3)]
+    lines = [
+        train_line(10, corrupt_samples=1),
+        eval_line(10, 0.5, corrupt_samples=0),
+        train_line(20, corrupt_samples=3),
+    ]
     write_lines(tmp_path, lines)
-    assert "damaged records 3 + 0 passed over in training + in an evaluation" in page_of(tmp_path).text
+    assert "damaged records 3 + 0 skipped in training + in an evaluation" in page_of(tmp_path).text
 
 
 def test_a_resumed_run_counts_repeated_steps_once(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_lossless_rgb_is_read_as_it_is(format: str) -> None:
         Image.fromarray(np.dstack([GREY, 255 - GREY])),
         Image.fromarray(GREY.astype(np.uint16) * 257),
     ],
-    ids=["grey", "palette", "rgba", "grey-alpha", "16-bit"],
+    ids=["gray", "palette", "rgba", "gray-alpha", "16-bit"],
 )
 def test_other_modes_become_rgb(picture: Image.Image) -> None:
     image, plain = read_rgb(_bytes(picture), "x")
@@ -63,7 +63,7 @@ def test_other_modes_become_rgb(picture: Image.Image) -> None:
     np.testing.assert_array_equal(np.asarray(image), np.dstack([GREY] * 3))
 
 
-def test_16_bit_colour_is_not_taken_for_8_bit() -> None:
+def test_16_bit_color_is_not_taken_for_8_bit() -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

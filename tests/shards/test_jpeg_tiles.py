@@ -41,7 +41,7 @@ def test_a_cut_shows_the_pixels_of_the_whole(size: tuple[int, int]) -> None:
 
 
 def test_halved_chroma_differs_at_the_edge_only() -> None:
-    """Chroma is interpolated between neighbours, which the outermost pixels of a cut lack."""
+    """Chroma is interpolated between neighbors, which the outermost pixels of a cut lack."""
     data = np.frombuffer(encode_jpeg(layouts.noise(1, (500, 300)), 95, "420"), np.uint8)
     whole, tiles = pixels(data), find_tiles(data)
     assert tiles is not None

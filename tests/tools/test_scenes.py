@@ -89,8 +89,8 @@ def test_polygons_are_as_the_official_ones(small: list[tuple[Scene, NDArray[np.u
 def test_edges_of_picture_and_labels_agree() -> None:
     made = scene(1, "train", 2, (1024, 512))
     mask = labels(made)[:440].astype(int)  # above the bonnet
-    grey = made.image[:440].astype(float).mean(axis=2)
-    across = np.abs(np.diff(grey, axis=1))
+    gray = made.image[:440].astype(float).mean(axis=2)
+    across = np.abs(np.diff(gray, axis=1))
     edge = np.diff(mask, axis=1) != 0
     strength = {shift: across[np.roll(edge, shift, axis=1)].mean() for shift in range(-6, 7)}
     assert max(strength, key=lambda shift: strength[shift]) in (-1, 0, 1)
@@ -120,13 +120,13 @@ def test_files_cost_what_real_ones_do(tmp_path: Path) -> None:
         json2labelImg(str(tmp_path / "polygons.json"), str(tmp_path / "labelIds.png"))
         for sizes, name in ((png, "image.png"), (jpeg, "image.jpg"), (mask, "labelIds.png")):
             sizes.append((tmp_path / name).stat().st_size)
-    # The means of 20 real frames: 2.25 MB, 581 KB, 14 (optimised) to 16.8 KB.
+    # The means of 20 real frames: 2.25 MB, 581 KB, 14 (optimized) to 16.8 KB.
     assert np.mean(png) == pytest.approx(2.25e6, rel=0.2)
     assert np.mean(jpeg) == pytest.approx(581e3, rel=0.2)
     assert 14e3 * 0.8 < np.mean(mask) < 16.8e3 * 1.2
 
 
-def test_classes_have_looks_to_learn_but_no_colour_of_their_own(small: list[tuple[Scene, NDArray[np.uint8]]]) -> None:
+def test_classes_have_looks_to_learn_but_no_color_of_their_own(small: list[tuple[Scene, NDArray[np.uint8]]]) -> None:
     def features(made: Scene) -> NDArray[np.float64]:
         rows = np.broadcast_to(np.arange(128)[:, None, None], (128, 256, 1)) * 1.5
         return np.concatenate([made.image, rows], axis=2).reshape(-1, 4).astype(float)

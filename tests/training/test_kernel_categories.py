@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastseg.training.kernel_categories import FAMILIES, IDLE, OTHER, Interval, analyse, attribute, family_of
+from fastseg.training.kernel_categories import FAMILIES, IDLE, OTHER, Interval, analyze, attribute, family_of
 
 # As cuDNN 9, cuBLAS, PyTorch, Inductor, NCCL, DALI and nvJPEG name them; arguments cut.
 KERNELS = {
@@ -62,7 +62,7 @@ KERNELS = {
         "void (anonymous namespace)::cunn_SpatialSoftMaxForward<float, float, float, int, LogSoftMaxForwardEpilogue>",
         "triton_red_fused__log_softmax_nll_loss2d_forward_5",
     ),
-    "optimiser": (
+    "optimizer": (
         "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
         "TensorListMetadata<3>, at::native::(anonymous namespace)::FusedSgdMathFunctor<float, 3>, double>",
         "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::(anonymous namespace)::"
@@ -151,7 +151,7 @@ def test_a_gpus_trace() -> None:
         event("kernel", "void somebodys_kernel()", 1800, 2000),
         {"ph": "i", "name": "a mark", "ts": 5},
     ]
-    found = analyse({"traceEvents": events})
+    found = analyze({"traceEvents": events})
     assert (found["device"], found["steps"], found["step_ms"]) == ("gpu", 2, 1.0)
     rows = {row["family"]: (row["ms"], row["hidden_ms"]) for row in found["families"]}
     expected = {
@@ -176,7 +176,7 @@ def test_a_cpus_trace() -> None:
         event("cpu_op", "aten::copy_", 400, 500),
         event("cpu_op", "aten::addmm", 0, 1000, tid=8),
     ]
-    found = analyse({"traceEvents": events})
+    found = analyze({"traceEvents": events})
     assert {row["family"]: row["ms"] for row in found["families"]} == pytest.approx(
         {"data": 0.1, "convolution, forward": 0.3, "layouts and copies": 0.1, OTHER: 0.5}
     )

@@ -13,7 +13,7 @@ from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.training import memory
-from fastseg.training.memory import Choice, choose_residence, memory_left
+from fastseg.training.memory import FrameCachePlan, memory_left, plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
@@ -26,13 +26,13 @@ def manifest(shards: Path) -> Manifest:
     return read_manifest(shards)
 
 
-def choose(config: Config, manifest: Manifest, wanted: str) -> Choice:
+def choose(config: Config, manifest: Manifest, wanted: str) -> FrameCachePlan:
     config = with_changes(config, data__resident=wanted)
-    return choose_residence(config, manifest, ALONE, build_state(config, manifest, ALONE).train_step)
+    return plan_frame_cache(config, manifest, ALONE, build_state(config, manifest, ALONE).train_step)
 
 
 def test_frames_stay_where_they_fit(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == Choice(None, False)
+    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == FrameCachePlan(None, False)
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
     for wanted in ("whole", "part"):
         arena, apart = choose(tiny, manifest, wanted)
@@ -57,8 +57,8 @@ def test_frames_that_get_no_memory_after_all_are_streamed(
     config = with_changes(tiny, data__resident="auto")
     step = build_state(config, manifest, ALONE).train_step
     gpu = replace(ALONE, device=torch.device("meta"))  # auto streams on a CPU without a look
-    monkeypatch.setattr(step, "rehearse", lambda *_: None)
-    assert choose_residence(config, manifest, gpu, step) == Choice(None, False)
+    monkeypatch.setattr(step, "dry_run", lambda *_: None)
+    assert plan_frame_cache(config, manifest, gpu, step) == FrameCachePlan(None, False)
     with pytest.raises(UserError, match=r"--data.resident is whole, but"):
         choose(tiny, manifest, "whole")
 
@@ -68,7 +68,7 @@ def test_a_rehearsal_leaves_no_trace(tiny: Config, manifest: Manifest) -> None:
     rng = torch.get_rng_state()
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
     momentum = [v.clone() for s in state.train_step.optimizer.state.values() for v in s.values()]
-    state.train_step.rehearse(tiny.data.batch, tiny.data.crop)
+    state.train_step.dry_run(tiny.data.batch, tiny.data.crop)
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
     after = [v for s in state.train_step.optimizer.state.values() for v in s.values()]
@@ -89,7 +89,7 @@ def test_resident_and_streamed_runs_are_one_curve(tiny: Config, manifest: Manife
     for way in ("no", "whole"):
         config = with_changes(tiny, data__resident=way, optim__epochs=9.0)
         state = build_state(config, manifest, ALONE)
-        held = choose_residence(config, manifest, ALONE, state.train_step)
+        held = plan_frame_cache(config, manifest, ALONE, state.train_step)
         trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
         for _ in range(5):
             trainer.advance()

@@ -70,7 +70,7 @@ class NoNumbers(TorchFunctionMode):
 
 @pytest.fixture(autouse=True)
 def meta_like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch keeps a list of the devices that its fused optimisers know."""
+    """torch keeps a list of the devices that its fused optimizers know."""
     optimizer = import_module(torch.optim.Optimizer.__module__)
     known = optimizer._get_fused_kernels_supported_devices()
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*known, "meta"])

@@ -5,7 +5,7 @@ import torch
 
 from fastseg.config import OptimConfig
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
-from fastseg.training.optim import Average, build_optimizer, peak_rate, rate_at
+from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr
 
 
 @pytest.fixture
@@ -16,18 +16,18 @@ def model() -> DeepLab:
 
 def test_poly_with_warmup() -> None:
     config = OptimConfig(min_lr=0.01)
-    rates = [rate_at(step, 100, 10, 0.1, config) for step in range(100)]
+    rates = [lr_at(step, 100, 10, 0.1, config) for step in range(100)]
     assert rates[:10] == pytest.approx([0.01 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(0.1)
     assert rates[55] == pytest.approx(0.001 + 0.099 * 0.5**0.9)
     assert rates[-1] == pytest.approx(0.001 + 0.099 * (1 / 90) ** 0.9)
     assert sorted(rates[10:], reverse=True) == rates[10:]
-    assert rate_at(99, 100, 0, 0.1, OptimConfig(schedule="constant")) == 0.1
+    assert lr_at(99, 100, 0, 0.1, OptimConfig(schedule="constant")) == 0.1
 
 
 def test_the_rate_grows_with_the_global_batch() -> None:
-    assert peak_rate(OptimConfig(lr=0.01, lr_batch=8), 64) == pytest.approx(0.08)
-    assert peak_rate(OptimConfig(lr=0.01, lr_batch=None), 64) == 0.01
+    assert peak_lr(OptimConfig(lr=0.01, lr_batch=8), 64) == pytest.approx(0.08)
+    assert peak_lr(OptimConfig(lr=0.01, lr_batch=None), 64) == 0.01
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

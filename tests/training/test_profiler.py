@@ -49,7 +49,7 @@ def test_every_millisecond_of_a_real_step_has_a_family(tiny: Config) -> None:
     total = sum(row["ms"] for row in found["families"])
     assert total == pytest.approx(found["step_ms"], rel=1e-6)
     families = {row["family"]: row["share"] for row in found["families"]}
-    assert {"convolution, forward", "convolution, backward", "batch norm", "optimiser", "average"} <= families.keys()
+    assert {"convolution, forward", "convolution, backward", "batch norm", "optimizer", "average"} <= families.keys()
     assert {"data", "loss", "upsampling"} <= families.keys()
     assert families["other"] < 0.5
     ranges = step_ranges(tiny.folder / "profile" / "trace.json.gz")

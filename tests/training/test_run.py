@@ -92,7 +92,7 @@ def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
 
 
 def test_memory_order_may_change(stopped: Config) -> None:
-    """The fused optimisers read weights, gradients and momentum side by side, whatever their strides say."""
+    """The fused optimizers read weights, gradients and momentum side by side, whatever their strides say."""
     one, other = resume(stopped)[0], resume(with_changes(stopped, model__channels_last=False))[0]
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     for a, b in pairs:
@@ -129,7 +129,7 @@ def test_padding_is_what_the_network_takes_away(tiny: Config) -> None:
     ("change", "says"),
     [
         ({"model__arch": "deeplabv3_resnet50"}, "its network is deeplabv3_mobilenet_v3_large"),
-        ({"optim__name": "adamw"}, "its optimiser is sgd, the run's is adamw"),
+        ({"optim__name": "adamw"}, "its optimizer is sgd, the run's is adamw"),
         ({"optim__aux": 0.0}, "its auxiliary head is True"),
     ],
 )
@@ -176,10 +176,10 @@ def test_nothing_is_saved_of_values_that_are_not_finite(stopped: Config, part: s
         values[part][(0,) * values[part].dim()] = torch.nan
     manifest = read_manifest(stopped.shards)
     trainer = Trainer(stopped, manifest, ALONE, state, build_loaders(stopped, manifest, ALONE, None), None)
-    state.evaluation_owed = True
+    state.eval_pending = True
     before = (stopped.folder / "checkpoints" / "last.pt").read_bytes()
     with pytest.raises(UserError, match=rf"at step 2 values in {part}\.\S+ are not finite, and nothing is saved"):
-        trainer.pause()
+        trainer.checkpoint_and_eval()
     assert [path.name for path in (stopped.folder / "checkpoints").iterdir()] == ["last.pt"]
     assert (stopped.folder / "checkpoints" / "last.pt").read_bytes() == before
 
@@ -223,7 +223,7 @@ def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
     saved = find_checkpoint(ended, manifest)
     assert saved
     for owed, done, says in ((True, 2, False), (False, 2, True), (True, 3, True), (False, 1, False)):
-        changed = {**saved, "evaluation_owed": owed, "step": done}
+        changed = {**saved, "eval_pending": owed, "step": done}
         assert nothing_left(ended, manifest, ALONE, changed) == says
 
 
@@ -244,7 +244,7 @@ def test_an_outage_loses_no_step(tiny: Config, broken: type, monkeypatch: pytest
     with pytest.raises(UserError, match="the storage does not answer"):
         train(tiny, manifest, ALONE)
     saved = runs.weights(tiny.folder / "checkpoints" / "last.pt")
-    assert (saved["step"], saved["evaluation_owed"]) == ((3, False) if broken is TrainLoader else (2, True))
+    assert (saved["step"], saved["eval_pending"]) == ((3, False) if broken is TrainLoader else (2, True))
     train(tiny, manifest, ALONE)
     runs.assert_same_run(tiny.runs / "whole", tiny.folder)
 

@@ -37,7 +37,7 @@ def batch(size: int = 4, void_rows: int = 0) -> tuple[torch.Tensor, torch.Tensor
     generator = torch.Generator().manual_seed(5)
     image = torch.randint(0, 256, (size, 64, 64, 3), dtype=torch.uint8, generator=generator)
     label = torch.randint(0, 5, (size, 64, 64), dtype=torch.uint8, generator=generator)
-    label[: size // 2, :void_rows] = 255  # the ranks' shares of labelled pixels differ
+    label[: size // 2, :void_rows] = 255  # the ranks' shares of labeled pixels differ
     return image, label
 
 

@@ -48,7 +48,7 @@ class Camera:
 
 @dataclass
 class Face:
-    """One flat, evenly coloured and textured polygon of the picture."""
+    """One flat, evenly colored and textured polygon of the picture."""
 
     points: Points
     color: Color
@@ -61,7 +61,7 @@ class Face:
 
 @dataclass
 class Thing:
-    """One labelled object: what the annotator outlines, and the faces that paint it."""
+    """One labeled object: what the annotator outlines, and the faces that paint it."""
 
     label: str
     outlines: list[Points]

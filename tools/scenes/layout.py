@@ -7,7 +7,7 @@ from tools.scenes import furniture as street
 from tools.scenes import plants as plants
 from tools.scenes import traffic as moving
 from tools.scenes.geometry import Camera, Color, Face, Thing, ground, quad
-from tools.scenes.plan import LANE, Plan, draw_camera, draw_plan, grey, span
+from tools.scenes.plan import LANE, Plan, draw_camera, draw_plan, gray, span
 
 
 def lay_out(rng: np.random.Generator, highlight: str) -> tuple[Camera, list[Thing]]:
@@ -27,7 +27,7 @@ def lay_out(rng: np.random.Generator, highlight: str) -> tuple[Camera, list[Thin
 
 def _ground(rng: np.random.Generator, plan: Plan, crossing: float | None, gap: float | None) -> list[Thing]:
     """Sky and level surfaces, in the order of painting."""
-    asphalt, paving = grey(rng, 92, 124), grey(rng, 128, 160)
+    asphalt, paving = gray(rng, 92, 124), gray(rng, 128, 160)
     slabs = "slabs" if rng.random() < 0.75 else "cobbles"
     heaven = Thing("sky", [quad((-400, 0, 390), (400, 0, 390), (400, 300, 390), (-400, 300, 390))], [], layer=0)
     soil = street.ground_strip("terrain" if rng.random() < 0.5 else "ground", -300, 300, (104, 100, 76), "grass")
@@ -74,7 +74,7 @@ def _parking_strips(rng: np.random.Generator, plan: Plan) -> list[Thing]:
         if used and rng.random() < 0.25:
             kerb = plan.kerb(side)
             things.append(
-                street.ground_strip("parking", *span((kerb - side * 2.1, kerb)), grey(rng, 92, 124), "cobbles")
+                street.ground_strip("parking", *span((kerb - side * 2.1, kerb)), gray(rng, 92, 124), "cobbles")
             )
     return things
 
@@ -184,7 +184,7 @@ def _own_car(rng: np.random.Generator, camera: Camera) -> list[Thing]:
     crest = 0.905 + rng.uniform(-0.02, 0.015) + 0.06 * (2 * u - 1) ** 4 + 0.012 * (2 * u - 1) ** 2
     bonnet = [camera.unproject(float(a), float(b), 2.4) for a, b in zip(u, crest, strict=True)]
     body = np.array([*bonnet, camera.unproject(1, 1.01, 2.4), camera.unproject(0, 1.01, 2.4)])
-    color = grey(rng, 28, 52, 3)
+    color = gray(rng, 28, 52, 3)
     faces = [Face(body, color, "metal")]
     for depth in np.geomspace(0.004, 0.1, 14):
         lower = [camera.unproject(float(a), float(b + depth), 2.4) for a, b in zip(u, crest, strict=True)]

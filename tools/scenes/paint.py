@@ -1,6 +1,6 @@
 """Painting a procedural street: outlines and faces to pixels, then light, textures, haze and the lens.
 
-Everything is drawn once, in flat colours, into two canvases: what colour, and which face. From the face's plane
+Everything is drawn once, in flat colors, into two canvases: what color, and which face. From the face's plane
 follows the depth of every pixel and so its place in the world, in which the textures live (deferred shading,
 Saito and Takahashi, SIGGRAPH 1990).
 """
@@ -19,7 +19,7 @@ FAR = 400.0
 """Metres; the depth of the sky."""
 DARK: Color = (8, 9, 14)
 SENSOR_NOISE = 0.5
-"""Standard deviation in grey levels; with the textures it makes files cost what real ones do."""
+"""Standard deviation in gray levels; with the textures it makes files cost what real ones do."""
 
 
 def ordered(things: list[Thing]) -> list[Thing]:
@@ -30,7 +30,7 @@ def ordered(things: list[Thing]) -> list[Thing]:
 
 
 class Canvas:
-    """The two canvases, colour and face, and the table of the faces."""
+    """The two canvases, color and face, and the table of the faces."""
 
     def __init__(self, view: View, light: Light, sky: Image.Image) -> None:
         self.view, self.light = view, light
@@ -42,7 +42,7 @@ class Canvas:
         self._mark = ImageDraw.Draw(self.faces)
 
     def outline(self, corners: list[tuple[int, int]], base: Face, depth: float) -> None:
-        """Fill an annotated outline with the base colour of its thing."""
+        """Fill an annotated outline with the base color of its thing."""
         color = tuple(round(c * t) for c, t in zip(base.color, self.light.tint, strict=True))
         self._fill([c for corner in corners for c in corner], base, color, (0.0, 0.0, 1 / max(depth, NEAR)))
 
@@ -123,7 +123,7 @@ def _around(points: Points) -> Points:
 
 
 def finish(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Texture and haze on the flat colours, then what a lens and a sensor do to them."""
+    """Texture and haze on the flat colors, then what a lens and a sensor do to them."""
     width, height = canvas.view.size
     camera, light = canvas.view.camera, canvas.light
     surface = Surface(

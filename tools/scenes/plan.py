@@ -19,7 +19,7 @@ class Plan:
     left: float
     right: float
     lanes: tuple[float, ...]
-    """x of the lane centres; the camera drives at 0."""
+    """x of the lane centers; the camera drives at 0."""
     parking: tuple[bool, bool]
     """Whether cars park along the left and the right kerb."""
     sidewalks: tuple[float, float]
@@ -74,7 +74,7 @@ def draw_camera(rng: np.random.Generator) -> Camera:
     )
 
 
-def grey(rng: np.random.Generator, low: float, high: float, spread: float = 1.5) -> Color:
+def gray(rng: np.random.Generator, low: float, high: float, spread: float = 1.5) -> Color:
     red, green, blue = rng.uniform(low, high) + rng.normal(0, spread, 3)
     return float(red), float(green), float(blue)
 

@@ -11,7 +11,7 @@ BARK: Color = (72, 62, 52)
 
 
 def green(rng: np.random.Generator) -> Color:
-    """A foliage colour."""
+    """A foliage color."""
     red, g, blue = np.clip(
         np.array(GREENS[rng.integers(len(GREENS))]) * rng.uniform(0.75, 1.2) + rng.normal(0, 4, 3), 8, 200
     )

@@ -78,7 +78,7 @@ def texture(
     air: Floats,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Flat colours (H, W, 3) and face numbers (H, W) → the picture with textures, and with ``air`` over the far."""
+    """Flat colors (H, W, 3) and face numbers (H, W) → the picture with textures, and with ``air`` over the far."""
     tile = noise_tile(rng).ravel()
     grain = rng.standard_normal((256, 256 + faces.shape[1]), dtype=np.float32)
     image = np.empty_like(color)

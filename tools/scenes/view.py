@@ -1,4 +1,4 @@
-"""How the things of a procedural street look from the camera: their pixels, their colours in the light, their depth."""
+"""How the things of a procedural street look from the camera: their pixels, their colors in the light, their depth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Light:
     haze: float
     """Share of the light lost on 100 m."""
     sky: tuple[Color, Color]
-    """Colours at the zenith and at the horizon."""
+    """Colors at the zenith and at the horizon."""
     clouds: float
     """0–1."""
 
@@ -131,7 +131,7 @@ def look(view: View, light: Light, faces: list[Face]) -> Seen:
 
 
 def _lit(light: Light, faces: list[Face], normals: Points, distance: Points) -> list[list[int]]:
-    """Colours in this light: brighter where turned to the sun (Lambert) or upwards; blended faces keep theirs."""
+    """Colors in this light: brighter where turned to the sun (Lambert) or upwards; blended faces keep theirs."""
     outward = -normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)
     outward[distance < 0] *= -1
     sunlit = np.maximum(outward @ np.array(light.sun), 0)

@@ -20,7 +20,7 @@ from bench.suite.steps import (
     synthetic_manifest,
 )
 from fastseg.config import Config
-from fastseg.device import Mailbox
+from fastseg.device import AsyncMetrics
 from fastseg.distributed.ranks import Ranks
 from fastseg.training.flops import step_flops
 from fastseg.training.run import build_state
@@ -52,7 +52,7 @@ class Ours:
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
         self.state = build_state(config, synthetic_manifest(), ranks)
-        self.mailbox = Mailbox[int](ranks.device)
+        self.async_metrics = AsyncMetrics[int](ranks.device)
         self.image, self.label = synthetic_batch(config.data.batch, config.data.crop, ranks.device)
 
     def train(self) -> None:
@@ -62,7 +62,7 @@ class Ours:
         if state.average:
             state.average.update(state.step)
         state.step += 1
-        self.mailbox.exchange(state.step, numbers)
+        self.async_metrics.exchange(state.step, numbers)
 
     def steps(self) -> Steps:
         """As a contender."""

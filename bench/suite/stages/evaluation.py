@@ -66,7 +66,7 @@ class Stretches:
 
     def __init__(self, loader: EvalLoader, count: int) -> None:
         self.device, self.count = loader.device, count
-        self.max_bad, self.bad_samples = loader.max_bad, loader.bad_samples
+        self.max_corrupt, self.corrupt_samples = loader.max_corrupt, loader.corrupt_samples
         self._batches = self._endless(loader)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -39,7 +39,7 @@ def contestants(request: Request) -> list[Contestant]:
         for codecs, name in SETS.items()
     ]
     found.append(ours("fastseg, resident", settings | WAY[request.device] | {"resident": True}))
-    found.append(ours("fastseg, colours drawn too", settings | WAY[request.device] | {"colours": True}))
+    found.append(ours("fastseg, colors drawn too", settings | WAY[request.device] | {"colors": True}))
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
     return found + [_peer(name, request, settings) for name in takes]
 
@@ -134,11 +134,11 @@ def open_ours(
     codecs: str = "jpg-tif",
     way: str = "cpu",
     prefetch: int = 2,
-    colours: bool = False,
+    colors: bool = False,
     resident: bool = False,
 ) -> Batches:
-    """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu; ``colours``: with
-    the changes of colour that the Cityscapes recipe draws; ``resident``: of frames that stay decoded in memory."""
+    """Our training batches, from one of :data:`SETS`; ``way``: stream (decoded by the GPU) or cpu; ``colors``: with
+    the changes of color that the Cityscapes recipe draws; ``resident``: of frames that stay decoded in memory."""
     import torch
 
     from fastseg.config import DataConfig
@@ -148,7 +148,7 @@ def open_ours(
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
-    changes = {name: getattr(DataConfig(), name) * colours for name in ("brightness", "contrast", "saturation", "hue")}
+    changes = {name: getattr(DataConfig(), name) * colors for name in ("brightness", "contrast", "saturation", "hue")}
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
         manifest.split("train"),

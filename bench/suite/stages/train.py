@@ -17,7 +17,7 @@ from bench.suite.steps import recipe, settings_of
 from fastseg.config import Config
 from fastseg.distributed.ranks import Ranks
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.memory import choose_residence, peak_memory
+from fastseg.training.memory import peak_memory, plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ class Train:
         manifest = read_manifest(config.shards)
         self.device, self.batch = ranks.device, config.data.batch
         state = build_state(config, manifest, ranks)
-        held = choose_residence(config, manifest, ranks, state.train_step)
+        held = plan_frame_cache(config, manifest, ranks, state.train_step)
         loaders = build_loaders(config, manifest, ranks, None, held)
         # What was prepared ahead while the process was stopped comes for nothing; resident frames are decoded once.
         self.warmup_steps = config.data.prefetch + 1 + loaders[0].resident * loaders[0].steps_per_epoch
@@ -65,11 +65,11 @@ class Train:
         return self.batch
 
     def figures(self) -> dict[str, float]:
-        """waiting: share of the time that the device waited for data; gpu_utilisation: 0–1, as the driver sees it."""
+        """waiting: share of the time that the device waited for data; gpu_utilization: 0–1, as the driver sees it."""
         return {
-            "waiting": self.trainer.clock.take().waiting,
+            "waiting": self.trainer.clock.snapshot().waiting,
             "peak_memory_bytes": peak_memory(self.device),
-            **utilisation(self.device),
+            **utilization(self.device),
         }
 
     def close(self) -> None:
@@ -101,12 +101,12 @@ def open_train(
     return Train(config, alone(device))
 
 
-def utilisation(device: torch.device) -> dict[str, float]:
+def utilization(device: torch.device) -> dict[str, float]:
     """Share of the driver's last sampling period in which a kernel ran; nothing where the driver cannot be asked."""
     if device.type != "cuda":
         return {}
     try:
-        return {"gpu_utilisation": torch.cuda.utilization(device) / 100}
+        return {"gpu_utilization": torch.cuda.utilization(device) / 100}
     except Exception:  # nvidia-ml-py is not installed, or the driver refuses in one of its many ways
         return {}
 
