@@ -4,9 +4,8 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
@@ -97,29 +96,20 @@ FIRST = "first"
 """The fields above all groups."""
 
 
-def grouped(**starts: str) -> Callable[[type[Options]], type[Options]]:
-    """Show a dataclass's options in groups: with ``speed="batch"`` the field batch and those below are "speed options".
+def parse(options: type[Options], args: Sequence[str] | None = None, **starts: str) -> Options:
+    """Parse ``args`` (default: the command line) into a dataclass, whose options ``--help`` shows in groups.
 
-    tyro makes groups of nested dataclasses alone. It is given such ones, and a constructor that lays what it has
-    parsed flat again.
+    With ``speed="batch"`` the field batch and those below it are "speed options". tyro makes groups of nested
+    dataclasses alone: it is given one, whose values are laid flat.
     """
-    titles = {name: title for title, name in starts.items()}
-
-    def mark(options: type[Options]) -> type[Options]:
-        def build(**parts: object) -> Options:
-            return options(**{name: value for part in parts.values() for name, value in vars(part).items()})
-
-        members = _members(options, titles)
-        groups: dict[str, Any] = {title: make_dataclass(title, members[title]) for title in members}
-        # Without a name it is the box that tyro calls "options".
-        groups[FIRST] = Annotated[groups[FIRST], tyro.conf.arg(name="")]
-        build.__doc__, build.__annotations__ = options.__doc__, groups
-        build.__signature__ = Signature(  # type: ignore[attr-defined]
-            [Parameter(title, Parameter.KEYWORD_ONLY, annotation=part) for title, part in groups.items()]
-        )
-        return tyro.conf.configure(tyro.conf.arg(constructor=build), tyro.conf.OmitArgPrefixes)(options)
-
-    return mark
+    members = _members(options, {name: title for title, name in starts.items()})
+    parts: dict[str, Any] = {title: make_dataclass(title, members[title]) for title in members}
+    # Without a name it is the box that tyro calls "options".
+    parts[FIRST] = Annotated[parts[FIRST], tyro.conf.arg(name="")]
+    nested: type[Any] = make_dataclass(options.__name__, parts.items(), namespace={"__doc__": options.__doc__})
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    parsed = tyro.cli(nested, prog=command_name(), args=args, config=config)
+    return options(**{name: value for part in vars(parsed).values() for name, value in vars(part).items()})
 
 
 def _members(options: type, titles: dict[str, str]) -> dict[str, list[tuple[str, Any, Any]]]:

@@ -7,10 +7,11 @@ from typing import Annotated
 import pytest
 import tyro
 
-from fastseg.cli_help import grouped
+from fastseg.cli_help import parse
+
+GROUPS = {"speed": "batch", "result": "out"}
 
 
-@grouped(speed="batch", result="out")
 @dataclass(frozen=True)
 class Options:
     """What it does."""
@@ -27,14 +28,14 @@ class Options:
 def test_options_stay_flat() -> None:
     assert Options(Path("a"), batch=3) == Options(Path("a"), "val", 3, False, Path("out"))
     typed = ["a", "--fast", "--batch", "3", "--out", "b", "--split", "test"]
-    parsed = tyro.cli(Options, args=typed, config=(tyro.conf.FlagCreatePairsOff,))
+    parsed = parse(Options, typed, **GROUPS)
     assert parsed == Options(Path("a"), "test", 3, True, Path("b"))
-    assert tyro.cli(Options, args=["a"]) == Options(Path("a"))
+    assert parse(Options, ["a"], **GROUPS) == Options(Path("a"))
 
 
 def test_help_has_a_box_for_each_group(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tyro.cli(Options, args=["--help"])
+        parse(Options, ["--help"], **GROUPS)
     usage, _, boxes = capsys.readouterr().out.partition("positional arguments")
     assert "What it does." in usage
     words = ("Where from.", "options", "--split", "speed options", "--batch", "Frames at a time.", "--fast")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from fastseg.model.inference import Views
 
 
-@grouped(accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
 @dataclass(frozen=True)
 class Options:
     """Per-class IoU on whole frames; of two models, what differs and what is noise.
@@ -53,7 +52,7 @@ class Options:
     """Split to score; one without masks is only predicted."""
     max_images: Annotated[int | None, shown_as("N")] = None
     """Only the first so many frames."""
-    tta: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
+    tta: Annotated[bool, shown_as("")] = False
     """Average over 6 scales from 0.5 to 1.75, each also mirrored: 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Look through sliding windows, which overlap by a third."""
@@ -65,7 +64,7 @@ class Options:
     """Write report.html there: scores, confusions, worst frames."""
     json: Annotated[Path | None, shown_as("FILE")] = None
     """Write scores and confusion matrix to this file."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff, shown_as("")] = False
+    overwrite: Annotated[bool, shown_as("")] = False
     """Replace that file, and files in those folders."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
@@ -142,7 +141,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, prog=command_name())
+    options = parse(Options, accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
     check(options)
     if os.environ.get("RANK", "0") == "0":  # what one rank tries in a folder would be another's finding
         check_files(options)

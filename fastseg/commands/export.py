@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.export_formats import check_installed, target
 from fastseg.errors import UserError, run_command
 from fastseg.files import atomic_path, write_atomic
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fastseg.deploy.model_card import Description
 
 
-@grouped(check="images", card="license")
 @dataclass(frozen=True)
 class Options:
     """A network with normalization and upsampling, for any size, checked at once.
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, check="images", card="license")
     export(options, Console(markup=False, highlight=False, soft_wrap=True))
 
 

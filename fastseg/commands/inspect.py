@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import command_name, grouped
+from fastseg.cli_help import parse
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
@@ -38,7 +38,6 @@ def _like_training(name: str, metavar: str) -> object:
     return tyro.conf.arg(aliases=(f"--data.{name}",), metavar=metavar)
 
 
-@grouped(augmentation="recipe", result="samples")
 @dataclass(frozen=True)
 class Options:
     """What training is really fed: augmented crops under their masks, class shares, records, and what stands out.
@@ -78,7 +77,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, augmentation="recipe", result="samples")
     for name, value, most in (("samples", options.samples, 1_000_000), ("show", options.show, 200)):
         if not 1 <= value <= most:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")

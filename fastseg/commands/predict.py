@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fastseg.cli_help import command_name, grouped, shown_as
+from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.predict_files import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
@@ -17,7 +17,6 @@ from fastseg.model.checkpoint_file import check_checkpoint
 from fastseg.progress import show_progress
 
 
-@grouped(accuracy="tta", speed="batch")
 @dataclass(frozen=True)
 class Options:
     """ColorChange overlays of images, folders and videos, in their own sizes and names.
@@ -59,7 +58,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
+    options = parse(Options, accuracy="tta", speed="batch")
     for name in ("batch", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more")
