@@ -58,7 +58,8 @@ def test_killed_at_any_instant_and_started_again(tmp_path: Path, tally: Tally) -
             seconds *= 0.9  # it was quicker: the machine had more to do before
         else:
             killed += 1
-            assert not (out / "manifest.json").exists() or contents(out) == expected
+            # Killed just behind the manifest, it leaves its notes in .packing beside the whole set.
+            assert not (out / "manifest.json").exists() or expected.items() <= contents(out).items()
             stages.add(len(list(out.glob("*.tar"))))
             assert start(source, out, log).finish() == 0, log.read_text()
             survived += contents(out) == expected
