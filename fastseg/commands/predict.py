@@ -19,7 +19,7 @@ from fastseg.progress import show_progress
 
 @dataclass(frozen=True)
 class Options:
-    """ColorChange overlays of images, folders and videos, in their own sizes and names.
+    """Color overlays of images, folders and videos, in their own sizes and names.
 
     Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
     """

@@ -30,7 +30,7 @@ class Codec:
     quality: int = 95
     """JPEG quality, 1–100."""
     chroma: Literal["444", "420"] = "444"
-    """ColorChange at full resolution (444) or halved (420: a quarter fewer bytes)."""
+    """Color at full resolution (444) or halved (420: a quarter fewer bytes)."""
     mask: Literal["tif", "png"] = "tif"
     """tif: a crop decodes only its rows; png: fewer bytes, decoded whole."""
     height: int | None = None
