@@ -50,7 +50,7 @@ RANK = {family: place for place, (family, _) in enumerate(FAMILIES)} | {OTHER: l
 RANK |= {"data": len(FAMILIES) + 2, "communication": len(FAMILIES) + 1}
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
-"""Categories of a trace's events that lock_run_folder a GPU."""
+"""Categories of a trace's events that occupy a GPU."""
 
 
 class Interval(NamedTuple):
