@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,20 @@ class LossNetwork(nn.Module):
         return self.loss(self.model(image), label)
 
 
+class StepMetrics(NamedTuple):
+    """What a step computed, over all ranks: numbers, or scalar tensors."""
+
+    loss: Any
+    """Of both heads, as it is trained on."""
+    main_loss: Any
+    aux_loss: Any
+    """0 without an auxiliary head."""
+    gradient_norm: Any
+    """Before clipping."""
+    stops: Any
+    """Ranks that want to stop."""
+
+
 class TrainStep:
     """Holds the optimizer and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
 
@@ -54,8 +68,7 @@ class TrainStep:
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
-        Returns float32 [main loss, auxiliary loss, gradient norm before clipping, ranks that want to stop] over
-        all ranks, on the device: the host is not waited for. Every labeled pixel of the global batch weighs the
+        Returns the fields of :class:`StepMetrics`, float32 on the device: the host is not waited for. Every labeled pixel of the global batch weighs the
         same (or what its class does), so that N ranks compute what one would with N times the batch (but for
         Dice, which looks at a rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
         """
@@ -66,11 +79,16 @@ class TrainStep:
         # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):
             totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
-        pixels = totals[1:4:2].clamp(min=1e-6)
-        main, aux = sums[0:3:2] / pixels * self._ranks.world  # DDP averages over ranks what should be added
+        main_sum, main_pixels, aux_sum, aux_pixels, stops = totals
+        main_pixels, aux_pixels = main_pixels.clamp(min=1e-6), aux_pixels.clamp(min=1e-6)
+        own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels)
         set_lr(self.optimizer, rate)
-        norm = self._update(main + self._optim.aux * aux, totals[0] + totals[2])
-        return torch.cat([totals[0:3:2] / pixels, norm.view(1), totals[4:]])
+        norm = self._update(own * self._ranks.world, main_sum + aux_sum)  # DDP averages what should be added
+        main, aux = main_sum / main_pixels, aux_sum / aux_pixels
+        return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
+
+    def _total_loss(self, main: Tensor, aux: Tensor) -> Tensor:
+        return main + self._optim.aux * aux
 
     @property
     def config(self) -> Config:

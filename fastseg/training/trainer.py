@@ -27,7 +27,7 @@ from fastseg.training.profiler import StepProfiler, span, tables
 from fastseg.training.run_log import RunLog, record_evaluation
 from fastseg.training.stage_profile import profile_document, stages_beside
 from fastseg.training.state import RunState
-from fastseg.training.step import search_algorithms
+from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
 
 WORST_IMAGES = 8
@@ -56,7 +56,8 @@ class Trainer:
         self.total = total_steps(config.optim, self.steps_per_epoch)
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
         self.async_metrics = AsyncMetrics[int](ranks.device)
-        self.losses: list[list[float]] = []
+        self.metrics: list[StepMetrics] = []
+        """Of the steps since the last line of metrics.jsonl."""
         self.overflows = 0
         self.saved = state.step
         """The step of the last checkpoint."""
@@ -155,9 +156,10 @@ class Trainer:
         """
         if metrics is None:
             return False
-        step, (main, aux, norm, stops) = metrics
+        step, numbers = metrics
+        found = StepMetrics(*numbers)
+        loss, norm = found.loss, found.gradient_norm
         self.clock.stepped()
-        loss = main + self.config.optim.aux * aux
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
@@ -169,15 +171,15 @@ class Trainer:
                 f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
                 f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and go on from the last checkpoint"
             )
-        self.losses.append([loss, main, aux, norm])
+        self.metrics.append(found)
         if step % self.config.log_every == 0 or step == self.total:
             self.log_losses(step)
-        return stops > 0
+        return found.stops > 0
 
     def log_losses(self, step: int) -> None:
         """Write the means since the last line, and how fast it went."""
-        loss, main, aux, norm = (sum(column) / len(self.losses) for column in zip(*self.losses, strict=True))
-        self.losses.clear()
+        mean = StepMetrics(*(sum(column) / len(self.metrics) for column in zip(*self.metrics, strict=True)))
+        self.metrics.clear()
         window = self.clock.snapshot()
         tflops = self.flops * window.steps / window.seconds / 1e12
         bad = count_corrupt(self.loader.corrupt_samples(), self.config.max_corrupt_samples)
@@ -185,10 +187,10 @@ class Trainer:
             self.log.train(
                 step,
                 epoch=step / self.steps_per_epoch,
-                loss=loss,
-                loss_out=main,
-                loss_aux=aux,
-                gradient_norm=norm,
+                loss=mean.loss,
+                loss_out=mean.main_loss,
+                loss_aux=mean.aux_loss,
+                gradient_norm=mean.gradient_norm,
                 lr=self.rate(step - 1),
                 images_per_second=window.steps * self.config.data.batch / window.seconds,
                 tflops=tflops,

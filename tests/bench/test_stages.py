@@ -22,6 +22,7 @@ from bench.suite.steps import normalized, recipe
 from bench.suite.worker import build
 from fastseg.config import Config
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.training.step import StepMetrics
 
 ARCH = "deeplabv3_mobilenet_v3_large"
 CROP = [64, 64]
@@ -89,8 +90,10 @@ def test_step_peers_do_our_work(make: Callable[[], step_seed.Step | step_torchvi
     peer.model.load_state_dict(mine.state.model.net.state_dict())
     without_dropout(peer.model)
     theirs = peer.train(*normalized(mine.image, mine.label))
-    main, aux_loss, norm, _ = mine.state.train_step(mine.image, mine.label, 1e-4).tolist()
-    assert main + aux * aux_loss == pytest.approx(theirs, rel=1e-5)
+    found = StepMetrics(*mine.state.train_step(mine.image, mine.label, 1e-4).tolist())
+    assert found.loss == pytest.approx(found.main_loss + aux * found.aux_loss, rel=1e-6)
+    assert found.loss == pytest.approx(theirs, rel=1e-5)
+    norm = found.gradient_norm
     assert norm > 0
     expected = dict(mine.state.model.net.named_parameters())
     for name, parameter in peer.model.named_parameters():

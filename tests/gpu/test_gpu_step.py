@@ -67,7 +67,7 @@ def gradient(step: TrainStep) -> torch.Tensor:
 def assert_alike(step: TrainStep, plain: TrainStep, loss: float, turned: float) -> None:
     """The same losses and gradient, as shares of the plain step's."""
     found, expected = step(*batch(), 0.0), plain(*batch(), 0.0)
-    torch.testing.assert_close(found[:2], expected[:2], rtol=loss, atol=0.0)
+    torch.testing.assert_close(found[:3], expected[:3], rtol=loss, atol=0.0)
     assert (gradient(step) - gradient(plain)).norm() <= turned * gradient(plain).norm()
     assert gradient(plain).norm() > 0
 
@@ -83,8 +83,8 @@ def test_compiled_batch_norm_computes_what_eager_does() -> None:
     """In float32, with statistics of the batch: losses to a thousandth, the gradient's length to a twentieth."""
     compiled, eager = make_step(compile=True), make_step()
     found, expected = compiled(*batch(), 0.0), eager(*batch(), 0.0)
-    torch.testing.assert_close(found[:2], expected[:2], rtol=1e-3, atol=0.0)
-    torch.testing.assert_close(found[2], expected[2], rtol=0.05, atol=0.0)
+    torch.testing.assert_close(found[:3], expected[:3], rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(found[3], expected[3], rtol=0.05, atol=0.0)
     statistics, own = (dict(step.model.net.named_buffers()) for step in (eager, compiled))
     for name, value in statistics.items():
         torch.testing.assert_close(own[name], value, rtol=0.01, atol=1e-3, msg=name)
@@ -102,7 +102,7 @@ def test_fp16_survives_an_overflow() -> None:
     step(*batch(), 0.01)
     before = [parameter.detach().clone() for parameter in step.model.parameters()]
     step.scaler.update(2.0**80)
-    loss, _, norm, _ = step(*batch(), 0.01).tolist()
+    loss, _, _, norm, _ = step(*batch(), 0.01).tolist()
     assert torch.tensor(loss).isfinite()
     assert not torch.tensor(norm).isfinite()
     assert all(torch.equal(a, b) for a, b in zip(before, step.model.parameters(), strict=True))

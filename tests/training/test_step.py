@@ -15,7 +15,7 @@ from torch import nn
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
-from fastseg.training.step import LossNetwork, TrainStep, search_algorithms, use_sync_bn
+from fastseg.training.step import LossNetwork, StepMetrics, TrainStep, search_algorithms, use_sync_bn
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CONFIG = Config(
@@ -140,9 +140,9 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
     step = TrainStep(model, CONFIG, ALONE)  # without clipping
     before = copy.deepcopy(dict(model.named_parameters()))
     model.net.classifier[1].weight.register_hook(lambda gradient: gradient * torch.inf)
-    main, _, norm, _ = step(*batch(), 0.1).tolist()
-    assert np.isfinite(main)
-    assert not np.isfinite(norm)
+    found = StepMetrics(*step(*batch(), 0.1).tolist())
+    assert np.isfinite(found.loss)
+    assert not np.isfinite(found.gradient_norm)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
 
@@ -160,7 +160,7 @@ def test_an_all_void_batch_changes_no_weight_but_by_decay() -> None:
     step = TrainStep(model, dataclasses.replace(CONFIG, optim=OptimConfig(weight_decay=0.0)), ALONE)
     image, label = batch()
     before = copy.deepcopy(dict(model.named_parameters()))
-    assert step(image, torch.full_like(label, 255), 0.1).tolist() == [0, 0, 0, 0]
+    assert step(image, torch.full_like(label, 255), 0.1).tolist() == [0, 0, 0, 0, 0]
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
 
