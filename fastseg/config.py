@@ -44,9 +44,9 @@ class DataConfig:
     decoder: Literal["auto", "gpu", "cpu"] = "auto"
     """Which processor decodes JPEGs, on a machine with a GPU. auto: the GPU, where a short trial beside the CPU gives
     the same pixels; cpu: about 100 crops a second and core, copied while the GPU computes."""
-    resident: Literal["auto", "whole", "part", "no"] = "auto"
-    """Training frames that stay decoded in the GPU's memory. whole: all on each GPU; part: on each GPU its share, from
-    which alone it then draws; no: none. auto: the first of these that fits beside the network; on a CPU, no."""
+    cache_frames: Literal["auto", "full", "sharded", "off"] = "auto"
+    """Training frames that stay decoded in the GPU's memory. full: all on each GPU; sharded: on each GPU its share,
+    from which alone it then draws; off: none. auto: the first of these that fits beside the network; on a CPU, off."""
     prefetch: int = 2
     """Batches decoded ahead, and as many read ahead of those."""
 

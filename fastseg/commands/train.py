@@ -17,7 +17,7 @@ from fastseg.recipes import RECIPES
 from fastseg.shards.manifest import read_manifest
 
 OFTEN = (
-    *("shards", "name", "resume", "data.batch", "data.crop", "data.resident"),
+    *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
     *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
 )
 """Settings that the short help explains."""

@@ -80,7 +80,7 @@ def open_shards(
     prefetch: int = 2,
     seed: int = 0,
     decoder: str = "auto",
-    resident: bool = False,
+    cache_frames: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> ShardBatches:
@@ -90,9 +90,9 @@ def open_shards(
     mirrored with probability ``flip``, colored as in :class:`fastseg.config.DataConfig`, shuffled anew in every epoch;
     what does not fill a batch is left for other epochs. Without: whole frames in order, each once (``batch`` is 1 where
     their sizes differ; ``valid`` is False for what only fills the last batch up). ``image`` is uint8 N×H×W×3, ``label``
-    uint8 N×H×W, 255 where nothing is known. ``resident`` keeps frames decoded in the device's memory; ``decoder``: see
-    :class:`fastseg.config.DataConfig`. Under DDP give
-    ``rank`` and ``world``. Raises :class:`fastseg.UserError` for what is not there, and values that make no sense.
+    uint8 N×H×W, 255 where nothing is known. ``cache_frames`` keeps frames decoded in the device's memory; ``decoder``:
+    see :class:`fastseg.config.DataConfig`. Under DDP give ``rank`` and ``world``. Raises :class:`fastseg.UserError`
+    for what is not there, and values that make no sense.
 
     >>> import fastseg
     >>> batches = fastseg.open_shards("shards/demo", "train", batch=2, crop=(32, 48), device="cpu")
@@ -123,7 +123,7 @@ def open_shards(
         return ShardBatches(manifest, whole, None)
     red, green, blue = (round(value) for value in manifest.mean)
     drawn = Augmentation(_sides(crop), scale, flip, brightness, contrast, saturation, hue, fill=(red, green, blue))
-    arena = _arena(part, where) if resident else None
+    arena = _arena(part, where) if cache_frames else None
 
     def start(epoch: int) -> TrainLoader:
         return TrainLoader(
@@ -137,7 +137,7 @@ def open_shards(
             seed=seed,
             decoder=choice.decoder,
             arena=arena,
-            state={"epoch": epoch, "step": 0, "apart": False},
+            state={"epoch": epoch, "step": 0, "rank_local": False},
         )
 
     return ShardBatches(manifest, None, start)
@@ -150,7 +150,7 @@ def _arena(split: Split, device: torch.device) -> torch.Tensor:
     except torch.OutOfMemoryError:
         need = cache_bytes(split) / 1e9
         raise UserError(
-            f"the decoded frames take {need:.1f} GB, more than {device} has free; leave resident out"
+            f"the decoded frames take {need:.1f} GB, more than {device} has free; leave cache_frames out"
         ) from None
 
 

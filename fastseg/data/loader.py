@@ -63,12 +63,12 @@ class TrainLoader:
         seed: int,
         decoder: Where = "gpu",
         arena: torch.Tensor | None = None,
-        apart: bool = False,
+        rank_local: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
         """``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in which frames stay decoded
-        (:func:`fastseg.data.frame_cache.allocate_arena`). ``apart``: this rank draws from its own share of the split
-        alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
+        (:func:`fastseg.data.frame_cache.allocate_arena`). ``rank_local``: this rank draws from its own share of the
+        split alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
         """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
         if self.steps_per_epoch < 1:
@@ -78,17 +78,17 @@ class TrainLoader:
             )
         self._epoch: int = state["epoch"] if state else 0
         self._step: int = state["step"] if state else 0
-        self.apart: bool = state["apart"] if state else apart
+        self.rank_local: bool = state["rank_local"] if state else rank_local
         """Whether this rank draws from its own share of the split alone."""
         # Where only a share fits, an order that goes through the whole split cannot be served from memory.
-        self.resident = arena is not None and (self.apart or not apart)
+        self.cached = arena is not None and (self.rank_local or not rank_local)
         """Whether frames stay decoded in the device's memory."""
         self._valid = torch.ones(batch, dtype=torch.bool)
-        order = {"batch": batch, "seed": seed, "start": (self._epoch, self._step), "apart": self.apart}
+        order = {"batch": batch, "seed": seed, "start": (self._epoch, self._step), "rank_local": self.rank_local}
         self._reader = _reader(files, split)
         decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
-        if self.resident:
-            feed, codec = _resident(self._reader, augmentation, order, arena, decoding), DECODED
+        if self.cached:
+            feed, codec = _cached(self._reader, augmentation, order, arena, decoding), DECODED
             options = _pipeline_options(device, batch, threads, prefetch)
         else:
             feed, codec, options = _streamed(self._reader, augmentation, order, prefetch), files.image_codec, decoding
@@ -109,7 +109,7 @@ class TrainLoader:
 
     def state(self) -> dict[str, Any]:
         """Where the loader is after the last batch handed out."""
-        return {"epoch": self._epoch, "step": self._step, "apart": self.apart}
+        return {"epoch": self._epoch, "step": self._step, "rank_local": self.rank_local}
 
 
 Feed = Callable[[], Crops]
@@ -121,13 +121,13 @@ def _streamed(reader: Reader, augmentation: Augmentation, order: dict[str, Any],
     return train_feed(reader, augmentation, **order, ahead=ahead)
 
 
-def _resident(
+def _cached(
     reader: Reader, augmentation: Augmentation, order: dict[str, Any], arena: Any, options: dict[str, Any]
 ) -> Feed:
     """Crops of frames in memory."""
     batch, seed = order["batch"], order["seed"]
     places = (place for _, place in train_samples(reader, **order))
-    cache = FrameCache(reader, places, len(own_places(reader, order["apart"])), arena, **options)
+    cache = FrameCache(reader, places, len(own_places(reader, order["rank_local"])), arena, **options)
     return cached_crops(cache, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
 
 

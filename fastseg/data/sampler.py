@@ -58,11 +58,11 @@ def train_feed(
     seed: int,
     start: tuple[int, int],
     ahead: int,
-    apart: bool = False,
+    rank_local: bool = False,
 ) -> Callable[[], Crops]:
     """A function that returns the next batch of this rank, from (epoch, step) ``start`` on, endlessly."""
     cropper = Cropper(reader, augmentation, seed)
-    samples = train_samples(reader, batch, seed, start, apart)
+    samples = train_samples(reader, batch, seed, start, rank_local)
     crops = read_ahead(samples, cropper.crop, reader, ahead * batch)
     return lambda: collate(list(islice(crops, batch)))
 
@@ -78,10 +78,12 @@ def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int)
 
 
 def train_samples(
-    reader: Reader, batch: int, seed: int, start: tuple[int, int], apart: bool = False
+    reader: Reader, batch: int, seed: int, start: tuple[int, int], rank_local: bool = False
 ) -> Iterator[tuple[int, int]]:
     """(epoch, place) of this rank's samples, from (epoch, step) ``start`` on, endlessly; see :func:`rank_order`."""
-    epochs = (((epoch, place) for place in rank_order(reader, batch, seed, epoch, apart)) for epoch in count(start[0]))
+    epochs = (
+        ((epoch, place) for place in rank_order(reader, batch, seed, epoch, rank_local)) for epoch in count(start[0])
+    )
     return islice(chain.from_iterable(epochs), start[1] * batch, None)
 
 
@@ -90,22 +92,22 @@ def epoch_steps(samples: int, world: int, batch: int) -> int:
     return samples // (world * batch)
 
 
-def rank_order(reader: Reader, batch: int, seed: int, epoch: int, apart: bool = False) -> list[int]:
+def rank_order(reader: Reader, batch: int, seed: int, epoch: int, rank_local: bool = False) -> list[int]:
     """The places that this rank reads in an epoch: of each step its part of the global batch.
 
-    ``apart``: only of its :func:`own_places`.
+    ``rank_local``: only of its :func:`own_places`.
     """
     rank, world, samples = reader.files.rank, reader.files.world, len(reader)
     order = np.random.default_rng((seed, epoch, samples, ORDER)).permutation(samples)
     steps = epoch_steps(samples, world, batch)
-    if apart:
-        return order[np.isin(order, own_places(reader, apart))][: steps * batch].tolist()
+    if rank_local:
+        return order[np.isin(order, own_places(reader, rank_local))][: steps * batch].tolist()
     return order[: steps * world * batch].reshape(steps, world, batch)[:, rank].ravel().tolist()
 
 
-def own_places(reader: Reader, apart: bool) -> range:
-    """The places from which a rank draws: all of the split's, or ``apart`` from the other ranks its share of them."""
-    return range(reader.files.rank, len(reader), reader.files.world) if apart else range(len(reader))
+def own_places(reader: Reader, rank_local: bool) -> range:
+    """The places from which a rank draws: all of the split's, or with ``rank_local`` its share of them."""
+    return range(reader.files.rank, len(reader), reader.files.world) if rank_local else range(len(reader))
 
 
 def read_ahead(

@@ -95,9 +95,11 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
             raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, eval_pending {shown(owed)}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
-            epoch, step, apart = loader["epoch"], loader["step"], loader["apart"]
-            if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(apart, bool):
-                raise ValueError(f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}, {shown(apart)}")
+            epoch, step, rank_local = loader["epoch"], loader["step"], loader["rank_local"]
+            if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(rank_local, bool):
+                raise ValueError(
+                    f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}, {shown(rank_local)}"
+                )
 
 
 def _check_quirks(document: dict[str, Any], path: Path) -> None:

@@ -21,38 +21,38 @@ class FrameCachePlan(NamedTuple):
 
     arena: torch.Tensor | None
     """Memory for them, decoded, on the device; None where they are streamed."""
-    apart: bool
+    rank_local: bool
     """Only a rank's own share of the split, from which alone it draws then."""
 
 
-STREAMED = FrameCachePlan(arena=None, apart=False)
+STREAMED = FrameCachePlan(arena=None, rank_local=False)
 
 
 def plan_frame_cache(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> FrameCachePlan:
-    """The same choice on every rank, by what ``config.data.resident`` asks for and the memory that all have left.
+    """The same choice on every rank, by what ``config.data.cache_frames`` asks for and the memory that all have left.
 
     The memory of the frames is taken here, at once: whatever else asks for memory afterwards sees that it is gone.
 
     Raises :class:`UserError` where what is asked for does not fit.
     """
-    wanted = config.data.resident
-    if wanted == "no" or (wanted == "auto" and ranks.device.type == "cpu"):
+    wanted = config.data.cache_frames
+    if wanted == "off" or (wanted == "auto" and ranks.device.type == "cpu"):
         return STREAMED
     # The network first: what its step needs is known only when it has been done.
     train_step.dry_run(config.data.batch, config.data.crop)
     split = manifest.split(config.train_split)
-    need = {"whole": cache_bytes(split), "part": cache_bytes(split, ranks.world)}
+    need = {"full": cache_bytes(split), "sharded": cache_bytes(split, ranks.world)}
     room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
-    for name, apart in (("whole", False), ("part", True)):
+    for name, rank_local in (("full", False), ("sharded", True)):
         if wanted in ("auto", name) and need[name] <= room:
-            arena = _allocate(split, ranks, ranks.world if apart else 1)
+            arena = _allocate(split, ranks, ranks.world if rank_local else 1)
             if arena is not None:
-                return FrameCachePlan(arena, apart and ranks.world > 1)
+                return FrameCachePlan(arena, rank_local and ranks.world > 1)
     if wanted == "auto":
         return STREAMED
     raise UserError(
-        f"--data.resident is {wanted}, but the decoded frames take {need[wanted] / 1e9:.1f} GB, and "
-        f"{max(room, 0) / 1e9:.1f} GB are free beside the network; use --data.resident auto or no"
+        f"--data.cache-frames is {wanted}, but the decoded frames take {need[wanted] / 1e9:.1f} GB, and "
+        f"{max(room, 0) / 1e9:.1f} GB are free beside the network; use --data.cache-frames auto or off"
     )
 
 

@@ -119,7 +119,7 @@ def build_loaders(
         seed=config.seed,
         decoder=decoder,
         arena=held.arena,
-        apart=held.apart,
+        rank_local=held.rank_local,
         state=state,
     )
     evaluation = EvalLoader(
@@ -178,10 +178,10 @@ def memory_explained(config: Config, device: torch.device, state: RunState) -> I
         data = config.data
         if state.eval_pending:
             work = f"evaluate with --data.eval-batch {data.eval_batch}"
-            cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.resident no or smaller frames"
+            cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.cache-frames off or smaller frames"
         else:
             work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
-            frames = "use --data.resident no, or " if data.resident != "no" and device.type == "cuda" else ""
+            frames = "use --data.cache-frames off, or " if data.cache_frames != "off" and device.type == "cuda" else ""
             cure = f"{frames}lower --data.batch or --data.crop"
         raise too_little(device, work, cure) from None
 
@@ -276,7 +276,7 @@ def resume(
         return loaders, [f"going on after step {state.step}"]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = saved["step"] / saved["steps_per_epoch"]
-    begun = {"epoch": int(epochs), "step": 0, "apart": held.apart}
+    begun = {"epoch": int(epochs), "step": 0, "rank_local": held.rank_local}
     loaders = loaders_from(begun)
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [
@@ -313,8 +313,9 @@ def introduction(
         yield f"JPEGs are decoded by {decoder.description}"
     if decoder.warning:
         yield f"warning: {decoder.warning}"
-    if loader.apart:
+    if loader.rank_local:
         yield "each rank draws from its own share of the training frames"
-    if loader.resident:
-        yield f"each rank keeps {'its share' if loader.apart else 'all training frames'} decoded in memory once seen"
+    if loader.cached:
+        kept = "its share" if loader.rank_local else "all training frames"
+        yield f"each rank keeps {kept} decoded in memory once seen"
     yield f"global batch {batch} = {ranks.world} × {config.data.batch}, {rate}"

@@ -183,7 +183,7 @@ def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bo
 
 
 def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
-    speed_only = ("threads", "prefetch", "eval_batch", "resident", "decoder")
+    speed_only = ("threads", "prefetch", "eval_batch", "cache_frames", "decoder")
     data = {name: value for name, value in config["data"].items() if name not in speed_only}
     return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
 

@@ -68,9 +68,10 @@ class TrainStep:
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
-        Returns the fields of :class:`StepMetrics`, float32 on the device: the host is not waited for. Every labeled pixel of the global batch weighs the
-        same (or what its class does), so that N ranks compute what one would with N times the batch (but for
-        Dice, which looks at a rank's batch). Where the loss or the gradient is not finite the weights stay as they are.
+        Returns the fields of :class:`StepMetrics`, float32 on the device: the host is not waited for. Every labeled
+        pixel of the global batch weighs the same (or what its class does), so that N ranks compute what one would with
+        N times the batch (but for Dice, which looks at a rank's batch). Where the loss or the gradient is not finite
+        the weights stay as they are.
         """
         if not self.model.training:
             self.model.train()

@@ -63,7 +63,7 @@ class Trainer:
         """The step of the last checkpoint."""
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
         folder, left = config.folder / "profile", self.total - state.step
-        filling = self.steps_per_epoch if self.loader.resident else 0
+        filling = self.steps_per_epoch if self.loader.cached else 0
         self.profiler = StepProfiler(folder, ranks.device, left, filling) if profile and left > 0 else None
 
     def fit(self) -> None:

@@ -171,8 +171,8 @@ def test_a_gpu_trains_streamed_too(request_: Request) -> None:
     streamed = next(c for c in train.contestants(replace(request_, device="cuda")) if c.name == train.STREAMED)
     made = contender(replace(streamed, settings=streamed.settings | {"device": "cpu"}))
     assert isinstance(made, train.Train)
-    assert made.trainer.config.data.resident == "no"
-    assert not made.trainer.loader.resident
+    assert made.trainer.config.data.cache_frames == "off"
+    assert not made.trainer.loader.cached
     assert made.step() == request_.batch
 
 

@@ -33,7 +33,7 @@ def loader(
     manifest = read_manifest(shards)
     files, split = open_files(shards, manifest, "train", rank, world), manifest.split("train")
     common = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 2, "seed": 3}
-    arena = allocate_arena(split, common["device"], world if options.get("apart") else 1) if resident else None
+    arena = allocate_arena(split, common["device"], world if options.get("rank_local") else 1) if resident else None
     return TrainLoader(files, split, augmentation, arena=arena, **common | options)
 
 
@@ -93,7 +93,7 @@ def test_ranks_apart_hold_disjoint_shares(shards: Path) -> None:
     whole = Augmentation((64, 96), scale=(1.0, 1.0), flip=0.0)
     seen = []
     for rank in range(2):
-        batches = loader(shards, whole, rank, 2, resident=True, apart=True)
+        batches = loader(shards, whole, rank, 2, resident=True, rank_local=True)
         assert batches.steps_per_epoch == 2
         seen.append({image.numpy().tobytes() for _ in range(30) for image in batches.next().image})
     assert len(seen[0]) == 6
@@ -103,17 +103,17 @@ def test_ranks_apart_hold_disjoint_shares(shards: Path) -> None:
 
 def test_a_resumed_run_keeps_its_order(shards: Path) -> None:
     """Whether the memory of the machine it goes on with has room or not."""
-    apart = loader(shards, rank=1, world=2, resident=True, apart=True)
-    apart.next()
-    streamed = loader(shards, rank=1, world=2, state=apart.state())
-    assert all(same(apart.next(), streamed.next()) for _ in range(5))
+    rank_local = loader(shards, rank=1, world=2, resident=True, rank_local=True)
+    rank_local.next()
+    streamed = loader(shards, rank=1, world=2, state=rank_local.state())
+    assert all(same(rank_local.next(), streamed.next()) for _ in range(5))
 
 
 def test_a_whole_order_is_not_served_from_a_share(shards: Path) -> None:
     streamed = loader(shards, rank=1, world=2)
     streamed.next()
-    apart = loader(shards, rank=1, world=2, resident=True, apart=True, state=streamed.state())
-    assert all(same(streamed.next(), apart.next()) for _ in range(5))
+    rank_local = loader(shards, rank=1, world=2, resident=True, rank_local=True, state=streamed.state())
+    assert all(same(streamed.next(), rank_local.next()) for _ in range(5))
 
 
 def test_first_times() -> None:

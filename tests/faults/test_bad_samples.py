@@ -136,8 +136,8 @@ def test_two_ranks_see_what_one_would(damaged: Path) -> None:
 
 def test_ranks_apart(damaged: Path) -> None:
     for rank in range(2):
-        streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, apart=True)
-        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, apart=True, resident=True)
+        streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, rank_local=True)
+        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, rank_local=True, resident=True)
         assert all(same(streamed.next(), resident.next()) for _ in range(8))
 
 

@@ -231,7 +231,7 @@ def test_runs_that_cannot_be_gone_on_from(victim: Victim, trained: Path, tally: 
     wrong += [
         {**small, "config": {**config, "optim": optim}} for optim in ([], {}, {**config["optim"], "name": laughs()})
     ]
-    wrong += [{**small, "ranks": [{"loader": {"epoch": 0, "step": n, "apart": False}}]} for n in (-1, 10**12, "x")]
+    wrong += [{**small, "ranks": [{"loader": {"epoch": 0, "step": n, "rank_local": False}}]} for n in (-1, 10**12, "x")]
     # Found when it is put into the network:
     momenta = {key: {"momentum_buffer": torch.zeros(2), "exp_avg": torch.zeros(2)} for key in optimizer["state"]}
     wrong += [{**whole, "model": {**whole["model"], "classifier.4.weight": torch.zeros(7, 256, 1, 1)}}]

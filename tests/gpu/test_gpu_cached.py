@@ -70,7 +70,7 @@ def test_a_run_with_cached_frames_stays_within_what_was_counted(tiny: Config, tm
     """From the choice on, which has tried a step, a run of three epochs takes the frames' memory and no more than half
     of what is spared: DALI's buffers are to fit in there."""
     shards = pack_kind("444", tmp_path)
-    config = with_changes(tiny, shards=str(shards), data__resident="whole", data__crop=(256, 256), optim__epochs=1e6)
+    config = with_changes(tiny, shards=str(shards), data__cache_frames="full", data__crop=(256, 256), optim__epochs=1e6)
     config = with_changes(config, model__compile=False, eval_every=1e6, save_every=1e6)
     manifest = read_manifest(shards)
     state = build_state(config, manifest, ALONE)
@@ -79,7 +79,7 @@ def test_a_run_with_cached_frames_stays_within_what_was_counted(tiny: Config, tm
     held = plan_frame_cache(config, manifest, ALONE, state.train_step)
     assert held.arena is not None
     trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
-    assert trainer.loader.resident
+    assert trainer.loader.cached
     for _ in range(6):
         trainer.advance()
     torch.cuda.synchronize()

@@ -79,7 +79,7 @@ def test_waiting_is_caught() -> None:
             "optim__class_weights": 0.5,
             "optim__dice": 0.5,
         },
-        {"model__compile": False, "data__resident": "no"},
+        {"model__compile": False, "data__cache_frames": "off"},
     ],
     ids=["eager", "compiled", "fp16", "adamw, clip, class weights, dice", "streamed"],
 )
@@ -113,9 +113,9 @@ def test_resident_and_stream_train_alike(endless: Config) -> None:
     """The same order of crops: losses to a hundredth over three epochs, in float32."""
     config = with_changes(endless, model__precision="fp32", model__compile=False)
     found = []
-    for way in ("no", "whole"):
-        trainer = trainer_of(with_changes(config, data__resident=way))
-        assert trainer.loader.resident == (way == "whole")
+    for way in ("off", "full"):
+        trainer = trainer_of(with_changes(config, data__cache_frames=way))
+        assert trainer.loader.cached == (way == "full")
         found.append(losses(trainer, 6))
     assert found[1] == pytest.approx(found[0], rel=0.01)
 
@@ -125,7 +125,9 @@ def test_resident_and_stream_train_alike(endless: Config) -> None:
 def test_a_rehearsal_takes_what_training_takes(endless: Config, compiled: bool) -> None:
     """After real steps there is not less free memory than the rehearsal said, but for a twentieth of the GPU's."""
     torch.backends.cudnn.benchmark = True  # as a run has it
-    config = with_changes(endless, data__resident="no", data__crop=(256, 256), data__batch=8, model__compile=compiled)
+    config = with_changes(
+        endless, data__cache_frames="off", data__crop=(256, 256), data__batch=8, model__compile=compiled
+    )
     trainer = trainer_of(config)
     trainer.state.train_step.dry_run(config.data.batch, config.data.crop)
     free, total = torch.cuda.mem_get_info(DEVICE)
@@ -139,7 +141,7 @@ def test_a_rehearsal_takes_what_training_takes(endless: Config, compiled: bool) 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     """Four steps, or two, a checkpoint, and two: the same losses to two thousandths. The GPU adds up in no fixed order;
     other dropout, another batch or a lost momentum would show in the first digits."""
-    config = with_changes(tiny, model__precision="fp32", model__compile=False, data__resident="no")
+    config = with_changes(tiny, model__precision="fp32", model__compile=False, data__cache_frames="off")
     whole = losses(trainer_of(config), 4)
     stopped = trainer_of(config)
     losses(stopped, 2)

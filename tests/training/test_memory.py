@@ -27,21 +27,21 @@ def manifest(shards: Path) -> Manifest:
 
 
 def choose(config: Config, manifest: Manifest, wanted: str) -> FrameCachePlan:
-    config = with_changes(config, data__resident=wanted)
+    config = with_changes(config, data__cache_frames=wanted)
     return plan_frame_cache(config, manifest, ALONE, build_state(config, manifest, ALONE).train_step)
 
 
 def test_frames_stay_where_they_fit(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "no") == FrameCachePlan(None, False)
+    assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "off") == FrameCachePlan(None, False)
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
-    for wanted in ("whole", "part"):
-        arena, apart = choose(tiny, manifest, wanted)
-        assert not apart
+    for wanted in ("full", "sharded"):
+        arena, rank_local = choose(tiny, manifest, wanted)
+        assert not rank_local
         assert arena is not None
         assert arena.nbytes == NEED
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED - 1)
-    with pytest.raises(UserError, match=r"--data.resident is whole, but the decoded frames take 0\.0 GB, and"):
-        choose(tiny, manifest, "whole")
+    with pytest.raises(UserError, match=r"--data.cache-frames is full, but the decoded frames take 0\.0 GB, and"):
+        choose(tiny, manifest, "full")
 
 
 def test_frames_that_get_no_memory_after_all_are_streamed(
@@ -54,13 +54,13 @@ def test_frames_that_get_no_memory_after_all_are_streamed(
 
     monkeypatch.setattr(memory, "allocate_arena", full)
     monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
-    config = with_changes(tiny, data__resident="auto")
+    config = with_changes(tiny, data__cache_frames="auto")
     step = build_state(config, manifest, ALONE).train_step
     gpu = replace(ALONE, device=torch.device("meta"))  # auto streams on a CPU without a look
     monkeypatch.setattr(step, "dry_run", lambda *_: None)
     assert plan_frame_cache(config, manifest, gpu, step) == FrameCachePlan(None, False)
-    with pytest.raises(UserError, match=r"--data.resident is whole, but"):
-        choose(tiny, manifest, "whole")
+    with pytest.raises(UserError, match=r"--data.cache-frames is full, but"):
+        choose(tiny, manifest, "full")
 
 
 def test_a_rehearsal_leaves_no_trace(tiny: Config, manifest: Manifest) -> None:
@@ -86,8 +86,8 @@ def test_a_machines_memory_is_shared_by_its_ranks() -> None:
 def test_resident_and_streamed_runs_are_one_curve(tiny: Config, manifest: Manifest) -> None:
     """Through the real loop, into the third epoch."""
     ends = []
-    for way in ("no", "whole"):
-        config = with_changes(tiny, data__resident=way, optim__epochs=9.0)
+    for way in ("off", "full"):
+        config = with_changes(tiny, data__cache_frames=way, optim__epochs=9.0)
         state = build_state(config, manifest, ALONE)
         held = plan_frame_cache(config, manifest, ALONE, state.train_step)
         trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)

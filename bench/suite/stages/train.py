@@ -33,7 +33,7 @@ def contestants(request: Request) -> list[Contestant]:
     settings = settings_of(request)
     reading = {"scale": list(request.scale), "shards": str(request.frames.shards())}
     loop = Contestant("train", "fastseg", "images/s", f"{__name__}:open_train", settings | reading)
-    streamed = replace(loop, name=STREAMED, settings=loop.settings | {"resident": "no"})
+    streamed = replace(loop, name=STREAMED, settings=loop.settings | {"cache_frames": "off"})
     return [
         loop,
         *[streamed] * (request.device == "cuda"),
@@ -51,7 +51,7 @@ class Train:
         held = plan_frame_cache(config, manifest, ranks, state.train_step)
         loaders = build_loaders(config, manifest, ranks, None, held)
         # What was prepared ahead while the process was stopped comes for nothing; resident frames are decoded once.
-        self.warmup_steps = config.data.prefetch + 1 + loaders[0].resident * loaders[0].steps_per_epoch
+        self.warmup_steps = config.data.prefetch + 1 + loaders[0].cached * loaders[0].steps_per_epoch
         with _signals_kept():
             self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
 
@@ -84,7 +84,7 @@ def open_train(
     precision: str,
     scale: list[float],
     shards: str,
-    resident: Literal["auto", "no"] = "auto",
+    cache_frames: Literal["auto", "off"] = "auto",
 ) -> Train:
     """The loop of the Cityscapes recipe on ``shards``."""
     set_backends()
@@ -95,7 +95,7 @@ def open_train(
         eval_every=NEVER,
         save_every=NEVER,
         log_every=10**9,
-        data=replace(config.data, scale=(scale[0], scale[1]), resident=resident),
+        data=replace(config.data, scale=(scale[0], scale[1]), cache_frames=cache_frames),
         optim=replace(config.optim, epochs=NEVER),
     )
     return Train(config, alone(device))
