@@ -70,9 +70,9 @@ def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "inspect_shards"])
+@pytest.mark.parametrize("command", ["eval", "predict", "export", "inspect"])
 def test_help_in_groups_fits_a_narrow_screen(command: str) -> None:
-    text = commands.run("python", f"fastseg/{command}.py", "--help", columns=80).stdout
+    text = commands.run(f"fastseg-{command}", "--help", columns=80).stdout
     assert sum(len(line) // 81 + 1 for line in text.splitlines()) <= 50
     assert text.count(" options ─") >= 3
 
