@@ -17,7 +17,7 @@ from bench.roofline import category, correct_gathers, seconds
 from bench.suite.absent_gpu import GPUS
 from bench.suite.lowering import Kernel
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Limits(NamedTuple):
