@@ -73,9 +73,6 @@ class ModelConfig:
     weights: str = "imagenet"
     """What training starts from: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the
     whole network but its last layers; a file holds a checkpoint of ours or a state dict of torchvision's."""
-    void: bool = False
-    """Train void pixels (255; so is padding, but --data.squeeze has none) as one class more. Predictions and scores
-    know the data's classes only. For comparisons with networks trained so (recipe seed)."""
     sync_bn: bool | None = None
     """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
     channels_last: bool = True

@@ -19,7 +19,7 @@ FORMAT = "fastseg-checkpoint"
 VERSION = 2
 """Grows whenever older code could not read what is written, or the other way round."""
 REQUIRED = (
-    *("step", "arch", "model", "ema", "mean", "std", "void", "squeeze", "classes", "shards"),
+    *("step", "arch", "model", "ema", "mean", "std", "squeeze", "classes", "shards"),
     *("steps_per_epoch", "config", "dataset", "versions"),
 )
 """What evaluation and export need; a run that goes on needs more (:class:`fastseg.training.state.RunState`)."""
@@ -80,7 +80,7 @@ def check(document: Any, path: Path) -> None:
     for i, entry in enumerate(classes):
         parse_class(entry, f"{path}, class {i}")
     parse_normalisation(document, path)
-    _check_quirks(document, path)
+    _check_squeeze(document, path)
     check_weights(document["model"], path)
     if document["ema"] is not None:
         check_weights(document["ema"], path)
@@ -102,11 +102,9 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
                 )
 
 
-def _check_quirks(document: dict[str, Any], path: Path) -> None:
-    """Of a class for void, and of squeezed frames."""
-    void, squeeze = document["void"], document["squeeze"]
-    if not isinstance(void, bool):
-        raise UserError(f"{path} has the class for void {shown(void)}; it must be true or false")
+def _check_squeeze(document: dict[str, Any], path: Path) -> None:
+    """Of squeezed frames."""
+    squeeze = document["squeeze"]
     two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2
     if squeeze is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in squeeze)):
         raise UserError(f"{path} has frames squeezed to {shown(squeeze)}; it must be a height and a width, 16 to 8192")

@@ -47,18 +47,16 @@ class DeepLab(nn.Module):
         aux: bool,
         channels_last: bool = True,
         *,
-        void: bool = False,
         squeeze: tuple[int, int] | None = None,
     ) -> None:
         """A network with fresh weights. ``mean`` and ``std`` are of R, G, B, 0–255.
 
-        ``void``: one output more, which training gives to void pixels; evaluation never sees it. ``squeeze``: height
-        and width to which evaluation resizes every frame, as the loader did in training.
+        ``squeeze``: height and width to which evaluation resizes every frame, as the loader did in training.
         """
         super().__init__()
-        self.void, self.squeeze = void, squeeze
+        self.squeeze = squeeze
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes + void, aux_loss=aux)
+        self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
         self.net.to(memory_format=self.memory_format)
         # torch's default momentum, which torchvision's ResNets keep. Its MobileNetV3 has 0.01: a thousand steps until
         # the running statistics mean anything, so that short runs evaluate to nonsense.
@@ -75,7 +73,7 @@ class DeepLab(nn.Module):
         features = self.net.backbone(normalized.contiguous(memory_format=self.memory_format))
         out = self.net.classifier(features["out"])
         if not self.training:
-            return Logits(out[:, :-1] if self.void else out, None)
+            return Logits(out, None)
         if self.net.aux_classifier is None:
             return Logits(out, None)
         return Logits(out, self.net.aux_classifier(features["aux"]))
@@ -119,26 +117,18 @@ def load_weights(model: DeepLab, arch: str, weights: str) -> None:
 def restore_model(saved: dict[str, Any]) -> DeepLab:
     """The network of a checkpoint on the CPU, channels-last, in evaluation mode, with averaged weights if there are.
 
-    The output of void, which only training needs, is cut off the weights: for those behind, the network is one of the
-    data's classes, and it squeezes frames by itself if it was trained on such.
+    It squeezes frames by itself if it was trained on such.
     ``saved`` has been checked (:func:`fastseg.model.checkpoint.load`). Raises :class:`UserError` where its parts do not
     fit together.
     """
     with fitting():
         weights = saved["ema"] or saved["model"]
-        weights = without_void(weights) if saved.get("void") else weights
         aux = any(name.startswith("aux_classifier.") for name in weights)
-        squeeze = tuple(saved["squeeze"]) if saved.get("squeeze") else None
+        squeeze = tuple(saved["squeeze"]) if saved["squeeze"] else None
         mean, std = tuple(saved["mean"]), tuple(saved["std"])
         model = DeepLab(saved["arch"], len(saved["classes"]), mean, std, aux, squeeze=squeeze)
         model.net.load_state_dict(weights)
     return model.eval()
-
-
-def without_void(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network with an output for void, which is the last → of one without."""
-    heads = ("classifier.4.", "aux_classifier.4.")
-    return {name: value[:-1] if name.startswith(heads) else value for name, value in weights.items()}
 
 
 _OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
@@ -178,9 +168,6 @@ def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
             model.mean.copy_(torch.tensor(mean))
             model.std.copy_(torch.tensor(std))
     check_weights(state, path)
-    if isinstance(document, dict) and document.get("void") is True and not model.void:
-        with fitting(path):
-            state = without_void(state)
     return dict(state)
 
 

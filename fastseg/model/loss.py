@@ -11,21 +11,17 @@ from fastseg.labels import IGNORE
 from fastseg.model.deeplab import Logits, upsample
 
 
-def segmentation_loss(
-    logits: Logits, label: Tensor, dice: float = 0.0, void: bool = False, weights: Tensor | None = None
-) -> Tensor:
+def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the upsampled logits over pixels that are not ignored.
 
     ``label``: uint8 N×H×W, each below the number of classes or 255. Of any other a GPU's process dies; they are not
     looked for here, which would wait for the device: packing refuses masks with other values, and a record's CRC-32
     those that were damaged since. ``dice``: see :class:`fastseg.config.OptimConfig`; it applies to the main head alone.
-    ``void``: the last class is for pixels that would be ignored, and none is. ``weights``: of a pixel of each class,
-    float32 C; None: 1. Returns four float32 numbers: the main head's sum over pixels and the pixels' number, both
-    weighted, then the auxiliary head's (0, 0 without one). Where all pixels are ignored, all are 0.
+    ``weights``: of a pixel of each class, float32 C; None: 1. Returns four float32 numbers: the main head's sum over
+    pixels and the pixels' number, both weighted, then the auxiliary head's (0, 0 without one). Where all pixels are
+    ignored, all are 0.
     """
     target = label.long()
-    if void:
-        target = target.where(target != IGNORE, logits.out.shape[1] - 1)
     labeled = target != IGNORE
     weight = labeled.float() if weights is None else labeled * weights[target.clamp(max=len(weights) - 1)]
     scores = _upsampled(logits.out, target)

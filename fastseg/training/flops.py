@@ -119,4 +119,4 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 def run_flops(config: Config, classes: int) -> int:
     """:func:`step_flops` of one rank of a run."""
     data, model = config.data, config.model
-    return step_flops(model.arch, classes + model.void, data.batch, data.crop, config.optim.aux > 0)
+    return step_flops(model.arch, classes, data.batch, data.crop, config.optim.aux > 0)

@@ -19,7 +19,6 @@ from fastseg.device import environment, too_little
 from fastseg.distributed.ranks import Ranks, barrier, gather_states
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.files import check_free, lock_run_folder
-from fastseg.labels import IGNORE
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
 from fastseg.model.deeplab import DeepLab, load_weights, normalization
@@ -56,15 +55,12 @@ def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
     if not config.optim.class_weights:
         return None
     *pixels, _ = manifest.split(config.train_split).pixels
-    # Of void the manifest does not say how much padding there will be: its pixels weigh 1.
-    return class_weights([*pixels, 0] if config.model.void else pixels, config.optim.class_weights)
+    return class_weights(pixels, config.optim.class_weights)
 
 
 def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
     """The network on the rank's device, started from ``weights``."""
     settings = config.model
-    if settings.void and len(manifest.classes) == IGNORE:
-        raise UserError(f"--model.void needs a class more than the set's {IGNORE}, and there are no more; leave it out")
     mean, std = normalization(settings.weights, manifest.mean, manifest.std)
     model = DeepLab(
         settings.arch,
@@ -73,7 +69,6 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         std,
         config.optim.aux > 0,
         settings.channels_last,
-        void=settings.void,
         squeeze=config.data.crop if config.data.squeeze else None,
     )
     # One process of a machine downloads, the others find the file.

@@ -226,7 +226,7 @@ def profile_document(
 def _network(config: Config, classes: int) -> LossNetwork:
     model, optim = config.model, config.optim
     statistics, aux = (IMAGENET_MEAN, IMAGENET_STD), optim.aux > 0
-    deeplab = DeepLab(model.arch, classes, *statistics, aux, model.channels_last, void=model.void)
+    deeplab = DeepLab(model.arch, classes, *statistics, aux, model.channels_last)
     return LossNetwork(deeplab, optim).train()
 
 

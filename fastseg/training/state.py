@@ -91,7 +91,6 @@ class RunState:
             "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
             "mean": self.model.mean.tolist(),
             "std": self.model.std.tolist(),
-            "void": self.model.void,
             "squeeze": list(self.model.squeeze) if self.model.squeeze else None,
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": self.train_step.scaler.state_dict(),
@@ -162,7 +161,6 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
             ("network", saved["arch"], config.model.arch),
             ("optimizer", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
             ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
-            ("class for void", saved["void"], config.model.void),
             class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
             ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
         ]

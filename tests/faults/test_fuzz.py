@@ -271,7 +271,7 @@ def test_checkpoints_with_any_values(tally: Tally) -> None:
     tried = 0
     whole = {
         **{"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 3, "shards": "s"},
-        **{"arch": "deeplabv3_resnet50", "void": False, "squeeze": None, "config": {}, "dataset": {}, "versions": {}},
+        **{"arch": "deeplabv3_resnet50", "squeeze": None, "config": {}, "dataset": {}, "versions": {}},
         **{"model": {"w": torch.zeros(4)}, "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": checkpoint.pack_classes(cityscapes().classes[:3]), "steps_per_epoch": 2, "best": 0.5},
         **{"eval_pending": False, "ranks": [{"loader": {"epoch": 0, "step": 1, "rank_local": False}}]},

@@ -55,7 +55,6 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
         "ema": None,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "void": False,
         "squeeze": None,
         "classes": checkpoint.pack_classes(classes),
         "config": config.to_dict(),

@@ -17,7 +17,6 @@ PLAIN = {
     "ema": None,
     "mean": [1.0, 2.0, 3.0],
     "std": [2.0, 3.0, 4.0],
-    "void": False,
     "squeeze": None,
     "classes": [{"name": "road", "color": [0, 0, 0], "category": ""}],
     "shards": "s",

@@ -113,21 +113,6 @@ def test_dice_is_nothing_where_all_is_right_or_nothing_is_labeled(label: torch.T
     assert dice_loss(right, torch.full_like(label, 255).long()).item() == 0
 
 
-def test_void_is_a_class_like_others(logits: Logits, label: torch.Tensor) -> None:
-    """Of torch's own cross-entropy with one class more; the fixture's labels have four classes then, and void."""
-    of_four = label.where(label != 4, 255)
-    with_void = of_four.where(of_four != 255, 4)
-    assert 0.3 < (with_void == 4).float().mean() < 0.6
-    main, pixels, aux, aux_pixels = segmentation_loss(logits, of_four, void=True)
-    assert pixels == aux_pixels == label.numel()
-    torch.testing.assert_close(main / pixels, reference(logits.out, with_void))
-    torch.testing.assert_close(aux / pixels, reference(logits.aux, with_void))
-    (main / pixels).backward()
-    got, logits.out.grad = logits.out.grad, None
-    reference(logits.out, with_void).backward()
-    torch.testing.assert_close(got, logits.out.grad)
-
-
 def test_without_an_auxiliary_head(logits: Logits, label: torch.Tensor) -> None:
     assert segmentation_loss(Logits(logits.out, None), label)[2:].tolist() == [0, 0]
 

@@ -1,4 +1,4 @@
-"""What only the recipe ``seed`` has: a class for void, and squeezed frames. Nothing behind knows of either."""
+"""What only the recipe ``seed`` has: squeezed frames, of which nothing behind knows."""
 
 import json
 from pathlib import Path
@@ -21,33 +21,29 @@ from fastseg.deploy.predictor import load
 from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, load_weights, restore_model
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, restore_model
 from fastseg.model.inference import predict
-from fastseg.model.loss import class_weights
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.flops import run_flops, step_flops
-from fastseg.training.run import build_loaders, build_state, pixel_weights, resume
-from fastseg.training.stage_profile import stage_flops
+from fastseg.training.run import build_loaders, build_state, resume
 from fastseg.training.state import RunState, continues_exactly, find_checkpoint
 from fastseg.training.trainer import Trainer
 from runs import lines
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CROP = (64, 80)
-VOID = 19
-"""The place of void among the outputs of a network of Cityscapes' classes."""
+CLASSES = 19
 
 
 @pytest.fixture(scope="module")
 def quirky(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A tiny run with both, from weights that tell pixels apart."""
+    """A tiny run with them, from weights that tell pixels apart."""
     folder = tmp_path_factory.mktemp("quirky")
     return Config(
         shards=str(shards),
         name="quirky",
         runs=folder / "runs",
         data=DataConfig(batch=4, crop=CROP, squeeze=True, threads=1),
-        model=ModelConfig(ARCH, str(write_checkpoint(folder / "start.pt")), void=True, precision="fp32"),
+        model=ModelConfig(ARCH, str(write_checkpoint(folder / "start.pt")), precision="fp32"),
         optim=OptimConfig(epochs=2),
     )
 
@@ -77,28 +73,12 @@ def path(quirky: Config, trained: RunState) -> Path:
 
 def network(**quirks: Any) -> DeepLab:
     torch.manual_seed(0)
-    return DeepLab(ARCH, VOID, IMAGENET_MEAN, IMAGENET_STD, True, **quirks)
+    return DeepLab(ARCH, CLASSES, IMAGENET_MEAN, IMAGENET_STD, True, **quirks)
 
 
 def frames(count: int, size: tuple[int, int]) -> torch.Tensor:
     """uint8 N×H×W×3 of (width, height)."""
     return torch.from_numpy(np.stack([np.asarray(layouts.noise(i, size)) for i in range(count)]))
-
-
-@torch.inference_mode()
-def test_evaluation_never_predicts_void() -> None:
-    model, image = network(void=True), frames(2, (96, 64))
-    for head in (model.net.classifier, model.net.aux_classifier):
-        head[4].bias[VOID] = 1000.0
-    out, aux = model.train()(image)
-    assert out.shape[1] == aux.shape[1] == VOID + 1
-    assert (out.argmax(1) == VOID).all()
-    plain = network()
-    plain.net.load_state_dict(
-        {name: v[:VOID] if "classifier.4." in name else v for name, v in model.net.state_dict().items()}
-    )
-    torch.testing.assert_close(model.eval()(image).out, plain.eval()(image).out)
-    assert predict(model, image).max() < VOID
 
 
 @torch.inference_mode()
@@ -117,44 +97,11 @@ def test_evaluation_squeezes_as_pillow_does() -> None:
     torch.testing.assert_close(trained, image[:, :48].float())
 
 
-def test_the_step_trains_void(quirky: Config) -> None:
-    """Its loss is that of one class more, over all pixels."""
-    manifest = read_manifest(quirky.shards)
-    state = build_state(with_changes(quirky, optim__aux=0.0), manifest, ALONE)
-    for module in state.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    batch = build_loaders(quirky, manifest, ALONE, None)[0].next()
-    assert batch.image.shape[1:3] == CROP
-    assert 0 < (batch.label == 255).float().mean() < 1
-    label = batch.label.where(batch.label != 255, VOID).long()
-    with torch.no_grad():
-        logits = state.model.train()(batch.image).out
-        full = torch.nn.functional.interpolate(logits, CROP, mode="bilinear", align_corners=False)
-        expected = torch.nn.functional.cross_entropy(full, label)
-    loss = state.train_step(batch.image, batch.label, 0.01)[0]
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_void_weighs_one_beside_weighted_classes(quirky: Config) -> None:
-    manifest = read_manifest(quirky.shards)
-    weights = pixel_weights(with_changes(quirky, optim__class_weights=0.5), manifest)
-    assert weights is not None
-    torch.testing.assert_close(weights[:-1], class_weights(manifest.split("train").pixels[:-1], 0.5))
-    assert weights[-1] == 1
-    assert pixel_weights(quirky, manifest) is None
-
-
-def test_arithmetic_counts_the_output_of_void(quirky: Config) -> None:
-    more = step_flops(ARCH, VOID + 1, quirky.data.batch, CROP, aux=True)
-    assert run_flops(quirky, VOID) == sum(stage_flops(quirky, VOID).values()) == more
-
-
 def test_a_checkpoint_is_a_network_of_the_datas_classes(trained: RunState, path: Path) -> None:
     assert trained.average
     model, picture = trained.average.model.eval(), np.asarray(layouts.noise(7, (150, 90)))
     loaded = load(path, "cpu", "fp32")
-    assert loaded.model.net.classifier[4].weight.shape[0] == len(loaded.classes) == VOID
+    assert loaded.model.net.classifier[4].weight.shape[0] == len(loaded.classes) == CLASSES
     assert loaded.model.squeeze == CROP
     expected = predict(model, torch.from_numpy(picture.copy())[None])[0].numpy()
     assert expected.shape == (90, 150)
@@ -175,7 +122,7 @@ def test_a_large_picture_is_squeezed_whole(path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(loaded.predict(picture), expected)
 
 
-def test_a_run_goes_on_with_void_or_not_at_all(quirky: Config, trained: RunState, path: Path) -> None:
+def test_a_run_goes_on_with_squeezed_frames(quirky: Config, trained: RunState, path: Path) -> None:
     manifest = read_manifest(quirky.shards)
     state = build_state(quirky, manifest, ALONE, resumed=True)
     _, said = resume(quirky, manifest, ALONE, state, find_checkpoint(quirky, manifest))
@@ -184,22 +131,11 @@ def test_a_run_goes_on_with_void_or_not_at_all(quirky: Config, trained: RunState
         assert torch.equal(one, other)
     assert continues_exactly(checkpoint.load(path), quirky, ALONE)
     assert not continues_exactly(checkpoint.load(path), with_changes(quirky, data__squeeze=False), ALONE)
-    with pytest.raises(UserError, match="its class for void is True, the run's is False"):
-        find_checkpoint(with_changes(quirky, model__void=False), manifest)
-
-
-def test_weights_go_on_with_void_and_without(path: Path) -> None:
-    saved = checkpoint.load(path)["ema"]
-    for model, outputs in ((network(), VOID), (network(void=True), VOID + 1)):
-        load_weights(model, ARCH, str(path))
-        for head in ("classifier", "aux_classifier"):
-            assert torch.equal(model.net.state_dict()[f"{head}.4.weight"], saved[f"{head}.4.weight"][:outputs])
 
 
 @pytest.mark.parametrize(
     ("quirk", "says"),
     [
-        ({"void": 1}, "the class for void 1"),
         ({"squeeze": [64]}, r"frames squeezed to \[64\]"),
         ({"squeeze": [64, 1 << 20]}, "frames squeezed to"),
         ({"squeeze": "ab"}, "frames squeezed to"),
@@ -221,7 +157,6 @@ def test_an_export_squeezes_by_itself_or_is_refused(path: Path, tmp_path: Path) 
     picture = np.asarray(layouts.noise(7, (150, 90)))
     (classes,) = session.run(["classes"], {"image": picture[None]})
     assert (classes[0] == load(path, "cpu", "fp32").predict(picture)).mean() > 0.999
-    # With void alone the weights are torchvision's, of the data's classes.
     checkpoint.save(tmp_path / "ckpt.pt", checkpoint.load(path) | {"squeeze": None})
     assert export.export(export.Options(tmp_path / "ckpt.pt", "safetensors"), console).exists()
 
@@ -244,6 +179,6 @@ def test_the_recipe_runs_and_fastseg_eval_agrees(shards: Path, tmp_path: Path) -
     labels = torch.cat([batch.label for batch in val_loader(shards)])
     assert labels.shape == (5, 64, 96)
     # The data's classes alone, at full resolution.
-    assert len(found["matrix"]) == VOID
+    assert len(found["matrix"]) == CLASSES
     assert np.sum(found["matrix"]) == (labels != 255).sum()
     assert restore_model(checkpoint.load(path)).squeeze == (48, 64)
