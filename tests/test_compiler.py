@@ -179,13 +179,21 @@ run_command(_main)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("fails_on", "where"), [("0 1", ""), ("1", "on rank 1 ")])
-def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on: str, where: str) -> None:
-    """Where nobody asked for it: one warning, and the run trains to its end, whichever of two ranks cannot compile."""
-    script = tmp_path / "train.py"
+def train_as_on_a_gpu(shards: Path, runs: Path, fails_on: str, *more: str) -> subprocess.CompletedProcess:
+    script = runs / "train.py"
     script.write_text(AS_ON_A_GPU)
-    run = train(shards, tmp_path, "--gpus", "2", program=[str(script)], FAILS_ON=fails_on)
+    return train(shards, runs, "--gpus", "2", *more, program=[str(script)], FAILS_ON=fails_on)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sync_bn", ["False", "True"])
+@pytest.mark.parametrize(("fails_on", "where"), [("0 1", ""), ("1", "on rank 1 ")])
+def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on: str, where: str, sync_bn: str) -> None:
+    """Where nobody asked for it: one warning, and the run trains to its end, whichever of two ranks cannot compile.
+
+    With synchronized norms one would else wait for the other's statistics in the middle of its forward pass.
+    """
+    run = train_as_on_a_gpu(shards, tmp_path, fails_on, "--model.sync-bn", sync_bn, "--timeout", "60")
     assert run.returncode == 0, run.stderr
     reason = f"{where}torch.compile failed (RuntimeError: this backend is broken)"
     assert run.stderr.count("warning: the step runs uncompiled") == 1
@@ -193,6 +201,25 @@ def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on:
     assert "not compiled, on 2 ranks" in run.stderr
     environment = json.loads((tmp_path / "r" / "environment.json").read_text())
     assert environment["step"] == f"not compiled: {reason}"
+
+
+@pytest.mark.slow
+def test_ranks_with_synchronized_norms_train_compiled(shards: Path, tmp_path: Path) -> None:
+    """DDP, the norms' messages and the compiler's tracing together; the losses are those of the uncompiled step."""
+    losses = {}
+    for compiled in ("None", "False"):
+        runs = tmp_path / compiled
+        runs.mkdir()
+        more = ("--model.sync-bn", "True", "--model.compile", compiled, "--log-every", "1", "--seed", "3")
+        run = train_as_on_a_gpu(shards, runs, "", *more)
+        assert run.returncode == 0, run.stderr
+        assert "warning" not in run.stderr
+        environment = json.loads((runs / "r" / "environment.json").read_text())
+        assert environment["step"] == ("not compiled" if compiled == "False" else "compiled")
+        records = [json.loads(line) for line in (runs / "r" / "metrics.jsonl").read_text().splitlines()]
+        losses[compiled] = [record["loss"] for record in records if record["event"] == "train"]
+    assert len(losses["None"]) > 1
+    assert losses["None"][0] == pytest.approx(losses["False"][0], rel=1e-3)
 
 
 def test_an_error_that_is_not_the_compilers_comes_again() -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch._functorch.config
@@ -46,6 +47,7 @@ class CompiledNetwork:
         self.uncompiled = network
         self._call: Callable[[Tensor, Tensor], Tensor] = network
         self._config, self._ranks = config, ranks
+        self._problems: list[str] = []  # of all ranks, from the first that has any
         self.problem = problem
         """Why it is not compiled although that is wanted; empty where it is, or is not wanted."""
         self.compiled = wants_compiling(config, ranks.device) and not problem
@@ -61,7 +63,10 @@ class CompiledNetwork:
 
     def compile(self, mode: str | None = None) -> None:
         """Compile anew, in one of torch.compile's modes, when it is called next."""
-        self._call = torch.compile(self.uncompiled, mode=mode)
+        if mode or self._ranks.world == 1:
+            self._call = torch.compile(self.uncompiled, mode=mode)
+        else:
+            self._call = torch.compile(self.uncompiled, backend=self._compile_together)
 
     @property
     def description(self) -> str:
@@ -72,6 +77,23 @@ class CompiledNetwork:
     def warning(self) -> str:
         """What the person who watches should know; empty for nothing."""
         return self.problem and f"the step runs uncompiled, which is slower: {self.problem}"
+
+    def _compile_together(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        """Do Inductor's work on all ranks before any runs it: running it, one may wait for the others' statistics."""
+        from torch._inductor.compile_fx import compile_fx  # two seconds, which only compiled runs are to take
+
+        problem, compiled = "", None
+        try:
+            compiled = compile_fx(graph, inputs)
+        except Exception as error:
+            if not self.untried:
+                raise
+            problem = f"torch.compile failed ({describe_failure(error)})"
+        if self.untried:  # what is compiled again later, for other inputs, is a rank's own matter
+            self._problems = [state["problem"] for state in gather_states({"problem": problem})]
+            if any(self._problems):
+                raise RuntimeError("torch.compile failed on some rank")
+        return compiled
 
     def _try(self, image: Tensor, label: Tensor) -> Tensor:
         sums, problem = None, ""
@@ -84,8 +106,9 @@ class CompiledNetwork:
         except Exception as error:  # of whatever kind: one that is not the compiler's comes again without it
             problem = f"torch.compile failed ({describe_failure(error)})"
         self.untried = False
-        problems = [state["problem"] for state in gather_states({"problem": problem})]
-        self.problem = _settle(problems, self._config, self._ranks)
+        if not any(self._problems):
+            self._problems = [state["problem"] for state in gather_states({"problem": problem})]
+        self.problem = _settle(self._problems, self._config, self._ranks)
         if sums is not None and not self.problem:
             return sums
         self._call, self.compiled = self.uncompiled, False
