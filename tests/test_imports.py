@@ -1,6 +1,7 @@
 """Imports go one way: down the order of the folders, which is the order in which an image walks through them."""
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_only_the_train_command_imports_training() -> None:
 def test_nobody_imports_the_script_of_torchrun() -> None:
     files = [*MODULES.values(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     assert not [path for path in files if {"fastseg.train", "fastseg.train.main"} & imports(path)]
+
+
+@pytest.mark.parametrize("scripts", [PACKAGE, PACKAGE / "commands"])
+def test_no_script_shadows_the_standard_library(scripts: Path) -> None:
+    """Run as a script, a file's folder comes first on the path: an ``inspect.py`` there breaks dataclasses."""
+    assert not {path.stem for path in scripts.glob("*.py")} & sys.stdlib_module_names
 
 
 def test_only_the_named_files_know_cityscapes() -> None:

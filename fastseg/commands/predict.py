@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from fastseg.cli_help import parse, shown_as
-from fastseg.deploy.predict_files import check_absent, disambiguate
+from fastseg.deploy.output_paths import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
 from fastseg.errors import UserError, run_command

@@ -14,7 +14,7 @@ import torch
 import commands
 import drivers
 import object_store
-from fastseg.commands.doctor import computing, decoding, machine, packages, storage
+from fastseg.doctor import computing, decoding, machine, packages, storage
 from fastseg.doctor.rows import Request, Row
 from fastseg.doctor.run import GROUPS, Group, run_groups
 from fastseg.libraries import OURS

@@ -167,7 +167,7 @@ def test_leaves_a_report(run, tmp_path: Path) -> None:
     page = (tmp_path / "report/report.html").read_text()
     assert all(frame.key in page for frame in found.gallery)
     assert "traffic light" in page
-    assert "<h1>ckpt.pt, on val</h1>" in page
+    assert "<h1>ckpt.pt of cityscapes, on val</h1>" in page
     assert "windows of 40×48" in page
 
 
@@ -178,7 +178,7 @@ def written(run, file: Path) -> str:
 
 WITHOUT_TORCH = """
 import json, sys
-from fastseg import evaluate
+from fastseg.commands import evaluate
 for words in json.loads(sys.argv[1]):
     sys.argv = ["fastseg-eval", *words]
     try:

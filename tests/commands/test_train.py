@@ -155,7 +155,7 @@ def test_ranks_of_torchrun_and_a_loss_that_explodes(shards: Path, tmp_path: Path
     [
         (["--shards", "nowhere"], ["nowhere", "tools/make_shards.py"]),
         (["--gpus", "4096"], ["--gpus is 4096", "no GPU to use"]),
-        (["--device", "cuda"], ["--device is cuda", "no GPU"]),
+        (["--device", "cuda"], ["the device is cuda", "no GPU here"]),
         (["--eval-split", "dev"], ["'dev'", "train, val"]),
         (["--eval-split", "test"], ["'test'", "no masks"]),
         (["--resume", "none.pt"], ["none.pt does not exist"]),

@@ -14,7 +14,7 @@ import commands
 import layouts
 from checkpoints import write_checkpoint
 from fastseg.commands import predict
-from fastseg.deploy.predict_files import disambiguate
+from fastseg.deploy.output_paths import disambiguate
 from fastseg.deploy.predict_io import Input, Outputs, find_inputs, read_image
 from fastseg.deploy.predictor import Predictor, load
 from fastseg.deploy.video import Video, probe, read_video

@@ -219,7 +219,7 @@ def test_a_store_that_goes_ends_the_process() -> None:
 SLOW = """
 import sys, time
 from fastseg.errors import run_command
-from fastseg.loop import distributed
+from fastseg.distributed import ranks as distributed
 from fastseg.distributed.ranks import become_ranks, heartbeat, joined_ranks, barrier_no_timeout
 
 distributed._MARGIN = 1.0

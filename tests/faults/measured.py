@@ -13,20 +13,17 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 IMPORTED = (
-    *(
-        "fastseg.commands.train",
-        "fastseg.commands.evaluate",
-        "fastseg.training.run",
-        "fastseg.evaluation.evaluator",
-        "tools.make_shards",
-    ),
-    *("fastseg.commands.predict", "fastseg.commands.export", "loaded"),
-    *(
-        "fastseg.deploy.predict_files",
-        "fastseg.deploy.model_card",
-        "fastseg.deploy.export_formats",
-        "fastseg.deploy.export_formats",
-    ),
+    "fastseg.commands.train",
+    "fastseg.commands.evaluate",
+    "fastseg.commands.predict",
+    "fastseg.commands.export",
+    "fastseg.training.run",
+    "fastseg.evaluation.evaluator",
+    "fastseg.deploy.predict_files",
+    "fastseg.deploy.model_card",
+    "fastseg.deploy.export_formats",
+    "tools.make_shards",
+    "loaded",
 )
 SPARE = 6 << 30
 """Bytes of address space that a run may take beside the imports' before its allocations fail."""

@@ -14,7 +14,6 @@ import zygote
 from soak import TIMES
 
 import commands
-from fastseg.errors import run_command
 from fastseg.shards.verify import verify
 from layouts import write_cityscapes
 from tools import make_shards
@@ -34,7 +33,7 @@ def start(source: Path, out: Path, log: Path) -> zygote.Command:
 
 
 def pack() -> None:
-    run_command(make_shards.main)
+    make_shards.main()
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from fastseg.commands.doctor import computing
+from fastseg.doctor import computing
 from fastseg.doctor.rows import Request, Row, ok
 
 

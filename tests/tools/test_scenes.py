@@ -14,9 +14,10 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage, json2l
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastseg.commands import pack
 from fastseg.labels import IGNORE, cityscapes
 from fastseg.shards.manifest import read_manifest
-from tools import make_scenes, make_shards
+from tools import make_scenes
 from tools.scenes import Scene, scene, write_scene
 from tools.scenes.geometry import Camera
 from tools.scenes.plan import HIGHLIGHTS
@@ -199,7 +200,7 @@ def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) 
 def test_packed_scenes_are_not_called_cityscapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_scenes.make(make_scenes.Options(Path("data/streets"), train=1, size="64x32", workers=1))
-    make_shards._pack(make_shards.Options(Path("data/streets"), workers=1))
+    pack._pack(pack.Options(Path("data/streets"), workers=1))
     manifest = read_manifest("shards/procedural-streets")
     assert manifest.name == "procedural streets"
     assert manifest.classes == TABLE.classes

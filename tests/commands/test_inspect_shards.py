@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import commands
-from fastseg.commands import inspect
+from fastseg.commands import inspect_shards
 from fastseg.config import Config, DataConfig
 from fastseg.data.augment import Window
 from fastseg.inspection.measure import Crop
@@ -25,7 +25,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         monkeypatch.setattr(sys, "argv", ["fastseg-inspect", *map(str, arguments)])
         code: object = 0
         try:
-            inspect.main()
+            inspect_shards.main()
         except SystemExit as exit:
             code = exit.code
         return code, *capsys.readouterr()
@@ -71,14 +71,14 @@ def test_a_terminal_shows_a_picture() -> None:
     label[10:] = IGNORE
     window = Window(0, 20, 0, 20, 20, 20, 0, 0, False)
     crop = Crop("a", (20, 20), window, np.full((20, 20, 3), 100, np.uint8), label)
-    text = inspect._preview((crop,), (SegmentationClass("red", (255, 0, 0)),), columns=21)
+    text = inspect_shards._preview((crop,), (SegmentationClass("red", (255, 0, 0)),), columns=21)
     lines = text.plain.splitlines()
     assert lines == ["▀" * 21] * 10
     assert str(text.spans[0].style) == "rgb(193,40,40) on rgb(193,40,40)"
     wide = crop._replace(image=np.zeros((8, 4096, 3), np.uint8), label=np.zeros((8, 4096), np.uint8))
-    assert inspect._preview((wide,), (SegmentationClass("red", (255, 0, 0)),), columns=21).plain.splitlines() == [
-        "▀" * 21
-    ]
+    assert inspect_shards._preview(
+        (wide,), (SegmentationClass("red", (255, 0, 0)),), columns=21
+    ).plain.splitlines() == ["▀" * 21]
     assert str(text.spans[21 * 9].style) == "rgb(100,100,100) on rgb(100,100,100)"
 
 
@@ -95,7 +95,7 @@ def test_the_settings_of_a_run(command, shards: Path, tmp_path: Path) -> None:
 
 
 def test_the_recipe_for_a_set_is_the_one_named_like_it() -> None:
-    assert [inspect._recipe_for(name) for name in ("x/camvid", "shards/demo/", "s3://b/cityscapes", "mine")] == [
+    assert [inspect_shards._recipe_for(name) for name in ("x/camvid", "shards/demo/", "s3://b/cityscapes", "mine")] == [
         "camvid",
         "demo",
         "cityscapes",
