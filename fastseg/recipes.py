@@ -13,7 +13,7 @@ def cityscapes() -> Config:
     Expect: 78.8–79.9 % val mIoU after 215 epochs at a global batch of 8. That is what mmsegmentation publishes for
     DeepLabv3, 769² and 80,000 steps with torchvision's stem (78.80) and with a deeper one (79.89); PaddleSeg has 79.90
     with stronger weights. Not yet measured with fastseg, nor are larger batches, for which the learning rate grows in
-    proportion. Time: 640,000 crops over images/s: 50 minutes on a GPU that made 212, which is a mark, not measured.
+    proportion. Time: 640,000 crops over images/s, 61 minutes at the 174 that bench/roofline.py predicts for an H200.
     Differences, each with its reason, and what to see on the way: docs/cityscapes.md. The greatest: torchvision's
     network, norms and biases not decayed, one epoch of warm-up, averaged weights, no limit on one class's
     share of a crop.
