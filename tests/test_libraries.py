@@ -40,7 +40,7 @@ def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
 COMMANDS = {
     "train": ("fastseg/train.py", *commands.TINY, "--model.weights", "none", "--device", "cpu"),
     "eval": ("fastseg/commands/evaluate.py", "--baseline", "coco", "--device", "cpu"),
-    "inspect": ("fastseg/commands/inspect.py",),
+    "inspect": ("fastseg/commands/inspect_shards.py",),
 }
 
 

@@ -17,7 +17,6 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
-from fastseg.evaluation.cityscapes import check_truth
 from fastseg.files import check_writable, check_writable_file, write_atomic
 from fastseg.labels import cityscapes_ids, class_difference
 from fastseg.model.checkpoint_file import check_checkpoint
@@ -392,6 +391,8 @@ def check_split(options: Options, manifest: Manifest, shards: str) -> None:
 def check_official(options: Options, manifest: Manifest, files: Files) -> None:
     """Refuse ground truth of other frames. Raises :class:`UserError`."""
     if options.official:
+        from fastseg.evaluation.cityscapes import check_truth  # and with it torch
+
         reader = Reader(files)
         keys = [reader.key(place) for place in range(min(len(reader), options.max_images or len(reader)))]
         sizes = {(height, width) for height, width, _ in manifest.split(options.split).sizes}

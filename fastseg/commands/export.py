@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from fastseg.cli_help import parse, shown_as
-from fastseg.deploy.export_formats import check_installed, target
+from fastseg.deploy.export_target import check_installed, target
 from fastseg.errors import UserError, run_command
 from fastseg.files import atomic_path, write_atomic
 from fastseg.model.checkpoint_file import check_checkpoint

@@ -29,6 +29,12 @@ def doctor(*flags: object, columns: int = 80, **environment: str) -> subprocess.
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.fixture(autouse=True)
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check sets it for its process, which here is that of all tests."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
 def only(rows: list[Row]) -> Row:
     (row,) = rows
     return row

@@ -167,7 +167,7 @@ def test_leaves_a_report(run, tmp_path: Path) -> None:
     page = (tmp_path / "report/report.html").read_text()
     assert all(frame.key in page for frame in found.gallery)
     assert "traffic light" in page
-    assert "<h1>ckpt.pt of cityscapes, on val</h1>" in page
+    assert f"<h1>ckpt.pt of {found.config['name']}, on val</h1>" in page
     assert "windows of 40×48" in page
 
 

@@ -17,17 +17,9 @@ import commands
 import layouts
 from checkpoints import ARCH, write_checkpoint
 from fastseg.commands import export
-from fastseg.deploy import export_formats
-from fastseg.deploy.export_formats import (
-    FORMATS,
-    KINDS,
-    Answer,
-    Whole,
-    check_installed,
-    compare,
-    comparison_images,
-    reader_of,
-)
+from fastseg.deploy import export_target
+from fastseg.deploy.export_formats import FORMATS, Answer, Whole, compare, comparison_images, reader_of
+from fastseg.deploy.export_target import KINDS, check_installed
 from fastseg.deploy.model_card import describe, model_card
 from fastseg.deploy.predict_io import read_image
 from fastseg.deploy.predictor import load
@@ -253,7 +245,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FORMATS.keys() == KINDS.keys()
     for name in FORMATS:
         check_installed(name)
-    monkeypatch.setattr(export_formats, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr(export_target, "find_spec", lambda name: None if name == "onnxscript" else object())
     check_installed("safetensors")
     with pytest.raises(UserError, match=r"onnxscript; .*pip install 'fastseg-deeplab\[export\]'"):
         check_installed("onnx")

@@ -94,7 +94,7 @@ def train(step: TrainStep, average: Average, steps: int = 2) -> int:
             numbers = step(image, label, 0.1 / (number + 1))
             average.update(number)
     assert numbers.is_meta
-    assert numbers.shape == (4,)
+    assert numbers.shape == (5,)
     return watched.updates
 
 

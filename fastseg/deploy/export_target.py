@@ -1,0 +1,55 @@
+"""Where an export goes and what it needs: known before torch is imported, which takes seconds."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from fastseg.errors import UserError
+from fastseg.files import check_writable_file
+
+OURS = "library_name: fastseg"
+"""By this line a README.md is known as a card of ours."""
+
+
+CARD = "huggingface_hub"
+"""Writes the model card that lies beside every format."""
+
+
+class Kind(NamedTuple):
+    """What is known of a format by its name."""
+
+    suffix: str
+    needs: tuple[str, ...]
+    """Modules of the ``export`` extra."""
+
+
+KINDS = {
+    "onnx": Kind(".onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "torch-export": Kind(".pt2", ()),
+    "safetensors": Kind(".safetensors", ("safetensors",)),
+}
+
+
+def check_installed(name: str) -> None:
+    """Refuse a format whose libraries are not there. Raises :class:`UserError`."""
+    if missing := [module for module in (*KINDS[name].needs, CARD) if find_spec(module) is None]:
+        raise UserError(
+            f"--to {name} needs {' and '.join(missing)}; install what is missing with: "
+            "pip install 'fastseg-deeplab[export]'"
+        )
+
+
+def target(checkpoint: Path, to: str, out: Path | None, overwrite: bool) -> Path:
+    """The file to write. Raises :class:`UserError` where it or its card cannot be written or must not be replaced."""
+    suffix = KINDS[to].suffix
+    path = out or checkpoint.with_name(f"{checkpoint.stem}-{to}") / f"{checkpoint.stem}{suffix}"
+    if path.suffix != suffix:
+        raise UserError(f"--out is {path}; a file of {to} ends in {suffix}")
+    check_writable_file(path, "--out")
+    card = path.with_name("README.md")
+    for file in (path, card):
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} exists; --overwrite replaces it, --out FILE writes elsewhere")
+    if card.exists() and OURS not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{card} is no model card of fastseg's and stays; give --out a file in another folder")
+    return path
