@@ -16,7 +16,7 @@ ORDER = (
 """A folder imports from those before it; the first holds the modules of the package itself."""
 STRANGERS = (("data", "model"), ("inspection", "training"), ("training", "deploy"))
 """Folders that know nothing of each other, although the order would allow it."""
-HEAVY = ("torch", "nvidia", "webdataset")
+HEAVY = {"torch", "torchvision", "nvidia", "webdataset"}
 LIGHT = ("packing.sources", "shards.images", "packing.records", "parallel", "labels", "errors")
 """What a packing worker imports: starting one must not take seconds."""
 
@@ -111,19 +111,30 @@ def test_only_the_named_files_know_cityscapes() -> None:
             assert module in allowed, module
 
 
+def imported_by(module: str) -> set[str]:
+    """What comes with ``import fastseg.MODULE``: modules of others, by way of all of ours that are imported at once."""
+    found: set[str] = set()
+    waiting, seen = [module], {module}
+    while waiting:
+        for name in imported_at_once(MODULES[waiting.pop()]):
+            mine = name.removeprefix("fastseg.")
+            if not name.startswith("fastseg."):
+                found.add(name.split(".")[0])
+            elif mine in MODULES and mine not in seen:
+                seen.add(mine)
+                waiting.append(mine)
+    return found
+
+
 @pytest.mark.parametrize("module", LIGHT)
 def test_packing_workers_start_quickly(module: str) -> None:
-    seen: set[str] = set()
+    assert not imported_by(module) & HEAVY
 
-    def visit(name: str) -> None:
-        if name not in seen:
-            seen.add(name)
-            heavy = [i for i in imported_at_once(MODULES[name]) if i.split(".")[0] in HEAVY]
-            assert not heavy, f"{name} imports {heavy}"
-            for imported in ours(MODULES[name]):
-                visit(imported)
 
-    visit(module)
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("commands.")))
+def test_commands_answer_before_torch_is_imported(module: str) -> None:
+    """torch and DALI take seconds, and where they are broken the command says so in a sentence."""
+    assert not imported_by(module) & (HEAVY - {"webdataset"})
 
 
 def test_the_rules_can_fail(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
     from fastseg.data.decoder_probe import choose_decoder_for_ranks
     from fastseg.data.loader import EvalLoader, open_files
     from fastseg.parallel import cpu_threads
-    from fastseg.shards.verify import verify_shards
+    from fastseg.shards.verify_ranks import verify_shards
 
     choice = choose_decoder_for_ranks(options.decoder, shards, options.split, manifest, ranks)
     if choice.warning and ranks.first:

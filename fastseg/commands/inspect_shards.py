@@ -14,7 +14,7 @@ from fastseg.cli_help import parse
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
-from fastseg.inspection.page import check_replaceable
+from fastseg.inspection.output import check_replaceable
 from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
 from fastseg.recipes import RECIPES

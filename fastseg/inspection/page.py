@@ -10,30 +10,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw
 
-from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.inspection.measure import Crop, Inspection, percent
+from fastseg.inspection.output import PAGE, SHEET
 from fastseg.labels import SegmentationClass
 from fastseg.report.pictures import GAP, INK, PAPER, Font, blend, colorize, names_in, open_font, shortened
 from fastseg.shards.manifest import Split
-
-SHEET, PAGE = "contact_sheet.png", "index.html"
-MARK = "– fastseg-inspect</title>"
-"""In every page of ours."""
-
-
-def check_replaceable(folder: Path, overwrite: bool) -> None:
-    """Refuse to replace files that are not an earlier inspection's, unless ``overwrite``. Raises :class:`UserError`."""
-    found = [name for name in (PAGE, SHEET) if (folder / name).exists()]
-    if found and not overwrite and not _is_inspection(folder / PAGE):
-        raise UserError(
-            f"{folder / found[0]} exists, and no inspection wrote it; name another --out or add --overwrite"
-        )
-
-
-def _is_inspection(page: Path) -> bool:
-    return page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")
-
 
 COLUMNS = 6
 TILE = 256

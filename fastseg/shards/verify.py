@@ -3,12 +3,11 @@
 import hashlib
 import json
 import os
-import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from fastseg.distributed.ranks import Ranks, barrier, gather_states
-from fastseg.errors import USER_ERROR, UserError, shown
+from fastseg.errors import UserError, shown
 from fastseg.files import sha256
 from fastseg.labels import IGNORE
-from fastseg.parallel import cpu_threads, ordered_map, worker_count
-from fastseg.progress import show_progress
+from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.images import is_baseline_jpeg, read_labels, read_rgb
 from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
 from fastseg.shards.tar import Component, IndexEntry, call, changed, index_bytes, index_text, read_index
@@ -342,32 +339,3 @@ def _check_size(folder: Path, shard: Shard) -> None:
     if (size := tar.stat().st_size) != shard.bytes:
         cut = first_cut(folder, shard)
         raise UserError(f"{tar} has {size} bytes, the manifest says {shard.bytes}{cut}; copy or pack the set again")
-
-
-def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks: Ranks) -> None:
-    """Compare every tar and index of ``splits`` with the SHA-256 of the manifest; a machine's ranks share the work.
-
-    Where one differs every rank ends, the first with a :class:`UserError` that names shard, record and byte. The ranks
-    meet after every few shards, so that none waits for another longer than these take.
-    """
-    work = [shard for name in dict.fromkeys(splits) for shard in manifest.split(name).shards]
-    mine = work[ranks.local_rank :: ranks.local_world]
-    threads, damages = cpu_threads(ranks.local_world), list[str]()
-    # Machines may differ in their ranks and cores, but not in how often they meet.
-    rounds = max(state["rounds"] for state in gather_states({"rounds": -(-len(mine) // threads)}))
-    progress = show_progress(f"verifying {shards}", "shards") if ranks.first else nullcontext()
-    with progress as show:
-        if show:
-            show(0, len(mine))
-        for start in range(0, rounds * threads, threads):
-            damages += check_files(shards, mine[start : start + threads], threads)
-            barrier()
-            if show:
-                show(min(start + threads, len(mine)), len(mine))
-    found = list(dict.fromkeys(damage for state in gather_states({"found": damages}) for damage in state["found"]))
-    if not found:
-        return
-    if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank says it for all
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")

@@ -27,7 +27,7 @@ from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
-from fastseg.shards.verify import verify_shards
+from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.compiled import check_compiler
 from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache

@@ -1,0 +1,22 @@
+"""The files that an inspection leaves, and whether those that are there may be replaced: known without torch."""
+
+from pathlib import Path
+
+from fastseg.errors import UserError
+
+SHEET, PAGE = "contact_sheet.png", "index.html"
+MARK = "– fastseg-inspect</title>"
+"""In every page of ours."""
+
+
+def check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuse to replace files that are not an earlier inspection's, unless ``overwrite``. Raises :class:`UserError`."""
+    found = [name for name in (PAGE, SHEET) if (folder / name).exists()]
+    if found and not overwrite and not _is_inspection(folder / PAGE):
+        raise UserError(
+            f"{folder / found[0]} exists, and no inspection wrote it; name another --out or add --overwrite"
+        )
+
+
+def _is_inspection(page: Path) -> bool:
+    return page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")
