@@ -166,7 +166,7 @@ class Log:
         return [Verdict(test, "not run", reason=why) for test in collected if test not in known]
 
     def _frame(self) -> str:
-        """Where Python was, by faulthandler; the whole stack goes to stderr."""
+        """Return where Python was, by faulthandler; the whole stack goes to stderr."""
         stack = Path(f"{self.path}.stack")
         text = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
         print(text, file=sys.stderr, flush=True)
@@ -177,7 +177,7 @@ class Log:
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended: SIGSEGV, or exit code 3."""
+    """Say how a process ended: SIGSEGV, or exit code 3."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 

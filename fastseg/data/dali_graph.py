@@ -176,7 +176,7 @@ def pad(window: Any, crops: Any, crop: tuple[int, int], fill: tuple[int, ...]) -
 
 
 def _decoder(device: str, codec: str) -> dict[str, Any]:
-    """Where an image is decoded. Only JPEG by the GPU: a PNG under "mixed" falls back to the CPU without a word."""
+    """Choose where an image is decoded. By the GPU only JPEG: a PNG under "mixed" silently falls back to the CPU."""
     if device == "cpu" or codec != "jpg":
         return {"device": "cpu"}
     # Halved chroma is interpolated as the CPU's decoder does it, so that both see the same pixels.

@@ -24,7 +24,7 @@ import torch
 
 from fastseg.data.augment import Augmentation
 from fastseg.data.decoding import dali_reason
-from fastseg.data.loader import Batch, EvalLoader, TrainLoader, Where, open_files
+from fastseg.data.loader import Batch, EvalLoader, Processor, TrainLoader, open_files
 from fastseg.distributed.ranks import Ranks, gather_states
 from fastseg.errors import UserError
 from fastseg.parallel import usable_cores
@@ -68,7 +68,7 @@ class ProbeResult:
 class DecoderChoice(NamedTuple):
     """Who decodes JPEGs."""
 
-    decoder: Where
+    decoder: Processor
     description: str
     """For logs and reports."""
     warning: str = ""

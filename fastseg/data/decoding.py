@@ -55,9 +55,11 @@ class Decoder(Generic[Fed]):
                     raise UserError(f"{fault}; pack the set again") from None
             if not records or "CUDA" in str(error):  # no record is to blame for that
                 raise
+            on_gpu = self._pipeline.device_id is not None
+            cure = "use the CPU's decoder (--data.decoder cpu), or pack" if on_gpu else "pack"
             raise UserError(
                 f"DALI does not decode one of the records {self._names(list(records))}, which Pillow does "
-                f"({dali_reason(error)}); leave the GPU's decoder alone with --data.decoder cpu, or pack the set again"
+                f"({dali_reason(error)}); {cure} the set again, the images as PNGs (--image png)"
             ) from error
 
     def _names(self, records: list[int]) -> str:

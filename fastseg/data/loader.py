@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     one."""
 
 
-Where = Literal["gpu", "cpu"]
+Processor = Literal["gpu", "cpu"]
 """Which processor decodes JPEGs, on a machine with a GPU."""
 
 
@@ -61,7 +61,7 @@ class TrainLoader:
         threads: int,
         prefetch: int,
         seed: int,
-        decoder: Where = "gpu",
+        decoder: Processor = "gpu",
         arena: torch.Tensor | None = None,
         rank_local: bool = False,
         state: dict[str, Any] | None = None,
@@ -108,7 +108,7 @@ class TrainLoader:
         return sorted(self._reader.bad)
 
     def state(self) -> dict[str, Any]:
-        """Where the loader is after the last batch handed out."""
+        """Return where the loader is after the last batch handed out."""
         return {"epoch": self._epoch, "step": self._step, "rank_local": self.rank_local}
 
 
@@ -201,7 +201,7 @@ class EvalLoader:
         batch: int,
         device: torch.device,
         threads: int,
-        decoder: Where = "gpu",
+        decoder: Processor = "gpu",
         most: int | None = None,
     ) -> None:
         """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says.

@@ -13,7 +13,7 @@ import torch
 from fastseg.config import Config
 from fastseg.data.augment import augmentation_of
 from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
-from fastseg.data.loader import EvalLoader, TrainLoader, Where, open_files
+from fastseg.data.loader import EvalLoader, Processor, TrainLoader, open_files
 from fastseg.data.sampler import epoch_steps
 from fastseg.device import environment, too_little
 from fastseg.distributed.ranks import Ranks, barrier, gather_states
@@ -88,7 +88,7 @@ def build_loaders(
     state: dict[str, Any] | None,
     held: FrameCachePlan = STREAMED,
     mean: Rgb | None = None,
-    decoder: Where = "gpu",
+    decoder: Processor = "gpu",
 ) -> tuple[TrainLoader, EvalLoader]:
     """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch.
 
@@ -256,7 +256,7 @@ def resume(
     state: RunState,
     saved: dict[str, Any] | None,
     held: FrameCachePlan = STREAMED,
-    decoder: Where = "gpu",
+    decoder: Processor = "gpu",
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
 
