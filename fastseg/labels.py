@@ -89,15 +89,20 @@ def read_classes(path: Path) -> LabelTable:
     with the field and the value for anything else.
     """
     try:
-        document = json.loads(read_bytes(path, MAX_FILE).decode())
+        text = read_bytes(path, MAX_FILE)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; --classes takes a classes.json") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable JSON file: {error}") from None
-    return _parse_classes(document, str(path))
+    return parse_classes(text, str(path))
 
 
-def _parse_classes(document: Any, where: str) -> LabelTable:
+def parse_classes(text: bytes, where: str) -> LabelTable:
+    """Parse the text of a ``classes.json``; ``where`` starts the complaint. Raises as :func:`read_classes`."""
+    try:
+        document = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not a readable JSON file: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
         raise UserError(f'{where} needs an object with a list "classes"')
     entries, ignored = document["classes"], document.get("ignore", [])

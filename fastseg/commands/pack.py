@@ -97,6 +97,7 @@ def _check(options: Options) -> None:
 def _pack(options: Options) -> None:
     number = parse_part(options.part) if options.part else None
     source = open_source(options.source, options.classes, options.splits)
+    print(f"recognized {source.summary()}")
     out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
     start, counts = time.monotonic(), list[int]()
     with show_progress(f"packing into {out}", "frames") as show:

@@ -11,7 +11,8 @@ import numpy as np
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import IGNORE
-from fastseg.packing.sources import CLASSES, Member, find_masks
+from fastseg.packing.sources import CLASSES, find_masks
+from fastseg.packing.sources.tree import Member
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.images import read_labels, read_palette
 
@@ -53,12 +54,14 @@ class Guess:
 
 
 def write_guess(root: Path, workers: int | None = None, progress: Progress | None = None) -> tuple[Guess, Path]:
-    """Read all masks of ``root/{train,val,test}/masks`` and write ``root/classes.json``; what was found, and its path.
+    """Read all masks of the data set in ``root`` and write ``root/classes.json``; return the guess and that path.
 
     Raises :class:`UserError` where that file exists, and for masks that are damaged, colored, above 255 or of several
     palettes.
     """
     path = root / CLASSES
+    if root.is_file():
+        raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; unpack it and name the folder")
     if path.exists():
         raise UserError(f"{path} is there already; remove it to have it guessed anew")
     guess = guess_classes(find_masks(root), workers, progress)

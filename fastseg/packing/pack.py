@@ -13,7 +13,8 @@ from fastseg.errors import UserError
 from fastseg.labels import LabelTable
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.records import Codec, Record, Statistics, encode
-from fastseg.packing.sources import Sample, Source
+from fastseg.packing.sources import DataSet
+from fastseg.packing.sources.samples import Sample
 from fastseg.packing.workspace import Part, Workspace, finished, open_workspace, summarize
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.manifest import VERSION, Manifest
@@ -70,7 +71,7 @@ class PackOptions:
 
 
 def pack(
-    source: Source,
+    source: DataSet,
     out: Path,
     options: PackOptions | None = None,
     workers: int | None = None,
@@ -98,7 +99,7 @@ def pack(
 
 
 def pack_part(
-    source: Source,
+    source: DataSet,
     out: Path,
     number: PartNumber,
     options: PackOptions | None = None,
@@ -132,7 +133,7 @@ def _described(options: PackOptions) -> dict[str, Any]:
     return {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
 
 
-def _digest(source: Source, options: PackOptions) -> str:
+def _digest(source: DataSet, options: PackOptions) -> str:
     """Names a request: the same samples, by name, size and time or check sum, the same labels and options."""
     samples = [
         [

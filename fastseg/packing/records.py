@@ -8,13 +8,12 @@ from PIL import Image, ImageChops
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, LabelTable
-from fastseg.packing.sources import Sample
+from fastseg.packing.sources.samples import Sample
 from fastseg.shards.images import (
     encode_jpeg,
     encode_png,
     encode_tiff,
     is_baseline_jpeg,
-    read_labels,
     read_rgb,
     stored_size,
 )
@@ -104,7 +103,7 @@ def _read_mask(
     """The mask as train ids (mode ``L``) and its pixels of each class; ``stored``: the image's size before it was
     turned upright."""
     assert sample.mask is not None
-    labels = read_labels(sample.mask.read(), str(sample.mask))
+    labels = sample.mask.read_labels()
     if labels.size != size:
         cure = "they must be equal"
         if labels.size == stored:  # Not guessed: a set that needs it has masks turned by 180° as well, which none sees.

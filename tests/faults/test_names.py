@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_fuzz import fuzz, survives
 
 import layouts
-from fastseg.packing.sources import Source, open_source
+from fastseg.packing.sources import DataSet, open_source
 from fastseg.shards.tar import SPLITS
 
 Tally = Callable[[str, int, int], None]
@@ -29,7 +29,7 @@ NAMES = st.lists(PLAIN | ODD, min_size=1, max_size=4)
 def well_named(place: Path) -> bool:
     """Whether the set was taken; its keys are checked."""
     source = survives(lambda: open_source(place))
-    if not isinstance(source, Source):
+    if not isinstance(source, DataSet):
         return False
     keys = [(sample.split, sample.key) for sample in source.samples]
     assert len(set(keys)) == len(keys)

@@ -19,7 +19,7 @@ from commands import ROOT, environment
 from fastseg.errors import UserError
 from fastseg.packing.pack import PackOptions, pack, pack_part
 from fastseg.packing.parts import PartNumber, merge, parse_part
-from fastseg.packing.sources import Source, open_source
+from fastseg.packing.sources import DataSet, open_source
 from layouts import write_cityscapes, zip_cityscapes
 
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
@@ -35,19 +35,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(folder: Path) -> Source:
+def source(folder: Path) -> DataSet:
     return open_source(folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(source: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "undisturbed"
     pack(source, out, SMALL, workers=1)
     return out
 
 
 @pytest.fixture
-def packed(source: Source, tmp_path: Path) -> Path:
+def packed(source: DataSet, tmp_path: Path) -> Path:
     """A folder with three finished parts."""
     for number in PARTS:
         assert pack_part(source, tmp_path / "set", number, SMALL, workers=1) is None
@@ -125,7 +125,7 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors.split("\r")[-1])
 
 
-def test_merged_parts_are_the_set_of_one_machine(packed: Path, undisturbed: Path, source: Source) -> None:
+def test_merged_parts_are_the_set_of_one_machine(packed: Path, undisturbed: Path, source: DataSet) -> None:
     merge(packed)
     assert contents(packed) == contents(undisturbed)
     assert [path for path in packed.iterdir() if path.is_dir()] == []
@@ -134,7 +134,7 @@ def test_merged_parts_are_the_set_of_one_machine(packed: Path, undisturbed: Path
     assert pack(source, packed, SMALL, workers=1) == manifest
 
 
-def test_what_cannot_be_merged(packed: Path, source: Source, tmp_path: Path) -> None:
+def test_what_cannot_be_merged(packed: Path, source: DataSet, tmp_path: Path) -> None:
     def refused(sentence: str) -> None:
         with pytest.raises(UserError, match=sentence):
             merge(packed)
@@ -164,7 +164,7 @@ def test_what_cannot_be_merged(packed: Path, source: Source, tmp_path: Path) -> 
     merge(packed)
 
 
-def test_a_set_of_another_request_is_left_alone(packed: Path, source: Source, undisturbed: Path) -> None:
+def test_a_set_of_another_request_is_left_alone(packed: Path, source: DataSet, undisturbed: Path) -> None:
     pack(source, packed, replace(SMALL, seed=1), workers=1)
     before = contents(packed)
     with pytest.raises(UserError, match="holds a set packed from other inputs or with other options"):
@@ -183,7 +183,7 @@ def test_a_part_is_one_of_several(text: str) -> None:
     assert parse_part("2/3") == PartNumber(1, 3)
 
 
-def test_no_more_parts_than_shards(source: Source, tmp_path: Path) -> None:
+def test_no_more_parts_than_shards(source: DataSet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--part is 1/7, but there are only 6 shards"):
         pack_part(source, tmp_path, PartNumber(0, 7), SMALL, workers=1)
     with pytest.raises(UserError, match="holds no parts of a set; pack them with --part 1/N"):

@@ -68,7 +68,7 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
         ("palettes", (a, b), r"the value 1 has the color \(200, 0, 0\) in the palette of \S+0\.png and \(0, 200, 0\)"),
         ("colors", (mask(0).convert("RGB"),), r"mode RGB; it must have one 8-bit label .*docs/data\.md"),
         ("deep", (deep,), "such as 26001"),
-        ("nothing", (), "holds no masks"),
+        ("nothing", (), "does not exist; name the folder"),
     ):
         with pytest.raises(UserError, match=says):
             write_guess(masks(tmp_path / name, *pictures), workers=1)

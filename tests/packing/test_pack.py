@@ -17,7 +17,7 @@ from fastseg.files import sha256
 from fastseg.labels import cityscapes
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
-from fastseg.packing.sources import Source, open_source
+from fastseg.packing.sources import DataSet, open_source
 from fastseg.shards.manifest import VERSION, read_manifest
 from fastseg.shards.tar import read_index
 from layouts import write_cityscapes, write_folder_dataset, zip_cityscapes
@@ -167,14 +167,14 @@ def test_a_finished_set_is_left_alone(folder: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
 
 
-def _other_requests(source: Source) -> Iterator[tuple[Source, PackOptions]]:
+def _other_requests(source: DataSet) -> Iterator[tuple[DataSet, PackOptions]]:
     yield source, replace(SMALL, seed=1)
     yield source, replace(SMALL, codec=Codec(quality=90))
-    yield Source(source.table, source.samples[1:]), SMALL
+    yield DataSet(source.table, source.samples[1:]), SMALL
     first = source.samples[0]
     touched = replace(first, image=replace(first.image, stamp=first.image.stamp + 1))
-    yield Source(source.table, (touched, *source.samples[1:])), SMALL
-    yield Source(replace(source.table, train_ids=source.table.train_ids | {0: 1}), source.samples), SMALL
+    yield DataSet(source.table, (touched, *source.samples[1:])), SMALL
+    yield DataSet(replace(source.table, train_ids=source.table.train_ids | {0: 1}), source.samples), SMALL
 
 
 def test_a_finished_other_set_is_refused_unless_overwritten(folder: Path, tmp_path: Path) -> None:

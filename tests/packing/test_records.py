@@ -13,7 +13,8 @@ from PIL import Image
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, cityscapes
 from fastseg.packing.records import Codec, Record, encode
-from fastseg.packing.sources import Sample, open_source
+from fastseg.packing.sources import open_source
+from fastseg.packing.sources.samples import Sample
 from layouts import noise, write_cityscapes, write_folder_dataset
 
 

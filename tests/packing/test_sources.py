@@ -1,14 +1,58 @@
 """Sources: what is found in each layout, and every refusal by its sentence."""
 
+import gzip
 import pickle
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.packing.sources import Member, open_source
+from fastseg.packing.sources import SOURCES, Source, open_source
+from fastseg.packing.sources.samples import Sample
+from fastseg.packing.sources.tree import Member, Tree
 from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "Cityscapes": write_cityscapes,
+    "{train,val}/{images,masks}": write_folder_dataset,
+}
+"""For every source its tiny set."""
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_a_source_recognizes_its_own_set_and_no_other(source: Source, tmp_path: Path) -> None:
+    """In a folder, a zip and a tar; the samples are the same."""
+    assert [entry.name for entry in SOURCES] == list(WRITERS)
+    for name, write in WRITERS.items():
+        folder = write(tmp_path / "".join(filter(str.isalnum, name)))
+        for path in (folder, write_zip(folder), write_tar(folder)):
+            assert source.recognize(Tree(path, source.archives)) == (name == source.name)
+            if name == source.name:
+                found, expected = open_source(path), open_source(folder)
+                assert (found.layout, found.table) == (name, expected.table)
+                assert found.summary().startswith(", ".join([name, *filter(None, [path.suffix[1:]])]) + ": 4 train, ")
+                assert [contents(sample) for sample in found.samples] == [contents(s) for s in expected.samples]
+
+
+def contents(sample: Sample) -> tuple[object, ...]:
+    assert sample.mask
+    return sample.key, sample.split, sample.image.read(), sample.mask.read_labels().tobytes()
+
+
+def write_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    return folder.with_suffix(".zip")
+
+
+def write_tar(folder: Path) -> Path:
+    with tarfile.open(folder.with_suffix(".tar"), "w") as archive:
+        archive.add(folder, ".")
+    return folder.with_suffix(".tar")
 
 
 def test_zips_and_folders_hold_the_same_samples(tmp_path: Path) -> None:
@@ -153,12 +197,12 @@ def test_a_source_that_is_none_is_told_what_it_holds(tmp_path: Path) -> None:
     for place, sentence in (
         (
             mix,
-            r"mix holds a\.jpg, b\.jpg, c\.png, d\.png and 1 more, but no .* and no Cityscapes; put .*docs/data\.md",
+            r"mix holds a\.jpg, b\.jpg, c\.png, d\.png and 1 more, but none of Cityscapes, .*; put .*docs/data\.md",
         ),
         (packed, r"packed is a packed set already; train on it with --shards \S+packed"),
         (empty, r"empty is empty; put images into \S+empty/train/images"),
-        (mix / "e.txt", r"e\.txt is a file; name the folder"),
-        (archive, r"mine\.zip is a file; unpack it and name the folder"),
+        (mix / "e.txt", r"e\.txt is neither a folder nor a \.zip or \.tar; name the folder"),
+        (archive, r"mine\.zip holds none of Cityscapes, .*; name the folder"),
     ):
         with pytest.raises(UserError, match=sentence) as refused:
             open_source(place)
@@ -229,6 +273,42 @@ def test_a_damaged_zip_member_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"trainvaltest\.zip:leftImg8bit/train/aachen/aachen_000000\S+ cannot be read"):
         member.read()
+
+
+def test_tars_that_would_do_harm_are_refused(tmp_path: Path) -> None:
+    path = write_tar(write_folder_dataset(tmp_path / "own"))
+    whole = path.read_bytes()
+    for name, kind, says in (
+        ("../up.png", tarfile.REGTYPE, "has a member that points elsewhere"),
+        ("link.png", tarfile.SYMTYPE, r"has a symbolic link as a member, 'link\.png'"),
+        ("twin.png", tarfile.LNKTYPE, "has a symbolic link as a member"),
+        ("pipe.png", tarfile.FIFOTYPE, "has a device or pipe as a member"),
+    ):
+        entry = tarfile.TarInfo(name)
+        entry.type = kind
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(entry)
+        with pytest.raises(UserError, match=says):
+            open_source(path)
+    for damaged in (whole[:700], gzip.compress(whole), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"own\.tar is not a readable tar \(.+\); download it again"):
+            open_source(path)
+    path.write_bytes(whole)
+    member = open_source(path).samples[0].image
+    path.write_bytes(whole[: member.offset])
+    with pytest.raises(UserError, match=rf"own\.tar:{member.name} cannot be read \(the tar ends early\); get the file"):
+        member.read()
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    real = write_folder_dataset(tmp_path / "real")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("train", "classes.json"):
+        (linked / name).symlink_to(real / name)
+    (real / "train" / "images" / "again").symlink_to(real / "train")  # for ever
+    assert [contents(s) for s in open_source(linked).samples] == [contents(s) for s in open_source(real).samples][:4]
 
 
 def test_files_that_vanish_or_are_huge_are_named(tmp_path: Path) -> None:

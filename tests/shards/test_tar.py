@@ -15,7 +15,8 @@ from nvidia.dali import pipeline_def
 from fastseg.errors import UserError
 from fastseg.files import sha256
 from fastseg.packing.pack import plan
-from fastseg.packing.sources import Member, Sample
+from fastseg.packing.sources.samples import Sample
+from fastseg.packing.sources.tree import Member
 from fastseg.shards.tar import index_text, read_index, write_shard
 
 RECORDS = [

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastseg.files import write_atomic
-from fastseg.packing.sources import NAME_FILE
+from fastseg.packing.sources.cityscapes import NAME_FILE
 from tools.scenes.layout import lay_out
 from tools.scenes.paint import paint
 from tools.scenes.plan import HIGHLIGHTS

@@ -19,7 +19,7 @@ from bench.suite.request import Request
 from bench.suite.rows import Row
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
-from fastseg.packing.sources import Source, open_source
+from fastseg.packing.sources import DataSet, open_source
 from fastseg.parallel import ordered_map
 from fastseg.shards.images import encode_jpeg
 from fastseg.shards.tar import SPLITS
@@ -40,7 +40,7 @@ def contestants(request: Request) -> list[Contestant]:
     ]
 
 
-def at_least(tasks: int, source: Path) -> Source:
+def at_least(tasks: int, source: Path) -> DataSet:
     """The source's samples, again and again under other keys until there are ``tasks`` of them."""
     found = open_source(source)
     repeated = islice(cycle(found.samples), max(tasks, len(found.samples)))

@@ -1,0 +1,48 @@
+"""Cityscapes, as its two zips or extracted, and other sets that are laid out like it."""
+
+from dataclasses import replace
+
+from fastseg.errors import UserError
+from fastseg.labels import MAX_NAME, LabelTable, cityscapes, parse_name
+from fastseg.packing.sources.tree import Found, Tree
+
+PACKAGES = ("leftImg8bit", "gtFine")
+NAME_FILE = "leftImg8bit/name.txt"
+"""What a set in Cityscapes' layout is called whose pictures are others; it lies beside them, and goes with them."""
+DOWNLOAD = (
+    "download it with: csDownload -d data leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip "
+    "(a free account of cityscapes-dataset.com is needed; leave the zips as they are)"
+)
+
+
+class Cityscapes:
+    """The source: images in ``leftImg8bit``, masks in ``gtFine``, each a folder or its official zip."""
+
+    name = "Cityscapes"
+    archives = tuple(f"{package}_trainvaltest.zip" for package in PACKAGES)
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether there is one of the two."""
+        return any(tree.has(package) for package in PACKAGES)
+
+    def find(self, tree: Tree) -> tuple[list[Found], list[Found]]:
+        """Return images and masks; raise :class:`UserError` where one of the two packages is missing."""
+        if missing := [package for package in PACKAGES if not tree.has(package)]:
+            here = f"neither the folder nor {missing[0]}_trainvaltest.zip"
+            raise UserError(f"{tree.root} has no {missing[0]} ({here}); {DOWNLOAD}")
+        images = tree.find("leftImg8bit/{split}/*/{stem}_leftImg8bit.png")
+        masks = tree.find("gtFine/{split}/*/{stem}_gtFine_labelIds.png")
+        # The masks of Cityscapes' test split are placeholders: its labels are not published.
+        return images, [mask for mask in masks if mask.split != "test"]
+
+    def classes(self, tree: Tree) -> LabelTable:
+        """Return Cityscapes' classes, under the name of the set if it has one of its own."""
+        path = tree.root / NAME_FILE
+        if not path.is_file():
+            return cityscapes()
+        try:
+            with path.open(encoding="utf-8") as file:
+                return replace(cityscapes(), name=parse_name(file.readline(MAX_NAME + 2).strip(), str(path)))
+        except (OSError, UnicodeDecodeError) as error:
+            cure = "write the name of the set into it, or remove it"
+            raise UserError(f"{path} cannot be read ({error}); {cure}") from None
