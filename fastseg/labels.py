@@ -1,16 +1,13 @@
 """Classes: their names, colors and train ids, and the table from a mask's pixel values to train ids."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 
 from fastseg.errors import UserError, shown
-from fastseg.storage import read_bytes
 
 IGNORE = 255
 """The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""
@@ -21,8 +18,8 @@ MAX_CLASSES = 255
 MAX_NAME = 100
 """Characters of a name in a file."""
 
-MAX_FILE = 1 << 20
-"""Bytes of a classes.json; 255 classes take 20 kB."""
+Color = tuple[int, int, int]
+"""RGB, 0–255."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +27,28 @@ class SegmentationClass:
     """One class; its train id is its place in the list of classes."""
 
     name: str
-    color: tuple[int, int, int]
-    """RGB, 0–255, for overlays."""
+    color: Color
+    """For overlays."""
     category: str = ""
     """The group it is also scored in ("vehicle", …); empty for none."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a data set's masks mean: pixel value → train id."""
+    """What a data set's masks mean: pixel value or color → train id (0…C-1, or :data:`IGNORE`)."""
 
     name: str
     classes: tuple[SegmentationClass, ...]
     train_ids: dict[int, int]
-    """Pixel value (0–255) → train id (0…C-1, or :data:`IGNORE`); values not in it are mistakes."""
+    """Pixel value (0–255) → train id; empty where masks are read by their colors alone."""
+    colors: dict[Color, int] = field(default_factory=dict)
+    """Color of a mask → train id. Beside values: what a palette is compared with, and RGB masks are read by."""
+    others: int | None = None
+    """Train id of the values and colors that neither names; None: they are mistakes."""
 
     def lookup(self) -> np.ndarray:
         """Train id of every pixel value: uint8, shape (256,); :data:`IGNORE` for unknown values too."""
-        table = np.full(256, IGNORE, np.uint8)
+        table = np.full(256, IGNORE if self.others is None else self.others, np.uint8)
         for value, train_id in self.train_ids.items():
             table[value] = train_id
         return table
@@ -82,59 +83,22 @@ def cityscapes_ids(classes: Sequence[SegmentationClass]) -> tuple[int, ...] | No
     return tuple(ids[i] for i in range(len(classes)))
 
 
-def read_classes(path: Path) -> LabelTable:
-    """Read a ``classes.json``: ``{"name", "classes": [{"value", "name", "color"}], "ignore": [values]}``.
-
-    Train ids follow the order of the list; a class may also name its ``category``. Raises :class:`UserError`
-    with the field and the value for anything else.
-    """
-    try:
-        text = read_bytes(path, MAX_FILE)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; --classes takes a classes.json") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable JSON file: {error}") from None
-    return parse_classes(text, str(path))
-
-
-def parse_classes(text: bytes, where: str) -> LabelTable:
-    """Parse the text of a ``classes.json``; ``where`` starts the complaint. Raises as :func:`read_classes`."""
-    try:
-        document = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not a readable JSON file: {error}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
-        raise UserError(f'{where} needs an object with a list "classes"')
-    entries, ignored = document["classes"], document.get("ignore", [])
-    if not 1 <= len(entries) <= MAX_CLASSES:
-        raise UserError(f"{where} has {len(entries)} classes; a mask holds 1 to {MAX_CLASSES}")
-    if not isinstance(ignored, list):
-        raise UserError(f'{where}: "ignore" is {shown(ignored)}; it must be a list of pixel values')
-    classes = tuple(parse_class(entry, f"{where}, class {i}") for i, entry in enumerate(entries))
-    names = [c.name for c in classes]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{where} names {repeated[0]!r} twice; every class needs a name of its own")
-    train_ids: dict[int, int] = {}
-    pairs = [(entry.get("value"), i) for i, entry in enumerate(entries)] + [(v, IGNORE) for v in ignored]
-    for value, train_id in pairs:
-        if not _is_byte(value):
-            raise UserError(f"{where}: pixel value {shown(value)} is not a whole number from 0 to 255")
-        if value in train_ids:
-            raise UserError(f"{where} gives pixel value {value} twice")
-        train_ids[value] = train_id
-    return LabelTable(parse_name(document.get("name") or "custom", where), classes, train_ids)
-
-
 def parse_class(entry: Any, where: str) -> SegmentationClass:
     """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the complaint."""
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {shown(entry)}; it must be an object with name and color")
-    name, color, category = parse_name(entry.get("name"), where), entry.get("color"), entry.get("category", "")
-    if not isinstance(color, list) or len(color) != 3 or not all(_is_byte(c) for c in color):
-        raise UserError(f"{where} ({name}) has the color {shown(color)}; it must be three numbers from 0 to 255")
+    name, category = parse_name(entry.get("name"), where), entry.get("category", "")
+    color = parse_color(entry.get("color"), f"{where} ({name})")
     if category != "":
         parse_name(category, f"{where} ({name})", "category")
-    return SegmentationClass(name, (color[0], color[1], color[2]), category)
+    return SegmentationClass(name, color, category)
+
+
+def parse_color(value: Any, where: str) -> Color:
+    """Check that a value from a file is a color; ``where`` starts the complaint."""
+    if not is_color(value):
+        raise UserError(f"{where} has the color {shown(value)}; it must be three numbers from 0 to 255")
+    return value[0], value[1], value[2]
 
 
 def parse_name(value: Any, where: str, what: str = "name") -> str:
@@ -144,5 +108,11 @@ def parse_name(value: Any, where: str, what: str = "name") -> str:
     return value
 
 
-def _is_byte(value: Any) -> bool:
+def is_byte(value: Any) -> bool:
+    """Whether it is a whole number from 0 to 255."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def is_color(value: Any) -> bool:
+    """Whether it is a list of three bytes."""
+    return isinstance(value, list) and len(value) == 3 and all(is_byte(channel) for channel in value)

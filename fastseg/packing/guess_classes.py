@@ -1,35 +1,72 @@
-"""A table of classes guessed from the masks themselves, for a person to write the names in."""
+"""A classes.json guessed from the masks themselves, for a person to write the names in."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.labels import IGNORE
+from fastseg.labels import IGNORE, MAX_CLASSES, Color
+from fastseg.packing.classes_json import distinct_colors
+from fastseg.packing.masks import DecodedMask, color_codes, decode_color
 from fastseg.packing.sources import CLASSES, find_masks
-from fastseg.packing.sources.tree import Member
+from fastseg.packing.sources.samples import Mask
 from fastseg.parallel import ordered_map, worker_count
-from fastseg.shards.images import read_labels, read_palette
 
-Color = tuple[int, int, int]
+Key = int | Color
+"""What stands for a class in a mask: a value, or a color."""
 Progress = Callable[[int, int], None]
 """Called with the masks that are read and all there are."""
+MANY_COLORS = 64
+"""From more colors than these, masks have soft edges: only those that fill areas become classes."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one mask holds: values or colors."""
+
+    values: dict[int, int] = field(default_factory=dict)
+    """Value → its pixels."""
+    colors: dict[Color, int] = field(default_factory=dict)
+    """Color → its pixels, of an RGB mask."""
+    flat: frozenset[Color] = frozenset()
+    """Colors that fill at least one square of 3×3 pixels."""
+    palette: dict[int, Color] = field(default_factory=dict)
+    """Colors of the values, where the mask has a palette that is not gray."""
+    one_bit: bool = False
+    """Whether the file has one bit per pixel, so that white is 1."""
+
+    def as_values(self) -> "Look":
+        """The grays of an RGB mask as values."""
+        return Look({gray: n for (gray, _, _), n in self.colors.items()}) if self.colors else self
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The values that occur in a data set's masks."""
+    """The values or colors that occur in a data set's masks."""
 
     masks: int
-    pixels: dict[int, int]
-    """Value → its pixels in all masks, ascending."""
-    colors: dict[int, Color]
-    """Value → RGB, from the masks' palette or, where they are gray, from PASCAL VOC's."""
+    pixels: Mapping[Key, int]
+    """Value or color of each class, and of what is ignored → its pixels in all masks; values ascend, colors descend
+    by their pixels."""
+    colors: Mapping[Key, Color]
+    """Each one's color for overlays."""
+    mixed: int = 0
+    """Pixels of colors that are none of these: mixtures of two at the edges between them."""
+    names: Mapping[Key, str] = field(default_factory=dict)
+    """Names that the data set itself brings."""
+
+    @property
+    def by_color(self) -> bool:
+        """Whether masks are read by their colors."""
+        return any(isinstance(key, tuple) for key in self.pixels)
 
     @property
     def ignored(self) -> bool:
@@ -37,70 +74,136 @@ class Guess:
         return set(self.pixels) - {IGNORE} not in (set(), {0}) or IGNORE not in self.pixels
 
     @property
-    def classes(self) -> list[int]:
-        """The values that become classes."""
-        return [value for value in self.pixels if not (self.ignored and value == IGNORE)]
+    def classes(self) -> list[Key]:
+        """The values or colors that become classes."""
+        return [key for key in self.pixels if not (self.ignored and key == IGNORE)]
 
-    def name(self, value: int) -> str:
-        """A name to be replaced."""
-        return f"class {value}"
+    def name(self, key: Key) -> str:
+        """The data set's own name of a class, or one to be replaced."""
+        default = "color #{:02x}{:02x}{:02x}".format(*key) if isinstance(key, tuple) else f"class {key}"
+        return self.names.get(key, default)
 
     def to_json(self, name: str) -> str:
         """The text of a ``classes.json``, a line for each class."""
-        classes = [{"value": v, "name": self.name(v), "color": self.colors[v]} for v in self.classes]
+        classes = [
+            {**({} if isinstance(key, tuple) else {"value": key}), "name": self.name(key), "color": self.colors[key]}
+            for key in self.classes
+        ]
         lines = ",\n".join("  " + json.dumps(entry) for entry in classes)
-        ignore = [IGNORE] if self.ignored else []
-        return f'{{"name": {json.dumps(name)}, "ignore": {ignore}, "classes": [\n{lines}\n]}}\n'
+        head: dict[str, object] = {"name": name, "ignore": [] if self.by_color or not self.ignored else [IGNORE]}
+        if self.mixed:
+            head["others"] = "ignore"
+        return json.dumps(head)[:-1] + f', "classes": [\n{lines}\n]}}\n'
 
 
-def write_guess(root: Path, workers: int | None = None, progress: Progress | None = None) -> tuple[Guess, Path]:
-    """Read all masks of the data set in ``root`` and write ``root/classes.json``; return the guess and that path.
+def write_guess(
+    root: Path, workers: int | None = None, progress: Progress | None = None, out: Path | None = None
+) -> tuple[Guess, Path]:
+    """Read all masks of the data set in ``root`` and write ``out`` (``root/classes.json``); the guess, and its path.
 
-    Raises :class:`UserError` where that file exists, and for masks that are damaged, colored, above 255 or of several
-    palettes.
+    Raises :class:`UserError` where that file exists or cannot be written, and as :func:`guess_classes` does.
     """
-    path = root / CLASSES
-    if root.is_file():
-        raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; unpack it and name the folder")
+    path = out or root / CLASSES
+    if path.parent.is_file():
+        raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; name another: --classes FILE")
     if path.exists():
         raise UserError(f"{path} is there already; remove it to have it guessed anew")
     guess = guess_classes(find_masks(root), workers, progress)
-    write_atomic(path, guess.to_json(root.resolve().name))
+    try:
+        write_atomic(path, guess.to_json(root.resolve().name))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another file: --classes FILE") from None
     return guess, path
 
 
-def guess_classes(masks: list[Member], workers: int | None = None, progress: Progress | None = None) -> Guess:
-    """What values ``masks`` hold, and in which colors; see :func:`write_guess`."""
-    total, colors, first = np.zeros(256, np.int64), dict[int, Color](), dict[int, Member]()
-    with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as looks:
-        for done, (mask, (histogram, palette)) in enumerate(zip(masks, looks, strict=True), 1):
-            total += histogram
-            for value in np.flatnonzero(histogram).tolist():
-                color = palette[value] if value < len(palette) else None
-                if color and colors.setdefault(value, color) != color:
-                    raise UserError(
-                        f"the value {value} has the color {colors[value]} in the palette of {first[value]} and {color} "
-                        f"in that of {mask}; give all masks one palette"
-                    )
-                first.setdefault(value, mask)
+def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None) -> Guess:
+    """What values or colors ``masks`` hold.
+
+    Raises :class:`UserError` for masks of values and of colors mixed, of palettes that contradict each other, and as
+    :func:`fastseg.packing.masks.decode_mask` does.
+    """
+    looks: list[Look] = []
+    with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
+        for look in found:
+            looks.append(look)
             if progress:
-                progress(done, len(masks))
-    pixels = {value: int(total[value]) for value in np.flatnonzero(total).tolist()}
-    # A ramp of grays tells labels apart for a program, not for an eye.
-    tell_apart = any(len(set(color)) > 1 for color in colors.values())
-    shown = {value: colors[value] if tell_apart and value in colors else voc_color(value) for value in pixels}
-    return Guess(len(masks), pixels, shown)
+                progress(len(looks), len(masks))
+    colored = [bool(look.colors) for look in looks]
+    if all(red == green == blue for look in looks for red, green, blue in look.colors):
+        return _guess_values(masks, [look.as_values() for look in looks])
+    if not all(colored):
+        raise UserError(
+            f"{sum(colored)} masks have colors, such as {masks[colored.index(True)]}, and {colored.count(False)} "
+            f"values, such as {masks[colored.index(False)]}; write classes.json by hand, with a value and a color for "
+            "each class"
+        )
+    return _guess_colors(looks)
 
 
-def look_at(mask: Member) -> tuple[list[int], list[Color]]:
-    """The pixels of each value 0…255 of one mask, and its palette, if it has one."""
-    data = mask.read()
-    return read_labels(data, str(mask)).histogram(), read_palette(data)
+def look_at(mask: Mask) -> Look:
+    """What one mask holds; see :func:`guess_classes`."""
+    decoded = mask.decode()
+    if decoded.image.mode == "L":
+        return _look_at_values(decoded)
+    rgb = np.asarray(decoded.image)
+    codes, counts = np.unique(color_codes(rgb), return_counts=True)
+    colors = {decode_color(code): n for code, n in zip(codes.tolist(), counts.tolist(), strict=True)}
+    return Look(colors=colors, flat=_flat_colors(rgb))
 
 
-def voc_color(value: int) -> Color:
-    """The color of a label in PASCAL VOC's development kit, which many tools use: far apart for small labels."""
-    red, green, blue = (
-        sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
-    )
-    return red, green, blue
+def _look_at_values(mask: DecodedMask) -> Look:
+    values = {value: n for value, n in enumerate(mask.image.histogram()) if n}
+    palette = {value: mask.palette[value] for value in values if value < len(mask.palette)}
+    if any(len(set(color)) > 1 for color in mask.palette):
+        return Look(values, palette=palette)
+    grays = Counter[int]()  # a palette of nothing but grays is read as its grays
+    for value, n in values.items():
+        grays[palette.get(value, (value,))[0]] += n
+    return Look(dict(grays), one_bit=mask.bits == 1 and not palette)
+
+
+def _flat_colors(rgb: NDArray[np.uint8]) -> frozenset[Color]:
+    """The colors that fill a square of 3×3 pixels somewhere."""
+    codes = color_codes(rgb)
+    if min(codes.shape) < 3:
+        return frozenset()
+    squares = np.lib.stride_tricks.sliding_window_view(codes, (3, 3))
+    flat = (squares == squares[..., 1:2, 1:2]).all((2, 3))
+    return frozenset(decode_color(code) for code in np.unique(squares[flat][:, 1, 1]).tolist())
+
+
+def _guess_values(masks: Sequence[Mask], looks: Sequence[Look]) -> Guess:
+    colors, first, total = dict[int, Color](), dict[int, Mask](), Counter[int]()
+    for mask, look in zip(masks, looks, strict=True):
+        total.update(look.values)
+        for value, color in look.palette.items():
+            if colors.setdefault(value, color) != color:
+                raise UserError(
+                    f"the value {value} has the color {list(colors[value])} in the palette of {first[value]} and "
+                    f"{list(color)} in that of {mask}; give all masks one palette, or give colors instead of values in "
+                    "classes.json"
+                )
+            first.setdefault(value, mask)
+    others = {value for look in looks if not look.one_bit for value in look.values}
+    if 255 in others and 1 not in others and 1 in total:  # white is 1 in files of one bit, 255 in the others
+        total[255] += total.pop(1)
+    free = distinct_colors(list(color) for color in colors.values())
+    shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(total)}
+    return Guess(len(masks), {value: total[value] for value in sorted(total)}, shown)
+
+
+def _guess_colors(looks: Sequence[Look]) -> Guess:
+    total = Counter[Color]()
+    for look in looks:
+        total.update(look.colors)
+    flat = frozenset(chain.from_iterable(look.flat for look in looks))
+    chosen: dict[Key, int] = {
+        color: n for color, n in total.most_common() if len(total) <= MANY_COLORS or color in flat
+    }
+    if len(chosen) > MAX_CLASSES:
+        raise UserError(
+            f"the masks have {len(chosen):,} colors that fill areas; a set has at most {MAX_CLASSES} classes: are "
+            "these photographs, or drawn over photographs?"
+        )
+    mixed = sum(total.values()) - sum(chosen.values())
+    return Guess(len(looks), chosen, {color: color for color in total if color in chosen}, mixed)

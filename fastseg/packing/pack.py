@@ -11,7 +11,9 @@ from typing import Any
 
 from fastseg.errors import UserError
 from fastseg.labels import LabelTable
+from fastseg.packing.check import check_agreement, describe_problems, find_problems
 from fastseg.packing.parts import PartNote, PartNumber
+from fastseg.packing.reading import ReadOptions, SampleError
 from fastseg.packing.records import Codec, Record, Statistics, encode
 from fastseg.packing.sources import DataSet
 from fastseg.packing.sources.samples import Sample
@@ -48,7 +50,7 @@ def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[S
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
 
-ENCODING = 1
+ENCODING = 2
 """Grows when the same samples and options give other bytes."""
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,7 @@ class PackOptions:
     """In one tar; so many of Cityscapes are 150 MB."""
     seed: int = 0
     """Of the order of the training samples."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:
@@ -92,7 +95,8 @@ def pack(
         return manifest
     with open_workspace(out, request, overwrite) as workspace:
         plans = plan(source.samples, options.seed, options.samples_per_shard)
-        parts = _pack_shards(workspace, plans, source.table, options.codec, workers, progress)
+        parts = _pack_or_list_problems(workspace, plans, source, options, workers, progress)
+        check_agreement(_named(plans, parts))
         manifest = summarize(source.table.name, source.table.classes, parts, _described(options))
         workspace.finish(manifest)
     return manifest
@@ -121,7 +125,8 @@ def pack_part(
     if number.parts > len(plans):
         raise UserError(f"--part is {number}, but there are only {len(plans)} shards; make no more parts than that")
     with open_workspace(out / number.folder, request, overwrite) as workspace:
-        _pack_shards(workspace, plans[number.index :: number.parts], source.table, options.codec, workers, progress)
+        chosen = plans[number.index :: number.parts]
+        check_agreement(_named(chosen, _pack_or_list_problems(workspace, chosen, source, options, workers, progress)))
         shards = tuple(shard.file for shard in plans)
         note = PartNote(request, number, shards, source.table.name, source.table.classes, _described(options))
         note.write(workspace.out)
@@ -143,15 +148,43 @@ def _digest(source: DataSet, options: PackOptions) -> str:
         ]
         for sample in source.samples
     ]
-    document = [VERSION, ENCODING, samples, asdict(source.table), asdict(options)]
+    table = source.table
+    meanings = [asdict(entry) for entry in table.classes], sorted(table.train_ids.items()), sorted(table.colors.items())
+    document = [VERSION, ENCODING, samples, table.name, meanings, table.others, asdict(options)]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _pack_or_list_problems(
+    workspace: Workspace,
+    plans: Sequence[ShardPlan],
+    source: DataSet,
+    options: PackOptions,
+    workers: int,
+    progress: Progress | None,
+) -> list[Part]:
+    """As :func:`_pack_shards`; where one sample cannot be packed, look for all that cannot, and name them at once."""
+    try:
+        return _pack_shards(workspace, plans, source.table, options, workers, progress)
+    except SampleError as error:
+        samples = [sample for shard in plans for sample in shard.samples]
+        problems = find_problems(samples, source.table, options.reading, workers, progress)
+        if len(problems) < 2:
+            raise
+        raise UserError(describe_problems(problems, len(samples))) from error
+
+
+def _named(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> list[tuple[str, Statistics]]:
+    """The statistics of all samples, each with the name of its mask, or image."""
+    samples = (sample for shard in plans for sample in shard.samples)
+    statistics = (entry for part in parts for entry in part.statistics)
+    return [(str(sample.mask or sample.image), entry) for sample, entry in zip(samples, statistics, strict=True)]
 
 
 def _pack_shards(
     workspace: Workspace,
     plans: Sequence[ShardPlan],
     table: LabelTable,
-    codec: Codec,
+    options: PackOptions,
     workers: int,
     progress: Progress | None,
 ) -> list[Part]:
@@ -168,7 +201,7 @@ def _pack_shards(
 
     tick()
     tasks = (
-        (sample, codec, table, codec.image == "jpg" and number % MEASURED == 0)
+        (sample, options.codec, table, options.reading, options.codec.image == "jpg" and number % MEASURED == 0)
         for shard in missing
         for number, sample in enumerate(shard.samples)
     )

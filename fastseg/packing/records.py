@@ -1,6 +1,6 @@
 """One sample to one record: the encoded image, the mask as train ids, a little JSON, and statistics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ from PIL import Image, ImageChops
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, LabelTable
+from fastseg.packing.reading import Facts, ReadOptions, read_pair
 from fastseg.packing.sources.samples import Sample
 from fastseg.shards.images import (
     encode_jpeg,
@@ -15,7 +16,6 @@ from fastseg.shards.images import (
     encode_tiff,
     is_baseline_jpeg,
     read_rgb,
-    stored_size,
 )
 from fastseg.shards.tar import add_crc32
 
@@ -54,6 +54,8 @@ class Statistics:
     """Sum of R, G, B over all pixels, then the sums of their squares."""
     squared_error: float | None = None
     """Mean squared error of the stored image against the original, over all channels, where it was measured."""
+    facts: Facts = field(default_factory=Facts)
+    """What reading the sample showed."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +68,23 @@ class Record:
     statistics: Statistics
 
 
-def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = False) -> Record:
+def encode(
+    sample: Sample, codec: Codec, table: LabelTable, reading: ReadOptions | None = None, measure: bool = False
+) -> Record:
     """Read, check and encode one sample; ``measure`` also measures the loss of the JPEG (30 ms more).
 
-    Raises :class:`UserError` with the file and the value for damaged files, an image and a mask of different
-    sizes, and mask values that ``table`` does not know.
+    Raises :class:`UserError` as :func:`fastseg.packing.reading.read_pair` does.
     """
-    data = sample.image.read()
-    image, plain = read_rgb(data, str(sample.image))
+    pair = read_pair(sample, table, reading or ReadOptions())
+    image, untouched, mask = pair.image, pair.untouched, pair.mask
     original = image.size
-    mask, pixels = (None, ()) if sample.mask is None else _read_mask(sample, table, original, stored_size(data))
     if codec.height is not None and codec.height < image.height:
         size = (max(1, round(image.width * codec.height / image.height)), codec.height)
         # LANCZOS keeps the fine texture that a box or bilinear filter blurs; labels must not be mixed.
-        image, plain = image.resize(size, Image.Resampling.LANCZOS), False
+        image, untouched = image.resize(size, Image.Resampling.LANCZOS), None
         mask = mask and mask.resize(size, Image.Resampling.NEAREST)
-        pixels = () if mask is None else _count(mask.histogram(), len(table.classes))
-    stored = _encode_image(image, data if plain else None, codec)
+    pixels = () if mask is None else _count(mask.histogram(), len(table.classes))
+    stored = _encode_image(image, untouched, codec)
     members: dict[str, bytes] = {codec.image: stored}
     if mask is not None:
         members[f"mask.{codec.mask}"] = encode_tiff(mask) if codec.mask == "tif" else encode_png(mask)
@@ -93,35 +95,9 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
         pixels=pixels,
         sums=_channel_sums(image),
         squared_error=_squared_error(image, stored) if measure else None,
+        facts=pair.facts,
     )
     return Record(sample.key, members, statistics)
-
-
-def _read_mask(
-    sample: Sample, table: LabelTable, size: tuple[int, int], stored: tuple[int, int]
-) -> tuple[Image.Image, tuple[int, ...]]:
-    """The mask as train ids (mode ``L``) and its pixels of each class; ``stored``: the image's size before it was
-    turned upright."""
-    assert sample.mask is not None
-    labels = sample.mask.read_labels()
-    if labels.size != size:
-        cure = "they must be equal"
-        if labels.size == stored:  # Not guessed: a set that needs it has masks turned by 180° as well, which none sees.
-            cure = "its EXIF orientation turns it: draw masks on upright images, or remove that tag from all images"
-        raise UserError(
-            f"the mask {sample.mask} has {labels.width}×{labels.height} pixels, "
-            f"its image {sample.image} {size[0]}×{size[1]}; {cure}"
-        )
-    # Histograms and tables of Pillow run in C; numpy's bincount takes three times as long.
-    counts = [0] * (IGNORE + 1)
-    for value, count in enumerate(labels.histogram()):
-        if count and value not in table.train_ids:
-            raise UserError(
-                f"the mask {sample.mask} has {count} pixels of value {value}, which is no label of {table.name}; "
-                'mend the mask or name the value in a classes.json (under "classes" or "ignore")'
-            )
-        counts[table.train_ids.get(value, IGNORE)] += count
-    return labels.point(table.lookup().tolist()), _count(counts, len(table.classes))
 
 
 def _count(histogram: list[int], classes: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 from fastseg.errors import UserError
 from fastseg.files import check_writable, write_atomic
 from fastseg.labels import SegmentationClass
+from fastseg.packing.reading import Facts
 from fastseg.packing.records import Statistics
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
@@ -138,7 +139,13 @@ def _statistics(entry: dict) -> Statistics:
         pixels=tuple(entry["pixels"]),
         sums=tuple(entry["sums"]),
         squared_error=entry["squared_error"],
+        facts=_facts(entry["facts"]),
     )
+
+
+def _facts(entry: dict) -> Facts:
+    palette = tuple((value, (red, green, blue)) for value, (red, green, blue) in entry.pop("palette"))
+    return Facts(palette, **entry)
 
 
 def summarize(

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from fastseg.errors import UserError
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, blocks_per_tile
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 """Pillow would also try formats that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")
@@ -37,17 +37,20 @@ TURNS = {
 _LIMIT = Lock()
 
 
-def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Image, bool]:
+def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS, white: int | None = None) -> tuple[Image.Image, bool]:
     """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
 
-    Gray, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
-    :class:`UserError`, which names ``where``, for a damaged and an unsupported image and for one of more than ``limit``
-    pixels.
+    Gray and palette images become RGB, alpha is dropped, an EXIF orientation applied; 16 bits become 8 so that
+    ``white`` (65535 by default) is 255. Raises :class:`UserError`, which names ``where``, for a damaged or unsupported
+    image, several pages or frames, and more than ``limit`` pixels.
     """
-    image = _load(data, where, limit)
-    plain = image.mode == "RGB" and not _is_deep_png(image, data)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = load_image(data, where, limit=limit)
+    if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:  # MPO: a JPEG with a preview behind it
+        raise UserError(f"the image {where} has {pages} pages or frames; save each as a file of its own")
+    plain = image.mode == "RGB"
+    if (samples := read_deep(image, data)) is not None:
+        scaled = np.minimum(np.rint(samples * (255 / (white or 65535))), 255).astype(np.uint8)
+        image, plain = _keep_exif(Image.fromarray(scaled), image), False
     elif image.mode in ("I", "F"):
         raise UserError(f"the image {where} has 32-bit pixels (mode {image.mode}); convert it to 8 bits")
     upright = set_upright(image)
@@ -55,54 +58,62 @@ def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Im
     return upright if upright.mode == "RGB" else upright.convert("RGB"), plain and upright is image
 
 
-def read_labels(data: bytes, where: str) -> Image.Image:
-    """Decode a mask file to mode ``L``, one byte a pixel: its gray value, or its palette *index*.
+def read_deep(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
+    """The samples of a 16-bit image that Pillow has read (H×W gray or H×W×3 RGB); None where it has 8 bits."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode not in ("RGB", "RGBA", "LA") or bits_per_sample(image, data) != 16:
+        return None
+    import cv2  # Pillow keeps only the high bytes of 16-bit colors
 
-    16 bits are read, too, if no value is above 255. Raises :class:`UserError`, which names ``where``, for a damaged
-    mask, for colors and for larger values.
-    """
-    mask = set_upright(_load(data, where))
-    if mask.mode == "P":
-        return Image.fromarray(np.asarray(mask))
-    if mask.mode == "I" or mask.mode.startswith("I;16"):
-        return Image.fromarray(_as_bytes(np.asarray(mask), where))
-    if mask.mode not in ("1", "L"):
-        raise UserError(
-            f"the mask {where} has pixels of mode {mask.mode}; it must have one 8-bit label per pixel (gray or "
-            "palette): docs/data.md shows how to turn colors into labels"
-        )
-    return mask if mask.mode == "L" else mask.convert("L")
+    samples: NDArray[Any] = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # type: ignore[assignment]
+    if samples.ndim == 2 or samples.shape[2] == 2:
+        return samples.reshape(*samples.shape[:2], -1)[..., 0]
+    return np.ascontiguousarray(samples[..., 2::-1])
+
+
+def bits_per_sample(image: Image.Image, data: bytes) -> int:
+    """As stored: of PNG by its header (IHDR, byte 24), of TIFF by tag 258, otherwise by the mode."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]
+    return 1 if image.mode == "1" else 8
+
+
+def _keep_exif(image: Image.Image, original: Image.Image) -> Image.Image:
+    """Give an image made from the samples of another its EXIF orientation, so that it is set upright."""
+    image.getexif()[ExifTags.Base.Orientation] = orientation(original)
+    return image
+
+
+def read_labels(data: bytes, where: str) -> Image.Image:
+    """Decode a record's mask: train ids, mode ``L``. :class:`UserError` names ``where`` for anything else."""
+    mask = load_image(data, where, STORED)
+    if mask.mode != "L":
+        raise UserError(f"the mask {where} has pixels of mode {mask.mode} instead of train ids; pack the set again")
+    return mask
 
 
 def set_upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; the very image where that says nothing, or cannot be read."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
-        return image
+    turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
-def read_palette(data: bytes) -> list[tuple[int, int, int]]:
-    """RGB of each palette index of a mask that :func:`read_labels` reads; empty for gray ones."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as mask:
-        flat = (mask.getpalette("RGB") or []) if mask.mode == "P" else []
-    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8 (CIPA DC-008, tag 274); 1, upright, where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
+        return 1
+    return value if value in TURNS else 1
 
 
-def stored_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that :func:`read_rgb` reads, before its EXIF orientation is applied."""
+def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
+    """Width and height of an image that :func:`read_rgb` reads before it is set upright, and its EXIF orientation."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.size
-
-
-def _as_bytes(labels: NDArray[Any], where: str) -> NDArray[np.uint8]:
-    if (wrong := labels[(labels < 0) | (labels > 255)]).size:
-        raise UserError(
-            f"the mask {where} has {wrong.size} pixels that no byte holds, such as {wrong[0]}; labels are 0 to 255: "
-            "do these number objects rather than classes?"
-        )
-    return labels.astype(np.uint8)
+        return image.size, orientation(image)
 
 
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
@@ -115,7 +126,7 @@ def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
             size = image.height, image.width
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not an image that can be read ({', '.join(STORED)}), or damaged") from None
-    except Exception as error:  # see _load
+    except Exception as error:  # see load_image
         raise UserError(f"{where} cannot be read ({error})") from None
     if not 0 < size[0] * size[1] <= MAX_PIXELS:
         raise UserError(f"{where} has an absurd size, {size[1]}×{size[0]} pixels")
@@ -166,10 +177,11 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _load(data: bytes, where: str, limit: int = MAX_PIXELS) -> Image.Image:
+def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limit: int = MAX_PIXELS) -> Image.Image:
+    """Decode a file of one of Pillow's ``formats``, of at most ``limit`` pixels; :class:`UserError` names ``where``."""
     try:
         with _any_size():
-            image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header
+            image = Image.open(io.BytesIO(data), formats=formats)  # reads the header
             pixels = image.width * image.height
             if MAX_PIXELS < pixels <= limit:
                 image.load()
@@ -177,7 +189,7 @@ def _load(data: bytes, where: str, limit: int = MAX_PIXELS) -> Image.Image:
             image.load()
             return image
     except Image.UnidentifiedImageError:
-        raise UserError(f"{where} is not an image that can be read ({', '.join(FORMATS)}), or damaged") from None
+        raise UserError(f"{where} is not an image that can be read ({', '.join(formats)}), or damaged") from None
     except MemoryError:
         raise UserError(f"{where} takes more memory than there is; free some, or cut it into smaller images") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
@@ -196,8 +208,3 @@ def _any_size() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = theirs
-
-
-def _is_deep_png(image: Image.Image, data: bytes) -> bool:
-    """Whether it is a PNG of 16 bits per channel, which Pillow has reduced to 8 (byte 24: IHDR's bit depth)."""
-    return image.format == "PNG" and data[24] != 8

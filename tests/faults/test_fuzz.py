@@ -22,9 +22,10 @@ from soak import SOAK
 
 import layouts
 from fastseg.errors import UserError
-from fastseg.labels import cityscapes, read_classes
+from fastseg.labels import cityscapes
 from fastseg.model import checkpoint
 from fastseg.model.weights import read_tensors
+from fastseg.packing.classes_json import read_classes
 from fastseg.shards.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, cut, find_tiles
 from fastseg.shards.manifest import NAME, Manifest, parse_manifest, read_manifest

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from fastseg.errors import UserError
-from fastseg.labels import read_classes
-from fastseg.packing.guess_classes import voc_color, write_guess
+from fastseg.labels import IGNORE
+from fastseg.packing.classes_json import read_classes
+from fastseg.packing.guess_classes import write_guess
 
 
 def masks(folder: Path, *pictures: Image.Image) -> Path:
@@ -28,13 +29,13 @@ def mask(*values: int, palette: list[int] | None = None) -> Image.Image:
     return picture
 
 
-def test_grey_values_get_voc_colors_and_255_is_ignored(tmp_path: Path) -> None:
+def test_gray_values_get_colors_that_are_told_apart_and_255_is_ignored(tmp_path: Path) -> None:
     guess, path = write_guess(masks(tmp_path / "my set", mask(0, 3, 255), mask(3, 3, 7)), workers=1)
     assert guess.pixels == {0: 2, 3: 6, 7: 2, 255: 2}
     table = read_classes(path)
     assert table.name == "my set"
     assert [c.name for c in table.classes] == ["class 0", "class 3", "class 7"]
-    assert [c.color for c in table.classes] == [(0, 0, 0), (128, 128, 0), (128, 128, 128)]
+    assert len({c.color for c in table.classes} - {(0, 0, 0), (255, 0, 0)}) == 3
     assert table.train_ids == {0: 0, 3: 1, 7: 2, 255: 255}
     assert len(path.read_text().splitlines()) == 5  # a class a line, to edit
 
@@ -46,9 +47,40 @@ def test_a_palette_gives_its_colors(tmp_path: Path) -> None:
     assert [c.color for c in read_classes(path).classes] == [(0, 0, 0), (200, 10, 20), (30, 40, 250)]
 
 
-def test_a_palette_of_greys_tells_nothing_apart(tmp_path: Path) -> None:
-    _, path = write_guess(masks(tmp_path, mask(0, 1, palette=[0, 0, 0, 1, 1, 1])), workers=1)
-    assert [c.color for c in read_classes(path).classes] == [(0, 0, 0), (128, 0, 0)]
+def test_a_palette_of_grays_is_read_as_its_grays(tmp_path: Path) -> None:
+    guess, path = write_guess(masks(tmp_path, mask(0, 1, palette=[0, 0, 0, 7, 7, 7])), workers=1)
+    assert guess.pixels == {0: 2, 7: 2}
+    assert read_classes(path).train_ids == {0: 0, 7: 1, 255: IGNORE}
+
+
+def test_colors_become_classes_in_the_order_of_their_pixels(tmp_path: Path) -> None:
+    colors = np.array([[0, 0, 0], [128, 64, 128], [0, 0, 142]], np.uint8)
+    labels = np.zeros((9, 9), np.uint8)
+    labels[3:, 2:7], labels[8] = 1, 2
+    black = Image.new("RGB", (9, 9))  # nothing but grays: colors all the same, since other masks have some
+    guess, path = write_guess(masks(tmp_path, Image.fromarray(colors[labels]), black), workers=1)
+    table = read_classes(path)
+    assert table.train_ids == {}
+    assert [c.color for c in table.classes] == [(0, 0, 0), (128, 64, 128), (0, 0, 142)]
+    assert guess.mixed == 0
+    assert guess.name((128, 64, 128)) == "color #804080"
+
+
+def test_soft_edges_become_no_classes(tmp_path: Path) -> None:
+    hard = np.zeros((60, 60, 3), np.uint8)
+    hard[10:50, 10:50], hard[20:40, 20:40] = (200, 30, 30), (30, 200, 30)
+    soft = np.asarray(Image.fromarray(hard).rotate(30, Image.Resampling.BICUBIC))
+    guess, path = write_guess(masks(tmp_path, Image.fromarray(soft)), workers=1)
+    assert {c.color for c in read_classes(path).classes} == {(0, 0, 0), (200, 30, 30), (30, 200, 30)}
+    assert guess.mixed == (~(soft[:, :, None] == np.unique(hard.reshape(-1, 3), axis=0)).all(3).any(2)).sum()
+    assert read_classes(path).others == IGNORE
+
+
+def test_white_is_one_class_whatever_the_bits_of_a_file(tmp_path: Path) -> None:
+    _, path = write_guess(masks(tmp_path, mask(0, 255), mask(0, 255).convert("1")), workers=1)
+    assert read_classes(path).train_ids == {0: 0, 255: 1}
+    _, path = write_guess(masks(tmp_path / "one bit", mask(0, 255).convert("1")), workers=1)
+    assert read_classes(path).train_ids == {0: 0, 1: 1, 255: IGNORE}
 
 
 def test_black_and_white_are_two_classes(tmp_path: Path) -> None:
@@ -65,8 +97,17 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
     a, b = mask(0, 1, palette=[0, 0, 0, 200, 0, 0]), mask(0, 1, palette=[0, 0, 0, 0, 200, 0])
     deep = Image.fromarray(np.array([[0, 26_001]], np.uint16))
     for name, pictures, says in (
-        ("palettes", (a, b), r"the value 1 has the color \(200, 0, 0\) in the palette of \S+0\.png and \(0, 200, 0\)"),
-        ("colors", (mask(0).convert("RGB"),), r"mode RGB; it must have one 8-bit label .*docs/data\.md"),
+        ("palettes", (a, b), r"the value 1 has the color \[200, 0, 0\] in the palette of \S+0\.png and \[0, 200, 0\]"),
+        ("both", (mask(0), Image.new("RGB", (2, 2), "red")), r"1 masks have colors, such as \S+1\.png, and 1 values"),
+        (
+            "photo",
+            (
+                Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3)).astype(np.uint8)).resize(
+                    (90, 90), 0
+                ),
+            ),
+            "areas",
+        ),
         ("deep", (deep,), "such as 26001"),
         ("nothing", (), "does not exist; name the folder"),
     ):
@@ -81,15 +122,3 @@ def test_what_a_person_has_written_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"classes\.json is there already; remove it"):
         write_guess(tmp_path, workers=1)
     assert "mine" in (tmp_path / "classes.json").read_text()
-
-
-def test_voc_colors() -> None:
-    """The first of the development kit's table, and its last."""
-    assert [voc_color(label) for label in (0, 1, 2, 8, 20, 255)] == [
-        (0, 0, 0),
-        (128, 0, 0),
-        (0, 128, 0),
-        (64, 0, 0),
-        (0, 64, 128),
-        (224, 224, 192),
-    ]

@@ -26,7 +26,7 @@ def _first(folder: Path) -> tuple[Sample, Path, Path]:
 
 def _encode(folder: Path, codec: Codec | None = None, measure: bool = False) -> Record:
     source = open_source(folder)
-    return encode(source.samples[0], codec or Codec(), source.table, measure)
+    return encode(source.samples[0], codec or Codec(), source.table, measure=measure)
 
 
 def _pixels(record: Record, extension: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from typing import Any
 
+import cv2
 import numpy as np
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
@@ -21,7 +22,6 @@ from fastseg.shards.images import (
     encode_tiff,
     is_baseline_jpeg,
     read_labels,
-    read_palette,
     read_rgb,
     set_upright,
 )
@@ -124,56 +124,40 @@ def test_no_exif_stops_an_image(format: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_exif_that_is_none_is_passed_over() -> None:
-    mask = labels(0, (40, 24), (0, 1, 4, 9))
     for garbage in (b"Exif\0\0garbage!!", b"Exif\0\0II*\0\xff\xff\xff\xff"):
         image, plain = read_rgb(_bytes(noise(0, (24, 16)), "JPEG", exif=garbage), "x")
         assert plain
         assert image.size == (24, 16)
-        np.testing.assert_array_equal(np.asarray(read_labels(_bytes(mask, exif=garbage), "x")), np.asarray(mask))
 
 
-def test_masks_are_their_grey_value_or_palette_index() -> None:
+def test_a_records_mask_is_one_byte_a_pixel() -> None:
     mask = labels(0, (40, 24), (0, 1, 4, 9))
-    palette = mask.copy()
-    palette.putpalette([255, 0, 0, 0, 255, 0, 9, 9, 9] * 80)
-    for picture, format in ((mask, "PNG"), (mask, "TIFF"), (mask, "BMP"), (palette, "PNG"), (palette, "TIFF")):
-        np.testing.assert_array_equal(np.asarray(read_labels(_bytes(picture, format), "x")), np.asarray(mask))
-
-
-@pytest.mark.parametrize(
-    ("picture", "mode"),
-    [
-        (noise(0, (8, 8)), "RGB"),
-        (Image.new("F", (8, 8)), "F"),
-        (noise(0, (8, 8)).convert("LA"), "LA"),
-    ],
-)
-def test_masks_of_other_modes_are_refused(picture: Image.Image, mode: str) -> None:
-    with pytest.raises(UserError, match=rf"the mask m\.png has pixels of mode {mode}; it must have one 8-bit label"):
-        read_labels(_bytes(picture, "TIFF"), "m.png")
+    for data in (encode_png(mask), encode_tiff(mask)):
+        np.testing.assert_array_equal(np.asarray(read_labels(data, "x")), np.asarray(mask))
+    with pytest.raises(UserError, match="the mask m has pixels of mode RGB instead of train ids"):
+        read_labels(_bytes(mask.convert("RGB")), "m")
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_masks_of_16_bits_are_read_if_a_byte_holds_them(format: str) -> None:
-    wide = GREY.astype(np.uint16)
-    np.testing.assert_array_equal(np.asarray(read_labels(_bytes(Image.fromarray(wide), format), "x")), GREY)
-    wide[2, 3] = 1001
-    with pytest.raises(
-        UserError, match=r"the mask m\.png has 1 pixels that no byte holds, such as 1001; labels are 0 to"
-    ):
-        read_labels(_bytes(Image.fromarray(wide), format), "m.png")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_become_8_by_one_scale(format: str, channels: int) -> None:
+    samples = np.random.default_rng(0).integers(0, 4096, (9, 7, channels)).astype(np.uint16)
+    ok, data = cv2.imencode("." + format.lower(), samples[..., ::-1].squeeze())
+    assert ok
+    for white in (4095, None):
+        image, plain = read_rgb(data.tobytes(), "x", white=white)
+        assert not plain
+        expected = np.rint(samples * (255 / (white or 65535)))
+        np.testing.assert_array_equal(np.asarray(image), np.broadcast_to(expected, (9, 7, 3)))
 
 
-def test_32_bit_masks_with_minus_one_are_refused() -> None:
-    with pytest.raises(UserError, match="such as -1"):
-        read_labels(_bytes(Image.fromarray(np.array([[0, -1]], np.int32)), "TIFF"), "m.tif")
-
-
-def test_palettes_are_read() -> None:
-    mask = labels(0, (40, 24), (0, 1, 4, 9))
-    assert read_palette(_bytes(mask)) == []
-    mask.putpalette([7, 8, 9, 0, 255, 0])
-    assert read_palette(_bytes(mask))[:2] == [(7, 8, 9), (0, 255, 0)]
+def test_an_image_of_several_pages_is_refused() -> None:
+    one, two = noise(0, (8, 8)), noise(1, (8, 8))
+    for format in ("TIFF", "GIF", "WEBP", "PNG"):
+        with pytest.raises(UserError, match=r"the image x has 2 pages or frames"):
+            read_rgb(_bytes(one, format, save_all=True, append_images=[two]), "x")
+    image, _ = read_rgb(_bytes(one, "MPO", save_all=True, append_images=[two]), "x")  # a camera's, with a preview
+    assert image.size == (8, 8)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -216,7 +200,7 @@ def test_what_memory_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_other_formats_are_refused() -> None:
-    for data in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n", _bytes(noise(0, (8, 8)), "GIF")):
+    for data in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n", _bytes(noise(0, (8, 8)), "PPM")):
         with pytest.raises(UserError, match=r"x\.eps is not an image"):
             read_rgb(data, "x.eps")
     with pytest.raises(UserError, match="32-bit pixels"):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from fastseg.errors import UserError
-from fastseg.labels import LabelTable, parse_classes, read_classes
+from fastseg.labels import LabelTable
+from fastseg.packing.classes_json import parse_classes, read_classes
 from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
 from fastseg.packing.sources.paired_folders import PairedFolders
-from fastseg.packing.sources.samples import Labeled, Sample, check_lossless, pair
-from fastseg.packing.sources.tree import Found, Member, Tree, is_archive
+from fastseg.packing.sources.samples import Labeled, Mask, Sample, pair
+from fastseg.packing.sources.tree import Found, Tree, is_archive
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -83,7 +84,6 @@ def open_source(
     source, tree = found
     table = read_classes(classes) if classes else source.classes(tree) or _own_classes(tree)
     images, masks = source.find(tree)
-    check_lossless(masks)
     return DataSet(table, _select(pair(images, masks), splits, tree.root), source.name)
 
 
@@ -100,10 +100,10 @@ def recognize(path: Path) -> tuple[Source, Tree] | None:
     return None
 
 
-def find_masks(path: Path) -> list[Member]:
-    """Return the mask files of a data set whose classes are not known, in order.
+def find_masks(path: Path) -> list[Mask]:
+    """Return the masks of a data set whose classes are not known, in order.
 
-    Raises :class:`UserError` where there are none, or of a kind that changes labels.
+    Raises :class:`UserError` where there are none.
     """
     if (found := recognize(path)) is None:
         raise UserError(_describe_unknown(path))
@@ -111,9 +111,8 @@ def find_masks(path: Path) -> list[Member]:
     if source.classes(tree):
         raise UserError(f"{path} is {source.name}, whose classes are known; pack it without --guess-classes")
     masks = source.find(tree)[1]
-    check_lossless(masks)
-    if files := [mask for _, _, mask in masks if isinstance(mask, Member)]:
-        return files
+    if masks:
+        return [mask for _, _, mask in masks]
     raise UserError(f"{path} holds no masks, from which --guess-classes could guess")
 
 

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from PIL import Image
-
 from fastseg.errors import UserError
+from fastseg.packing.masks import DecodedMask
 from fastseg.packing.sources.tree import Found, Member
 from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
 File = TypeVar("File")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 class Mask(Protocol):
@@ -29,8 +27,11 @@ class Mask(Protocol):
     def stamp(self) -> int:
         """Changes with the content."""
 
-    def read_labels(self) -> Image.Image:
-        """Return the labels, mode ``L``; raise :class:`UserError` where they cannot be had."""
+    def decode(self, lossy: bool = False) -> DecodedMask:
+        """Return its values or colors; raise :class:`UserError` where they cannot be had.
+
+        ``lossy``: take a file whose compression changes values, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,10 @@ def pair(images: Iterable[Found], masks: Iterable[Labeled]) -> tuple[Sample, ...
     unlabeled = {"test"} - {split for split, _ in mask_of}
     if lonely := [image_of[key] for key in sorted(image_of.keys() - mask_of.keys()) if key[0] not in unlabeled]:
         raise UserError(f"the image {lonely[0]} has no mask{_more(lonely)}; add the mask or remove the image")
-    if lonely := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
-        raise UserError(f"the mask {lonely[0]} has no image{_more(lonely)}; add the image or remove the mask")
+    if orphans := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
+        raise UserError(f"the mask {orphans[0]} has no image{_more(orphans)}; add the image or remove the mask")
     order = sorted(image_of, key=lambda key: (SPLITS.index(key[0]), key[1]))
     return tuple(Sample(key, split, image_of[split, key], mask_of.get((split, key))) for split, key in order)
-
-
-def check_lossless(masks: Iterable[Labeled]) -> None:
-    """Raise :class:`UserError` for a mask file of a kind that changes labels."""
-    files = [mask for _, _, mask in masks if isinstance(mask, Member)]
-    if wrong := [mask for mask in files if not mask.filename.lower().endswith(MASK_SUFFIXES)]:
-        raise UserError(f"the mask {wrong[0]} must be one of {', '.join(MASK_SUFFIXES)}: lossy files change labels")
 
 
 def _by_key(files: Iterable[tuple[str, str, File]]) -> dict[tuple[str, str], File]:

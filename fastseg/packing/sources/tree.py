@@ -12,10 +12,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
-
 from fastseg.errors import UserError
-from fastseg.shards.images import read_labels
+from fastseg.packing.masks import DecodedMask, decode_mask
 from fastseg.shards.tar import MAX_FILE, SPLITS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -65,9 +63,9 @@ class Member:
                 raise EOFError("the tar ends early")
         return data
 
-    def read_labels(self) -> Image.Image:
-        """Return the pixel values of a mask, mode ``L``; raise :class:`UserError` for a file that has none."""
-        return read_labels(self.read(), str(self))
+    def decode(self, lossy: bool = False) -> DecodedMask:
+        """Return the values or colors of a mask; raise :class:`UserError` as :func:`decode_mask` does."""
+        return decode_mask(self.read(), str(self), lossy)
 
 
 class Found(NamedTuple):

@@ -1,0 +1,118 @@
+"""What cannot be packed, all of it at once; and what the samples of one set have to agree on."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from fastseg.errors import UserError
+from fastseg.labels import Color, LabelTable
+from fastseg.packing.reading import ReadOptions, SampleError, read_pair
+from fastseg.packing.records import Statistics
+from fastseg.packing.sources.samples import Sample
+from fastseg.parallel import ordered_map
+
+Progress = Callable[[int, int], None]
+"""Called with the samples that are read and all there are."""
+NAMED = 20
+"""Files of one kind of problem that a message names."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sample that cannot be packed."""
+
+    sample: Sample
+    message: str
+    """One sentence with the file, the value found and the cure."""
+
+    @property
+    def kind(self) -> str:
+        """The cure, which is the same for all that fail alike."""
+        return self.message.rpartition("; ")[2]
+
+
+def find_problems(
+    samples: Sequence[Sample],
+    table: LabelTable,
+    options: ReadOptions,
+    workers: int,
+    progress: Progress | None = None,
+) -> list[Problem]:
+    """Read all ``samples`` as packing would, encoding nothing; those that cannot be packed, in their order."""
+    problems = []
+    tasks = ((sample, table, options) for sample in samples)
+    with closing(ordered_map(_problem, tasks, min(workers, max(1, len(samples))))) as found:
+        for done, problem in enumerate(found, 1):
+            if problem:
+                problems.append(problem)
+            if progress:
+                progress(done, len(samples))
+    return problems
+
+
+def _problem(sample: Sample, table: LabelTable, options: ReadOptions) -> Problem | None:
+    try:
+        read_pair(sample, table, options)
+    except SampleError as error:
+        return Problem(sample, str(error))
+    return None
+
+
+def describe_problems(problems: Sequence[Problem], total: int) -> str:
+    """How many of ``total`` samples cannot be packed and why: the first files of each kind, and how many more."""
+    lines = [f"{len(problems)} of {total} samples cannot be packed; mend them, or leave them out with --skip-bad"]
+    for kind, count in Counter(problem.kind for problem in problems).most_common():
+        alike = [problem.message for problem in problems if problem.kind == kind]
+        lines += [f"  {message}" for message in alike[:NAMED]]
+        if count > NAMED:
+            lines.append(f"  and {count - NAMED} more with this cure: {kind}")
+    return "\n".join(lines)
+
+
+def check_agreement(packed: Iterable[tuple[str, Statistics]]) -> None:
+    """Raise :class:`UserError` where masks of one set contradict each other; ``packed``: their names and statistics."""
+    packed = list(packed)
+    _check_palettes(packed)
+    _check_grays(packed)
+    _check_orientations(packed)
+
+
+def _check_palettes(packed: Sequence[tuple[str, Statistics]]) -> None:
+    first: dict[int, tuple[Color, str]] = {}
+    for name, statistics in packed:
+        for value, color in statistics.facts.palette:
+            known, other = first.setdefault(value, (color, name))
+            if known != color:
+                raise UserError(
+                    f"the value {value} has the color {list(known)} in the palette of the mask of {other} and "
+                    f"{list(color)} in that of {name}; say which of them holds: --mask-values value or color"
+                )
+
+
+def _check_grays(packed: Sequence[tuple[str, Statistics]]) -> None:
+    first = {gray: name for name, statistics in reversed(packed) if (gray := statistics.facts.gray_rgb) is not None}
+    if len(first) == 2:
+        raise UserError(
+            f"the mask of {first[True]} has nothing but grays and could be read by value, that of {first[False]} has "
+            "colors; say which holds for all: --mask-values color or value"
+        )
+
+
+def _check_orientations(packed: Sequence[tuple[str, Statistics]]) -> None:
+    drawn = Counter(statistics.facts.drawn for _, statistics in packed)
+    if drawn["stored"] and drawn["undecided"]:
+        name = next(name for name, statistics in packed if statistics.facts.drawn == "undecided")
+        raise UserError(
+            f"{drawn['stored']} masks are drawn on images as stored, before their EXIF orientation, and of "
+            f"{drawn['undecided']} the size does not tell, such as that of {name}; say so for all: "
+            "--masks-drawn stored or upright"
+        )
+
+
+def find_duplicates(
+    train: Sequence[tuple[str, Statistics]], val: Sequence[tuple[str, Statistics]]
+) -> list[tuple[str, str]]:
+    """Pairs of names, of train and of val, of images that are equal: of one size, with equal sums of all channels."""
+    names = {(s.height, s.width, s.sums): name for name, s in train}
+    return [(names[key], name) for name, s in val if (key := (s.height, s.width, s.sums)) in names]

@@ -1,0 +1,300 @@
+"""Masks as people have them: any file decoded to values or colors, and those read as train ids by a label table.
+
+What a file means must not depend on how a library shows it: samples of 1, 2 and 4 bits are labels as they are stored,
+not scaled to 0–255 as Pillow does; a palette's index is compared with its color.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastseg.errors import UserError
+from fastseg.labels import IGNORE, Color, LabelTable
+from fastseg.shards.images import bits_per_sample, load_image, orientation
+
+FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")
+LOSSY = "loses labels; save masks as PNG, or let --color-tolerance say how far a value may be off"
+By = Literal["auto", "value", "color"]
+"""How a mask is read: by its pixels' values (a palette's index), by their colors, or by whichever the table has."""
+
+
+@dataclass(frozen=True)
+class DecodedMask:
+    """The samples of a mask file, upright or not, as they are stored."""
+
+    image: Image.Image
+    """Mode ``L``: a label per pixel, gray value or palette index; mode ``RGB``: a color per pixel."""
+    palette: tuple[Color, ...] = ()
+    """Color of each index; empty for a mask without a palette."""
+    bits: int = 8
+    """Bits per sample in the file: with 1, white is both 1 and 255."""
+    orientation: int = 1
+    """EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+
+
+def decode_mask(data: bytes, where: str, lossy: bool = False) -> DecodedMask:
+    """Decode a mask file of any kind that stores one label or one color per pixel.
+
+    Raises :class:`UserError`, which names ``where``, for a damaged file, several pages or frames, values above 255 or
+    below 0, partly transparent pixels, 16-bit colors, a TIFF whose tag 262 inverts its samples, and, unless ``lossy``,
+    for a compression that changes labels.
+    """
+    image = load_image(data, where, FORMATS)
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise UserError(
+            f"the mask {where} has {pages} pages or frames; save the one that is the mask as a file of its own"
+        )
+    if not lossy and (compression := _lossy_compression(image, data)):
+        raise UserError(f"the mask {where} is compressed by {compression}, which {LOSSY}")
+    bits = bits_per_sample(image, data)
+    _refuse_inverted(image, where)
+    turned = orientation(image)
+    if image.mode == "P":
+        return DecodedMask(Image.fromarray(np.asarray(image)), _palette(image), bits, turned)
+    if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA", "La", "PA"):
+        if bits > 8:
+            raise UserError(f"the mask {where} has colors of {bits} bits; save it with 8 bits per channel")
+        return DecodedMask(_opaque(image, where), (), bits, turned)
+    return DecodedMask(_labels(image, bits, where), (), bits, turned)
+
+
+def _labels(image: Image.Image, bits: int, where: str) -> Image.Image:
+    """Gray samples as they are stored, mode ``L``."""
+    if image.mode == "1":
+        return image.convert("L").point([int(value > 0) for value in range(256)])
+    if image.mode == "L":
+        scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0–255
+        return image if scale <= 1 else image.point([value // scale for value in range(256)])
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_as_bytes(np.asarray(image), where))
+    raise UserError(
+        f"the mask {where} has pixels of mode {image.mode}; it must have a label (gray or palette) or a color (RGB) "
+        "per pixel"
+    )
+
+
+def _as_bytes(labels: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
+    with np.errstate(invalid="ignore"):  # NaN becomes some number, which NaN does not equal
+        whole = labels.astype(np.int64)
+    if (wrong := labels[(whole < 0) | (whole > 255) | (whole != labels)]).size:
+        raise UserError(
+            f"the mask {where} has {wrong.size} pixels that are no label, such as {wrong[0]}; labels are 0 to 255: "
+            "do these number objects rather than classes?"
+        )
+    return whole.astype(np.uint8)
+
+
+def _opaque(image: Image.Image, where: str) -> Image.Image:
+    """Without its alpha channel: mode ``L`` or ``RGB``."""
+    if image.mode in ("RGBA", "RGBa", "PA", "LA", "La"):
+        straight = image.convert("LA" if image.mode == "La" else "RGBA")
+        if straight.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
+            raise UserError(
+                f"the mask {where} has transparent pixels, whose class is not known; flatten it onto the color that "
+                "they stand for"
+            )
+    return image.convert("L" if image.mode in ("LA", "La") else "RGB")
+
+
+def _palette(image: Image.Image) -> tuple[Color, ...]:
+    flat = image.getpalette("RGB") or []
+    return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3))
+
+
+def _lossy_compression(image: Image.Image, data: bytes) -> str | None:
+    """The name of a compression that changes pixels, where the file has one."""
+    if image.format == "JPEG":
+        return "JPEG"
+    if image.format == "WEBP" and b"VP8L" not in data[:64]:
+        return "lossy WebP"
+    if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+        return f"TIFF's {image.info['compression']}"
+    return None
+
+
+def _refuse_inverted(image: Image.Image, where: str) -> None:
+    # Viewers invert such samples and OpenCV does not: the same file has two meanings.
+    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+        raise UserError(
+            f"the mask {where} has PhotometricInterpretation 0 (WhiteIsZero, TIFF tag 262): programs disagree whether "
+            "its values are inverted; save it with 1 (BlackIsZero), or as PNG"
+        )
+
+
+@dataclass(frozen=True)
+class TrainIds:
+    """A mask as train ids."""
+
+    image: Image.Image
+    """Mode ``L``: 0…C-1, or :data:`IGNORE`."""
+    unmatched: int = 0
+    """Pixels that, with a tolerance, were near no class: they are ignored."""
+    gray_rgb: bool | None = None
+    """Of an RGB mask: whether it was read as grays; None for others. In one set they must all be alike."""
+
+
+Ids = dict[int, int | None]
+"""Pixel value → train id; None where the table does not know it."""
+
+
+def read_train_ids(mask: DecodedMask, table: LabelTable, where: str, by: By = "auto", tolerance: int = 0) -> TrainIds:
+    """Read a mask by ``table``.
+
+    A mask with a palette, or of grays stored as RGB, can be read by value and by color: where both are known and
+    disagree, :class:`UserError` names the two readings, unless ``by`` says which holds. A palette of nothing but grays
+    is read as its grays. ``tolerance``: most that each channel of a color, or a value, may be off; pixels farther from
+    all classes are ignored and counted. Without one, :class:`UserError` names a value or color that the table does not
+    have.
+    """
+    if mask.image.mode == "L":
+        return _map_values(mask, _read_indexes(mask, table, where, by, tolerance), table, where, tolerance)
+    if table.train_ids and by != "color" and (gray := _as_gray(mask.image)):
+        ramp = DecodedMask(gray, tuple((value, value, value) for value in range(256)))
+        by_value, by_color = _by_value(ramp, table, tolerance), _by_color(ramp, table, tolerance)
+        if by == "auto":
+            _refuse_two_readings(ramp, table, where, by_value, by_color)
+        if by == "value" or None not in by_value.values():
+            return replace(_map_values(ramp, by_value, table, where, tolerance), gray_rgb=True)
+    if by == "value":
+        raise UserError(f"the mask {where} has colors, which cannot be read by value; leave out --mask-values value")
+    return _read_colors(mask.image, table, where, tolerance)
+
+
+def _as_gray(image: Image.Image) -> Image.Image | None:
+    """The one channel of an RGB image of nothing but grays."""
+    red, green, blue = image.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else None
+
+
+def _read_indexes(mask: DecodedMask, table: LabelTable, where: str, by: By, tolerance: int) -> Ids:
+    """The train id of each value of a mask of mode ``L``."""
+    by_value, by_color = _by_value(mask, table, tolerance), _by_color(mask, table, tolerance)
+    if by == "color" or not table.train_ids:
+        return by_color
+    if by == "value" or not mask.palette:
+        return by_value
+    if any(len(set(color)) > 1 for color in mask.palette):
+        _refuse_two_readings(mask, table, where, by_value, by_color)
+        return by_value
+    confirmed = None not in by_value.values() and by_value == by_color
+    return by_value if confirmed else _by_gray(mask, table, tolerance)
+
+
+def _by_value(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
+    return {v: _lookup(table.train_ids, _stored_value(v, mask, table), tolerance) for v in _used(mask)}
+
+
+def _by_color(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
+    return {value: _lookup(table.colors, _color_of(value, mask), tolerance) for value in _used(mask)}
+
+
+def _by_gray(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
+    return {value: _lookup(table.train_ids, _color_of(value, mask)[0], tolerance) for value in _used(mask)}
+
+
+def _used(mask: DecodedMask) -> list[int]:
+    return [value for value, count in enumerate(mask.image.histogram()) if count]
+
+
+def _color_of(value: int, mask: DecodedMask) -> Color:
+    """What a pixel shows: its palette's color, or its gray."""
+    return mask.palette[value] if value < len(mask.palette) else (value, value, value)
+
+
+def _map_values(mask: DecodedMask, ids: Ids, table: LabelTable, where: str, tolerance: int) -> TrainIds:
+    """Replace each value of a mask of mode ``L`` by its train id."""
+    unknown = [value for value, train_id in ids.items() if train_id is None]
+    histogram = mask.image.histogram()
+    if unknown and table.others is None and not tolerance:
+        first = unknown[0]
+        name = f"value {first}" if table.train_ids else f"color {list(_color_of(first, mask))}"
+        raise UserError(_unknown(where, histogram[first], name, table))
+    default = IGNORE if table.others is None else table.others
+    lookup = [default if (train_id := ids.get(value)) is None else train_id for value in range(256)]
+    unmatched = sum(histogram[value] for value in unknown) if table.others is None else 0
+    return TrainIds(mask.image.point(lookup), unmatched)
+
+
+def _stored_value(value: int, mask: DecodedMask, table: LabelTable) -> int:
+    """The value that the table names: white of a 1-bit mask is stored as 1 and often called 255."""
+    white = mask.bits == 1 and value == 1 and not mask.palette and 1 not in table.train_ids
+    return 255 if white and table.train_ids.get(255, IGNORE) != IGNORE else value
+
+
+def _lookup(known: Mapping[Any, int], key: Any, tolerance: int) -> int | None:
+    """The train id of a value or color; of the nearest one within ``tolerance``; None without one."""
+    if key in known or not tolerance:
+        return known.get(key)
+    nearest = min(known, key=lambda other: _distance(other, key), default=None)
+    return known[nearest] if nearest is not None and _distance(nearest, key) <= tolerance else None
+
+
+def _distance(one: Any, other: Any) -> int:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) if isinstance(one, tuple) else abs(one - other)
+
+
+def _refuse_two_readings(mask: DecodedMask, table: LabelTable, where: str, by_value: Ids, by_color: Ids) -> None:
+    names = {IGNORE: "ignored", **{i: repr(entry.name) for i, entry in enumerate(table.classes)}}
+    for value, train_id in by_value.items():
+        shown = by_color[value]
+        if train_id is not None and shown is not None and train_id != shown:
+            raise UserError(
+                f"the mask {where} has pixels of value {value}, which is {names[train_id]} in {table.name}, in the "
+                f"color {list(_color_of(value, mask))}, which is {names[shown]}; say which of them holds: "
+                "--mask-values value or color"
+            )
+
+
+def _unknown(where: str, count: int, name: str, table: LabelTable) -> str:
+    return (
+        f"the mask {where} has {count} pixels of {name}, which is no label of {table.name}; mend the mask or name it "
+        'in a classes.json (under "classes" or "ignore", or all that is not named: "others")'
+    )
+
+
+def _read_colors(image: Image.Image, table: LabelTable, where: str, tolerance: int) -> TrainIds:
+    if not table.colors:
+        raise UserError(
+            f"the mask {where} has colors, but {table.name} names none; give each class its color in classes.json "
+            "(make_shards.py --guess-classes writes one)"
+        )
+    codes = color_codes(np.asarray(image))
+    ids = _color_lookup(tuple(table.colors.items()))[codes]
+    unknown = ids < 0
+    if not unknown.any():
+        return TrainIds(Image.fromarray(ids.astype(np.uint8)), gray_rgb=False)
+    found, where_found, counts = np.unique(codes[unknown], return_inverse=True, return_counts=True)
+    matches = [_lookup(table.colors, decode_color(code), tolerance) for code in found.tolist()]
+    lost = np.array([match is None for match in matches])
+    if lost.any() and table.others is None and not tolerance:
+        most = int(np.where(lost, counts, 0).argmax())
+        raise UserError(_unknown(where, int(counts[most]), f"color {list(decode_color(int(found[most])))}", table))
+    default = IGNORE if table.others is None else table.others
+    ids[unknown] = np.array([default if match is None else match for match in matches])[where_found]
+    unmatched = int(counts[lost].sum()) if table.others is None else 0
+    return TrainIds(Image.fromarray(ids.astype(np.uint8)), unmatched, gray_rgb=False)
+
+
+def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """One number for each pixel's color: (H, W, 3) → (H, W)."""
+    wide = rgb.astype(np.int32)
+    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+
+
+def decode_color(code: int) -> Color:
+    """The color of a number from :func:`color_codes`."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+@lru_cache(maxsize=2)
+def _color_lookup(colors: tuple[tuple[Color, int], ...]) -> NDArray[np.int16]:
+    """Train id of each of the 2²⁴ colors, -1 for those not named: 32 MB, and a mask takes 20 ms instead of 200."""
+    table = np.full(1 << 24, -1, np.int16)
+    for (red, green, blue), train_id in colors:
+        table[red << 16 | green << 8 | blue] = train_id
+    return table

@@ -1,0 +1,17 @@
+"""Tables of classes of public data sets, a classes.json each, for ``--classes NAME``."""
+
+from pathlib import Path
+
+from fastseg.errors import UserError, shown
+
+FOLDER = Path(__file__).parent
+
+PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+"""Names that ``--classes`` takes; a file NAME.json put into this folder is one more."""
+
+
+def preset_path(name: str) -> Path:
+    """Return the path of a preset's classes.json; raise :class:`UserError` for a name that is not in PRESETS."""
+    if name not in PRESETS:
+        raise UserError(f"--classes names the preset {shown(name)}, which is none of {', '.join(PRESETS)}")
+    return FOLDER / f"{name}.json"

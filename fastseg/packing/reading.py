@@ -1,0 +1,139 @@
+"""One sample's files to an upright RGB image and a mask of train ids, of one size."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from PIL import Image
+
+from fastseg.errors import UserError
+from fastseg.labels import Color, LabelTable
+from fastseg.packing.masks import By, DecodedMask, read_train_ids
+from fastseg.packing.sources.samples import Sample
+from fastseg.shards.images import TURNS, read_rgb, stored_layout
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the files of a source mean where they can mean two things."""
+
+    mask_values: By = "auto"
+    """Read masks by their pixels' values (a palette's index) or by their colors. auto: by whichever classes.json has;
+    where a palette contradicts it, packing is refused."""
+    color_tolerance: int = 0
+    """Most that a mask's color or value may be off (0–255), for anti-aliased or JPEG masks; the rest is ignored."""
+    resize_masks: bool = False
+    """Bring masks of another size, but the same proportions, to their image's, by nearest neighbors."""
+    masks_drawn: Literal["auto", "upright", "stored"] = "auto"
+    """Whether masks show images that have an EXIF orientation turned upright or as stored. auto: as the sizes tell."""
+    white: int | None = None
+    """Value of white in images of 16 bits. Default: the largest in the set."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.color_tolerance <= 255:
+            raise UserError(f"--color-tolerance is {self.color_tolerance}; it must be from 0 to 255")
+        if self.white is not None and not 1 <= self.white <= 65535:
+            raise UserError(f"--white is {self.white}; it must be from 1 to 65535")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What reading one sample showed that has to agree over a set, or is worth saying."""
+
+    palette: tuple[tuple[int, Color], ...] = ()
+    """Values of a mask with a palette that occur in it, and their colors, where it was read by value."""
+    gray_rgb: bool | None = None
+    """Of an RGB mask: whether it was read as grays."""
+    drawn: Literal["upright", "stored", "undecided"] | None = None
+    """Of a mask whose image has an EXIF orientation: how it was drawn."""
+    resized: bool = False
+    """Whether the mask was resized."""
+    unmatched: int = 0
+    """Pixels of the mask that were near no class's color."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask, upright and of one size."""
+
+    image: Image.Image
+    """Mode ``RGB``."""
+    untouched: bytes | None
+    """The image's file, if it holds exactly ``image``."""
+    mask: Image.Image | None
+    """Train ids, mode ``L``; None for an image without a mask."""
+    facts: Facts
+
+
+class SampleError(UserError):
+    """Why one sample cannot be packed."""
+
+
+def read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
+    """Read one sample. Raises :class:`SampleError` with the file and the value for what cannot be packed."""
+    try:
+        return _read_pair(sample, table, options)
+    except UserError as error:
+        raise SampleError(*error.args) from None
+
+
+def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
+    data = sample.image.read()
+    image, plain = read_rgb(data, str(sample.image), white=options.white)
+    untouched = data if plain else None
+    if sample.mask is None:
+        return Pair(image, untouched, None, Facts())
+    mask = sample.mask.decode(lossy=options.color_tolerance > 0)
+    labels = read_train_ids(mask, table, str(sample.mask), options.mask_values, options.color_tolerance)
+    facts = Facts(_used_palette(mask, options), labels.gray_rgb, unmatched=labels.unmatched)
+    stored, of_image = stored_layout(data)
+    fitted, drawn = _turn(labels.image, mask.orientation, of_image, image.size, stored, options)
+    resized = fitted.size != image.size
+    if resized:
+        if not (options.resize_masks and _same_proportions(fitted.size, image.size)):
+            raise UserError(_sizes(sample, fitted.size, image.size, options))
+        fitted = fitted.resize(image.size, Image.Resampling.NEAREST)
+    return Pair(image, untouched, fitted, replace(facts, drawn=drawn, resized=resized))
+
+
+def _used_palette(mask: DecodedMask, options: ReadOptions) -> tuple[tuple[int, Color], ...]:
+    if options.mask_values == "color" or all(len(set(color)) == 1 for color in mask.palette):
+        return ()
+    counts = mask.image.histogram()
+    return tuple((value, color) for value, color in enumerate(mask.palette) if counts[value])
+
+
+def _turn(
+    mask: Image.Image,
+    own: int,
+    of_image: int,
+    upright: tuple[int, int],
+    stored: tuple[int, int],
+    options: ReadOptions,
+) -> tuple[Image.Image, Literal["upright", "stored", "undecided"] | None]:
+    """Turn a mask upright: by its own EXIF orientation, or by its image's where it was drawn on the stored pixels."""
+    if own in TURNS:
+        return mask.transpose(TURNS[own]), None
+    if of_image not in TURNS:
+        return mask, None
+    drawn = options.masks_drawn
+    if drawn == "auto":
+        fits = _same_proportions if options.resize_masks else tuple.__eq__
+        on_upright, on_stored = fits(mask.size, upright), fits(mask.size, stored)
+        if on_upright and on_stored:
+            return mask, "undecided"
+        drawn = "stored" if on_stored else "upright"
+    return (mask.transpose(TURNS[of_image]) if drawn == "stored" else mask), drawn
+
+
+def _same_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are the same picture's, but for rounding by a pixel of the smaller one."""
+    (width, height), (wide, high) = sorted((one, other))
+    return abs(width - wide * height / high) <= 1 or abs(height - high * width / wide) <= 1
+
+
+def _sizes(sample: Sample, mask: tuple[int, int], image: tuple[int, int], options: ReadOptions) -> str:
+    alike = _same_proportions(mask, image) and not options.resize_masks
+    return (
+        f"the mask {sample.mask} has {mask[0]}×{mask[1]} pixels, its image {sample.image} {image[0]}×{image[1]}; "
+        + ("--resize-masks brings it to its image's size" if alike else "they must show the same, in one size")
+    )
