@@ -21,6 +21,7 @@ from fastseg.packing.sources import open_source
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest
+from fastseg.shards.set_warnings import set_warnings
 from fastseg.shards.verify import verify
 from fastseg.storage import is_remote, join
 
@@ -53,6 +54,8 @@ class Options:
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
     workers: Annotated[int | None, shown_as("N")] = None
     """Processes that encode. Default: all cores."""
+    skip_bad: bool = False
+    """Leave out what cannot be packed; OUT/skipped.txt names it."""
     overwrite: bool = False
     """Remove the set that OUT holds and pack anew."""
     part: Annotated[str | None, shown_as("I/N")] = None
@@ -75,7 +78,7 @@ def _main() -> None:
     if options.verify:
         _verify(options.out or DEFAULT, options.workers)
     elif options.guess_classes:
-        _guess(options.source or Path("data"), options.workers)
+        _guess(options.source or Path("data"), options.classes, options.workers)
     elif options.merge:
         _merge(Path(options.out or DEFAULT), options.overwrite)
     else:
@@ -106,7 +109,7 @@ def _pack(options: Options) -> None:
             counts.append(done)
             show(done, total)
 
-        how = (options.pack, options.workers, options.overwrite, count)
+        how = (options.pack, options.workers, options.overwrite, count, options.skip_bad)
         manifest = pack_part(source, out, number, *how) if number else pack(source, out, *how)
     seconds = time.monotonic() - start
     if manifest:
@@ -121,21 +124,24 @@ def _pack(options: Options) -> None:
         print(f"see what training will see: fastseg-inspect {out}")
 
 
-def _guess(source: Path, workers: int | None) -> None:
+def _guess(source: Path, out: Path | None, workers: int | None) -> None:
     with show_progress(f"reading the masks of {source}", "masks") as show:
-        guess, path = write_guess(source, workers, show)
-    table = Table(
-        "value", "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left"
-    )
-    for value, count in guess.pixels.items():
-        red, green, blue = guess.colors[value]
-        name = guess.name(value) if value in guess.classes else "(ignored)"
-        share = f"{100 * count / sum(guess.pixels.values()):.3f}"
-        table.add_row(str(value), Text("■■", style=f"rgb({red},{green},{blue})"), name, share)
+        guess, path = write_guess(source, workers, show, out)
+    what = "color" if guess.by_color else "value"
+    table = Table(what, "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left")
+    total = sum(guess.pixels.values()) + guess.mixed
+    for key, count in guess.pixels.items():
+        red, green, blue = guess.colors[key]
+        shown = "{:3d} {:3d} {:3d}".format(*key) if isinstance(key, tuple) else str(key)
+        name = guess.name(key) if key in guess.classes else "(ignored)"
+        table.add_row(shown, Text("■■", style=f"rgb({red},{green},{blue})"), name, f"{100 * count / total:.3f}")
+    if guess.mixed:
+        table.add_row("others", "", "(ignored: mixtures at soft edges)", f"{100 * guess.mixed / total:.3f}")
     Console(markup=False).print(table)
-    if len(guess.classes) > MANY:
+    if not guess.by_color and len(guess.classes) > MANY:
         print(f"{len(guess.classes)} values are many: masks once resized or stored as JPEG hold mixtures of labels")
-    print(f'wrote {path}: write the names in, move values that are no class to "ignore", then pack {source}')
+    where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "")
+    print(f"wrote {path}: write the names in, move what is no class to{where}")
 
 
 def _merge(out: Path, overwrite: bool) -> None:
@@ -147,6 +153,8 @@ def _show(manifest: Manifest, out: Path) -> None:
     console = Console(markup=False)  # names may hold square brackets
     console.print(_set_table(manifest, out))
     console.print(_class_table(manifest))
+    for sentence in set_warnings(manifest):
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _verify(out: str, workers: int | None) -> None:

@@ -10,7 +10,9 @@ from fastseg.labels import Color, LabelTable
 from fastseg.packing.reading import ReadOptions, SampleError, read_pair
 from fastseg.packing.records import Statistics
 from fastseg.packing.sources.samples import Sample
+from fastseg.packing.sources.tree import Member
 from fastseg.parallel import ordered_map
+from fastseg.shards.images import load_image, read_deep
 
 Progress = Callable[[int, int], None]
 """Called with the samples that are read and all there are."""
@@ -110,9 +112,26 @@ def _check_orientations(packed: Sequence[tuple[str, Statistics]]) -> None:
         )
 
 
-def find_duplicates(
-    train: Sequence[tuple[str, Statistics]], val: Sequence[tuple[str, Statistics]]
-) -> list[tuple[str, str]]:
-    """Pairs of names, of train and of val, of images that are equal: of one size, with equal sums of all channels."""
-    names = {(s.height, s.width, s.sums): name for name, s in train}
-    return [(names[key], name) for name, s in val if (key := (s.height, s.width, s.sums)) in names]
+def find_white(samples: Sequence[Sample], workers: int) -> int | None:
+    """The largest sample of all images of 16 bits; None where all have 8."""
+    deep = [sample for sample in samples if may_be_deep(sample.image)]
+    with closing(ordered_map(_largest, ((sample,) for sample in deep), min(workers, max(1, len(deep))))) as found:
+        return max(found, default=0) or None
+
+
+def may_be_deep(image: Member) -> bool:
+    """Whether an image may have 16 bits per channel, by the first bytes of its file."""
+    if not image.filename.lower().endswith((".png", ".tif", ".tiff")):
+        return False
+    head = image.head(25)
+    return head[24:25] == b"\x10" if head.startswith(b"\x89PNG") else True
+
+
+def _largest(sample: Sample) -> int:
+    """The largest sample of an image of 16 bits; 0 for one of 8, and for one that packing will complain about."""
+    try:
+        data = sample.image.read()
+        samples = read_deep(load_image(data, str(sample.image)), data)
+    except UserError:
+        return 0
+    return 0 if samples is None else int(samples.max())

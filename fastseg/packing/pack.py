@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from fastseg.errors import UserError
+from fastseg.files import write_atomic
 from fastseg.labels import LabelTable
-from fastseg.packing.check import check_agreement, describe_problems, find_problems
+from fastseg.packing.check import NAMED, Problem, check_agreement, describe_problems, find_problems, find_white
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.reading import ReadOptions, SampleError
 from fastseg.packing.records import Codec, Record, Statistics, encode
@@ -50,6 +51,9 @@ def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[S
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
 
+SKIPPED = "skipped.txt"
+"""Beside a finished set: the samples that ``skip_bad`` left out, a sentence a line."""
+
 ENCODING = 2
 """Grows when the same samples and options give other bytes."""
 
@@ -80,16 +84,18 @@ def pack(
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Manifest:
     """Pack ``source`` into the folder ``out`` by ``workers`` processes (default: all cores).
 
     The bytes depend on the samples and ``options`` only. Interrupted at any instant and called again it goes on
     after the last finished shard; if ``out`` already holds this very set, that is all (``progress`` is not
-    called). Raises :class:`UserError` for a set of another request in ``out``, unless ``overwrite``, and for
+    called). ``skip_bad`` leaves out the samples that cannot be packed, counts them in the manifest and names them in
+    :data:`SKIPPED`. Raises :class:`UserError` for a set of another request in ``out``, unless ``overwrite``, and for
     what :func:`fastseg.packing.records.encode` refuses.
     """
-    options = options or PackOptions()
     workers = worker_count(workers)
+    source, options, skipped = _prepare(source, options or PackOptions(), workers, skip_bad, progress)
     request = _digest(source, options)
     if not overwrite and (manifest := finished(out, request)):
         return manifest
@@ -97,9 +103,29 @@ def pack(
         plans = plan(source.samples, options.seed, options.samples_per_shard)
         parts = _pack_or_list_problems(workspace, plans, source, options, workers, progress)
         check_agreement(_named(plans, parts))
-        manifest = summarize(source.table.name, source.table.classes, parts, _described(options))
+        described = _described(options, skipped) | _duplicates(plans, parts)
+        manifest = summarize(source.table.name, source.table.classes, parts, described)
+        if skipped:
+            write_atomic(out / SKIPPED, "".join(f"{problem.message}\n" for problem in skipped))
         workspace.finish(manifest)
     return manifest
+
+
+def _prepare(
+    source: DataSet, options: PackOptions, workers: int, skip_bad: bool, progress: Progress | None
+) -> tuple[DataSet, PackOptions, list[Problem]]:
+    """Settle what depends on all samples: the white of 16-bit images, and which samples to skip."""
+    reading = options.reading
+    if reading.white is None and (white := find_white(source.samples, workers)):
+        options = replace(options, reading=replace(reading, white=white))
+    if not skip_bad:
+        return source, options, []
+    skipped = find_problems(source.samples, source.table, options.reading, workers, progress)
+    bad = {problem.sample for problem in skipped}
+    kept = tuple(sample for sample in source.samples if sample not in bad)
+    if not kept:
+        raise UserError(describe_problems(skipped, len(source.samples)))
+    return replace(source, samples=kept), options, skipped
 
 
 def pack_part(
@@ -110,14 +136,15 @@ def pack_part(
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    skip_bad: bool = False,
 ) -> Manifest | None:
     """As :func:`pack`, but only the shards of one part, into the folder ``out/part-I-of-N``.
 
     :func:`fastseg.packing.parts.merge` makes of all parts the set that :func:`pack` would have made; if ``out`` already
     holds that, its manifest is returned. Raises :class:`UserError` where there are fewer shards than parts, too.
     """
-    options = options or PackOptions()
     workers = worker_count(workers)
+    source, options, skipped = _prepare(source, options or PackOptions(), workers, skip_bad, progress)
     request = _digest(source, options)
     if not overwrite and (manifest := finished(out, request)):
         return manifest
@@ -128,14 +155,28 @@ def pack_part(
         chosen = plans[number.index :: number.parts]
         check_agreement(_named(chosen, _pack_or_list_problems(workspace, chosen, source, options, workers, progress)))
         shards = tuple(shard.file for shard in plans)
-        note = PartNote(request, number, shards, source.table.name, source.table.classes, _described(options))
+        note = PartNote(request, number, shards, source.table.name, source.table.classes, _described(options, skipped))
         note.write(workspace.out)
     return None
 
 
-def _described(options: PackOptions) -> dict[str, Any]:
+def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, str]:
+    """The images of val that are in train as well: of one size, with equal sums and sums of squares of all channels."""
+    found: dict[str, dict[tuple[object, ...], str]] = {"train": {}, "val": {}}
+    for shard, part in zip(plans, parts, strict=True):
+        for sample, entry in zip(shard.samples, part.statistics, strict=True):
+            if sample.split in found:
+                found[sample.split][entry.height, entry.width, *entry.sums] = sample.image.filename
+    twice = [f"{found['train'][image]} = {name}" for image, name in found["val"].items() if image in found["train"]]
+    more = f" and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
+    return {"duplicates": f"{len(twice)} images ({', '.join(twice[:NAMED])}{more})"} if twice else {}
+
+
+def _described(options: PackOptions, skipped: Sequence[Problem]) -> dict[str, Any]:
     """What the manifest says of the options."""
-    return {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
+    described = {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
+    extra = {"white": options.reading.white, "skipped": len(skipped)}
+    return described | {name: value for name, value in extra.items() if value}
 
 
 def _digest(source: DataSet, options: PackOptions) -> str:

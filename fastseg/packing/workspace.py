@@ -156,6 +156,7 @@ def summarize(
     Mean and standard deviation are those of train, or of the first split there is. ``options["psnr"]`` becomes
     the PSNR of the stored images in dB, from the mean squared error where it was measured; None where it was not.
     """
+    all_statistics = _all_statistics(parts)
     splits = {name: [part for part in parts if part.shard.file.startswith(f"{name}-")] for name in SPLITS}
     splits = {name: chosen for name, chosen in splits.items() if chosen}
     mean, std = _moments(_all_statistics(next(iter(splits.values()))))
@@ -168,8 +169,20 @@ def summarize(
         mean=mean,
         std=std,
         options={key: value for key, value in options.items() if key not in ("image", "mask")}
-        | {"psnr": _psnr(_all_statistics(parts))},
+        | {"psnr": _psnr(all_statistics)}
+        | _notes(all_statistics),
     )
+
+
+def _notes(statistics: Sequence[Statistics]) -> dict[str, int]:
+    """Counts of what reading decided and could have got wrong (:data:`fastseg.shards.set_warnings.NOTES`)."""
+    counts = {
+        "masks_resized": sum(entry.facts.resized for entry in statistics),
+        "masks_drawn_stored": sum(entry.facts.drawn == "stored" for entry in statistics),
+        "masks_drawn_undecided": sum(entry.facts.drawn == "undecided" for entry in statistics),
+        "pixels_unmatched": sum(entry.facts.unmatched for entry in statistics),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _all_statistics(parts: Sequence[Part]) -> list[Statistics]:

@@ -52,6 +52,18 @@ class Member:
         except Exception as error:  # zipfile and its decompressors raise all kinds for damaged members
             raise UserError(f"{self} cannot be read ({error}); get the file again") from None
 
+    def head(self, count: int) -> bytes:
+        """Return at most its first ``count`` bytes; raise :class:`UserError` where they cannot be had."""
+        try:
+            if self.name and self.offset is None:
+                with _zip(self.path).open(self.name) as member:
+                    return member.read(count)
+            with self.path.open("rb") as file:
+                file.seek(self.offset or 0)
+                return file.read(min(count, self.size))
+        except Exception as error:  # see read
+            raise UserError(f"{self} cannot be read ({error}); get the file again") from None
+
     def _read(self) -> bytes:
         if not self.name:
             return self.path.read_bytes()
