@@ -6,7 +6,7 @@ import os
 import reprlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
 """Exit code of a command that was asked for something it cannot do."""
@@ -14,6 +14,11 @@ USER_ERROR = 2
 
 class UserError(Exception):
     """A mistake that the user can mend. Its text is the whole message; no traceback is shown."""
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        """``details``: sentences that follow the message, a line each."""
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -27,7 +32,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error.details)
     except BrokenPipeError:  # whoever read our output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -72,9 +77,14 @@ def shown(value: object) -> str:
     return _Short().repr(value)
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str, details: Sequence[str] = ()) -> None:
     rank = int(os.environ.get("RANK", "0"))
-    # Names of files may hold line feeds and a terminal's commands.
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(sentence.split()))
-    print(f"error: {f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
+    print(f"error: {f'[rank {rank}] ' if rank else ''}{one_line(sentence)}", file=sys.stderr)
+    for detail in details:
+        print(f"  {one_line(detail)}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def one_line(text: str) -> str:
+    """``text`` as one printable line: names of files may hold line feeds and a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))

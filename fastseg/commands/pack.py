@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fastseg.cli_help import shown_as
-from fastseg.errors import USER_ERROR, UserError, run_command, unwind_on_sigterm
-from fastseg.packing.guess_classes import write_guess
+from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
+from fastseg.packing.check import NAMED
+from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.sources import open_source
+from fastseg.parallel import worker_count
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest
@@ -27,7 +29,7 @@ from fastseg.storage import is_remote, join
 
 DEFAULT = "shards/cityscapes"
 """The folder of a set where --out names none."""
-MODES = ("guess-classes", "part", "merge", "verify")
+MODES = ("preview", "guess-classes", "part", "merge", "verify")
 """Flags of which one can be given."""
 MANY = 64
 """Values from which masks look as if something had mixed them."""
@@ -45,6 +47,8 @@ class Options:
     Default: $CITYSCAPES_DATASET, then data/."""
     classes: Annotated[Path | None, shown_as("FILE")] = None
     """What the masks' values mean. Default: Cityscapes' labels, or SOURCE/classes.json."""
+    preview: bool = False
+    """Pack nothing: write one page with a few samples under their masks, and what stands out in all of them."""
     guess_classes: bool = False
     """Pack nothing: write SOURCE/classes.json as the masks suggest, for you to edit."""
     splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
@@ -77,6 +81,8 @@ def _main() -> None:
     _check(options)
     if options.verify:
         _verify(options.out or DEFAULT, options.workers)
+    elif options.preview:
+        _preview(options)
     elif options.guess_classes:
         _guess(options.source or Path("data"), options.classes, options.workers)
     elif options.merge:
@@ -122,6 +128,24 @@ def _pack(options: Options) -> None:
         print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
     if manifest:
         print(f"see what training will see: fastseg-inspect {out}")
+
+
+def _preview(options: Options) -> None:
+    from fastseg.inspection.preview import preview, write_preview  # the page's pictures take a while to import
+
+    path = options.source or Path("data")
+    with show_progress(f"reading {path}", "samples") as show:
+        source = open_source_or_guess(options.source, options.classes, options.splits, options.workers)
+        found = preview(source, options.pack.reading, worker_count(options.workers), show)
+    page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_preview(page, found, source.summary(), path)
+    print(f"recognized {source.summary()}")
+    for sentence in [*(problem.message for problem in found.problems[:NAMED]), *found.warnings]:
+        print(f"• {one_line(sentence)}")
+    if (more := len(found.problems) - NAMED) > 0:
+        print(f"• and {more} more samples that cannot be packed")
+    print(f"wrote {page}")
 
 
 def _guess(source: Path, out: Path | None, workers: int | None) -> None:

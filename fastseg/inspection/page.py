@@ -125,25 +125,22 @@ def write_page(
     classes: Sequence[SegmentationClass],
 ) -> tuple[Path, Path]:
     """Write the sheet and the page, which needs no network and nothing beside it, into ``folder``; their paths."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("inspect.html").render(
-        title=title,
-        facts=facts,
-        findings=sentences,
-        crops=[(caption(crop), _image(crop), _mask(crop, classes)) for crop in inspection.shown],
-        opacity=OPACITY,
-        shares=shares(inspection, split, classes),
-        largest=max(max(share.before, share.after) for share in shares(inspection, split, classes)),
-        percent=percent,
-        measured=inspection.crops,
-        entries=inspection.entries,
-        names={i: c.name for i, c in enumerate(classes)},
+    page = (
+        page_environment()
+        .get_template("inspect.html")
+        .render(
+            title=title,
+            facts=facts,
+            findings=sentences,
+            crops=[(caption(crop), _image(crop), _mask(crop, classes)) for crop in inspection.shown],
+            opacity=OPACITY,
+            shares=shares(inspection, split, classes),
+            largest=max(max(share.before, share.after) for share in shares(inspection, split, classes)),
+            percent=percent,
+            measured=inspection.crops,
+            entries=inspection.entries,
+            names={i: c.name for i, c in enumerate(classes)},
+        )
     )
     # The page first: by it the next inspection knows that it may replace both.
     write_atomic(folder / PAGE, page)
@@ -153,19 +150,30 @@ def write_page(
     return folder / SHEET, folder / PAGE
 
 
+def page_environment() -> Environment:
+    """Where the pages' templates are found; what they show is escaped."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def _image(crop: Crop) -> str:
-    return _address(Image.fromarray(crop.image), Image.Resampling.BOX, "JPEG", quality=85)
+    return picture_address(Image.fromarray(crop.image), Image.Resampling.BOX, "JPEG", quality=85)
 
 
 def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
     """Class colors, transparent where pixels are ignored: the page lays it over the image."""
     alpha = np.where(crop.label < len(classes), 255, 0).astype(np.uint8)
     colors = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
-    return _address(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
+    return picture_address(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
 
 
-def _address(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
-    """The picture, at most :data:`PAGE_TILE` pixels a side, as a data address."""
+def picture_address(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
+    """Return the picture, at most :data:`PAGE_TILE` pixels a side, as a data address."""
     factor = min(1.0, PAGE_TILE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)
     buffer = io.BytesIO()

@@ -61,15 +61,15 @@ def _problem(sample: Sample, table: LabelTable, options: ReadOptions) -> Problem
     return None
 
 
-def describe_problems(problems: Sequence[Problem], total: int) -> str:
-    """How many of ``total`` samples cannot be packed and why: the first files of each kind, and how many more."""
-    lines = [f"{len(problems)} of {total} samples cannot be packed; mend them, or leave them out with --skip-bad"]
+def problems_error(problems: Sequence[Problem], total: int) -> UserError:
+    """How many of ``total`` samples cannot be packed; its details: the first files of each kind, and how many more."""
+    details = []
     for kind, count in Counter(problem.kind for problem in problems).most_common():
-        alike = [problem.message for problem in problems if problem.kind == kind]
-        lines += [f"  {message}" for message in alike[:NAMED]]
+        details += [problem.message for problem in problems if problem.kind == kind][:NAMED]
         if count > NAMED:
-            lines.append(f"  and {count - NAMED} more with this cure: {kind}")
-    return "\n".join(lines)
+            details.append(f"and {count - NAMED} more with this cure: {kind}")
+    cure = "mend them, or leave them out with --skip-bad" if len(problems) < total else "mend them"
+    return UserError(f"{len(problems)} of {total} samples cannot be packed; {cure}", details)
 
 
 def check_agreement(packed: Iterable[tuple[str, Statistics]]) -> None:

@@ -1,6 +1,7 @@
 """A classes.json guessed from the masks themselves, for a person to write the names in."""
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ from fastseg.files import write_atomic
 from fastseg.labels import IGNORE, MAX_CLASSES, Color
 from fastseg.packing.classes_json import distinct_colors
 from fastseg.packing.masks import DecodedMask, color_codes, decode_color
-from fastseg.packing.sources import CLASSES, find_masks
+from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source
 from fastseg.packing.sources.samples import Mask
 from fastseg.parallel import ordered_map, worker_count
 
@@ -114,6 +115,20 @@ def write_guess(
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file: --classes FILE") from None
     return guess, path
+
+
+def open_source_or_guess(
+    path: Path | None, classes: Path | None, splits: tuple[str, ...] | None, workers: int | None
+) -> DataSet:
+    """Open a data set as :func:`open_source` does; where it does not say what its masks mean, with a guess."""
+    if path is None or classes or has_classes(path):
+        return open_source(path, classes, splits)
+    guess = guess_classes(find_masks(path), workers)
+    name = path.resolve().name
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(guess.to_json(name))
+        file.flush()
+        return open_source(path, Path(file.name), splits)
 
 
 def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None) -> Guess:

@@ -12,7 +12,7 @@ from typing import Any
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import LabelTable
-from fastseg.packing.check import NAMED, Problem, check_agreement, describe_problems, find_problems, find_white
+from fastseg.packing.check import NAMED, Problem, check_agreement, find_problems, find_white, problems_error
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.reading import ReadOptions, SampleError
 from fastseg.packing.records import Codec, Record, Statistics, encode
@@ -124,7 +124,7 @@ def _prepare(
     bad = {problem.sample for problem in skipped}
     kept = tuple(sample for sample in source.samples if sample not in bad)
     if not kept:
-        raise UserError(describe_problems(skipped, len(source.samples)))
+        raise problems_error(skipped, len(source.samples))
     return replace(source, samples=kept), options, skipped
 
 
@@ -162,11 +162,11 @@ def pack_part(
 
 def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, str]:
     """The images of val that are in train as well: of one size, with equal sums and sums of squares of all channels."""
-    found: dict[str, dict[tuple[object, ...], str]] = {"train": {}, "val": {}}
+    found: dict[str, dict[tuple[int, ...], str]] = {"train": {}, "val": {}}
     for shard, part in zip(plans, parts, strict=True):
         for sample, entry in zip(shard.samples, part.statistics, strict=True):
             if sample.split in found:
-                found[sample.split][entry.height, entry.width, *entry.sums] = sample.image.filename
+                found[sample.split][(entry.height, entry.width, *entry.sums)] = sample.image.filename
     twice = [f"{found['train'][image]} = {name}" for image, name in found["val"].items() if image in found["train"]]
     more = f" and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
     return {"duplicates": f"{len(twice)} images ({', '.join(twice[:NAMED])}{more})"} if twice else {}
@@ -211,7 +211,7 @@ def _pack_or_list_problems(
         problems = find_problems(samples, source.table, options.reading, workers, progress)
         if len(problems) < 2:
             raise
-        raise UserError(describe_problems(problems, len(samples))) from error
+        raise problems_error(problems, len(samples)) from error
 
 
 def _named(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> list[tuple[str, Statistics]]:

@@ -170,12 +170,12 @@ def summarize(
         std=std,
         options={key: value for key, value in options.items() if key not in ("image", "mask")}
         | {"psnr": _psnr(all_statistics)}
-        | _notes(all_statistics),
+        | notes(all_statistics),
     )
 
 
-def _notes(statistics: Sequence[Statistics]) -> dict[str, int]:
-    """Counts of what reading decided and could have got wrong (:data:`fastseg.shards.set_warnings.NOTES`)."""
+def notes(statistics: Sequence[Statistics]) -> dict[str, int]:
+    """Return counts of what reading decided and could have got wrong (:data:`fastseg.shards.set_warnings.NOTES`)."""
     counts = {
         "masks_resized": sum(entry.facts.resized for entry in statistics),
         "masks_drawn_stored": sum(entry.facts.drawn == "stored" for entry in statistics),

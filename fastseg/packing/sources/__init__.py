@@ -100,6 +100,14 @@ def recognize(path: Path) -> tuple[Source, Tree] | None:
     return None
 
 
+def has_classes(path: Path) -> bool:
+    """Return whether a data set says what its masks mean: by its layout, or by a classes.json."""
+    if (found := recognize(path)) is None:
+        raise UserError(_describe_unknown(path))
+    source, tree = found
+    return source.classes(tree) is not None or tree.has(CLASSES)
+
+
 def find_masks(path: Path) -> list[Mask]:
     """Return the masks of a data set whose classes are not known, in order.
 

@@ -1,0 +1,161 @@
+"""A data set before it is packed, on one page: samples under their masks, class shares, and what stands out."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fastseg.errors import UserError
+from fastseg.files import write_atomic
+from fastseg.inspection.page import OPACITY, page_environment, picture_address
+from fastseg.labels import IGNORE, LabelTable
+from fastseg.packing.check import Problem, check_agreement
+from fastseg.packing.reading import ReadOptions, SampleError, read_pair
+from fastseg.packing.records import Statistics
+from fastseg.packing.sources import DataSet
+from fastseg.packing.sources.samples import Sample
+from fastseg.packing.workspace import notes
+from fastseg.parallel import ordered_map
+from fastseg.report.pictures import colorize
+from fastseg.shards.manifest import Manifest, Split
+from fastseg.shards.set_warnings import set_warnings
+from fastseg.shards.tar import SPLITS
+
+SHOWN = 12
+"""Samples with pictures: evenly spread over each split."""
+Progress = Callable[[int, int], None]
+"""Called with the samples that are read and all there are."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample as the page shows it."""
+
+    caption: str
+    image: str
+    """A data address."""
+    mask: str
+    """A data address of the class colors, transparent where pixels are ignored; empty without a mask."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one sample holds."""
+
+    statistics: Statistics
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What packing would find."""
+
+    manifest: Manifest
+    """With counts and notes, but without shards."""
+    pictures: tuple[Picture, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progress | None = None) -> Preview:
+    """Read all samples of ``source`` as packing would, by ``workers`` processes."""
+    shown = _spread(source.samples)
+    looks, problems = list[tuple[Sample, Look]](), list[Problem]()
+    tasks = ((sample, source.table, options, sample in shown) for sample in source.samples)
+    with closing(ordered_map(_look, tasks, min(workers, len(source.samples)))) as found:
+        for sample, look in zip(source.samples, found, strict=True):
+            if isinstance(look, Problem):
+                problems.append(look)
+            else:
+                looks.append((sample, look))
+            if progress:
+                progress(len(looks) + len(problems), len(source.samples))
+    manifest = _manifest(source, looks)
+    pictures = tuple(look.picture for _, look in looks if look.picture)
+    return Preview(manifest, pictures, tuple(problems), tuple(_contradictions(looks) + set_warnings(manifest)))
+
+
+def _spread(samples: Sequence[Sample]) -> set[Sample]:
+    """At most :data:`SHOWN` samples, of each split about as many."""
+    splits = [[sample for sample in samples if sample.split == split] for split in SPLITS]
+    splits = [chosen for chosen in splits if chosen]
+    each = SHOWN // len(splits)
+    return {chosen[i * len(chosen) // each] for chosen in splits for i in range(min(each, len(chosen)))}
+
+
+def _look(sample: Sample, table: LabelTable, options: ReadOptions, show: bool) -> Look | Problem:
+    try:
+        pair = read_pair(sample, table, options)
+    except SampleError as error:
+        return Problem(sample, str(error))
+    counts = pair.mask.histogram() if pair.mask else []
+    pixels = (*counts[: len(table.classes)], counts[IGNORE]) if counts else ()
+    statistics = Statistics(pair.image.height, pair.image.width, pixels, (), None, pair.facts)
+    return Look(statistics, _picture(sample, pair.image, pair.mask, table) if show else None)
+
+
+def _picture(sample: Sample, image: Image.Image, mask: Image.Image | None, table: LabelTable) -> Picture:
+    colors = ""
+    if mask is not None:
+        labels = np.asarray(mask)
+        alpha = np.where(labels < len(table.classes), 255, 0).astype(np.uint8)
+        painted = Image.fromarray(np.dstack([colorize(labels, table.classes), alpha]))
+        colors = picture_address(painted, Image.Resampling.NEAREST, "PNG", optimize=True)
+    photograph = picture_address(image, Image.Resampling.BOX, "JPEG", quality=85)
+    return Picture(f"{sample.split}: {sample.key}, {image.height}×{image.width}", photograph, colors)
+
+
+def _manifest(source: DataSet, looks: Sequence[tuple[Sample, Look]]) -> Manifest:
+    splits = {}
+    for name in dict.fromkeys(sample.split for sample, _ in looks):
+        entries = [look.statistics for sample, look in looks if sample.split == name]
+        labeled = all(entry.pixels for entry in entries)
+        pixels = tuple(np.sum([entry.pixels for entry in entries], axis=0).tolist()) if labeled else ()
+        sizes = Counter((entry.height, entry.width) for entry in entries)
+        splits[name] = Split((), labeled, tuple((*size, count) for size, count in sorted(sizes.items())), pixels)
+    counted = notes([look.statistics for _, look in looks])
+    black = (0.0, 0.0, 0.0)
+    return Manifest(source.table.name, source.table.classes, splits, "jpg", "tif", black, black, dict(counted))
+
+
+def _contradictions(looks: Sequence[tuple[Sample, Look]]) -> list[str]:
+    try:
+        check_agreement((str(sample.mask or sample.image), look.statistics) for sample, look in looks)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def write_preview(path: Path, found: Preview, recognized: str, source: Path) -> None:
+    """Write the page, which needs no network and nothing beside it."""
+    manifest = found.manifest
+    total = {name: sum(split.pixels) for name, split in manifest.splits.items() if split.labeled}
+    names = [*((entry.name, entry.color) for entry in manifest.classes), ("(ignored)", (0, 0, 0))]
+    shares = [
+        (name, color, [manifest.splits[split].pixels[i] / count for split, count in total.items()])
+        for i, (name, color) in enumerate(names)
+    ]
+    sizes = Counter[str]()
+    for split in manifest.splits.values():
+        sizes.update({f"{height}×{width}": count for height, width, count in split.sizes})
+    page = (
+        page_environment()
+        .get_template("preview.html")
+        .render(
+            title=f"{manifest.name}, before packing",
+            recognized=recognized,
+            source=str(source),
+            sizes=", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(5)),
+            problems=[problem.message for problem in found.problems],
+            warnings=found.warnings,
+            pictures=found.pictures,
+            splits=list(total),
+            shares=shares,
+            opacity=OPACITY,
+        )
+    )
+    write_atomic(path, page)
