@@ -127,7 +127,7 @@ def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path
 def heard(*words: str) -> _Seen:
     seen = _Seen()
     for word in words:
-        seen.hear(word)
+        seen.update(word)
     return seen
 
 
