@@ -28,7 +28,7 @@ _FAILED = "failed"
 
 @dataclass
 class _Seen:
-    """Hold a rank's last message, and how many of our beats ago the message and its progress were new."""
+    """A rank's last message, and how many of our beats ago the message and its progress were new."""
 
     message: str = ""
     silent: int = 0
