@@ -48,7 +48,7 @@ if __name__ == "__main__":
         rank, failure = cause(error)
         if failure.exitcode < 0:  # it could not print anything itself
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: rank {rank} was ended by {name}; run the same command again, a run goes on", file=sys.stderr)
+            print(f"error: rank {rank} was ended by {name}; run the same command again, a run resumes", file=sys.stderr)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)
