@@ -80,7 +80,7 @@ def _set(folder: str) -> list[Row]:
     found = f"{manifest.name}: {counts} images, {len(manifest.classes)} classes, {len(files)} tars"
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        cure = "copy the set anew, or pack it: python tools/make_shards.py (with --verify it tells all that is wrong)"
+        cure = "copy the set again, or pack it: python tools/make_shards.py (--verify lists all damage)"
         return broken("data set", f"{found}; not as packed: {', '.join(missing[:3])}{more}", cure)
     return ok("data set", found)
 
@@ -102,7 +102,7 @@ def record(request: Request) -> list[Row]:
         batch = next(iter(fastseg.open_shards(request.shards, split, batch=1, device="cpu", threads=1)))
     except UserError as error:
         what, _, cure = str(error).partition("; ")
-        return broken("first record", what, cure or "pack the set anew: python tools/make_shards.py")
+        return broken("first record", what, cure or "pack the set again: python tools/make_shards.py")
     _, height, width, _ = batch.image.shape
     return ok("first record", f"of {split} decodes: {width}×{height} pixels, mean {batch.image.float().mean():.0f}")
 
@@ -115,7 +115,7 @@ def _local(folder: str) -> list[Row]:
     where = f"{folder}: on {_kind(Path(folder))}"
     found = f"{where}, read at {speed / 1e6:,.0f} MB/s past the page cache"
     if speed < SLOW_READ and size > 8 << 20:
-        cure = "copy the set to a local disk; only until it lies in memory, an H200 reads about 90 MB/s"
+        cure = "copy the set to a local disk; until it is in memory, an H200 reads about 90 MB/s"
         return warning("shards", found, cure)
     return ok("shards", found if size > 8 << 20 else f"{where}, too small to measure how fast")
 
