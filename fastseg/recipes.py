@@ -61,7 +61,8 @@ def camvid() -> Config:
     pretrained weights (Jégou et al. 2017, arXiv 1611.09326). The small network has reached 39 % on val in half an hour
     of two CPU cores, by one run of 14 epochs (bench/results/cpu-camvid-proxy.json has the flags; crops and colors were
     others, and there were no class weights). Class weights brought it 3.7 points (2.0 to 5.4, five seeds of six epochs
-    from a checkpoint) and its first pedestrians and bicyclists. The other parts, and the data: docs/recipes.md.
+    from a checkpoint) and its first pedestrians and bicyclists. What else was tried: docs/studies.md; the data:
+    docs/recipes.md.
     """
     return Config(
         shards="shards/camvid",

@@ -1,4 +1,4 @@
-"""Look whether fastseg can work on this machine, and what to mend: ``fastseg-doctor``."""
+"""Look whether fastseg can work on this machine, and what to fix: ``fastseg-doctor``."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def _main() -> None:
 
     @dataclass(frozen=True)
     class Options:
-        """Check whether this machine, its GPUs, packages and disks are ready, and say how to mend what is not.
+        """Check whether this machine, its GPUs, packages and disks are ready, and say how to fix what is not.
 
         Takes a minute at most. Run it first on a new machine, and add its output to bug reports.
         Exit code: 1 where something is broken, else 0.
@@ -84,7 +84,7 @@ def show(rows: list[Row], console: "Console") -> None:
         table.add_row(row.check, Text(row.state, style=COLORS[row.state]), found)
     console.print(table)
     broken, warnings = (sum(row.state == state for row in rows) for state in ("broken", "warning"))
-    first = f"{broken} broken: mend {'it' if broken == 1 else 'them'} first" if broken else "nothing is broken"
+    first = f"{broken} broken: fix {'it' if broken == 1 else 'them'} first" if broken else "nothing is broken"
     console.print(f"\n{first}; warnings: {warnings}")
 
 

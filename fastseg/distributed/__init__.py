@@ -1,1 +1,1 @@
-"""Ranks: how they start, what they exchange, how one that hangs or fails is noticed."""
+"""Start ranks, exchange values between them, and detect one that hangs or fails."""

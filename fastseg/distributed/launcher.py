@@ -1,4 +1,4 @@
-"""torchrun for our own ranks: no traceback after a rank that has said why it fails, and no restart where none helps."""
+"""Run torchrun for our ranks: no traceback if a rank has said why it failed, and no restart that cannot help."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ from fastseg.errors import USER_ERROR
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's own, but it starts nothing again after a user's error, which would only come again."""
+    """Do as torchrun's agent, but restart nothing after a user error, which would only recur."""
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
@@ -25,10 +25,10 @@ class Agent(LocalElasticAgent):
 
 
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """Rank and failure from which the others came.
+    """Return the rank and the failure that caused the others.
 
-    A rank with a user's error has said it. One that a signal ended has not failed for another's sake, unless by the
-    SIGTERM that the launcher sends to all that are left.
+    A rank with a user error has printed it. A rank killed by a signal failed by itself, unless the signal is SIGTERM,
+    which the launcher sends to the remaining ranks.
     """
     codes = [(rank, failure, failure.exitcode) for rank, failure in error.failures.items()]
     refused = [(rank, failure) for rank, failure, code in codes if code == USER_ERROR]
@@ -38,7 +38,7 @@ def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
 
 
 if __name__ == "__main__":
-    launching.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun asks nobody which agent to take
+    launching.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun has no option for the agent
     try:
         main()
     except RendezvousError:
@@ -46,9 +46,9 @@ if __name__ == "__main__":
         sys.exit(1)
     except ChildFailedError as error:
         rank, failure = cause(error)
-        if failure.exitcode < 0:  # it could say nothing itself
+        if failure.exitcode < 0:  # it could not print anything itself
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: rank {rank} was ended by {name}; run the same command again, a run goes on", file=sys.stderr)
+            print(f"error: rank {rank} was ended by {name}; run the same command again, a run resumes", file=sys.stderr)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)

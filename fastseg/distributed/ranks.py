@@ -1,4 +1,4 @@
-"""Processes: one per GPU (or CPU rank), how they come to be, and the few words they exchange."""
+"""Start one process per GPU (or CPU rank), and exchange values between them."""
 
 import os
 import sys
@@ -12,43 +12,43 @@ import torch
 import torch.distributed as dist
 
 from fastseg.device import count_gpus, device_of, require_gpus
-from fastseg.distributed.watchdog import Watchdog, agreed, end, explained
+from fastseg.distributed.watchdog import Watchdog, abort, failure_to_report, is_agreed_exit
 from fastseg.errors import USER_ERROR, UserError
 from fastseg.parallel import usable_cores
 
 TIMEOUT = 600.0
-"""Seconds after which ranks that wait for another give up."""
+"""Seconds after which ranks that wait for another one give up."""
 _MARGIN = 60.0
-"""Seconds by which the libraries wait longer than our own watch, which can name the rank."""
+"""Seconds that the libraries wait longer than our watchdog, which can name the rank."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them."""
+    """Describe this process among all ranks."""
 
     rank: int
     world: int
     local_rank: int
-    """Place on this machine."""
+    """Index on this machine."""
     local_world: int
     """Processes on this machine."""
     device: torch.device
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes files and speaks to the user."""
+        """Return whether this is the rank that writes files and talks to the user."""
         return self.rank == 0
 
 
 def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     """Replace this process by ``gpus`` ranks of the same command, unless it is one of them or one is enough.
 
-    Where a rank dies all are started again, ``restarts`` times at most.
+    If a rank dies, all are restarted, at most ``restarts`` times.
 
-    ``torchrun SCRIPT --gpus 8`` starts one process, since torchrun's own count stands before the script: so the
-    script becomes the launcher of its ranks. By exec, not as a child: signals go where they should. Under
-    ``torchrun --nproc-per-node 8`` the ranks are there already. Raises :class:`UserError` where the machine has
-    not what was asked for.
+    ``torchrun SCRIPT --gpus 8`` starts one process, because torchrun's own count stands before the script. So the
+    script becomes the launcher of its ranks, by exec and not as a child, so that signals reach it. Under
+    ``torchrun --nproc-per-node 8`` the ranks exist already. Raises :class:`UserError` if the machine lacks what was
+    asked for.
     """
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     available = 0 if device == "cpu" else require_gpus() if device == "cuda" else count_gpus()
@@ -72,7 +72,7 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
 
 
 def restarts_of_launcher() -> int:
-    """How often the torchrun around this process starts its ranks again."""
+    """Return how often the torchrun around this process restarts its ranks."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
@@ -89,7 +89,7 @@ def _replace(ranks: int, restarts: int) -> None:
 
 
 def _of_launcher(variable: str) -> bool:
-    """Whether torchrun set this environment variable for the one process that it started."""
+    """Return whether torchrun set this environment variable for the one process that it started."""
     return variable.startswith(("TORCHELASTIC_", "MASTER_", "ROLE_", "GROUP_")) or variable in (
         "RANK",
         "LOCAL_RANK",
@@ -114,19 +114,19 @@ def _check_count(wanted: int, available: int) -> None:
 def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """Join the other ranks (NCCL on GPUs, gloo on CPUs) and leave them in order at the end.
 
-    Where there are others, an exception ends the process here, said as :func:`fastseg.errors.run_command` says it, by
-    the first rank that fails: those that lose their connection to it are silent. Where one hangs, all the others end
-    after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watchdog`). A rank whose GPU cannot be used
-    says so before it joins: raises :class:`UserError`.
+    With several ranks an exception ends the process here. The first rank that fails prints it, as
+    :func:`fastseg.errors.run_command` does; ranks that only lose their connection to it stay silent. If a rank hangs,
+    all others end after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watchdog`). Raises
+    :class:`UserError` before joining if this rank's GPU cannot be used.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = _place(device, local_rank)
+    own = _own_device(device, local_rank)
     ranks = Ranks(
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
         local_world=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        device=place,
+        device=own,
     )
     if ranks.world == 1:
         yield ranks
@@ -136,33 +136,33 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
         yield ranks
     except BaseException as error:
         stopped = error
-        if not agreed(error):
-            end(explained(error, ranks.local_rank, watch))
+        if not is_agreed_exit(error):
+            abort(failure_to_report(error, ranks.local_rank, watch))
     watch.leave()
     dist.destroy_process_group()
     if stopped:
         raise stopped
 
 
-def _place(device: str, local_rank: int) -> torch.device:
-    """This rank's own GPU, proven to compute and made torch's current one; or the CPU."""
+def _own_device(device: str, local_rank: int) -> torch.device:
+    """Return this rank's GPU, proven to compute and made torch's current one, or the CPU."""
     gpus = device == "cuda" or (device == "auto" and count_gpus() > 0)
-    place = device_of(f"cuda:{local_rank}" if gpus else device)
+    own = device_of(f"cuda:{local_rank}" if gpus else device)
     if gpus:
-        torch.cuda.set_device(place)
-    return place
+        torch.cuda.set_device(own)
+    return own
 
 
 def _join(ranks: Ranks, timeout: float) -> Watchdog:
     patience = timedelta(seconds=timeout + _MARGIN)
     store, *_ = next(dist.rendezvous("env://", timeout=patience))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun keeps one store for all its restarts, addresses of ranks that are dead included. On several machines
-        # its counts differ, and the store has to be a new one: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        # torchrun keeps one store for all restarts, with the addresses of dead ranks. On several machines its counts
+        # differ, so the store has to be a new one: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     cuda = ranks.device.type == "cuda"
     dist.init_process_group(
-        # gloo beside NCCL carries what lies on the CPU: counts, states, agreements.
+        # gloo beside NCCL carries what is on the CPU: counts, states, decisions.
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=dist.PrefixStore("ranks", store),
         rank=ranks.rank,
@@ -172,33 +172,33 @@ def _join(ranks: Ranks, timeout: float) -> Watchdog:
     )
     global _untimed_group
     _untimed_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    # A clone: a thread that waits in a store keeps others out of it.
+    # A clone, because a thread that waits in a store blocks the others.
     return Watchdog(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
 
 
 _untimed_group: Any = None
-"""All ranks, for exchanges that only the watch may end."""
+"""All ranks, for collectives that only the watchdog may end."""
 _progress = 0
-"""Exchanges between ranks that this process has come to, and how often it has got on since the last of them."""
+"""Collectives that this process has begun, and its heartbeats since the last of them."""
 _EXCHANGE = 1 << 32
-"""So much more is an exchange than :func:`heartbeat`: ranks that have come to the same one are equally far."""
+"""Weight of a collective over a :func:`heartbeat`, so that ranks in the same collective count as equally far."""
 
 
 def _begin_collective() -> bool:
-    """Whether there are others to exchange anything with; call before doing so."""
+    """Count a collective that is about to begin; return whether there are other ranks."""
     global _progress
     _progress = (_progress // _EXCHANGE + 1) * _EXCHANGE
     return dist.is_initialized()
 
 
 def heartbeat() -> None:
-    """Say, in long work between two exchanges, that another part of it is done: then this rank does not hang."""
+    """Report progress in long work between two collectives, so that this rank does not count as hanging."""
     global _progress
     _progress += 1
 
 
 def barrier_no_timeout() -> None:
-    """Wait for all ranks after work that may take some much longer than others, as long as these :func:`heartbeat`."""
+    """Wait for all ranks without a timeout, as long as those that still work call :func:`heartbeat`."""
     if _begin_collective():
         dist.barrier(group=_untimed_group)
 
@@ -211,7 +211,7 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The mean of each tensor over all ranks, in new tensors of one type and device; one message for all."""
+    """Return each tensor's mean over all ranks, as new tensors of one dtype and device, in one message."""
     if not dist.is_initialized() or not tensors:
         return [tensor.clone() for tensor in tensors]
     flat = sum_over_ranks(torch.cat([tensor.flatten() for tensor in tensors])) / dist.get_world_size()
@@ -220,7 +220,7 @@ def mean_over_ranks(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every rank's ``state``, in rank order, on every rank."""
+    """Return every rank's ``state``, in rank order, on every rank."""
     if not _begin_collective():
         return [state]
     states: list[Any] = [None] * dist.get_world_size()
@@ -229,7 +229,7 @@ def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def gather_on_first(value: Any) -> list[Any]:
-    """Every rank's ``value``, in rank order, on the first rank; nothing on the others."""
+    """Return every rank's ``value``, in rank order, on the first rank, and nothing on the others."""
     if not _begin_collective():
         return [value]
     values: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -244,13 +244,13 @@ def barrier() -> None:
 
 
 def count_corrupt(mine: Sequence[int], most: int) -> int:
-    """Distinct damaged records of one split that all ranks have met, this one at the places ``mine``.
+    """Count the distinct damaged records of one split over all ranks; ``mine`` are this rank's indexes.
 
-    Every rank has to call. Where they are more than ``most``, each ends: the first rank with a :class:`UserError`.
+    Every rank has to call. If there are more than ``most``, every rank ends, the first with a :class:`UserError`.
     """
     if not most:  # the first one has ended its rank already
         return 0
-    bad = len({place for state in gather_states({"bad": mine}) for place in state["bad"]})
+    bad = len({index for state in gather_states({"bad": mine}) for index in state["bad"]})
     if bad <= most:
         return bad
     if dist.is_initialized() and dist.get_rank():

@@ -1,1 +1,1 @@
-"""What a machine has, and what of it works: the checks of fastseg-doctor."""
+"""Check what a machine has and what works: fastseg-doctor."""

@@ -1,4 +1,4 @@
-"""torch itself: its operators, torch.compile, and the exchange between ranks."""
+"""Check torch: its operators, torch.compile, and the exchange between ranks."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from tempfile import TemporaryDirectory
 from fastseg.doctor.rows import Request, Row, broken, ok, warning
 
 GRADIENTS = 168_000_000
-"""Bytes that the ranks add up in every step of deeplabv3_resnet50."""
-LATER = "run this again when the machine is less busy; if it comes again, train with --model.compile False"
+"""Bytes of gradients that the ranks sum in every step of deeplabv3_resnet50."""
+LATER = "run this again when the machine is less busy; if it fails again, train with --model.compile False"
 COMPILING = 38.0
 """Seconds that torch.compile may take for a small network."""
 SLOW = 0.05
-"""Seconds for them on GPUs that are longer than a whole step takes."""
+"""Seconds for the exchange on GPUs above which it takes longer than a whole step."""
 
 
 def torch_works(_request: Request) -> list[Row]:
-    """torch and torchvision, imported together."""
+    """Check that torch and torchvision work together."""
     from fastseg.libraries import import_problem
 
     try:
@@ -34,14 +34,14 @@ def torch_works(_request: Request) -> list[Row]:
     except (ImportError, OSError, RuntimeError) as error:
         problem = import_problem(error) or f"torch or torchvision fails ({' '.join(str(error).split())[:300]})"
         what, _, cure = problem.partition("; ")
-        return broken("torch", what, cure or "install torch and torchvision anew, from one place")
+        return broken("torch", what, cure or "reinstall torch and torchvision from one source")
     if kept != [0]:
-        return broken("torch", "torchvision computes wrongly", "install torch and torchvision anew, from one place")
+        return broken("torch", "torchvision computes wrongly", "reinstall torch and torchvision from one source")
     return ok("torch", f"{torch.__version__} and torchvision {torchvision.__version__} work together")
 
 
 def compiling(_request: Request) -> list[Row]:
-    """torch.compile of a convolution and its backward pass, as the training step asks for on a GPU."""
+    """Check torch.compile on a convolution and its backward pass, which training wants on a GPU."""
     from fastseg.compiler import compile_fails, compiler_problem
     from fastseg.device import cuda_works
 
@@ -63,7 +63,7 @@ def compiling(_request: Request) -> list[Row]:
 
 
 def ranks(_request: Request) -> list[Row]:
-    """What a step's gradients take to be added up, by as many processes as there are GPUs, or by two on the CPU."""
+    """Measure how long summing a step's gradients takes, by one process per GPU, or by two on the CPU."""
     import torch
 
     from fastseg.device import cuda_works
@@ -103,7 +103,7 @@ def ranks(_request: Request) -> list[Row]:
 
 
 def _launch(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Exit code of a launcher, and what it and its ranks said on stderr."""
+    """Run a launcher; return its exit code and what it and its ranks wrote to stderr."""
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
     )
@@ -111,7 +111,7 @@ def _launch(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
         _, said = process.communicate()
         return process.returncode, said
     finally:
-        if process.poll() is None:  # this check is being ended: so are the ranks, by their launcher alone
+        if process.poll() is None:  # this check is being stopped: the launcher stops its ranks
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(2.0)

@@ -1,4 +1,4 @@
-"""Who decodes JPEGs, and whether the pixels are right."""
+"""Check which processor decodes JPEGs, and whether the pixels are right."""
 
 import io
 
@@ -7,13 +7,13 @@ import numpy as np
 from fastseg.doctor.rows import Request, Row, broken, ok, warning
 
 SECONDS = 35.0
-"""That the GPU's decoder may take, torch's and DALI's imports included."""
+"""Seconds that the GPU's decoder may take, with the imports of torch and DALI."""
 LEVELS = 1.0
 """Gray levels by which DALI and Pillow may differ on average."""
 
 
 def jpeg_on_cpu(_request: Request) -> list[Row]:
-    """One small JPEG by DALI, as crops are decoded without a GPU, beside Pillow."""
+    """Compare DALI with Pillow on one small JPEG, decoded as crops are without a GPU."""
     from PIL import Image
 
     from fastseg.libraries import import_problem
@@ -46,7 +46,7 @@ def _decode(data: np.ndarray) -> np.ndarray:
 
 
 def jpeg_on_gpu(request: Request) -> list[Row]:
-    """The GPU's decoder, tried in a process of its own, on the set's records or on drawn ones."""
+    """Try the GPU's decoder in a separate process, on the set's records or on drawn ones."""
     from fastseg.device import cuda_works
 
     if not cuda_works():

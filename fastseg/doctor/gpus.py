@@ -1,4 +1,4 @@
-"""The driver, each GPU, and the driver's library for the JPEG engine."""
+"""Check the driver, each GPU, and the driver's library for the JPEG engine."""
 
 import ctypes
 import warnings
@@ -8,13 +8,13 @@ from fastseg.doctor.rows import Request, Row, broken, gib, ok, warning
 from fastseg.driver import Gpu
 
 NEEDED = (7, 0)
-"""The compute capability of Volta, the oldest that CUDA 13's libraries may serve."""
+"""Lowest compute capability that CUDA 13's libraries may support: Volta's."""
 HELD = 0.9
-"""Share of a GPU's memory that has to be free."""
+"""Share of a GPU's memory that must be free."""
 
 
 def driver(_request: Request) -> list[Row]:
-    """The driver against the CUDA that torch is built for."""
+    """Compare the driver with the CUDA version that torch is built for."""
     import torch
 
     from fastseg.device import cuda_works
@@ -38,7 +38,7 @@ def driver(_request: Request) -> list[Row]:
 
 
 def gpus(_request: Request) -> list[Row]:
-    """Each GPU that torch sees: allocated on, and computed on."""
+    """Allocate and compute on each GPU that torch sees."""
     import torch
 
     from fastseg.device import cuda_works
@@ -62,7 +62,7 @@ def _gpu(index: int, known: tuple[Gpu, ...]) -> list[Row]:
 
     from fastseg.device import device_of
 
-    with warnings.catch_warnings():  # of torch, about a GPU that is too old for it
+    with warnings.catch_warnings():  # torch warns about GPUs that are too old for it
         warnings.simplefilter("ignore")
         device = device_of(f"cuda:{index}")
         about, (free, total) = torch.cuda.get_device_properties(device), torch.cuda.mem_get_info(device)
@@ -88,7 +88,7 @@ def _gpu(index: int, known: tuple[Gpu, ...]) -> list[Row]:
 
 
 def video(_request: Request) -> list[Row]:
-    """libnvcuvid, without which the JPEG engine of a GPU is off without a word."""
+    """Load libnvcuvid, without which a GPU's JPEG engine is off without a message."""
     from fastseg.device import cuda_works
 
     if not cuda_works():

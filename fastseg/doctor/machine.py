@@ -1,4 +1,4 @@
-"""What the machine, a container or a batch system grants this process: cores, memory, files."""
+"""Check what the machine, a container or a batch system grants this process: cores, memory, files."""
 
 import os
 import resource
@@ -12,16 +12,16 @@ from fastseg.parallel import usable_cores
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 SHM = Path("/dev/shm")
-LEAST_SHM = 1 << 29
-"""Bytes of shared memory: NCCL takes some tens of MB for each pair of ranks; Docker gives 64 MB unless told more."""
-LEAST_MEMORY = 8 << 30
-"""Bytes below which even the process of one GPU, with torch, CUDA and DALI, may be ended."""
-LEAST_FILES = 1024
+MIN_SHM = 1 << 29
+"""Bytes of shared memory: NCCL takes some tens of MB per pair of ranks; Docker gives 64 MB by default."""
+MIN_MEMORY = 8 << 30
+"""Bytes below which even a process for one GPU, with torch, CUDA and DALI, may be killed."""
+MIN_FILES = 1024
 """Open files: tars, memory maps, and the sockets between ranks."""
 
 
 def cores(_request: Request) -> list[Row]:
-    """Cores that may be used, against those that a group of processes is given time on."""
+    """Compare the usable cores with the container's CPU limit."""
     usable, total, quota = usable_cores(), os.cpu_count() or 1, cpu_quota()
     found = f"{usable} of {total} cores may be used"
     if quota is not None and quota < usable:
@@ -39,7 +39,7 @@ def cores(_request: Request) -> list[Row]:
 
 
 def threads(_request: Request) -> list[Row]:
-    """How many threads torch computes with on the CPU."""
+    """Check how many threads torch uses on the CPU."""
     value, usable = os.environ.get("OMP_NUM_THREADS"), usable_cores()
     if value is None:
         return ok("threads", "OMP_NUM_THREADS is not set: each rank takes its share of the cores")
@@ -51,7 +51,7 @@ def threads(_request: Request) -> list[Row]:
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of time that the groups of this process may take in all, of either version of cgroups."""
+    """Return the CPU limit of this process's cgroups (v1 or v2), in cores; None without one."""
     quotas = []
     for folder in _groups("cpu"):
         try:
@@ -67,7 +67,7 @@ def cpu_quota() -> float | None:
 
 
 def memory_limit() -> int | None:
-    """Bytes that the groups of this process may take."""
+    """Return the memory limit of this process's cgroups, bytes; None without one."""
     limits = []
     for folder in _groups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -79,7 +79,7 @@ def memory_limit() -> int | None:
 
 
 def _groups(controller: str) -> list[Path]:
-    """The folders of this process's group and of those around it."""
+    """Return the folders of this process's cgroup and of its parents."""
     try:
         lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -89,20 +89,20 @@ def _groups(controller: str) -> list[Path]:
         _, names, path = line.split(":", 2)
         root = CGROUP if names == "" else CGROUP / controller
         if names == "" or controller in names.split(","):
-            place = root / path.strip("/")
-            folders += [place, *(above for above in place.parents if above.is_relative_to(root))]
+            group = root / path.strip("/")
+            folders += [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
     return folders
 
 
 def memory(_request: Request) -> list[Row]:
-    """Memory that is free, in the machine and by the container's limit."""
+    """Check the free memory of the machine and the container's limit."""
     fields = dict(line.split(":") for line in (PROC / "meminfo").read_text(encoding="ascii").splitlines())
     total, free = (1024 * int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     limit = memory_limit()
     found = f"{gib(free)} of {gib(total)} are free"
     if limit is not None and limit < total:
         found += f", the container's limit is {gib(limit)}"
-    least = LEAST_MEMORY * max(len(read_driver().gpus), 1)
+    least = MIN_MEMORY * max(len(read_driver().gpus), 1)
     if min(free, limit or free) < least:
         cure = f"end what is not needed, or ask for more (Slurm: --mem): training may take {gib(least)} here"
         return warning("memory", found, cure)
@@ -110,23 +110,23 @@ def memory(_request: Request) -> list[Row]:
 
 
 def shared_memory(_request: Request) -> list[Row]:
-    """What NCCL's ranks on one machine talk through."""
+    """Check the shared memory that NCCL's ranks on one machine use."""
     try:
         room = shutil.disk_usage(SHM)
     except OSError as error:
         cure = "mount it, of type tmpfs: NCCL needs it between the GPUs of a machine"
         return broken("shared memory", f"{SHM} cannot be used ({error.strerror})", cure)
     found = f"{gib(room.free)} of {gib(room.total)} in {SHM} are free"
-    if room.free < LEAST_SHM:
+    if room.free < MIN_SHM:
         return warning("shared memory", found, "start the container with more: docker run --shm-size 8g, or --ipc host")
     return ok("shared memory", found)
 
 
 def open_files(_request: Request) -> list[Row]:
-    """How many files a process may have open."""
+    """Check how many files a process may have open."""
     soft, hard = (2**31 if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
     found = f"{soft:,} at a time (up to {hard:,})"
-    if soft < LEAST_FILES:
+    if soft < MIN_FILES:
         cure = "before the command: ulimit -n 4096" + " (as root, or in /etc/security/limits.conf)" * (hard < 4096)
         return warning("open files", found, cure)
     return ok("open files", found)

@@ -1,4 +1,4 @@
-"""Versions: of the system, of Python, and of the packages that have to fit together."""
+"""Check the versions of the system, of Python, and of the packages."""
 
 import platform
 import sys
@@ -10,13 +10,13 @@ from fastseg.doctor.rows import Request, Row, broken, ok, warning
 from fastseg.libraries import OURS
 
 NAMESAKE = "fastseg"
-"""A package of another project: a collection of MobileNetV3 models, which is imported by the same name."""
+"""Package of another project, a collection of MobileNetV3 models, with the same import name."""
 GLIBC = (2, 28)
-"""The oldest C library that the wheels of torch and DALI are built for."""
+"""Oldest C library that the wheels of torch and DALI support."""
 
 
 def system(_request: Request) -> list[Row]:
-    """The operating system and Python."""
+    """Check the operating system and Python."""
     name, glibc = platform.libc_ver()
     found = (
         f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}, {name} {glibc}, Python "
@@ -30,7 +30,7 @@ def system(_request: Request) -> list[Row]:
 
 
 def packages(_request: Request) -> list[Row]:
-    """Installed versions against those that fastseg takes, and against the package of the same name."""
+    """Compare installed versions with those required, and look for the other package named fastseg."""
     return [*_fitting(), *_namesake()]
 
 
@@ -93,7 +93,7 @@ def _distribution() -> str:
 
 
 def summary() -> str:
-    """The version of this package."""
+    """Return this package's version."""
     try:
         return metadata(OURS)["Version"]
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Run the checks: each group of them in a process of its own, which may crash or hang, for as long as it may take."""
+"""Run the checks, each group in a separate process with a time limit, so that it may crash or hang."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from fastseg.doctor.rows import Request, Row, State
 from fastseg.errors import unwind_on_sigterm
 
 SECONDS = 55.0
-"""That all checks together may take."""
+"""Seconds that all checks together may take."""
 AT_ONCE = 4
-"""Groups that are checked at a time, but for those that measure."""
+"""Groups that run at a time, except those that measure."""
 CHILD = """
 import sys
 sys.path[:] = filter(None, sys.path)  # nothing is imported from the current folder
@@ -30,18 +30,18 @@ answer(*sys.argv[1:])
 
 @dataclass(frozen=True)
 class Group:
-    """Checks that one process makes, one after the other."""
+    """Checks that one process runs, one after the other."""
 
     checks: dict[str, str]
-    """Module and function of each, by the name that a row gets if it crashes or hangs."""
+    """Module and function of each check, by the name of its row if it crashes or hangs."""
     seconds: float
-    """That they may take together."""
+    """Seconds that they may take together."""
     cure: str
-    """What to do where it crashes or hangs."""
+    """The fix if a check crashes or hangs."""
     alone: bool = False
-    """Nothing else runs meanwhile: it measures."""
+    """Run without others at the same time, because it measures."""
     state: State = "broken"
-    """Of a check that crashes or hangs."""
+    """State of a check that crashes or hangs."""
 
 
 _HERE = "fastseg.doctor"
@@ -71,7 +71,7 @@ GROUPS = (
     Group(
         {"torch": f"{_HERE}.computing.torch_works", "JPEG on the CPU": f"{_HERE}.decoding.jpeg_on_cpu"},
         30,
-        "install torch, torchvision and DALI anew, in an environment of their own",
+        "reinstall torch, torchvision and DALI in a separate environment",
     ),
     Group({"JPEG on the GPU": f"{_HERE}.decoding.jpeg_on_gpu"}, 45, _REBOOT),
     Group(
@@ -83,7 +83,7 @@ GROUPS = (
     Group(
         {"torch.compile": f"{_HERE}.computing.compiling"},
         50,
-        "run this again when the machine is less busy; if it comes again, train with --model.compile False",
+        "run this again when the machine is less busy; if it fails again, train with --model.compile False",
         state="warning",
     ),
     Group({"first record": f"{_HERE}.storage.record"}, 40, _STORAGE),
@@ -94,14 +94,14 @@ GROUPS = (
 def run_groups(
     groups: Sequence[Group], request: Request, at_once: int = AT_ONCE, tell: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
-    """Run all, ``at_once`` at a time, within :data:`SECONDS`; ``tell`` hears what is being checked.
+    """Run all groups, ``at_once`` at a time, within :data:`SECONDS`; call ``tell`` with what is being checked.
 
-    Rows come in the order of the groups. Nothing is left running.
+    Returns rows in the order of the groups. Leaves nothing running.
     """
     until = time.monotonic() + SECONDS
     measuring, others = ([group for group in groups if group.alone is alone] for alone in (True, False))
     with TemporaryDirectory(prefix="fastseg-doctor-") as folder:
-        # Those that take longest begin first.
+        # The longest start first.
         ordered = [*measuring, *sorted(others, key=lambda group: -group.seconds)]
         children = [_Child(group, request, Path(folder) / str(i)) for i, group in enumerate(ordered)]
         try:
@@ -126,7 +126,7 @@ def _run(children: list["_Child"], at_once: int, until: float, tell: Callable[[s
 
 
 class _Child:
-    """The process of a group."""
+    """Run one group in a process."""
 
     def __init__(self, group: Group, request: Request, folder: Path) -> None:
         self.group, self._request, self._folder = group, request, folder
@@ -135,7 +135,7 @@ class _Child:
         self._late = False
 
     def start(self, until: float) -> None:
-        """Start it; it may take until ``until``, by time.monotonic(), or as long as its group."""
+        """Start it; it may run until ``until``, by time.monotonic(), or for its group's time if that is shorter."""
         self._folder.mkdir()
         self._began = time.monotonic()
         self._until = min(until, self._began + self.group.seconds)
@@ -152,7 +152,7 @@ class _Child:
             )
 
     def over(self) -> bool:
-        """Whether it has ended, or was ended since its time is up."""
+        """Return whether it has ended; stop it if its time is up."""
         assert self._process
         if self._process.poll() is None and time.monotonic() > self._until:
             self._late = True
@@ -160,15 +160,15 @@ class _Child:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it, and what it started: on SIGTERM it can."""
-        for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
+        """Stop it and what it started, by SIGTERM, then by SIGKILL."""
+        for number, timeout in ((signal.SIGTERM, 3.0), (signal.SIGKILL, None)):
             if self._process and self._process.poll() is None:
                 os.killpg(self._process.pid, number)
                 with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(patience)
+                    self._process.wait(timeout)
 
     def rows(self) -> list[Row]:
-        """What it found, and that it crashed or hung where it did."""
+        """Return its rows, with one more if it crashed or hung."""
         rows, begun = [], next(iter(self.group.checks))
         file = self._folder / "rows"
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
@@ -180,9 +180,9 @@ class _Child:
         code = self._process.returncode if self._process else None
         if code == 0:
             return rows
-        return [*rows, Row(begun, self.group.state, self._ending(code), self.group.cure)]
+        return [*rows, Row(begun, self.group.state, self._describe_exit(code), self.group.cure)]
 
-    def _ending(self, code: int | None) -> str:
+    def _describe_exit(self, code: int | None) -> str:
         if self._late or code is None:
             return f"no answer after {time.monotonic() - self._began if code is None else self.group.seconds:.0f} s"
         said = (self._folder / "said").read_text(encoding="utf-8", errors="replace").split("\n")
@@ -191,11 +191,11 @@ class _Child:
 
 
 def answer(checks: str, request: str, rows: str) -> None:
-    """Make the checks of a group, in a process of its own, and write down each row as soon as it is known."""
+    """Run a group's checks in this process, and write each row as soon as it is known."""
     unwind_on_sigterm()  # with the processes that a check has started
     with Path(rows).open("a", encoding="utf-8", buffering=1) as file:
-        for name, place in json.loads(checks).items():
+        for name, path in json.loads(checks).items():
             file.write(json.dumps(name) + "\n")
-            module, _, function = place.rpartition(".")
+            module, _, function = path.rpartition(".")
             for row in getattr(import_module(module), function)(Request(**json.loads(request))):
                 file.write(json.dumps(asdict(row)) + "\n")

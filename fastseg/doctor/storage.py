@@ -1,4 +1,4 @@
-"""Where shards and runs lie: disks, object storage, and the data set itself."""
+"""Check the storage of shards and runs, and the data set itself."""
 
 import os
 import shutil
@@ -10,21 +10,21 @@ from fastseg.doctor.rows import Request, Row, broken, gib, ok, warning
 from fastseg.errors import UserError
 
 WRITTEN = 64 << 20
-"""Bytes that are written, and flushed to the disk."""
+"""Bytes to write and flush to the disk."""
 READ = 256 << 20
-"""Bytes that are read."""
+"""Bytes to read."""
 ROOM = 4 << 30
 """Bytes for a run: two checkpoints of deeplabv3_resnet50 with averaged weights and momentum, and one being written."""
 SLOW_READ = 100e6
-"""Bytes a second: an H200 trains on about 200 frames a second of 0.45 MB each, until they lie in the page cache."""
+"""Bytes a second: an H200 reads about 200 frames a second of 0.45 MB until they are in the page cache."""
 SLOW_WRITE = 20e6
-"""Bytes a second, at which a checkpoint of 0.5 GB takes half a minute."""
+"""Bytes a second at which a checkpoint of 0.5 GB takes half a minute."""
 FIRST_BYTE = 0.5
-"""Seconds."""
+"""Seconds until the first byte above which storage counts as slow."""
 
 
 def runs(request: Request) -> list[Row]:
-    """Space, and how fast a checkpoint can be written, where runs lie."""
+    """Check free space and write speed in the folder of runs."""
     folder = _nearest(Path(request.runs))
     try:
         with TemporaryFile(dir=folder) as file:
@@ -47,12 +47,12 @@ def runs(request: Request) -> list[Row]:
 
 
 def shards(request: Request) -> list[Row]:
-    """How fast the shards can be read, past the page cache or from the storage, and whether the set is whole."""
+    """Measure how fast shards can be read, bypassing the page cache, and check whether the set is complete."""
     if request.shards is None:
         return []
     from fastseg.storage import is_remote
 
-    os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")  # here it is worth knowing that the first one fails
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")  # report the first failure here
     speed = _remote if is_remote(request.shards) else _local
     try:
         return [*speed(request.shards), *_set(request.shards)]
@@ -62,7 +62,7 @@ def shards(request: Request) -> list[Row]:
 
 
 def _set(folder: str) -> list[Row]:
-    """The manifest against the files that are there."""
+    """Compare the manifest with the files."""
     from fastseg.shards.manifest import read_manifest
     from fastseg.storage import is_remote, join, look_up
 
@@ -80,13 +80,13 @@ def _set(folder: str) -> list[Row]:
     found = f"{manifest.name}: {counts} images, {len(manifest.classes)} classes, {len(files)} tars"
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        cure = "copy the set anew, or pack it: python tools/make_shards.py (with --verify it tells all that is wrong)"
+        cure = "copy the set again, or pack it: python tools/make_shards.py (--verify lists all damage)"
         return broken("data set", f"{found}; not as packed: {', '.join(missing[:3])}{more}", cure)
     return ok("data set", found)
 
 
 def record(request: Request) -> list[Row]:
-    """One batch of the set, read and decoded as training does it, on the CPU."""
+    """Read and decode one batch on the CPU as training does."""
     if request.shards is None:
         return []
     import fastseg
@@ -95,14 +95,14 @@ def record(request: Request) -> list[Row]:
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "1")
     try:
         splits = read_manifest(request.shards).splits
-    except UserError:  # as the row of the shards says
+    except UserError:  # the row of the shards says so
         return []
     try:
         split = next((name for name, split in splits.items() if split.labeled), next(iter(splits)))
         batch = next(iter(fastseg.open_shards(request.shards, split, batch=1, device="cpu", threads=1)))
     except UserError as error:
         what, _, cure = str(error).partition("; ")
-        return broken("first record", what, cure or "pack the set anew: python tools/make_shards.py")
+        return broken("first record", what, cure or "pack the set again: python tools/make_shards.py")
     _, height, width, _ = batch.image.shape
     return ok("first record", f"of {split} decodes: {width}×{height} pixels, mean {batch.image.float().mean():.0f}")
 
@@ -115,13 +115,13 @@ def _local(folder: str) -> list[Row]:
     where = f"{folder}: on {_kind(Path(folder))}"
     found = f"{where}, read at {speed / 1e6:,.0f} MB/s past the page cache"
     if speed < SLOW_READ and size > 8 << 20:
-        cure = "copy the set to a local disk; only until it lies in memory, an H200 reads about 90 MB/s"
+        cure = "copy the set to a local disk; until it is in memory, an H200 reads about 90 MB/s"
         return warning("shards", found, cure)
     return ok("shards", found if size > 8 << 20 else f"{where}, too small to measure how fast")
 
 
 def _read_speed(path: Path) -> tuple[int, float]:
-    """Bytes that were read of the file's beginning, and how many a second."""
+    """Read the beginning of a file; return the bytes read, and bytes a second."""
     with path.open("rb", buffering=0) as file:
         size = min(os.fstat(file.fileno()).st_size, READ)
         os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
@@ -154,16 +154,16 @@ def _remote(folder: str) -> list[Row]:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest around it that is there."""
+    """Return the folder, or its nearest existing parent."""
     folder = folder.absolute()
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
+    return next(parent for parent in (folder, *folder.parents) if parent.is_dir())
 
 
 def _kind(folder: Path) -> str:
-    """The file system, such as ext4 or nfs4."""
+    """Return the file system's type, such as ext4 or nfs4."""
     best = ("", "an unknown file system")
     for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-        _, place, kind, *_ = line.split()
-        if folder.resolve().is_relative_to(place) and len(place) >= len(best[0]):
-            best = (place, kind)
+        _, mount, kind, *_ = line.split()
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best[0]):
+            best = (mount, kind)
     return best[1]

@@ -1,1 +1,1 @@
-"""A run's folder, and the page made of it."""
+"""Read and write a run's folder, and make its report."""

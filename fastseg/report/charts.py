@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, colored by the page's style sheet so that they follow its light or dark theme."""
+"""Draw line charts as inline SVG, colored by the page's style sheet to follow its light or dark theme."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 560, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
 MAX_POINTS = 200
-"""A longer series is drawn as this many means with a band from the least to the greatest value."""
+"""Longer series are drawn as this many means, with a band from the lowest to the highest value."""
 MARKED_POINTS = 30
-"""Up to so many points each gets a dot."""
+"""Series with at most this many points get a dot for each."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Series:
     points: Sequence[Point]
 
     def finite(self) -> list[Point]:
-        """The points to draw, by x."""
+        """Return the points to draw, sorted by x."""
         return sorted(p for p in self.points if math.isfinite(p[0]) and math.isfinite(p[1]))
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to pixels: linear, ``low`` at pixel ``start``, ``high`` at pixel ``end``."""
+    """Map values to pixels linearly, ``low`` to pixel ``start`` and ``high`` to pixel ``end``."""
 
     low: float
     high: float
@@ -42,7 +42,7 @@ class _Scale:
 
 
 def line_chart(title: str, series: Sequence[Series], x_name: str = "step", unit: str = "") -> str:
-    """An ``<svg>`` element: axes with ticks, y from 0, line i drawn in the style sheet's classes ``line s<i>``."""
+    """Return an ``<svg>`` element: axes with ticks, y from 0, line i in the style sheet's classes ``line s<i>``."""
     drawn = [one.finite() for one in series]
     xs = [x for points in drawn for x, _ in points] or [0.0]
     ys = [y for points in drawn for _, y in points] or [0.0]
@@ -66,7 +66,7 @@ def line_chart(title: str, series: Sequence[Series], x_name: str = "step", unit:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round values (1, 2 or 5 × a power of ten apart) that enclose ``low`` … ``high``."""
+    """Return about ``count`` round values (1, 2 or 5 × a power of ten apart) that enclose ``low`` … ``high``."""
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= count * 1.001)
@@ -75,7 +75,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def compact(value: float) -> str:
-    """A number for a tick or a legend in few characters: ``80k``, ``1.5M``, ``0.412``, ``5e-5``; – for NaN."""
+    """Format a number in few characters: ``80k``, ``1.5M``, ``0.412``, ``5e-5``; – for NaN."""
     if not math.isfinite(value):
         return "–"
     for least, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
@@ -113,7 +113,7 @@ def _line(points: list[Point], style: str, x_scale: _Scale, y_scale: _Scale) -> 
 
 
 def _chunks(points: list[Point]) -> list[list[Point]]:
-    """Neighboring points together, in at most :data:`MAX_POINTS` lists."""
+    """Group neighboring points into at most :data:`MAX_POINTS` lists."""
     size = math.ceil(len(points) / MAX_POINTS) or 1
     return [points[i : i + size] for i in range(0, len(points), size)]
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves for people: a folder like a run's, and its page."""
+"""Write an evaluation as a folder like a run's, with its report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ def write_evaluation(
     line: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> Path:
-    """Write ``folder/report.html`` and the files that it is made from; returns its path.
+    """Write ``folder/report.html`` and the files that it is made from; return its path.
 
-    ``keys`` of the split's frames by their place, ``line`` the evaluation's record as in a run's metrics.jsonl,
+    ``keys`` are those of the split's frames by index, ``line`` is the evaluation's record as in a run's metrics.jsonl,
     ``config`` the settings that the network was trained with.
     """
     documents = {

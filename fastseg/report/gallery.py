@@ -1,4 +1,4 @@
-"""The worst frames of an evaluation as pictures that lie over each other: image, truth, prediction, errors."""
+"""Save an evaluation's worst frames as aligned pictures: image, truth, prediction, errors."""
 
 import json
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.report.pictures import IGNORED, RIGHT, WRONG, Mask, Picture
 
 FOLDER = "overlays"
-"""Where in a run folder the pictures lie."""
+"""Folder of the pictures in a run folder."""
 INDEX = "gallery.json"
 LAYERS = {"image": "jpg", "truth": "truth.png", "prediction": "prediction.png", "errors": "errors.png"}
-"""Of each frame, and what its file's name ends with."""
+"""Pictures of each frame, and the suffixes of their files."""
 MAX_SIDE = 1024
-"""Pixels of the longer side: a screen shows no more, and a report of eight frames stays below 2 MB."""
+"""Pixels of the longer side at most: a screen shows no more, and a report of eight frames stays below 2 MB."""
 LEVELS = 8
 """Shades between right and wrong; one more value marks ignored pixels."""
 WORST_CLASSES = 3
 
 
 class Frame(Protocol):
-    """What the gallery needs of an evaluated frame; :class:`fastseg.evaluation.evaluator.Sample` has it."""
+    """Describe an evaluated frame to the gallery; :class:`fastseg.evaluation.evaluator.Sample` is one."""
 
     @property
     def iou(self) -> float:
-        """Mean IoU over the classes that the frame holds, 0…1."""
+        """Mean IoU over the classes in the frame, 0…1."""
 
     @property
     def image(self) -> Picture:
@@ -48,7 +48,7 @@ class Frame(Protocol):
 def write_gallery(
     folder: Path, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass]
 ) -> None:
-    """Make the gallery in ``folder`` (``RUN/overlays``) hold exactly these frames, in the order given: worst first.
+    """Write these frames, worst first, to ``folder`` (``RUN/overlays``) in place of an earlier gallery.
 
     ``keys`` names each frame; masks hold train ids of ``classes``. Each frame becomes four files of one size, at most
     :data:`MAX_SIDE` pixels: a JPEG and three palette PNGs. The index is written last: no index, no gallery.
@@ -75,7 +75,7 @@ def write_gallery(
 
 
 def _remove_gallery(folder: Path) -> None:
-    """Remove what an earlier index lists, and the index: other pictures may lie there, such as fastseg-predict's."""
+    """Remove an earlier index and the pictures that it lists; others may be there, such as fastseg-predict's."""
     try:
         stems = [Path(entry["stem"]).name for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or none that can be read
@@ -85,20 +85,20 @@ def _remove_gallery(folder: Path) -> None:
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height in the gallery, pixels: those of the frame, or its shape with :data:`MAX_SIDE`."""
+    """Return width and height in the gallery, pixels: the frame's, scaled down to :data:`MAX_SIDE` if larger."""
     ratio = min(1, MAX_SIDE / max(width, height))
     return max(1, round(width * ratio)), max(1, round(height * ratio))
 
 
 def mask_picture(mask: Mask, classes: Sequence[SegmentationClass], size: tuple[int, int]) -> Image.Image:
-    """A palette picture of train ids in the classes' colors, ignored pixels black; ``size`` is width, height."""
+    """Return a palette picture of train ids in the classes' colors, ignored pixels black; ``size``: width, height."""
     picture = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
     picture.putpalette([channel for c in classes for channel in c.color] + [0, 0, 0] * (256 - len(classes)))
     return picture
 
 
 def error_picture(label: Mask, prediction: Mask, size: tuple[int, int]) -> Image.Image:
-    """A palette picture from right (light gray) to wrong (red) by the share of wrong pixels; ignored ones black."""
+    """Return a palette picture from right (light gray) to wrong (red) by share of wrong pixels; ignored ones black."""
     counted = label != IGNORE
     # Averaging keeps thin errors visible, as a paler red; nearest would drop them.
     wrong, seen = (_shares(mask, size) for mask in (counted & (label != prediction), counted))
@@ -110,7 +110,7 @@ def error_picture(label: Mask, prediction: Mask, size: tuple[int, int]) -> Image
 
 
 def worst_classes(label: Mask, prediction: Mask, classes: Sequence[SegmentationClass]) -> list[dict[str, str | float]]:
-    """The classes that most wrong pixels of a frame belong to, by truth or by prediction, each with its IoU there."""
+    """Return the classes with the most wrong pixels, by truth or by prediction, each with its IoU in the frame."""
     counted = label != IGNORE
     truth, guess = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
     matrix = np.bincount(256 * truth + guess, minlength=256 * 256).reshape(256, 256)
@@ -122,5 +122,5 @@ def worst_classes(label: Mask, prediction: Mask, classes: Sequence[SegmentationC
 
 
 def _shares(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of True in the pixels that each pixel of a picture of ``size`` stands for."""
+    """Return a picture of ``size`` with the share of True pixels under each of its pixels."""
     return np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Pictures by numpy and Pillow only: masks in class colors, masks over images, errors, a confusion matrix."""
+"""Draw masks in class colors, masks over images, errors and confusion matrices, with numpy and Pillow only."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from fastseg.labels import IGNORE, SegmentationClass
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MISSING = "\U0010fffe"
-"""No character: every font draws the sign for those that it lacks."""
+"""No character: every font draws its sign for missing ones."""
 
 
 def open_font(size: int) -> Font:
-    """DejaVu Sans where the system has it, which knows most alphabets; else Pillow's own, which knows English."""
+    """Open DejaVu Sans, which has most alphabets, or else Pillow's own font, which has English."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)
     except OSError:
@@ -24,7 +24,7 @@ def open_font(size: int) -> Font:
 
 
 def names_in(font: Font, classes: Sequence[SegmentationClass]) -> list[str]:
-    """The classes' names where ``font`` has their letters, else without accents (ß is ss), else ``class 7``."""
+    """Return the classes' names if ``font`` has their letters, else without accents (ß is ss), else ``class 7``."""
     return [
         next((name for name in (c.name, _plain(c.name)) if _has(font, name)), f"class {i}")
         for i, c in enumerate(classes)
@@ -32,7 +32,7 @@ def names_in(font: Font, classes: Sequence[SegmentationClass]) -> list[str]:
 
 
 def shortened(text: str, font: Font, width: float) -> str:
-    """``text``, or its beginning and an ellipsis, at most ``width`` pixels wide."""
+    """Shorten ``text`` with an ellipsis to at most ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -59,25 +59,25 @@ RIGHT, WRONG, IGNORED = (232, 232, 232), (214, 39, 40), (0, 0, 0)
 HIT, MISS = (45, 110, 230), (214, 39, 40)
 GAP, PAPER, INK = 4, (28, 30, 34), (230, 230, 230)
 LONGEST = 240
-"""Pixels of a name beside a confusion matrix."""
+"""Pixels of a name beside a confusion matrix, at most."""
 CAPTIONS = ("image", "truth", "prediction", "errors (red)")
 
 
 def colorize(mask: Mask, classes: Sequence[SegmentationClass]) -> Picture:
-    """Each pixel in the color of its class; ignored and unknown train ids are black."""
+    """Paint each pixel in its class's color; ignored and unknown train ids are black."""
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(classes)] = [c.color for c in classes]
     return colors[mask]
 
 
 def blend(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> Picture:
-    """The class colors over the image, ``alpha`` (0…1) of the color; the image shows where the mask ignores."""
+    """Blend class colors over the image with weight ``alpha`` (0…1); ignored pixels show the image alone."""
     mixed = (1 - alpha) * image + alpha * colorize(mask, classes)
     return np.where((mask == IGNORE)[..., None], image, np.rint(mixed)).astype(np.uint8)
 
 
 def error_map(label: Mask, prediction: Mask) -> Picture:
-    """Right pixels light gray, wrong ones red, ignored ones black."""
+    """Paint right pixels light gray, wrong ones red, ignored ones black."""
     wrong = np.where((label != prediction)[..., None], WRONG, RIGHT)
     return np.where((label == IGNORE)[..., None], IGNORED, wrong).astype(np.uint8)
 
@@ -85,7 +85,7 @@ def error_map(label: Mask, prediction: Mask) -> Picture:
 def panel(
     image: Picture, label: Mask, prediction: Mask, classes: Sequence[SegmentationClass], max_width: int = 1600
 ) -> Picture:
-    """Image, truth, prediction and errors side by side with captions, at most ``max_width`` pixels wide."""
+    """Draw image, truth, prediction and errors side by side with captions, at most ``max_width`` pixels wide."""
     tiles = (image, colorize(label, classes), colorize(prediction, classes), error_map(label, prediction))
     height, width = label.shape
     tile_width = min(width, (max_width - 3 * GAP) // 4)
@@ -105,10 +105,10 @@ def panel(
 
 
 def matrix_picture(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Picture:
-    """A confusion matrix (C×C pixels, rows the truth) with the classes' names: what is right blue, what is wrong red.
+    """Draw a confusion matrix (C×C pixels, rows the truth) with class names: right pixels blue, wrong ones red.
 
-    A cell's strength is its share of the row; rows of classes that do not occur stay empty. Of more than forty classes
-    the cells are too small for names and numbers.
+    A cell's strength is its share of the row; rows of classes that do not occur stay empty. Beyond forty classes
+    cells are too small for names and numbers.
     """
     count = len(classes)
     cell = 24 if count <= 40 else 4

@@ -1,4 +1,4 @@
-"""One page about a run: ``report.html``, made from the run folder's files alone, readable without a network."""
+"""Make ``report.html``, one page about a run, from the run folder's files alone; it needs no network."""
 
 import base64
 import json
@@ -21,19 +21,19 @@ from fastseg.report.pictures import RIGHT, WRONG
 from fastseg.report.run_folder import Line, Run, Shown, number, read_run
 
 PICTURE_BYTES = 3_000_000
-"""Pictures shown at most; as base64 they grow by a third, and the page stays under 5 MB."""
+"""Bytes of pictures at most; base64 adds a third, and the page stays under 5 MB."""
 MATRIX_CLASSES = 40
-"""Classes shown at most in the confusion matrix: those with the most pixels."""
+"""Classes in the confusion matrix at most, those with the most pixels."""
 CONFUSIONS = 8
 """Mistakes named under the matrix, the most frequent ones."""
 COLUMNS = {"boundary": "Boundary IoU", "accuracy": "Accuracy", "pixels": "Pixels"}
-"""Columns of the table of classes beside IoU, shown where a class has a value."""
+"""Columns of the table of classes beside IoU, shown if a class has a value."""
 GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class, or one category of classes, in a table of scores; numbers are shares 0…1, NaN where unknown."""
+    """One class, or one category, of a table of scores; numbers are shares 0…1, NaN if unknown."""
 
     name: str
     color: tuple[int, int, int]
@@ -44,11 +44,11 @@ class ClassRow:
     accuracy: float
     """Share of the class's pixels that were found."""
     pixels: float
-    """Share of the labeled pixels that are of this class."""
+    """This class's share of the labeled pixels."""
 
 
 def classes_of(run: Run) -> list[ClassRow]:
-    """The classes in the best evaluation, in the data set's order."""
+    """Return the classes of the best evaluation, in the data set's order."""
     best = run.best
     scores, boundary, accuracy = (best.get(key) or {} for key in ("classes", "boundary_iou", "class_accuracy"))
     known = {c.name: c for c in run.classes}
@@ -65,7 +65,7 @@ def classes_of(run: Run) -> list[ClassRow]:
 
 
 def present(rows: Sequence[ClassRow]) -> dict[str, bool]:
-    """Which columns of the table have anything to show."""
+    """Return for each column of the table whether any class has a value."""
     numbers = {name: any(math.isfinite(getattr(row, name)) for row in rows) for name in COLUMNS}
     return {"category": any(row.category for row in rows), **numbers}
 
@@ -76,7 +76,7 @@ def _truth_shares(matrix: list[list[int]]) -> list[float]:
 
 
 def means_of(best: Line) -> dict[str, float]:
-    """The means that stand under the table's columns, by the column's name in :class:`ClassRow`."""
+    """Return the means below the table's columns, by the column's name in :class:`ClassRow`."""
     return {
         "iou": number(best, "miou"),
         "boundary": number(best, "boundary_miou"),
@@ -86,14 +86,14 @@ def means_of(best: Line) -> dict[str, float]:
 
 
 def categories_of(best: Line) -> list[tuple[str, float]]:
-    """Name and IoU of each category."""
+    """Return name and IoU of each category."""
     categories = best.get("categories") or {}
     return [(name, number(categories, name)) for name in categories]
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows of the confusion matrix as shares of the truth, and the worst mistakes in words."""
+    """The confusion matrix's rows as shares of the truth, and the most frequent mistakes."""
 
     names: list[str]
     shares: list[list[float]]
@@ -122,15 +122,15 @@ def confusion_of(run: Run) -> Confusion | None:
 
 @dataclass(frozen=True)
 class Slide:
-    """One frame of the gallery as it stands on the page."""
+    """One frame of the gallery as the page shows it."""
 
     key: str
     iou: str
     worst: str
-    """The classes that most wrong pixels belong to, in words."""
+    """Names and IoU of the classes with the most wrong pixels."""
     size: tuple[int, int]
     layers: dict[str, str]
-    """Data address of each picture."""
+    """Data URL of each picture."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def gallery_of(frames: Sequence[Shown]) -> Gallery:
     for frame in frames:
         pictures = {name: path.read_bytes() for name, path in frame.layers.items()}
         room -= sum(map(len, pictures.values()))
-        if room < 0:  # the frames after a large one may be less bad, but never come before it
+        if room < 0:  # keep the order: worst frames first
             break
         worst = ", ".join(f"{name} {percent(iou)}" for name, iou in frame.worst_classes)
         layers = {name: _address(name, data) for name, data in pictures.items()}
@@ -161,7 +161,7 @@ def _address(layer: str, data: bytes) -> str:
 
 
 def percent(share: float) -> str:
-    """``79.90 %`` for 0.799, an en dash for NaN."""
+    """Format 0.799 as ``79.90 %``, NaN as an en dash."""
     return f"{100 * share:.2f} %" if math.isfinite(share) else "–"
 
 
@@ -169,9 +169,9 @@ NAME = "report.html"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``run_folder/report.html`` and return its path; pieces that the folder lacks are left out.
+    """Write ``run_folder/report.html`` and return its path; parts that the folder lacks are left out.
 
-    Raises :class:`fastseg.errors.UserError` where the folder does not exist or one of its files is damaged.
+    Raises :class:`fastseg.errors.UserError` if the folder does not exist or one of its files is damaged.
     """
     run = read_run(run_folder)
     environment = Environment(
@@ -207,7 +207,7 @@ def write_report(run_folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Fact:
-    """One number at the head of the page."""
+    """One number at the top of the page."""
 
     label: str
     value: str
@@ -215,7 +215,7 @@ class Fact:
 
 
 def _title(run: Run) -> str:
-    """The run's name; of an evaluation alone the checkpoint's, its run's and the split's."""
+    """Return the run's name; for an evaluation alone, the names of checkpoint, run and split."""
     if not (checkpoint := run.last.get("checkpoint")):
         return run.name
     trained = f" of {name}" if (name := run.config.get("name")) else ""
@@ -257,13 +257,13 @@ def _headline(run: Run) -> list[Fact]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its legend: name and last value of each line."""
+    """A chart and its legend: name and last value of each line."""
 
     title: str
     svg: Markup
     legend: list[tuple[str, str]]
     missing: int
-    """Values that are not finite and could not be drawn."""
+    """Values that are not finite and are not drawn."""
 
 
 def _figures(run: Run) -> list[Figure]:
@@ -287,7 +287,7 @@ def _series(name: str, lines: Sequence[Line], key: str, factor: float = 1) -> Se
 
 
 def _figure(title: str, series: Sequence[Series], unit: str = "") -> Figure | None:
-    """None without a single value."""
+    """Draw the chart; None without a single value."""
     present = [one for one in series if one.points]
     if not present:
         return None
@@ -297,7 +297,7 @@ def _figure(title: str, series: Sequence[Series], unit: str = "") -> Figure | No
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as (``optim.lr``, ``0.01``), the values as JSON."""
+    """Yield settings as (``optim.lr``, ``0.01``), the values as JSON."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}.")
@@ -319,7 +319,7 @@ def _values(lines: Sequence[Line], key: str) -> list[float]:
 
 
 def _duration(seconds: float) -> str:
-    """``48 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    """Format seconds as ``48 s``, ``3 min 20 s`` or ``5 h 07 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

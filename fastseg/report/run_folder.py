@@ -1,4 +1,4 @@
-"""Reading a run folder: the settings, the records and the pictures that a training left behind."""
+"""Read a run folder: settings, records and pictures."""
 
 import json
 import math
@@ -21,18 +21,18 @@ class Shown:
 
     key: str
     iou: float
-    """Mean IoU over the classes that the frame holds, 0…1; NaN where it is unknown."""
+    """Mean IoU over the classes in the frame, 0…1; NaN if unknown."""
     size: tuple[int, int]
     """Width and height of the pictures, pixels."""
     worst_classes: list[tuple[str, float]]
-    """Name and IoU of the classes that most wrong pixels belong to."""
+    """Name and IoU of the classes with the most wrong pixels."""
     layers: dict[str, Path]
-    """By the names of :data:`fastseg.report.gallery.LAYERS`, those that are there."""
+    """Existing pictures by the names of :data:`fastseg.report.gallery.LAYERS`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds; pieces that it does not have are empty."""
+    """The contents of a run folder; missing parts are empty."""
 
     name: str
     config: dict[str, Any]
@@ -40,7 +40,7 @@ class Run:
     train: list[Line]
     """Lines of metrics.jsonl with the event ``train``, by step."""
     evaluations: list[Line]
-    """Those with the event ``eval``, by step."""
+    """Lines with the event ``eval``, by step."""
     classes: list[SegmentationClass]
     matrix: list[list[int]]
     """Confusion matrix, rows the truth."""
@@ -49,12 +49,12 @@ class Run:
 
     @property
     def best(self) -> Line:
-        """The evaluation with the highest mIoU; empty without one."""
+        """Return the evaluation with the highest mIoU; empty without one."""
         return max(self.evaluations, key=lambda line: number(line, "miou", -1.0), default={})
 
     @property
     def last(self) -> Line:
-        """The evaluation at the greatest step; empty without one."""
+        """Return the evaluation at the highest step; empty without one."""
         return max(self.evaluations, key=lambda line: number(line, "step"), default={})
 
 
@@ -76,7 +76,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_json(path: Path, empty: Any) -> Any:
-    """The document in ``path``, which has the type of ``empty``; ``empty`` where there is none."""
+    """Read the document in ``path``, which must have the type of ``empty``; return ``empty`` without a file."""
     if not path.exists():
         return empty
     try:
@@ -89,7 +89,7 @@ def _read_json(path: Path, empty: Any) -> Any:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    """The records of metrics.jsonl that name a step; a line cut off by a crash is skipped."""
+    """Read the records of metrics.jsonl that have a step; skip lines cut off by a crash."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
@@ -102,9 +102,9 @@ def _read_lines(path: Path) -> list[Line]:
 
 
 def _last_of_each_step(lines: Sequence[Line]) -> list[Line]:
-    """By rising step: a resumed run repeats some steps, and what it wrote last counts.
+    """Sort by step; if a resumed run repeated steps, keep what it wrote last.
 
-    Lines of the same step with other ``weights`` stand beside each other.
+    Lines of one step with different ``weights`` are all kept.
     """
     kept: dict[tuple[float, str], Line] = {}
     horizon = math.inf
@@ -148,6 +148,6 @@ def _read_gallery(folder: Path) -> list[Shown]:
 
 
 def number(line: Line, key: str, missing: float = math.nan) -> float:
-    """A finite number of a record, ``missing`` for anything else."""
+    """Return a finite number of a record, ``missing`` for anything else."""
     value = line.get(key)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else missing

@@ -1,1 +1,1 @@
-"""The run: its parts, the loop, the step, and what it leaves behind."""
+"""Train: the run, its loop, its step, and what it writes."""

@@ -1,4 +1,4 @@
-"""Whether a training step is compiled: wanted, possible here, and tried before it counts. All ranks decide alike."""
+"""Compile the training step if that is wanted and works; all ranks decide alike, before a step counts."""
 
 import os
 import sys
@@ -18,20 +18,20 @@ from fastseg.parallel import usable_cores
 
 
 def wants_compiling(config: ModelConfig, device: torch.device) -> bool:
-    """Whether the step is to be compiled, if that works."""
+    """Return whether to compile the step, if that works."""
     return config.compile if config.compile is not None else device.type == "cuda"
 
 
 def check_compiler(config: ModelConfig, cuda: bool) -> None:
-    """Refuse to compile, where that is asked for, without what it needs. Raises :class:`UserError`."""
+    """Raise :class:`UserError` if compiling was asked for and what it needs is missing."""
     if config.compile and (problem := compiler_problem(cuda)):
         raise _refused(problem)
 
 
 def find_problem(config: ModelConfig, ranks: Ranks) -> str:
-    """Return what some rank's machine lacks for the compiling that is wanted; empty where that is nothing.
+    """Return what some rank's machine lacks for compiling; empty if nothing, or if compiling is not wanted.
 
-    Every rank has to call. Raises :class:`UserError` on the first where compiling was asked for.
+    Every rank has to call. Raises :class:`UserError` on the first rank if compiling was asked for.
     """
     if not wants_compiling(config, ranks.device):
         return ""
@@ -40,29 +40,29 @@ def find_problem(config: ModelConfig, ranks: Ranks) -> str:
 
 
 class CompiledNetwork:
-    """Calls a network, compiled if that is wanted and works, else as it is."""
+    """Call a network, compiled if that is wanted and works, otherwise eagerly."""
 
     def __init__(self, network: nn.Module, config: ModelConfig, ranks: Ranks, problem: str = "") -> None:
-        """``problem``: what :func:`find_problem` found."""
+        """Take ``problem`` from :func:`find_problem`."""
         self.uncompiled = network
         self._call: Callable[[Tensor, Tensor], Tensor] = network
         self._config, self._ranks = config, ranks
         self._problems: list[str] = []  # of all ranks, from the first that has any
         self.problem = problem
-        """Why it is not compiled although that is wanted; empty where it is, or is not wanted."""
+        """Reason why it is not compiled although that is wanted; else empty."""
         self.compiled = wants_compiling(config, ranks.device) and not problem
         self.untried = self.compiled
-        """Whether the first call is still to come, after which :attr:`compiled` is certain."""
+        """True until the first call, after which :attr:`compiled` is certain."""
         if self.compiled:
             _share_cores(ranks)
             self.compile()
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
-        """Network and loss; the first call finds out whether they compile, and takes minutes where they do."""
+        """Compute network and loss. The first call tries to compile them, which takes minutes."""
         return self._try(image, label) if self.untried else self._call(image, label)
 
     def compile(self, mode: str | None = None) -> None:
-        """Compile anew, in one of torch.compile's modes, when it is called next."""
+        """Recompile on the next call, in one of torch.compile's modes."""
         if mode or self._ranks.world == 1:
             self._call = torch.compile(self.uncompiled, mode=mode)
         else:
@@ -70,17 +70,17 @@ class CompiledNetwork:
 
     @property
     def description(self) -> str:
-        """For logs and reports."""
+        """Describe it for logs and reports."""
         return "compiled" if self.compiled else f"not compiled{self.problem and ': '}{self.problem}"
 
     @property
     def warning(self) -> str:
-        """What the person who watches should know; empty for nothing."""
+        """Return a warning for the user; empty for none."""
         return self.problem and f"the step runs uncompiled, which is slower: {self.problem}"
 
     def _compile_together(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        """Do Inductor's work on all ranks before any runs it: running it, one may wait for the others' statistics."""
-        from torch._inductor.compile_fx import compile_fx  # two seconds, which only compiled runs are to take
+        """Compile on all ranks before any runs the code, which may wait for the other ranks' statistics."""
+        from torch._inductor.compile_fx import compile_fx  # takes two seconds, only for compiled runs
 
         problem, compiled = "", None
         try:
@@ -89,7 +89,7 @@ class CompiledNetwork:
             if not self.untried:
                 raise
             problem = f"torch.compile failed ({describe_failure(error)})"
-        if self.untried:  # what is compiled again later, for other inputs, is a rank's own matter
+        if self.untried:  # later recompilations, for other inputs, concern one rank only
             self._problems = [state["problem"] for state in gather_states({"problem": problem})]
             if any(self._problems):
                 raise RuntimeError("torch.compile failed on some rank")
@@ -98,12 +98,12 @@ class CompiledNetwork:
     def _try(self, image: Tensor, label: Tensor) -> Tensor:
         sums, problem = None, ""
         try:
-            # With the backward pass, whose failure would else come when other ranks wait for this one's gradients.
+            # With the backward pass, which would otherwise fail while other ranks wait for this one's gradients.
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
                 sums = self._call(image, label)
         except (UserError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # of whatever kind: one that is not the compiler's comes again without it
+        except Exception as error:  # of any kind: one that is not the compiler's recurs without it
             problem = f"torch.compile failed ({describe_failure(error)})"
         self.untried = False
         if not any(self._problems):
@@ -116,7 +116,7 @@ class CompiledNetwork:
 
 
 def _settle(problems: list[str], config: ModelConfig, ranks: Ranks) -> str:
-    """The first of all ranks' problems. Raises :class:`UserError` on the first rank where compiling was asked for."""
+    """Return the first problem of all ranks; raise :class:`UserError` on rank 0 if compiling was asked for."""
     found = [(rank, problem) for rank, problem in enumerate(problems) if problem]
     if not found:
         return ""
@@ -134,6 +134,6 @@ def _refused(problem: str) -> UserError:
 
 
 def _share_cores(ranks: Ranks) -> None:
-    """Give each rank's compiler its share of the machine's cores; by itself every rank would start 32 workers."""
+    """Give each rank's compiler its share of the cores; by default every rank starts 32 workers."""
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         torch._inductor.config.compile_threads = max(usable_cores() // ranks.local_world, 1)

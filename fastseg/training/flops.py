@@ -1,4 +1,4 @@
-"""Arithmetic: what a step needs, what a GPU can do by its datasheet, and what a processor does on plain products."""
+"""Count a step's FLOPs; list GPUs' datasheet peaks; measure a processor's rate on matrix products."""
 
 import re
 import time
@@ -39,19 +39,19 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def datasheet_peak(gpu: str) -> float | None:
-    """TFLOP/s of a GPU by its name; None for one that is not listed and for a part of one (MIG)."""
+    """Return the TFLOP/s of a GPU by its name; None if it is not listed or a MIG instance."""
     if re.search(r"\bMIG\b", gpu):
         return None
     return next((peak for name, peak in DATASHEET.items() if re.search(rf"\b{name}\b", gpu)), None)
 
 
 def device_peak(device: torch.device) -> float | None:
-    """The datasheet's TFLOP/s of a GPU in 16 bits; None for one that is not listed, and for a CPU."""
+    """Return the datasheet's 16-bit TFLOP/s of a GPU; None for a CPU or a GPU that is not listed."""
     return datasheet_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def moment(device: torch.device) -> Any:
-    """Now; on a GPU when it has done all that is queued, without waiting for that."""
+    """Mark the current time; on a GPU the time when all queued work is done, without waiting for it."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -60,7 +60,7 @@ def moment(device: torch.device) -> Any:
 
 
 def seconds_between(begin: Any, end: Any) -> float:
-    """Of two moments; waits for the later one."""
+    """Return the seconds between two moments; wait for the later one."""
     if isinstance(begin, float):
         return float(end - begin)
     end.synchronize()
@@ -68,7 +68,7 @@ def seconds_between(begin: Any, end: Any) -> float:
 
 
 def measured_peak(device: torch.device, precision: str) -> float:
-    """TFLOP/s of the best of several large matrix products in ``precision`` (bf16, fp16 or fp32).
+    """Measure the best TFLOP/s of several large matrix products in ``precision`` (bf16, fp16 or fp32).
 
     fp32 products of a GPU run as TF32, as its convolutions do unless told otherwise.
     """
@@ -91,7 +91,7 @@ def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
-    """Of one product. On a GPU the mean of some launched together: one alone is over before the next is launched."""
+    """Time one product; on a GPU the mean of several, since one ends before the next is launched."""
     together = 10 if a.device.type == "cuda" else 1
     begin = moment(a.device)
     for _ in range(together):
@@ -101,10 +101,10 @@ def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 @cache
 def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool) -> int:
-    """Floating-point operations of forward and backward pass of one step (a multiply-add is two).
+    """Count the floating-point operations of forward and backward pass of one step (a multiply-add is two).
 
-    Counted on tensors without memory, on which it takes a second, by torch's rules for convolutions and products;
-    what is left out (norms, activations, loss) is counted by nobody's MFU.
+    Counts on meta tensors, which takes a second, by torch's rules for convolutions and products. Norms, activations and
+    loss are left out, as in every MFU.
     """
     with torch.device("meta"):
         network = LossNetwork(DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig())
@@ -117,6 +117,6 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 
 
 def run_flops(config: Config, classes: int) -> int:
-    """:func:`step_flops` of one rank of a run."""
+    """Return :func:`step_flops` for one rank of a run."""
     data, model = config.data, config.model
     return step_flops(model.arch, classes, data.batch, data.crop, config.optim.aux > 0)

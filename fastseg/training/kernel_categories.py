@@ -1,4 +1,4 @@
-"""Whose each instant of a profiled step is: kernels and operators by name, in families that people think in."""
+"""Attribute each instant of a profiled step to a category of kernels or operators, by their names."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ STEP = "step"
 """The range (:func:`fastseg.training.profiler.span`) of one training step in a trace."""
 IDLE, OTHER = "idle", "other"
 
-# The first expression that is found in a name decides. Names are those of CUDA kernels (cuDNN 9, cuBLAS, CUTLASS,
+# The first expression that matches a name decides. The names are those of CUDA kernels (cuDNN 9, cuBLAS, CUTLASS,
 # Inductor, ATen, NCCL, DALI, nvJPEG), of aten operators and autograd's nodes, and of our own ranges.
 FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (family, re.compile(expression, re.IGNORECASE))
@@ -22,7 +22,7 @@ FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("average", r"lerp|foreach_copy|multi_tensor_apply_kernel.*\bCopy<|^average$"),
         ("loss", r"softmax|nll_?loss|cross_?entropy|upsampled_ce"),
         ("upsampling", r"upsample|_unsafe_index|bilinear"),
-        # Inductor names a kernel after all that it fuses: here is what is fused with a norm, too.
+        # Inductor names a kernel after all that it fuses, so kernels fused with a norm count here, too.
         ("batch norm", r"batch_?norm|\bbn_|bn_stats|welford"),
         ("fused pointwise and reductions", r"^triton_(poi|red|per|for)|CompiledFxGraph|cpp_fused"),
         ("convolution, backward-weight", r"wgrad|bwd_filter|grad_weight"),
@@ -46,7 +46,7 @@ FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 RANK = {family: place for place, (family, _) in enumerate(FAMILIES)} | {OTHER: len(FAMILIES)}
-# Running beside computation these cost nothing: an instant is theirs only where they run alone.
+# Beside computation these cost nothing: an instant counts as theirs only if they run alone.
 RANK |= {"data": len(FAMILIES) + 2, "communication": len(FAMILIES) + 1}
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -54,23 +54,23 @@ ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 class Interval(NamedTuple):
-    """Something that ran from ``begin`` to ``end``, microseconds."""
+    """A kernel, operator or range that ran from ``begin`` to ``end``, microseconds."""
 
     begin: float
     end: float
     family: str
     name: str
     priority: tuple[float, ...]
-    """Of those that run at an instant the least one has it."""
+    """At any instant the interval with the lowest priority value counts."""
 
 
 def family_of(name: str) -> str | None:
-    """The family of a kernel, an operator or a range; None for what says nothing (views, allocations, Python)."""
+    """Return the family of a kernel, operator or range; None for views, allocations and Python."""
     return next((family for family, expression in FAMILIES if expression.search(name)), None)
 
 
 def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[tuple[str, str] | None, float]:
-    """Microseconds of every (family, name) from ``begin`` to ``end``; None has those in which nothing ran.
+    """Return the microseconds of every (family, name) from ``begin`` to ``end``; None is the key of idle time.
 
     Each instant goes to one interval, so the values add up to the whole.
     """
@@ -89,12 +89,12 @@ def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[t
 
 
 def analyze(trace: dict[str, Any]) -> dict[str, Any]:
-    """What a step's milliseconds went to, of a trace as torch.profiler exports it.
+    """Return where a step's milliseconds went, from a trace exported by torch.profiler.
 
     Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``families``, the largest first, whose
-    ``ms`` add up to it; ``kernels``, the twenty names with most time. On a GPU an instant is of the kernel that runs
-    (of computation rather than copies and messages where several do; ``hidden_ms`` ran beneath others), or idle; on
-    a CPU it is of the innermost known operator or range of the thread that trains, or other: Python, waiting.
+    ``ms`` add up to it; ``kernels``, the twenty names with the most time. On a GPU an instant counts for the running
+    kernel, or as idle; if several run, computation goes before copies and messages (``hidden_ms`` ran beneath others).
+    On a CPU it counts for the innermost known operator or range of the training thread, or as other: Python, waiting.
     """
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     steps = [e for e in events if e.get("cat") == "user_annotation" and e["name"] == STEP]
@@ -137,7 +137,7 @@ def _kernel(event: dict[str, Any]) -> Interval:
 
 
 def _operators(events: list[dict[str, Any]], thread: int) -> list[Interval]:
-    """The known ones of a thread. What is unknown inside another is part of that."""
+    """Return a thread's known operators; an unknown one inside another counts for that."""
     return [
         Interval(e["ts"], e["ts"] + e["dur"], family, e["name"], (-e["ts"], e["dur"]))  # the innermost began last
         for e in events

@@ -1,4 +1,4 @@
-"""What a run holds in memory; whether decoded frames can stay there beside the network, and how many of them."""
+"""Measure a run's memory, and decide how many decoded frames fit beside the network."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,32 +13,31 @@ from fastseg.shards.manifest import Manifest, Split
 from fastseg.training.step import TrainStep
 
 SPARE = 0.1
-"""Share of a GPU's memory that is left free: DALI's buffers, an evaluation's, the allocator's odd ends."""
+"""Share of a GPU's memory left free for DALI's buffers, an evaluation's, and fragmentation."""
 
 
 class FrameCachePlan(NamedTuple):
-    """How a rank's training frames are held."""
+    """The memory for a rank's decoded training frames."""
 
     arena: torch.Tensor | None
-    """Memory for them, decoded, on the device; None where they are streamed."""
+    """Memory on the device; None if frames are streamed."""
     rank_local: bool
-    """Only a rank's own share of the split, from which alone it draws then."""
+    """Hold only the rank's share of the split, and draw from it alone."""
 
 
 STREAMED = FrameCachePlan(arena=None, rank_local=False)
 
 
 def plan_frame_cache(config: Config, manifest: Manifest, ranks: Ranks, train_step: TrainStep) -> FrameCachePlan:
-    """The same choice on every rank, by what ``config.data.cache_frames`` asks for and the memory that all have left.
+    """Choose how to cache frames, alike on every rank, by ``config.data.cache_frames`` and the memory left.
 
-    The memory of the frames is taken here, at once: whatever else asks for memory afterwards sees that it is gone.
-
-    Raises :class:`UserError` where what is asked for does not fit.
+    The frames' memory is allocated here at once, so that later requests see that it is taken. Raises
+    :class:`UserError` if what is asked for does not fit.
     """
     wanted = config.data.cache_frames
     if wanted == "off" or (wanted == "auto" and ranks.device.type == "cpu"):
         return STREAMED
-    # The network first: what its step needs is known only when it has been done.
+    # The network first: only a finished step shows what it needs.
     train_step.dry_run(config.data.batch, config.data.crop)
     split = manifest.split(config.train_split)
     need = {"full": cache_bytes(split), "sharded": cache_bytes(split, ranks.world)}
@@ -57,7 +56,7 @@ def plan_frame_cache(config: Config, manifest: Manifest, ranks: Ranks, train_ste
 
 
 def _allocate(split: Split, ranks: Ranks, world: int) -> torch.Tensor | None:
-    """The frames' memory, where every rank gets it; else None on all."""
+    """Allocate the frames' memory if every rank can; else return None on all."""
     try:
         arena = allocate_arena(split, ranks.device, world)
     except torch.OutOfMemoryError:
@@ -66,7 +65,7 @@ def _allocate(split: Split, ranks: Ranks, world: int) -> torch.Tensor | None:
 
 
 def memory_left(ranks: Ranks) -> int:
-    """Bytes that this rank may still take: of its GPU, or of its share of the machine's memory."""
+    """Return the bytes that this rank may still take on its GPU, or of its share of the machine's memory."""
     if ranks.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(ranks.device)
         return int(free - SPARE * total)
@@ -74,13 +73,13 @@ def memory_left(ranks: Ranks) -> int:
 
 
 def _available() -> float:
-    """What the kernel says can be had without swapping."""
+    """Return the bytes that the kernel can give without swapping."""
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     return 1024 * float(fields["MemAvailable"].split()[0])
 
 
 def _allowed() -> float:
-    """What a container's limit leaves (cgroup v2); infinity where there is none."""
+    """Return the bytes that a container's limit leaves (cgroup v2); infinity without a limit."""
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
@@ -90,7 +89,7 @@ def _allowed() -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that tensors held on the GPU so far, or that this process held on the CPU."""
+    """Return the peak bytes of tensors on the GPU so far, or of this process on the CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     # Not getrusage's ru_maxrss, which a process inherits from the one that started it.

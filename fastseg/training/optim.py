@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate as a function of the step, and the averaged weights."""
+"""Build the optimizer, compute the learning rate of a step, and average weights."""
 
 from copy import deepcopy
 
@@ -11,9 +11,9 @@ from fastseg.model.deeplab import DeepLab
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """Fused SGD or AdamW; weights of convolutions decay, norms and biases (one dimension) do not.
+    """Build fused SGD or AdamW; convolution weights decay, norms and biases (one dimension) do not.
 
-    Fused, one kernel updates all parameters, and ``found_inf`` lets a step be skipped without asking the host.
+    A fused optimizer updates all parameters in one kernel, and its ``found_inf`` skips a step without asking the host.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -30,17 +30,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 
 
 def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
-    """Steps of the whole run."""
+    """Return the steps of the whole run."""
     return max(round(config.epochs * steps_per_epoch), 1)
 
 
 def peak_lr(config: OptimConfig, global_batch: int) -> float:
-    """The learning rate after warm-up: in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
+    """Return the rate after warm-up, in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
     return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch
 
 
 def lr_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) -> float:
-    """Learning rate of step ``step`` (from 0) of ``total``, the first ``warmup`` of them rising linearly."""
+    """Return the learning rate of step ``step`` (from 0) of ``total``; it rises linearly for ``warmup`` steps."""
     if step < warmup:
         return peak * (step + 1) / warmup
     if config.schedule == "constant":
@@ -59,8 +59,8 @@ def set_lr(optimizer: Optimizer, rate: float) -> None:
 class Average:
     """A second network whose weights and buffers are an exponential moving average of the trained one's.
 
-    The decay warms up as (1 + t) / (10 + t), so that the first values do not linger in a short run (as in
-    TensorFlow's ExponentialMovingAverage).
+    The decay warms up as (1 + t) / (10 + t), so that the first values do not linger in a short run, as in
+    TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, model: DeepLab, decay: float) -> None:

@@ -1,4 +1,4 @@
-"""The profile of a few steps: named ranges in the code, a trace for Perfetto, and where each millisecond went."""
+"""Profile a few steps: named ranges in the code, a trace for Perfetto, and where each millisecond went."""
 
 import gzip
 import json
@@ -15,15 +15,15 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from fastseg.training.kernel_categories import analyze
 
 WARMUP, STEPS = 10, 5
-"""Steps before a profile, in which compilation and cuDNN's search fall, and steps in it."""
+"""Steps before a profile, which include compilation and cuDNN's search, and steps in it."""
 TRACE = "trace.json.gz"
 
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """A range of that name in torch.profiler's traces and, where the GPU is in use, in Nsight's (NVTX).
+    """Mark a range of that name in torch.profiler's traces and, if the GPU is in use, in Nsight's (NVTX).
 
-    Around compiled code, not in it; also a decorator. Without a profiler it costs some microseconds.
+    Use it around compiled code, not inside; it is also a decorator. Without a profiler it costs some microseconds.
     """
     nvtx = torch.cuda.is_initialized()
     if nvtx:
@@ -37,11 +37,13 @@ def span(name: str) -> Iterator[None]:
 
 
 class StepProfiler:
-    """Watches the steps of a run, and once they are warm profiles a few."""
+    """Profile a few steps of a run once they are warm."""
 
     def __init__(self, folder: Path, device: torch.device, left: int, filling: int = 0) -> None:
-        """``left`` steps are to come, in the first ``filling`` of which frames are decoded that then stay in memory;
-        the trace goes to ``folder``."""
+        """Prepare for ``left`` more steps, of which the first ``filling`` fill the frame cache.
+
+        The trace goes to ``folder``.
+        """
         self.folder = folder
         self._cuda = device.type == "cuda"
         self._before = min(WARMUP + filling, left // 2)
@@ -70,13 +72,13 @@ class StepProfiler:
 
     @property
     def recording(self) -> bool:
-        """Whether steps have been profiled that :meth:`finish` would write."""
+        """Return whether steps were profiled that :meth:`finish` would write."""
         return self._before < self._done < self._before + self._steps
 
     def finish(self) -> dict[str, Any]:
-        """End the profile, complete or not, and see what it says: :func:`fastseg.training.kernel_categories.analyze`.
+        """End the profile, complete or not, and analyze it: :func:`fastseg.training.kernel_categories.analyze`.
 
-        ``plain_step_ms`` is what a step took before without a profiler, None in a run too short to tell.
+        ``plain_step_ms`` is the time of a step without the profiler; None if the run is too short.
         """
         if self.recording:
             self._mark()
@@ -98,7 +100,7 @@ class StepProfiler:
 
 
 class Table(NamedTuple):
-    """For a terminal or a page: words in the first column, numbers in the others."""
+    """A table for a terminal or a page: words in the first column, numbers in the others."""
 
     title: str
     columns: tuple[str, ...]
@@ -106,12 +108,12 @@ class Table(NamedTuple):
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """A profile (``profile.json``) as people read it: families of kernels, stages of the network."""
+    """Return a profile (``profile.json``) as tables: families of kernels, stages of the network."""
     return [family_table(document["step"]), *([stage_table(document["stages"])] if document["stages"] else [])]
 
 
 def family_table(step: dict[str, Any]) -> Table:
-    """Where a step's milliseconds go; ``hidden`` is what ran beneath other kernels and cost nothing."""
+    """Return a table of a step's milliseconds; ``hidden`` ones ran beneath other kernels and cost nothing."""
     plain = f", {step['plain_step_ms']:.4g} without the profiler" if step["plain_step_ms"] else ""
     hidden = any(row["hidden_ms"] > 0 for row in step["families"])
     rows = [
@@ -129,7 +131,7 @@ def family_table(step: dict[str, Any]) -> Table:
 
 
 def stage_table(stages: list[dict[str, Any]]) -> Table:
-    """Forward and backward pass of each stage alone, and how well it uses the processor."""
+    """Return a table of each stage's forward and backward pass and how well it uses the processor."""
     peak = any(stage["mfu"] is not None for stage in stages)
     whole = {key: sum(stage[key] for stage in stages) for key in ("ms", "tflop")}
     whole |= {"stage": "all stages", "tflops": 1000 * whole["tflop"] / whole["ms"]}

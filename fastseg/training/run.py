@@ -1,4 +1,4 @@
-"""A training run from its configuration to its end: check, build, resume, introduce, loop."""
+"""Run a training from its configuration to its end: check, build, resume, introduce, loop."""
 
 import sys
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from fastseg.training.trainer import Trainer
 
 
 def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
-    """Network, optimizer and average, with their first values; a resumed run needs no pretrained ones."""
+    """Build network, optimizer and average with their initial values; a resumed run loads no pretrained ones."""
     torch.manual_seed(config.seed)  # the same weights on every rank …
     model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
@@ -51,7 +51,7 @@ def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool 
 
 
 def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
-    """What a pixel of each of the network's classes weighs in the loss, float32 C; None: all the same."""
+    """Return the weight of a pixel of each class in the loss, float32 C; None if all are the same."""
     if not config.optim.class_weights:
         return None
     *pixels, _ = manifest.split(config.train_split).pixels
@@ -59,7 +59,7 @@ def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
 
 
 def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
-    """The network on the rank's device, started from ``weights``."""
+    """Build the network on the rank's device with the initial ``weights``."""
     settings = config.model
     mean, std = normalization(settings.weights, manifest.mean, manifest.std)
     model = DeepLab(
@@ -90,10 +90,10 @@ def build_loaders(
     mean: Rgb | None = None,
     decoder: Processor = "gpu",
 ) -> tuple[TrainLoader, EvalLoader]:
-    """Training and evaluation batches for this rank; ``state`` continues a training loader in mid-epoch.
+    """Build this rank's training and evaluation loaders; ``state`` resumes a training loader in mid-epoch.
 
-    ``decoder``: which processor decodes, on a GPU's machine. ``mean``: what the network subtracts, which
-    one started from a checkpoint has from there; None: as its settings say.
+    ``decoder``: the processor that decodes, on a machine with a GPU. ``mean``: what the network subtracts, taken from
+    the checkpoint that it starts from; None: as the settings say.
     """
     data = config.data
     use_cache(config.cache, config.cache_gb)
@@ -129,7 +129,7 @@ def build_loaders(
 
 
 def check(config: Config, manifest: Manifest, device: str = "auto") -> None:
-    """Refuse what cannot be trained, before any process is started. Raises :class:`UserError`."""
+    """Raise :class:`UserError` for what cannot be trained, before any process is started."""
     check_compiler(config.model, cuda=device != "cpu" and torch.cuda.is_available())
     for split in (config.train_split, config.eval_split):
         open_files(config.shards, manifest, split)
@@ -139,7 +139,7 @@ def check(config: Config, manifest: Manifest, device: str = "auto") -> None:
 
 
 def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = False) -> None:
-    """Train as this rank: build the parts, go on from the last checkpoint if there is one, run the loop."""
+    """Train as this rank: build the parts, resume from the last checkpoint if there is one, run the loop."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     saved = find_checkpoint(config, manifest)
@@ -154,7 +154,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
         if state.train_step.network.untried:
             state.train_step.dry_run(config.data.batch, config.data.crop)
         loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
-        held = STREAMED  # the loader has the frames' memory; or gives it back, where a resumed order does not allow it
+        held = STREAMED  # the loader now owns the frames' memory, or frees it if a resumed order does not allow it
         if not ranks.first:
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
@@ -166,7 +166,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
 
 @contextmanager
 def memory_explained(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
-    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+    """Turn torch's out-of-memory error into a :class:`UserError` that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -190,7 +190,7 @@ def open_log(
     ranks: Ranks,
     decoder: DecoderChoice,
 ) -> Iterator[RunLog]:
-    """The run's folder, begun or gone on with, and held against other runs."""
+    """Open the run's folder, new or resumed, and lock it against other runs."""
     documents = {
         "config": config.to_dict(),
         "environment": environment() | {"decoder": decoder.description, "step": state.train_step.network.description},
@@ -200,7 +200,7 @@ def open_log(
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
     with ExitStack() as held:
         if config.resume == "never" and config.folder.exists():
-            held.enter_context(lock_run_folder(config.folder))  # which no run in progress lets happen
+            held.enter_context(lock_run_folder(config.folder))  # fails while a run is in progress
             set_aside(config.folder)
         held.enter_context(lock_run_folder(config.folder))
         checkpoint.remove_unfinished(config.folder / "checkpoints")
@@ -208,7 +208,7 @@ def open_log(
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
-    """Refuse to train ranks that see different checkpoints or data: they would exchange gradients all the same."""
+    """Refuse ranks that see different checkpoints or data, whose gradients would be mixed all the same."""
     seen = [state["seen"] for state in gather_states({"seen": [saved["step"] if saved else None, manifest.digest()]})]
     for rank, (step, digest) in enumerate(seen):
         if step != seen[0][0]:
@@ -221,22 +221,22 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
 
 
 def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
-    """Whether a checkpoint is at the settings' last step or behind it, and evaluated."""
+    """Return whether a checkpoint is at the settings' last step or past it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
     left = total_steps(config.optim, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
     return left < 0 or (left == 0 and not saved["eval_pending"])
 
 
 def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
-    """Say that the run is finished and leave its records as they are; its report is written from them.
+    """Report that the run is finished; write its report and keep its records as they are.
 
-    Raises :class:`UserError` for what another number of epochs asks of it, and for another run's checkpoint.
+    Raises :class:`UserError` if the settings ask for another number of epochs, and for another run's checkpoint.
     """
     own = (config.folder / "checkpoints" / "last.pt").exists()
-    place = config.folder if own else Path(config.resume)
-    with fitting(place):
+    path = config.folder if own else Path(config.resume)
+    with fitting(path):
         done, planned = saved["step"] / saved["steps_per_epoch"], float(saved["config"]["optim"]["epochs"])
-    where = f"{place} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
+    where = f"{path} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
     if own and planned == config.optim.epochs:
         if ranks.first:
             print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
@@ -258,37 +258,37 @@ def resume(
     held: FrameCachePlan = STREAMED,
     decoder: Processor = "gpu",
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
-    """The loaders, everything going on from a checkpoint where there is one; and what to say of it."""
+    """Build the loaders and restore everything from a checkpoint, if there is one; also return what to log."""
 
-    def loaders_from(place: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
-        return build_loaders(config, manifest, ranks, place, held, tuple(state.model.mean.tolist()), decoder)
+    def loaders_from(loader: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
+        return build_loaders(config, manifest, ranks, loader, held, tuple(state.model.mean.tolist()), decoder)
 
     if not saved:
         return loaders_from(None), []
     state.restore(saved)
     if continues_exactly(saved, config, ranks):
         loaders = loaders_from(state.restore_rank(saved, ranks))
-        return loaders, [f"going on after step {state.step}"]
+        return loaders, [f"resuming after step {state.step}"]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = saved["step"] / saved["steps_per_epoch"]
     begun = {"epoch": int(epochs), "step": 0, "rank_local": held.rank_local}
     loaders = loaders_from(begun)
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [
-        f"going on after epoch {epochs:.1f} with other settings: "
+        f"resuming after epoch {epochs:.1f} with other settings: "
         f"the data's order starts anew with that of epoch {int(epochs) + 1}"
     ]
 
 
 def set_aside(folder: Path) -> None:
-    """Move an earlier run of the same name out of the way, so that nothing is lost."""
+    """Rename an earlier run of the same name, so that nothing is lost."""
     folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
 def introduction(
     config: Config, manifest: Manifest, ranks: Ranks, state: RunState, loader: TrainLoader, decoder: DecoderChoice
 ) -> Iterator[str]:
-    """What is about to happen, a line each."""
+    """Yield what is about to happen, line by line."""
     device = ranks.device
     where = f"{ranks.world} × {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "the CPU"
     if device.type == "cpu" and ranks.world > 1:

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder and shows while it goes: metrics.jsonl, TensorBoard, a display or plain lines."""
+"""Record a run in metrics.jsonl and TensorBoard, and show its progress as a display or plain lines."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from fastseg.training.trackers import open_tracking
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
 SPEED_PERIOD = 3600.0
-"""Seconds whose lines tell the time left. Of slow steps the 30 that rich looks back upon do not hold two lines."""
+"""Seconds over which to estimate the time left; rich's own 30 may not hold two lines of slow steps."""
 
 
 class RunLog:
@@ -39,10 +39,10 @@ class RunLog:
     def __init__(
         self, folder: Path, documents: dict[str, Any], step: int, total: int, tracker: str = "none", each: str = ""
     ) -> None:
-        """Write each of ``documents`` to ``folder/NAME.json`` and go on after step ``step`` of ``total``.
+        """Write each of ``documents`` to ``folder/NAME.json`` and continue after step ``step`` of ``total``.
 
-        ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: of what the images per second
-        are, such as `` per GPU`` where there may be several.
+        ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: unit of the images per second,
+        such as `` per GPU`` if there may be several.
         """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
@@ -69,17 +69,17 @@ class RunLog:
             speed_estimate_period=SPEED_PERIOD,
         )
         self._task = self._progress.add_task("train", total=total, completed=step, facts="")
-        # A log file is no place for a moving bar: lines go there instead.
+        # A log file gets lines instead of a progress bar.
         self._interactive = self._console.is_terminal
         if self._interactive:
             self._progress.start()
 
     def say(self, sentence: str) -> None:
-        """One line for the person who watches."""
+        """Print one line for the user."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, table: Table) -> None:
-        """A table for the person who watches."""
+        """Print a table for the user."""
         self.say(table.title)
         shown = rich.table.Table()
         for i, column in enumerate(table.columns):
@@ -110,7 +110,7 @@ class RunLog:
     def worst(
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
-        """Make ``overlays/`` hold exactly these frames, for the report; TensorBoard gets them as panels."""
+        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels."""
         with naming(self._folder / FOLDER):
             write_gallery(self._folder / FOLDER, frames, keys, classes)
         for i, frame in enumerate(frames):
@@ -123,13 +123,13 @@ class RunLog:
         write_atomic(self._folder / f"{name}.json", json.dumps(document) + "\n")
 
     def confusion(self, matrix: NDArray[np.int64], classes: Sequence[SegmentationClass], step: int) -> None:
-        """Write confusion.json (C×C pixels, rows the truth); TensorBoard gets a picture of it."""
+        """Write confusion.json (C×C pixels, rows the truth), and a picture of it to TensorBoard."""
         self.write("confusion", {"matrix": matrix.tolist()})
         with naming(self._folder / BOARD):
             self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
 
     def close(self, finished: bool = True) -> None:
-        """Flush everything and give the terminal back; ``finished`` says whether the training came to its end."""
+        """Flush everything and restore the terminal; ``finished`` says whether the training reached its end."""
         if self._interactive:
             self._progress.stop()
         with naming(self._folder / BOARD):
@@ -161,7 +161,7 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines about steps up to ``step``: what came after the checkpoint is done again."""
+    """Return the complete lines up to ``step``; later steps than the checkpoint's are repeated."""
     if step == 0 or not path.exists():
         return []
     lines = []
@@ -175,13 +175,13 @@ def _lines_until(path: Path, step: int) -> list[str]:
 
 
 def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread, and raises what happens there again where it is next written to."""
+    """Ignore a full disk in TensorBoard's thread: the next write to it raises the error again."""
     if not disk_full(arguments.exc_value):
         threading.__excepthook__(arguments)
 
 
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
+    """Replace numbers that are not finite by None, because JSON has no NaN."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
 
 

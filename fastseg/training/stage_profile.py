@@ -1,4 +1,4 @@
-"""The network cut into its stages, each measured alone: where the arithmetic is, and how fast it goes there."""
+"""Split the network into stages and measure each alone: its FLOPs, and how fast they run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ from fastseg.training.flops import device_peak, moment, seconds_between
 from fastseg.training.step import LossNetwork
 
 RUNS, SECONDS = 20, 2.0
-"""A stage is run this often, or until it took that long (but at least twice)."""
+"""Runs of a stage, or seconds after which to stop (after at least two runs)."""
 
 
 class Stage(NamedTuple):
-    """A piece of the network."""
+    """A part of the network."""
 
     name: str
     module: nn.Module
@@ -89,9 +89,9 @@ def stages_of(network: LossNetwork) -> list[Stage]:
 
 
 def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
-    """The backbone's children in stages: ResNet's layers, MobileNet's blocks of one resolution and dilation.
+    """Yield the backbone's children by stage: ResNet's layers, MobileNet's blocks of one resolution and dilation.
 
-    A new one begins where the resolution falls or a dilation begins, and behind what a head reads.
+    A new stage begins when the resolution falls or a dilation begins, and after what a head reads.
     """
     group: dict[str, nn.Module] = {}
     dilated = False
@@ -116,7 +116,7 @@ def _name(layers: list[str], first: bool) -> str:
 
 
 def walk(stages: list[Stage], image: Tensor, label: Tensor) -> Iterator[tuple[Stage, list[Tensor], Tensor]]:
-    """Every stage with its inputs, cut from what came before, and its output."""
+    """Yield every stage with its inputs, detached from earlier stages, and its output."""
     values = {"image": image, "label": label}
     for stage in stages:
         inputs = [values[name].detach() for name in stage.inputs]
@@ -127,7 +127,7 @@ def walk(stages: list[Stage], image: Tensor, label: Tensor) -> Iterator[tuple[St
 
 
 def stage_flops(config: Config, classes: int) -> dict[str, int]:
-    """Floating-point operations of each stage's forward and backward pass, counted without computing anything."""
+    """Count the floating-point operations of each stage's forward and backward pass, on meta tensors."""
     counts = {}
     with torch.device("meta"):
         stages = stages_of(_network(config, classes))
@@ -141,14 +141,14 @@ def stage_flops(config: Config, classes: int) -> dict[str, int]:
 
 
 def measure_stages(config: Config, classes: int, device: torch.device) -> list[dict[str, Any]]:
-    """Median ``ms`` of every stage's forward and backward pass, ``tflop``, ``tflops`` (TFLOP/s) and ``mfu``.
+    """Measure every stage's forward and backward pass: median ``ms``, ``tflop``, ``tflops`` (TFLOP/s) and ``mfu``.
 
-    On inputs of the run's shapes, types and memory order, compiled if the run compiles; fresh weights and batch norm
-    without other ranks. ``mfu`` is the share of the GPU's dense 16-bit peak by its datasheet, None where there is none.
+    Uses the run's shapes, dtypes and memory order, compiled if the run compiles, with fresh weights and batch norm
+    without other ranks. ``mfu`` is the share of the GPU's dense 16-bit peak by its datasheet, None without one.
     """
     flops, peak = stage_flops(config, classes), device_peak(device)
     rows = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the run goes on as if nothing had been
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # leaves the run's random state as it was
         for name, seconds in _stage_seconds(config, classes, device):
             rate = flops[name] / seconds / 1e12
             row = {"stage": name, "ms": 1000 * seconds, "tflop": flops[name] / 1e12, "tflops": rate}
@@ -162,7 +162,7 @@ def _stage_seconds(config: Config, classes: int, device: torch.device) -> Iterat
     with torch.no_grad(), cast():
         steps = [(stage, inputs, torch.ones_like(out)) for stage, inputs, out in walk(stages, *_batch(config, device))]
     for stage, inputs, gradient in steps:
-        # The stages share code, of which the compiler otherwise keeps eight versions.
+        # The stages share code, of which the compiler keeps only eight versions by default.
         with torch._dynamo.config.patch(recompile_limit=64):
             module = torch.compile(stage.module, dynamic=False) if compiled else stage.module
             leaves = [tensor for tensor in (*inputs, *stage.module.parameters()) if tensor.requires_grad]
@@ -182,7 +182,7 @@ def _both_passes(
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Of a run that is warm; on a GPU by events in its queue."""
+    """Return the median seconds of a warm run; on a GPU by events in its queue."""
     for _ in range(3 if device.type == "cuda" else 1):
         run()
     times: list[tuple[Any, Any]] = []
@@ -195,7 +195,7 @@ def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
 
 
 def stages_beside(config: Config, classes: int, ranks: Ranks) -> list[dict[str, Any]]:
-    """:func:`measure_stages` while a run stands: none where they do not fit beside it or other ranks would wait."""
+    """Return :func:`measure_stages` during a run; nothing if memory is short or other ranks would wait."""
     try:
         return measure_stages(config, classes, ranks.device) if ranks.world == 1 else []
     except torch.OutOfMemoryError:
@@ -208,7 +208,7 @@ def stages_beside(config: Config, classes: int, ranks: Ranks) -> list[dict[str, 
 def profile_document(
     step: dict[str, Any], stages: list[dict[str, Any]], config: Config, ranks: Ranks
 ) -> dict[str, Any]:
-    """What ``profile.json`` holds; ``step`` is a :meth:`StepProfiler.finish`, ``stages`` a :func:`stages_beside`."""
+    """Return ``profile.json``, from :meth:`StepProfiler.finish` and :func:`stages_beside`."""
     device, model, data = ranks.device, config.model, config.data
     settings = {
         "arch": model.arch,
@@ -231,7 +231,7 @@ def _network(config: Config, classes: int) -> LossNetwork:
 
 
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Noise, of whose labels one in twenty is ignored."""
+    """Return a batch of noise, with one label in twenty ignored."""
     data = config.data
     image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
     label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)

@@ -1,4 +1,4 @@
-"""What changes while a run goes on, to a checkpoint and back."""
+"""Save the changing values of a run to a checkpoint, and restore them."""
 
 import math
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ class RunState:
     best: float = -math.inf
     """Highest mIoU so far."""
     eval_pending: bool = False
-    """An evaluation of this step was due and did not come to its end."""
+    """An evaluation of this step was due and was not finished."""
 
     def statistics(self) -> list[torch.Tensor]:
-        """Copies of batch norm's running statistics, which every rank has from its own images."""
+        """Return copies of batch norm's running statistics, which differ by rank."""
         return [buffer.clone() for buffer in self._statistics()]
 
     def set_statistics(self, values: list[torch.Tensor]) -> None:
-        """Put the running statistics at ``values``."""
+        """Set the running statistics to ``values``."""
         for buffer, value in zip(self._statistics(), values, strict=True):
             buffer.copy_(value)
 
@@ -50,10 +50,10 @@ class RunState:
         return [buffer for model in models for buffer in model.net.buffers() if buffer.is_floating_point()]
 
     def check_finite(self) -> None:
-        """Refuse to keep weights, averages, statistics or an optimizer's values that are not finite numbers.
+        """Raise :class:`UserError` if weights, averages, statistics or optimizer values are not finite.
 
-        One look on the device and one wait for it; the ranks, which hold the same, come to the same end. Raises
-        :class:`UserError`, which names the tensor.
+        It names the tensor. Costs one check on the device and one wait for it. All ranks hold the same values and so
+        decide alike.
         """
         parts = {
             "model": self.model.net.state_dict(),
@@ -66,13 +66,13 @@ class RunState:
         if not math.isfinite(largest.item()):
             raise UserError(
                 f"at step {self.step} values in {not_finite(parts)} are not finite, and nothing is saved of "
-                "them; lower --optim.lr or set --optim.clip and go on from the last checkpoint"
+                "them; lower --optim.lr or set --optim.clip and resume from the last checkpoint"
             )
 
     def document(
         self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
     ) -> dict[str, Any] | None:
-        """The checkpoint, on the first rank; every rank has to call."""
+        """Return the checkpoint on the first rank, None on the others; every rank has to call."""
         mine = {
             "rng": _rng_state(ranks.device),
             "loader": loader.state(),
@@ -104,7 +104,7 @@ class RunState:
 
     @fitting()
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over weights, average, optimizer and scaler of a checkpoint; its settings are the configuration's."""
+        """Load weights, average, optimizer and scaler from a checkpoint, except the optimizer's settings."""
         self.model.net.load_state_dict(saved["model"])
         if self.average:
             self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
@@ -119,7 +119,7 @@ class RunState:
         for parameter, state in optimizer.state.items():
             for name, value in state.items():
                 if value.shape == parameter.shape:
-                    # The fused kernels read both side by side: the same memory order, whatever the file's.
+                    # The fused kernels read both together, so they need one memory order, whatever the file's.
                     state[name] = torch.empty_like(parameter).copy_(value)
                 elif value.dim():
                     raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
@@ -129,10 +129,10 @@ class RunState:
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-        """Put this rank's random generators and statistics where they were; returns its loader's state."""
+        """Restore this rank's random generators and statistics; return its loader's state."""
         mine = saved["ranks"][ranks.rank]
         own, values = self._statistics(), mine["statistics"]
-        # The average's come last: it may have been switched on or off since.
+        # The average's come last, since it may have been switched on or off.
         if len(values) not in (len(own), len(own) // 2, 2 * len(own)):
             raise ValueError(f"{len(values)} running statistics for {len(own)}")
         for buffer, value in zip(own, values, strict=False):
@@ -144,14 +144,14 @@ class RunState:
 
 
 def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
-    """The run's last checkpoint, or the one that ``config.resume`` names; None to start anew.
+    """Load the run's last checkpoint, or the one that ``config.resume`` names; None to start fresh.
 
-    Raises :class:`UserError` with the difference where it is of another network or data set.
+    Raises :class:`UserError` with the difference if it belongs to another network or data set.
     """
     own = config.folder / "checkpoints" / "last.pt"
     if config.resume == "never" or (config.resume == "auto" and not own.exists()):
         return None
-    # A run that was started from a file has gone on since: its own checkpoint is the newer one.
+    # A run started from a file has its own, newer checkpoint by now.
     path = own if own.exists() else Path(config.resume)
     saved = checkpoint.load(path)
     checkpoint.check_progress(saved, path)
@@ -175,7 +175,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
-    """Whether the data can go on in mid-epoch: the same ranks, batches, augmentation and seed."""
+    """Return whether the data can resume in mid-epoch: same ranks, batches, augmentation and seed."""
     same = _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
     return len(saved["ranks"]) == ranks.world and same
 
@@ -192,5 +192,5 @@ def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def _set(name: Any, digest: Any) -> str:
-    """A data set in a few words: its digest tells it from another of its name."""
+    """Describe a data set by its name and its digest, which tells it from others of that name."""
     return f"{shown(name)} (digest {str(digest)[:16]})"

@@ -23,7 +23,7 @@ from fastseg.training.profiler import span
 
 
 class LossNetwork(nn.Module):
-    """Network and loss in one module, so that they are compiled and wrapped by DDP as one."""
+    """Join network and loss in one module, so that they are compiled and wrapped by DDP together."""
 
     def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class LossNetwork(nn.Module):
 
 
 class StepMetrics(NamedTuple):
-    """What a step computed, over all ranks: numbers, or scalar tensors."""
+    """A step's results over all ranks, as numbers or scalar tensors."""
 
     loss: Any
-    """Of both heads, as it is trained on."""
+    """Loss of both heads, as it is trained on."""
     main_loss: Any
     aux_loss: Any
     """0 without an auxiliary head."""
@@ -51,10 +51,10 @@ class StepMetrics(NamedTuple):
 
 
 class TrainStep:
-    """Holds the optimizer and whatever stands between the model and its gradients (DDP, compiler, loss scaler)."""
+    """Do one step; hold the optimizer, DDP, the compiled network and the loss scaler."""
 
     def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
-        """``model`` lies on ``ranks.device`` already and is trained in place; ``pixel_weights``: each class's, C."""
+        """Train ``model``, already on ``ranks.device``, in place; ``pixel_weights``: one per class, C."""
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
@@ -68,23 +68,23 @@ class TrainStep:
     def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
         """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
 
-        Returns the fields of :class:`StepMetrics`, float32 on the device: the host is not waited for. Every labeled
-        pixel of the global batch weighs the same (or what its class does), so that N ranks compute what one would with
-        N times the batch (but for Dice, which looks at a rank's batch). Where the loss or the gradient is not finite
-        the weights stay as they are.
+        Returns the fields of :class:`StepMetrics`, float32 on the device, without waiting for it. Every labeled pixel
+        of the global batch weighs the same (or its class's weight), so N ranks compute what one would with N times the
+        batch, except for Dice, which uses a rank's batch. If the loss or the gradient is not finite, the weights stay
+        as they are.
         """
         if not self.model.training:
             self.model.train()
         with span("forward and loss"), autocast(self.precision, self._ranks.device):
             sums = self.network(image, label)
-        # new_full is filled by the device; new_tensor would copy from the host and wait for all queued work.
+        # new_full is filled on the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):
             totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
         main_sum, main_pixels, aux_sum, aux_pixels, stops = totals
         main_pixels, aux_pixels = main_pixels.clamp(min=1e-6), aux_pixels.clamp(min=1e-6)
         own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels)
         set_lr(self.optimizer, rate)
-        norm = self._update(own * self._ranks.world, main_sum + aux_sum)  # DDP averages what should be added
+        norm = self._update(own * self._ranks.world, main_sum + aux_sum)  # DDP averages what should be summed
         main, aux = main_sum / main_pixels, aux_sum / aux_pixels
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
 
@@ -93,14 +93,14 @@ class TrainStep:
 
     @property
     def config(self) -> Config:
-        """The settings as they came out: compiled only if that works."""
+        """Return the settings in effect: compiled only if that works."""
         return replace(self._config, model=replace(self._config.model, compile=self.network.compiled))
 
     def dry_run(self, batch: int, crop: tuple[int, int]) -> None:
-        """Do a step on blank images up to the gradients, and leave no trace but the memory that it takes.
+        """Do a step on blank images up to the gradients, and leave nothing but the memory that it takes.
 
-        Twice: after the first search for a convolution's algorithm torch empties its cache, and with it goes what would
-        tell how much a step takes (https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cudnn/Conv_v8.cpp).
+        Runs twice on a GPU: after the first search for a convolution's algorithm torch empties its cache, which would
+        hide a step's memory (https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/cudnn/Conv_v8.cpp).
         """
         device, model = self._ranks.device, self.model.train()
         image, label = (torch.zeros(batch, *crop, *more, dtype=torch.uint8, device=device) for more in ((3,), ()))
@@ -128,7 +128,7 @@ class TrainStep:
         if self._optim.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
         if not self.scaler.is_enabled():
-            # The fused optimizers skip the update on the device when this is 1, as they do for a loss scaler.
+            # Fused optimizers skip the update on the device if this is 1, as for a loss scaler.
             self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -137,9 +137,9 @@ class TrainStep:
 
 @contextmanager
 def search_algorithms(wanted: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms for every new size of input, as it does in training, only if ``wanted``.
+    """Let cuDNN benchmark its algorithms for every new input size, as in training, only if ``wanted``.
 
-    Frames of many sizes would each be searched for anew, 50 convolutions and torch's cached memory dropped each time.
+    With frames of many sizes it would search anew for each, for 50 convolutions, and drop torch's cached memory.
     """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before and wanted
@@ -152,13 +152,13 @@ def search_algorithms(wanted: bool) -> Iterator[None]:
 def _wrap(network: LossNetwork, ranks: Ranks, compiled: bool) -> nn.Module:
     if ranks.world == 1:
         return network
-    # Weights of one channel have two equal memory orders; that DDP compares their strides is no loss here.
+    # One-channel weights have two equal memory orders; DDP's warning about their strides does not matter.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         network,
         device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        # torch's splitting of a compiled graph at bucket borders does without it (pytorch#109261).
+        # torch splits a compiled graph at bucket borders without it (pytorch#109261).
         static_graph=not compiled,
         # Running statistics are averaged before they are used: no broadcast in every step.
         **_NO_SYNC,
@@ -171,8 +171,8 @@ _NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_b
 
 
 def use_sync_bn(config: Config, ranks: Ranks) -> bool:
-    """Whether batch-norm statistics are taken over all ranks: worth its messages where a rank's batch is small."""
-    # CPU ranks answer each of its messages, a hundred in a step, by way of the kernel: only where they are asked to.
+    """Return whether batch-norm statistics are taken over all ranks, which pays for small batches per rank."""
+    # On CPU ranks each of its hundred messages a step passes through the kernel: only on request.
     auto = ranks.device.type == "cuda" and config.data.batch < 8
     wanted = auto if config.model.sync_bn is None else config.model.sync_bn
     return wanted and ranks.world > 1

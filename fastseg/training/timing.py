@@ -1,4 +1,4 @@
-"""Where a step's time goes: how long the device had nothing to do because the batch was not there."""
+"""Time steps, and how long the device was idle because the batch was not ready."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 class Window(NamedTuple):
-    """What happened since the last one was taken."""
+    """The steps since the last window."""
 
     seconds: float
     steps: int
@@ -17,10 +17,10 @@ class Window(NamedTuple):
 
 
 class StepClock:
-    """Times steps on the device, without stopping it.
+    """Time steps on the device without stopping it.
 
-    On a GPU the host runs ahead, so the time it spends in the loader says nothing. Events in the GPU's own queue
-    do: one behind a step's last kernel, one before the next step's first; what lies between is idleness.
+    On a GPU the host runs ahead, so its time in the loader says nothing. Two events in the GPU's queue do: one after a
+    step's last kernel, one before the next step's first. Between them the GPU is idle.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,21 +29,21 @@ class StepClock:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new window, leaving out whatever happened since the last one (an evaluation, say)."""
+        """Begin a new window; leave out what happened since the last one, such as an evaluation."""
         self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._asked: float | torch.cuda.Event = 0.0
 
     def leave_out(self, seconds: float) -> None:
-        """As if the last ``seconds`` had not been."""
+        """Subtract the last ``seconds`` from the window."""
         self._start += seconds
 
     def wait_begin(self) -> None:
-        """Call before a batch is asked for."""
+        """Call before requesting a batch."""
         self._asked = self._event() if self._cuda else time.perf_counter()
 
     def wait_end(self) -> None:
-        """Call when the batch is there."""
+        """Call when the batch has arrived."""
         if isinstance(self._asked, float):
             self._waited += time.perf_counter() - self._asked
         else:
@@ -54,7 +54,7 @@ class StepClock:
         self._steps += 1
 
     def snapshot(self) -> Window:
-        """The window since the last one; begins a new one. Without a step since then it is the last one again."""
+        """Return the window since the last one and begin a new one; without a step since, return the last again."""
         if not self._steps:
             return self._last
         done = [pair for pair in self._gaps if pair[1].query()]
@@ -74,7 +74,7 @@ class StepClock:
 
 
 class Stopping:
-    """Whether SIGTERM or Ctrl-C has asked this process to stop. A second Ctrl-C stops it at once."""
+    """Note SIGTERM and Ctrl-C as requests to stop; a second Ctrl-C stops the process at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -87,11 +87,11 @@ class Stopping:
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as shells have it; SIGTERM's where another rank was asked."""
+        """Return 128 plus the signal's number, as shells do; SIGTERM's if another rank was asked."""
         return 128 + (self._signal or signal.SIGTERM)
 
     def _ask(self, number: int, _frame: object) -> None:
         self._signal = number
-        # Batch systems send SIGTERM to a job's every process, and torchrun passes it on: it comes twice.
+        # Batch systems send SIGTERM to every process of a job, and torchrun forwards it: it comes twice.
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Experiment trackers beside metrics.jsonl, on request: Weights & Biases and MLflow, by their own libraries."""
+"""Send the numbers of metrics.jsonl to an experiment tracker: Weights & Biases or MLflow."""
 
 import importlib.util
 import json
@@ -18,9 +18,9 @@ from fastseg.files import write_atomic
 PROJECT = "fastseg"
 """Name of the project at W&B, of the experiment at MLflow."""
 FILE = "tracker.json"
-"""In the run's folder: which tracker's run it is, so that a resumed training goes on with that."""
+"""File in the run's folder that names the tracker's run, so that a resumed training continues it."""
 CLOSING = 60.0
-"""Seconds that a tracker may take to send what is left when the training ends."""
+"""Seconds that a tracker may take to send the rest when the training ends."""
 
 
 class Tracker(Protocol):
@@ -28,16 +28,16 @@ class Tracker(Protocol):
 
     id: str
     where: str
-    """Address or folder, for the person who watches."""
+    """Address or folder, for the user."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record finite numbers of a step."""
 
     def spell(self, names: Iterable[str]) -> Mapping[str, str]:
-        """How the library wants each of these names, different ones differently."""
+        """Return each name as the library accepts it; different names stay different."""
 
     def close(self, finished: bool) -> None:
-        """End the run there; ``finished`` says whether the training came to its end."""
+        """End the run there; ``finished`` says whether the training reached its end."""
 
 
 class WandB:
@@ -50,7 +50,7 @@ class WandB:
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False):
             raise RuntimeError("no account is logged in; use 'wandb login' or set WANDB_MODE=offline")
-        # Silent and without capturing the console: the terminal belongs to the training.
+        # Silent, and without capturing the console, which the training uses.
         settings = wandb.Settings(console="off", silent=True)
         self._run = wandb.init(
             project=PROJECT,
@@ -61,7 +61,7 @@ class WandB:
             resume="allow" if id and online else None,
             settings=settings,
         )
-        # A resumed training repeats steps, which W&B's own counter refuses to: the step is a value like others.
+        # A resumed training repeats steps, which W&B's own counter refuses, so the step is a value like others.
         self._run.define_metric("*", step_metric="step")
         self.id = self._run.id
         self.where = str((online and self._run.url) or Path(self._run.dir).parent)
@@ -71,7 +71,7 @@ class WandB:
         self._run.log({"step": step, **values})
 
     def spell(self, names: Iterable[str]) -> Mapping[str, str]:
-        """As they are."""
+        """Return them unchanged."""
         return {name: name for name in names}
 
     def close(self, finished: bool) -> None:
@@ -84,7 +84,7 @@ class MLflow:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
         """Begin a run, or go on with run ``id``."""
-        # MLflow asks whoever uses a folder to choose a database instead, which its small package cannot open.
+        # MLflow wants a database in place of a folder, but its small package cannot open one.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         import mlflow
         from mlflow.entities import Metric, Param
@@ -97,8 +97,8 @@ class MLflow:
             self.id = id
             return
         experiment = self._client.get_experiment_by_name(PROJECT)
-        place = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
-        self.id = self._client.create_run(place, run_name=folder.name).info.run_id
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
+        self.id = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
         settings = [Param(key, str(value)) for key, value in _flatten(config)]
         self._client.log_batch(self.id, params=settings)
 
@@ -108,7 +108,7 @@ class MLflow:
         self._client.log_batch(self.id, metrics=[self._metric(name, v, now, step) for name, v in values.items()])
 
     def spell(self, names: Iterable[str]) -> Mapping[str, str]:
-        """As paths of a kind and one part of few characters; those that come out alike are numbered."""
+        """Return paths of a kind and one part with allowed characters; number those that become equal."""
         spelled: dict[str, str] = {}
         for name in names:
             plain, number = _path(name), 1
@@ -124,11 +124,11 @@ class MLflow:
 
 
 KINDS: dict[str, tuple[type[WandB] | type[MLflow], str]] = {"wandb": (WandB, "wandb"), "mlflow": (MLflow, "mlflow")}
-"""By the value of ``--tracker``: the class, and the package that it imports (and the extra that installs it)."""
+"""Class and package (also the extra that installs it) by the value of ``--tracker``."""
 
 
 def check_tracker(kind: str) -> None:
-    """Raise :class:`UserError` where the library of this tracker is not installed; ``none`` needs none."""
+    """Raise :class:`UserError` if this tracker's library is not installed; ``none`` needs none."""
     if kind not in KINDS:
         return
     package = KINDS[kind][1]
@@ -140,9 +140,9 @@ def check_tracker(kind: str) -> None:
 def open_tracking(
     kind: str, folder: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None]
 ) -> "Tracking | None":
-    """Begin a run at the tracker ``kind``, or go on with that of ``folder`` after step ``step``; None for ``none``.
+    """Begin a run at the tracker ``kind``, or continue that of ``folder`` after step ``step``; None for ``none``.
 
-    Raises :class:`UserError` where a new training cannot reach its tracker. A resumed one then goes on without.
+    Raises :class:`UserError` if a new training cannot reach its tracker. A resumed one then continues without.
     """
     if kind not in KINDS:
         return None
@@ -152,7 +152,7 @@ def open_tracking(
         reason = f"--tracker {kind} cannot begin ({_short(error)})"
         if not step:
             raise UserError(f"{reason}; see to that, or leave it out with --tracker none") from None
-        say(f"{reason}; the training goes on without it, metrics.jsonl has everything")
+        say(f"{reason}; training continues without it, metrics.jsonl has everything")
         return None
     write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")
     say(f"{kind} follows the run: {tracker.where}")
@@ -160,7 +160,7 @@ def open_tracking(
 
 
 class Tracking:
-    """Hands numbers to a tracker in a thread of its own: one that is slow or fails never holds up the training."""
+    """Send numbers to a tracker in a separate thread, so that a slow or failing one never delays the training."""
 
     def __init__(self, kind: str, tracker: Tracker, say: Callable[[str], None]) -> None:
         self._kind, self._tracker, self._say = kind, tracker, say
@@ -169,12 +169,12 @@ class Tracking:
         self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the finite ones of these numbers."""
-        names = self._tracker.spell(values)  # of all: a name must not depend on which others have a score
+        """Record those of these numbers that are finite."""
+        names = self._tracker.spell(values)  # of all names: one must not depend on which others have a score
         self._queue.put((step, {names[name]: float(v) for name, v in values.items() if math.isfinite(v)}))
 
     def close(self, finished: bool) -> None:
-        """Send what is left, for at most :data:`CLOSING` seconds."""
+        """Send the rest, for at most :data:`CLOSING` seconds."""
         self._queue.put(finished)
         self._thread.join(CLOSING)
         if self._thread.is_alive():
@@ -186,11 +186,11 @@ class Tracking:
                 self._tracker.log(*item)
             self._tracker.close(item)
         except Exception as error:  # whatever the library raises: the training matters more
-            self._say(f"{self._kind} failed ({_short(error)}); the training goes on, metrics.jsonl has everything")
+            self._say(f"{self._kind} failed ({_short(error)}); training continues, metrics.jsonl has everything")
 
 
 def _known_id(path: Path, kind: str) -> str | None:
-    """The tracker's run that this folder began, if it is there and of the same kind."""
+    """Return the id of the tracker's run that this folder began, if there is one of the same kind."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return str(document["id"]) if document["tracker"] == kind else None
@@ -199,7 +199,7 @@ def _known_id(path: Path, kind: str) -> str | None:
 
 
 def _path(name: str) -> str:
-    """``iou/a_b`` for ``iou/a/b``: MLflow makes paths of names and takes few characters; classes have any name."""
+    """Return ``iou/a_b`` for ``iou/a/b``, because MLflow makes paths of names and allows few characters."""
     kind, _, rest = name.partition("/")
     plain = re.sub(r"[^\w. -]", "_", rest)
     return f"{kind}/{plain}" if plain.strip(". ") else f"{kind}/_"

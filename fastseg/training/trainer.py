@@ -1,4 +1,4 @@
-"""The training loop: everything above is called from here, and nothing of it knows the rest."""
+"""Run the training loop, which calls the other modules; none of them knows it."""
 
 import math
 import sys
@@ -33,12 +33,12 @@ from fastseg.training.timing import StepClock, Stopping
 WORST_IMAGES = 8
 """Overlays that a run keeps of its last evaluation."""
 MAX_OVERFLOWS = 30
-"""Steps in a row that fp16's loss scaler may skip. It halves its scale each time: from 65536 to below 1e-4, where
+"""Consecutive steps that fp16's loss scaler may skip. It halves its scale each time, from 65536 to below 1e-4, where
 fairseq gives up as well (--min-loss-scale)."""
 
 
 class Trainer:
-    """One run on one rank. Only the first rank has a ``log``."""
+    """Train one run on one rank. Only the first rank has a ``log``."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Trainer:
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
         self.async_metrics = AsyncMetrics[int](ranks.device)
         self.metrics: list[StepMetrics] = []
-        """Of the steps since the last line of metrics.jsonl."""
+        """Metrics of the steps since the last line of metrics.jsonl."""
         self.overflows = 0
         self.saved = state.step
         """The step of the last checkpoint."""
@@ -67,20 +67,20 @@ class Trainer:
         self.profiler = StepProfiler(folder, ranks.device, left, filling) if profile and left > 0 else None
 
     def fit(self) -> None:
-        """Train to the end, or until SIGTERM or Ctrl-C: then save and leave with exit code 143 or 130."""
+        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130."""
         state = self.state
         stop = self.checkpoint_and_eval() if state.eval_pending else False
         while state.step < self.total and not stop:
             stop = self.advance()
         if stop:
             again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
-            self.say(f"stopped at step {state.step} of {self.total}; {again} goes on from there")
+            self.say(f"stopped at step {state.step} of {self.total}; {again} resumes from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
             self.say(f"finished; the report is {write_report(self.config.folder)}")
 
     def advance(self) -> bool:
-        """One step, and the evaluation and the checkpoint where they are due after it. Returns whether to stop."""
+        """Do one step, and the evaluation and checkpoint that are due after it. Return whether to stop."""
         with span("step"):
             metrics = self.train()
         stop = self.on_metrics(metrics)
@@ -91,7 +91,7 @@ class Trainer:
         return stop
 
     def train(self) -> tuple[int, list[float]] | None:
-        """One step; returns the numbers that have arrived, with their step."""
+        """Do one step; return the metrics that have arrived, with their step."""
         state = self.state
         self.clock.wait_begin()
         with span("data"), self.rescuing():
@@ -102,13 +102,13 @@ class Trainer:
             with span("average"):
                 state.average.update(state.step)
         state.step += 1
-        # On a GPU these are the numbers of the step before: it never waits for the host to look.
+        # On a GPU these are the previous step's numbers, so that it never waits for the host.
         return self.async_metrics.exchange(state.step, numbers)
 
     def checkpoint_and_eval(self, stop: bool = False) -> bool:
-        """Between steps: evaluate if that is due, and save. Returns whether to stop."""
+        """Evaluate if that is due, and save. Return whether to stop."""
         state, improved = self.state, False
-        # Nothing is kept of a step whose loss has not been seen to be finite.
+        # Save nothing of a step before its loss is known to be finite.
         stop = self.on_metrics(self.async_metrics.collect()) or stop
         if self.profiler and self.profiler.recording:  # what follows is no part of a step
             self.write_profile(self.profiler)
@@ -127,7 +127,7 @@ class Trainer:
 
     @contextmanager
     def rescuing(self) -> Iterator[None]:
-        """Save what is done where the data ends the run; of several ranks the others are in the middle of a step."""
+        """Save if the data ends the run, on one rank only: with several, the others are in the middle of a step."""
         try:
             yield
         except UserError:
@@ -138,21 +138,21 @@ class Trainer:
             raise
 
     def rate(self, step: int) -> float:
-        """Learning rate of step ``step`` (from 0)."""
+        """Return the learning rate of step ``step`` (from 0)."""
         optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
         peak = peak_lr(optim, self.config.data.batch * self.ranks.world)
         return lr_at(step, self.total, warmup, peak, optim)
 
     def is_due(self, epochs: float) -> bool:
-        """Whether the step just done completes another ``epochs`` epochs, or the run."""
+        """Return whether the last step completes another ``epochs`` epochs, or the run."""
         every, step = epochs * self.steps_per_epoch, self.state.step
         return step == self.total or step // every > (step - 1) // every
 
     def on_metrics(self, metrics: tuple[int, list[float]] | None) -> bool:
-        """Look at a step (from 1) and what :class:`TrainStep` computed in it; returns whether a rank wants to stop.
+        """Check a step (from 1) and its metrics from :class:`TrainStep`; return whether a rank wants to stop.
 
-        Ends every rank alike, the first with a :class:`UserError`, where the loss is not finite, or the gradient in
-        more steps in a row than the loss scaler may try.
+        Ends every rank, the first with a :class:`UserError`, if the loss is not finite, or the gradient in more
+        consecutive steps than the loss scaler may try.
         """
         if metrics is None:
             return False
@@ -161,7 +161,7 @@ class Trainer:
         loss, norm = found.loss, found.gradient_norm
         self.clock.stepped()
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
-        scaled = self.state.train_step.precision == "fp16"  # the loss scaler tries on with less
+        scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
             if not self.ranks.first:
                 sys.exit(USER_ERROR)  # the first rank says it for all
@@ -169,7 +169,7 @@ class Trainer:
             raise UserError(
                 f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
                 f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
-                f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and go on from the last checkpoint"
+                f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and resume from the last checkpoint"
             )
         self.metrics.append(found)
         if step % self.config.log_every == 0 or step == self.total:
@@ -177,7 +177,7 @@ class Trainer:
         return found.stops > 0
 
     def log_losses(self, step: int) -> None:
-        """Write the means since the last line, and how fast it went."""
+        """Write the means since the last line, and the speed."""
         mean = StepMetrics(*(sum(column) / len(self.metrics) for column in zip(*self.metrics, strict=True)))
         self.metrics.clear()
         window = self.clock.snapshot()
@@ -203,7 +203,7 @@ class Trainer:
     def evaluate(self) -> tuple[bool, bool]:
         """Score the averaged weights (or the trained ones) on the evaluation split.
 
-        Returns whether they are the best so far, and whether a rank was asked to stop meanwhile.
+        Returns whether they are the best so far, and whether a rank was asked to stop.
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
@@ -230,14 +230,14 @@ class Trainer:
         return improved, False
 
     def write_profile(self, profiler: StepProfiler) -> None:
-        """Leave what the profiler saw, and the network's stages measured beside it, while the run's clock stands."""
+        """Write the profile and the measured stages, without counting the time for the run."""
         begin = time.perf_counter()
         self.profiler = None
         step = profiler.finish()
         if self.log:
             self.say(f"profiled {step['steps']} steps")
             config = self.state.train_step.config
-            # At once: stages take minutes to compile, in which a run may be ended.
+            # At once, because stages take minutes to compile and the run may be stopped meanwhile.
             self.log.write("profile/profile", profile_document(step, [], config, self.ranks))
             stages = stages_beside(config, len(self.manifest.classes), self.ranks)
             document = profile_document(step, stages, config, self.ranks)
@@ -248,15 +248,15 @@ class Trainer:
         self.clock.leave_out(time.perf_counter() - begin)
 
     def save(self, own: list[torch.Tensor], keep: bool = False) -> None:
-        """Write ``checkpoints/last.pt``, and keep it as ``best.pt`` too; every rank has to call.
+        """Write ``checkpoints/last.pt``, with ``keep`` also as ``best.pt``; every rank has to call.
 
-        ``own`` are this rank's statistics; the network holds the mean of all ranks'.
+        ``own`` are this rank's statistics; the network holds the mean over all ranks.
         """
         document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
         if document:
             folder = self.config.folder / "checkpoints"
             if keep:
-                # First the best: killed before the last follows, the run comes here again from an older one.
+                # The best first: if killed before the last, the run gets here again from an older one.
                 checkpoint.save(folder / "best.pt", document)
                 checkpoint.keep(folder / "best.pt", folder / "last.pt")
             else:
@@ -265,6 +265,6 @@ class Trainer:
         barrier()
 
     def say(self, sentence: str) -> None:
-        """One line for the person who watches."""
+        """Print one line for the user."""
         if self.log:
             self.log.say(sentence)

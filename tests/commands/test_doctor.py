@@ -68,7 +68,7 @@ def test_a_machine_with_an_old_driver(tmp_path: Path) -> None:
     text = " ".join(done.stdout.split())
     assert "driver broken a GPU is here, but the NVIDIA driver 550.54.15 is too old" in text
     assert "→ install driver 580 or newer" in text
-    assert "\n1 broken: mend it first; warnings: " in done.stdout
+    assert "\n1 broken: fix it first; warnings: " in done.stdout
 
 
 def test_without_a_library_that_the_table_needs(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_little_shared_memory_and_few_files(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(machine, "SHM", tmp_path / "none")
     assert only(machine.shared_memory(Request())).state == "broken"
     monkeypatch.setattr(machine, "SHM", tmp_path)
-    monkeypatch.setattr(machine, "LEAST_SHM", 1 << 60)
+    monkeypatch.setattr(machine, "MIN_SHM", 1 << 60)
     assert "docker run --shm-size 8g" in only(machine.shared_memory(Request())).cure
     monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (256, 512))
     row = only(machine.open_files(Request()))

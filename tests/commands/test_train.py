@@ -126,7 +126,7 @@ def test_other_ranks_go_on_at_the_same_epoch(two_ranks: tuple[Path, str], shards
         *("--name", "resumed", "--resume", folder / "checkpoints" / "last.pt", "--optim.epochs", "2.5"),
     )
     assert result.returncode == 0, result.stderr
-    assert "going on after epoch 2.0 with other settings: the data's order starts anew with that of" in result.stderr
+    assert "resuming after epoch 2.0 with other settings: the data's order starts anew with that of" in result.stderr
     assert [record["step"] for record in lines(folder.parent / "resumed", "train")] == [11, 12]
 
 

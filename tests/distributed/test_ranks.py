@@ -119,7 +119,7 @@ def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == code, run.stderr
     assert [(tmp_path / str(rank)).read_text() for rank in range(gpus)] == ["started started "] * gpus
-    says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again, a run goes on"
+    says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again, a run resumes"
     assert (says in run.stderr) == (code != 0)
     assert "Traceback" not in run.stderr
 
@@ -127,7 +127,7 @@ def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path
 def heard(*words: str) -> _Seen:
     seen = _Seen()
     for word in words:
-        seen.hear(word)
+        seen.update(word)
     return seen
 
 

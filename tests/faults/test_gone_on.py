@@ -132,7 +132,7 @@ def test_gone_on_with_otherwise(
     two = change == "number of ranks"
     started = ranks(shards, folder, *more, **how) if two else [start(shards, folder, *more, **how)]
     output, *_ = map(finish, started)
-    said = "going on after epoch 2.6 with other settings: the data's order starts anew with that of epoch 3\n"
+    said = "resuming after epoch 2.6 with other settings: the data's order starts anew with that of epoch 3\n"
     assert said in output
 
     done = lines(folder, "train")

@@ -120,7 +120,7 @@ def test_nothing_is_lost(
         first, second = start(0, *patience), start(1, *patience)
         wait_until(lambda: trained(run) >= 5 + later, (first, second))
         os.kill(descendants(second.process.pid)[0], signal.SIGKILL)
-        wait_until(lambda: "going on after step" in first.output, (first, second))
+        wait_until(lambda: "resuming after step" in first.output, (first, second))
         wait_until(lambda: trained(run) >= 9 + later, (first, second))
         if machines[1].namespace:
             set_cable(machines[1], False)
@@ -130,7 +130,7 @@ def test_nothing_is_lost(
             set_cable(machines[1], True)
         second = start(1, *patience)
         assert [agent.finish() for agent in (first, second)] == [0, 0], first.output
-        assert first.output.count("going on after step") == 2
+        assert first.output.count("resuming after step") == 2
     assert_same_run(run, one_machine)
     if machines[1].namespace:
         tally("SIGKILL of a rank on one of two machines", 1, 1)
@@ -175,7 +175,7 @@ def test_a_job_of_slurm_that_is_preempted(
         assert first.finish() == 143, first.output
     finally:
         first.kill()
-    assert "the same command goes on from there" in first.output
+    assert "the same command resumes from there" in first.output
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
     second = Machine("127.0.0.1").start(*script, output=tmp_path / "second.txt", **settings)
     try:

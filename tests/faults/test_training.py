@@ -81,7 +81,7 @@ def test_killed_at_any_instant(shards: Path, unbroken: Path, tmp_path: Path, tal
         assert "Traceback" not in command.output
         in_save += bool(list((folder / "checkpoints").glob(".*.tmp")))  # the next process removes it
     assert in_save, "no kill came in the middle of a file"
-    assert "going on after step" in finish(start(shards, folder))
+    assert "resuming after step" in finish(start(shards, folder))
     assert not list(folder.rglob(".*.tmp"))
     assert_same_run(unbroken, folder)
     assert [line["step"] for line in lines(folder, "train")] == list(range(1, 5 * EPOCHS + 1))
@@ -95,8 +95,8 @@ def test_asked_to_stop(shards: Path, unbroken: Path, tmp_path: Path, tally: Tall
     stop(command, folder / "metrics.jsonl", after=3 + 2 * again)
     assert command.finish(20) == 143, command.output
     step = weights(folder / "checkpoints" / "last.pt")["step"]
-    assert f"stopped at step {step} of {5 * EPOCHS}; the same command goes on from there" in command.output
-    assert f"going on after step {step}\n" in finish(start(shards, folder))
+    assert f"stopped at step {step} of {5 * EPOCHS}; the same command resumes from there" in command.output
+    assert f"resuming after step {step}\n" in finish(start(shards, folder))
     assert_same_run(unbroken, folder)
     tally("SIGTERM during training", 1, 1)
 

@@ -150,7 +150,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     saved = find_checkpoint(config, manifest)
     state = build_state(config, manifest, ALONE, resumed=True)
     loaders, said = run.resume(config, manifest, ALONE, state, saved)
-    assert said == ["going on after step 2"]
+    assert said == ["resuming after step 2"]
     again = losses(Trainer(config, manifest, ALONE, state, loaders, None), 2)
     assert again == pytest.approx(whole[2:], rel=2e-3)
     assert whole[2] != pytest.approx(whole[0], rel=2e-3)

@@ -54,7 +54,7 @@ def resume(config: Config) -> tuple[RunState, list[str]]:
 
 def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, data__prefetch=1, optim__epochs=5.0))
-    assert said == ["going on after step 2"]
+    assert said == ["resuming after step 2"]
     assert state.step == 2
 
 
@@ -65,7 +65,7 @@ def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
 )
 def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
     state, said = resume(with_changes(stopped, **change))
-    assert said == ["going on after epoch 1.0 with other settings: the data's order starts anew with that of epoch 2"]
+    assert said == ["resuming after epoch 1.0 with other settings: the data's order starts anew with that of epoch 2"]
     assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
 
 
@@ -77,7 +77,7 @@ def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None
 
 def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, optim__ema=None))
-    assert (said, state.average) == (["going on after step 2"], None)
+    assert (said, state.average) == (["resuming after step 2"], None)
     manifest, without = read_manifest(stopped.shards), with_changes(stopped, optim__ema=None)
     loaders = build_loaders(without, manifest, ALONE, None)
     Trainer(without, manifest, ALONE, state, loaders, None).save(state.statistics())

@@ -187,7 +187,7 @@ def test_a_tracker_that_fails_in_the_middle_does_not_end_the_run(
     assert [json.loads(line)["step"] for line in lines] == [10, 20, 30]
     said = capsys.readouterr().err
     assert said.count("mlflow failed (") == 1
-    assert "the training goes on, metrics.jsonl has everything" in said
+    assert "training continues, metrics.jsonl has everything" in said
     assert "Traceback" not in said
 
 
@@ -199,4 +199,4 @@ def test_a_tracker_that_cannot_begin_ends_a_new_run_but_not_a_resumed_one(
         RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow")
     with RunLog(tmp_path / "street", CONFIG, 10, 30, "mlflow") as log:
         log.train(20, **NUMBERS)
-    assert "the training goes on without it" in capsys.readouterr().err
+    assert "training continues without it" in capsys.readouterr().err
