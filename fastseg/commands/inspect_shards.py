@@ -128,7 +128,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
     check_writable(out, "--out")
     check_replaceable(out, options.overwrite)
     # torch takes seconds to import: --help and wrong flags are answered before.
-    from fastseg.data.augment import augmentation_of
+    from fastseg.data.augment import fill_color
     from fastseg.data.loader import open_files
     from fastseg.inspection.measure import findings, inspect
     from fastseg.inspection.page import shares, write_page
@@ -141,8 +141,9 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
         inspection = inspect(
             files,
             split,
-            augmentation_of(config.data, normalization(config.model.weights, manifest.mean, manifest.std)[0]),
+            config.data,
             len(manifest.classes),
+            fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
             batch=min(config.data.batch, split.samples),  # a set of a few images is worth a look, too
             threads=min(cpu_threads(1), THREADS),
@@ -177,7 +178,7 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
     sizes = ", ".join(f"{height}×{width}" for height, width, _ in split.sizes[:3])
     more = f" and {len(split.sizes) - 3} more" if len(split.sizes) > 3 else ""
     size = sum(shard.bytes for shard in split.shards)
-    ratio = "whole frames squeezed" if data.squeeze else f"ratio {data.scale[0]}–{data.scale[1]}"
+    ratio = "whole frames stretched" if data.resize == "stretch" else f"ratio {data.scale[0]}–{data.scale[1]}"
     colors = {name: getattr(data, name) for name in ("brightness", "contrast", "saturation", "hue")}
     return [
         ("set", options.shards),

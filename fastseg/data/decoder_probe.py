@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastseg.data.augment import Augmentation
+from fastseg.config import AugmentConfig
 from fastseg.data.decoding import dali_reason
 from fastseg.data.loader import Batch, EvalLoader, Processor, TrainLoader, open_files
 from fastseg.distributed.ranks import Ranks, gather_states
@@ -194,9 +194,9 @@ def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
     files, part = open_files(shards, manifest, split, unlabeled=True), manifest.split(split)
     if part.labeled:
         smallest = (min(height for height, _, _ in part.sizes), min(width for _, width, _ in part.sizes))
-        crop = (min(smallest[0], 512), min(smallest[1], 512))
+        crop = (min(max(smallest[0], 16), 512), min(max(smallest[1], 16), 512))
         # Resized and colored crops need not be equal: only what the decoders make of them is compared.
-        plain = Augmentation(crop, scale=(1.0, 1.0), flip=0.0)
+        plain = AugmentConfig(crop, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
         batch = min(BATCH, part.samples)
         yield TrainLoader(files, part, plain, batch=batch, device=device, threads=2, prefetch=1, seed=0).next()
     yield from EvalLoader(files, part, batch=1, device=device, threads=2, most=FRAMES)

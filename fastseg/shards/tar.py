@@ -156,8 +156,8 @@ def add_crc32(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
     return _dump({**document, SUMS: {**sums, "json": zlib.crc32(_dump({**document, SUMS: sums}))}})
 
 
-def changed(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
-    """Extension of the first of a record's files that is not as it was packed; None where all are.
+def find_corrupt(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
+    """Find the first of a record's files that is not as it was packed: its extension, or None where all are.
 
     ``text`` is its JSON, ``members`` are the others.
     """
@@ -173,8 +173,8 @@ def changed(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) ->
         return "json"
 
 
-def call(extension: str) -> str:
-    """``its image``, ``its mask`` or ``its JSON``, for sentences."""
+def member_label(extension: str) -> str:
+    """Name a record's file in a sentence: ``its image``, ``its mask`` or ``its JSON``."""
     return "its JSON" if extension == "json" else "its mask" if extension.startswith("mask.") else "its image"
 
 

@@ -21,7 +21,7 @@ from fastseg.labels import IGNORE
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.images import is_baseline_jpeg, read_labels, read_rgb
 from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
-from fastseg.shards.tar import Component, IndexEntry, call, changed, index_bytes, index_text, read_index
+from fastseg.shards.tar import Component, IndexEntry, find_corrupt, index_bytes, index_text, member_label, read_index
 from fastseg.storage import is_remote, join, local_copy, look_up, read_bytes
 
 BLOCK = tarfile.BLOCKSIZE
@@ -71,7 +71,7 @@ def _cut(entry: IndexEntry, size: int) -> str | None:
     """The first file of a record that reaches beyond a tar of ``size`` bytes."""
     for part in entry.components:
         if part.offset + part.size > size:
-            return f"byte {part.offset}: {call(part.extension)} reaches to byte {part.offset + part.size}"
+            return f"byte {part.offset}: {member_label(part.extension)} reaches to byte {part.offset + part.size}"
     return None
 
 
@@ -79,16 +79,16 @@ def _damage(file: BinaryIO, entry: IndexEntry) -> str | None:
     for part in entry.components:
         header = _read(file, part.offset - BLOCK, BLOCK)
         if not _is_header(header, f"{entry.key}.{part.extension}", part.size):
-            return f"byte {part.offset - BLOCK}: the header of {call(part.extension)} is damaged"
+            return f"byte {part.offset - BLOCK}: the header of {member_label(part.extension)} is damaged"
     parts = {part.extension: part for part in entry.components}
     texts = {extension: _read(file, part.offset, part.size) for extension, part in parts.items()}
-    if name := changed(entry.key, texts.pop("json", b""), texts):
+    if name := find_corrupt(entry.key, texts.pop("json", b""), texts):
         where = f"byte {parts[name].offset}: " if name in parts else f"byte {entry.components[0].offset}: "
-        return f"{where}{call(name)} is not as it was packed (CRC-32)"
+        return f"{where}{member_label(name)} is not as it was packed (CRC-32)"
     for part in entry.components:
         behind = part.offset + part.size
         if any(_read(file, behind, _end(part) - behind)):
-            return f"byte {behind}: what fills the block behind {call(part.extension)} is not empty"
+            return f"byte {behind}: what fills the block behind {member_label(part.extension)} is not empty"
     return None
 
 
@@ -270,8 +270,8 @@ def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tu
             file.seek(component.offset)
             parts[component.extension] = file.read(component.size)
     size, pixels = _check_pixels(parts, entry.key, expected)
-    if name := changed(entry.key, parts.pop("json"), parts):
-        raise UserError(f"{call(name)} is not as it was packed (CRC-32)")
+    if name := find_corrupt(entry.key, parts.pop("json"), parts):
+        raise UserError(f"{member_label(name)} is not as it was packed (CRC-32)")
     return size, pixels
 
 

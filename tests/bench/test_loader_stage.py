@@ -34,7 +34,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a variant replaces in this process comes back."""
     replaced = (
         (sampler, "read_ahead"),
-        (loader, "_finished_here"),
+        (loader, "_resized_on_cpu"),
         (dali_graph, "_window"),
         (CpuResizer, "__call__"),
     )

@@ -17,7 +17,7 @@ PLAIN = {
     "ema": None,
     "mean": [1.0, 2.0, 3.0],
     "std": [2.0, 3.0, 4.0],
-    "squeeze": None,
+    "stretch_to": None,
     "classes": [{"name": "road", "color": [0, 0, 0], "category": ""}],
     "shards": "s",
     "steps_per_epoch": 2,
