@@ -100,7 +100,7 @@ def choose_decoder(wanted: str, device: torch.device, codec: str, shards: str, s
 
 
 def may_use_gpu(device: torch.device) -> bool:
-    """Whether ``device`` has a JPEG decoder of its own."""
+    """Tell whether ``device`` has a JPEG decoder of its own."""
     return device.type == "cuda"
 
 
@@ -180,12 +180,12 @@ def compare_decoders(device_index: int, shards: str, split: str) -> ProbeResult:
 
 
 def decoded_by_gpu(device_index: int, shards: str, split: str) -> Iterator[Batch]:
-    """Crops, then whole frames, by the loaders that training and evaluation use."""
+    """Yield crops, then whole frames, by the loaders that training and evaluation use."""
     yield from _decoded(torch.device("cuda", device_index), shards, split)
 
 
 def decoded_by_cpu(shards: str, split: str) -> Iterator[Batch]:
-    """The same by the CPU's."""
+    """Yield the same by the CPU's decoder."""
     yield from _decoded(torch.device("cpu"), shards, split)
 
 
@@ -203,7 +203,7 @@ def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
 
 
 def engine_in_use(device_index: int, shards: str, split: str) -> str:
-    """``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``: who decoded in this process, as far as can be seen."""
+    """Tell what decodes in this process: ``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``."""
     if "libnvjpeg" not in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace"):
         return "cpu"
     until = time.monotonic() + SAMPLING
@@ -215,7 +215,7 @@ def engine_in_use(device_index: int, shards: str, split: str) -> str:
 
 
 def jpeg_engine_use(device_index: int) -> int | None:
-    """Share of the last second in which the JPEG engine was at work, percent; None where the driver does not tell."""
+    """Return how long of the last second the JPEG engine worked, percent; None where the driver does not tell."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
         uuid = f"GPU-{torch.cuda.get_device_properties(device_index).uuid}".encode()
