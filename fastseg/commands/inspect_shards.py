@@ -1,7 +1,7 @@
 """See what training is really fed: ``fastseg-inspect shards/mydata``."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastseg.cli_help import parse
-from fastseg.config import Config, DataConfig, ModelConfig
+from fastseg.config import AugmentConfig, Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
 from fastseg.inspection.output import check_replaceable
@@ -179,7 +179,8 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
     more = f" and {len(split.sizes) - 3} more" if len(split.sizes) > 3 else ""
     size = sum(shard.bytes for shard in split.shards)
     ratio = "whole frames stretched" if data.resize == "stretch" else f"ratio {data.scale[0]}–{data.scale[1]}"
-    colors = {name: getattr(data, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    named = ("crop", "scale", "resize", "flip")
+    changes = {each.name: getattr(data, each.name) for each in fields(AugmentConfig) if each.name not in named}
     return [
         ("set", options.shards),
         ("split", f"{options.split}: {split.samples:,} frames in {shards} shard{'s' if shards > 1 else ''}"),
@@ -188,7 +189,7 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
         ("stored as", f"{manifest.image_codec} + {manifest.mask_codec}"),
         ("settings", str(options.config) if options.config else f"recipe {config.name}"),
         ("crops", f"{data.crop[0]}×{data.crop[1]}, {ratio}, mirrored {data.flip:.0%}"),
-        ("colors", ", ".join(f"{name} ±{value}" for name, value in colors.items() if value) or "as they are"),
+        ("changed", ", ".join(f"{name} ±{value}" for name, value in changes.items() if value) or "nothing else"),
         ("drawn", f"{options.samples} crops, seed {config.seed}"),
         (
             "a crop shows",
