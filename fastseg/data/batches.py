@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from fastseg.data.augment import fill_color
 from fastseg.data.decoder_probe import choose_decoder
 from fastseg.data.frame_cache import allocate_arena, cache_bytes
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
+from fastseg.data.reader import Files
 from fastseg.device import device_of
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass
@@ -95,13 +97,8 @@ def open_shards(
     >>> sum(int(batch.valid.sum()) for batch in fastseg.open_shards("shards/demo", "val", batch=2, device="cpu"))
     5
     """
-    _check_number("batch", batch, 1)
-    _check_number("world", world, 1)
-    _check_number("rank", rank, 0, world - 1)
-    _check_number("seed", seed, 0)
-    _check_loading(threads, prefetch, decoder)
-    if not isinstance(augment, AugmentConfig | None):
-        raise UserError(f"augment is {shown(augment)}; it must be a fastseg.AugmentConfig, or None for whole frames")
+    _check_numbers(batch, seed, rank, world)
+    _check_settings(augment, threads, prefetch, decoder)
     manifest, where = read_manifest(shards), device_of(device)
     files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
     choice = choose_decoder(decoder, where, manifest.image_codec, str(shards), split)
@@ -112,13 +109,16 @@ def open_shards(
     if augment is None:
         return ShardBatches(manifest, EvalLoader(files, part, **options), None)
     options |= {"fill": fill_color(manifest.mean), "prefetch": prefetch, "seed": seed}
-    arena = _arena(part, where) if cache_frames else None
+    options["arena"] = _arena(part, where) if cache_frames else None
+    return ShardBatches(manifest, None, partial(_start_epoch, files, part, augment, options))
 
-    def start(epoch: int) -> TrainLoader:
-        state = {"epoch": epoch, "step": 0, "rank_local": False}
-        return TrainLoader(files, part, augment, arena=arena, state=state, **options)
 
-    return ShardBatches(manifest, None, start)
+def _start_epoch(
+    files: Files, split: Split, augment: AugmentConfig, options: dict[str, Any], epoch: int
+) -> TrainLoader:
+    """Return the endless loader of a split that begins with ``epoch``."""
+    state = {"epoch": epoch, "step": 0, "rank_local": False}
+    return TrainLoader(files, split, augment, state=state, **options)
 
 
 def _arena(split: Split, device: torch.device) -> torch.Tensor:
@@ -132,13 +132,24 @@ def _arena(split: Split, device: torch.device) -> torch.Tensor:
         ) from None
 
 
+def _check_numbers(batch: int, seed: int, rank: int, world: int) -> None:
+    _check_number("batch", batch, 1)
+    _check_number("seed", seed, 0)
+    _check_number("world", world, 1)
+    _check_number("rank", rank, 0, world - 1)
+
+
 def _check_number(name: str, value: object, least: int, most: int = 2**31 - 1) -> None:
     if not isinstance(value, Integral) or not least <= int(value) <= most:
         raise UserError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
 
 
-def _check_loading(threads: int | None, prefetch: int, decoder: Literal["auto", "gpu", "cpu"]) -> None:
-    """Refuse what :class:`fastseg.config.DataConfig` refuses, in its words."""
+def _check_settings(
+    augment: AugmentConfig | None, threads: int | None, prefetch: int, decoder: Literal["auto", "gpu", "cpu"]
+) -> None:
+    """Refuse what :class:`fastseg.config.DataConfig` refuses, in its words, and an ``augment`` of another type."""
+    if not isinstance(augment, AugmentConfig | None):
+        raise UserError(f"augment is {shown(augment)}; it must be a fastseg.AugmentConfig, or None for whole frames")
     try:
         DataConfig(threads=threads, prefetch=prefetch, decoder=decoder)
     except UserError as error:
