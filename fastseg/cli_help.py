@@ -56,7 +56,7 @@ def typed(value: object) -> str:
 
 def field_docs(cls: type) -> dict[str, str]:
     """Return the docstrings that stand below a dataclass's fields, inherited ones too, which Python itself forgets."""
-    texts = {}
+    texts: dict[str, str] = {}
     for each in reversed([each for each in cls.__mro__ if is_dataclass(each)]):
         texts |= _own_field_docs(each)
     return texts

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,8 +64,8 @@ class Work:
     @property
     def augment(self) -> AugmentConfig:
         """The same as settings of ours: no color is changed."""
-        off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-        return AugmentConfig(self.crop, self.scale, flip=self.flip, **off)
+        plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """A draw from ``rng``; loaders that see a stream of samples have one for each worker."""
