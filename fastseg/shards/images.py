@@ -17,10 +17,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 """Pillow would also try formats that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")
-"""What records hold. Pillow takes a WebP's memory already where it opens it."""
+"""Formats that records hold. Pillow takes a WebP's memory already where it opens it."""
 
 ROWS_PER_STRIP = 32
-"""Of the mask's TIFF. A crop decodes only the strips it touches."""
+"""Rows of a strip of the mask's TIFF. A crop decodes only the strips it touches."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,7 +31,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+"""Turns that set an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
 
 
 _LIMIT = Lock()
@@ -75,7 +75,7 @@ def read_labels(data: bytes, where: str) -> Image.Image:
 
 
 def set_upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; the very image where that says nothing, or cannot be read."""
+    """Turn an image as its EXIF orientation says; return the same object where that says nothing or is damaged."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
@@ -84,14 +84,14 @@ def set_upright(image: Image.Image) -> Image.Image:
 
 
 def read_palette(data: bytes) -> list[tuple[int, int, int]]:
-    """RGB of each palette index of a mask that :func:`read_labels` reads; empty for gray ones."""
+    """Return RGB of each palette index of a mask that :func:`read_labels` reads; nothing for gray ones."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as mask:
         flat = (mask.getpalette("RGB") or []) if mask.mode == "P" else []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that :func:`read_rgb` reads, before its EXIF orientation is applied."""
+    """Return width and height of an image that :func:`read_rgb` reads, before its EXIF orientation is applied."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
@@ -106,7 +106,7 @@ def _as_bytes(labels: NDArray[Any], where: str) -> NDArray[np.uint8]:
 
 
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
-    """Height and width of a record's image or mask, from its header.
+    """Return height and width of a record's image or mask, from its header.
 
     Raises :class:`UserError`, which names ``where``, for what is no image, and for more than :data:`MAX_PIXELS`.
     """
@@ -123,7 +123,7 @@ def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
 
 
 def is_baseline_jpeg(data: bytes) -> bool:
-    """Whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
+    """Tell whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
     if data[:2] != b"\xff\xd8":
         return False
     position = 2
@@ -137,7 +137,7 @@ def is_baseline_jpeg(data: bytes) -> bool:
 
 
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
-    """Baseline JPEG, from which windows can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
+    """Encode as a baseline JPEG that can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
 
     The standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
@@ -147,12 +147,12 @@ def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """PNG of an RGB image or of a mask."""
+    """Encode an RGB image or a mask as PNG."""
     return _save(image, "PNG")
 
 
 def encode_tiff(mask: Image.Image) -> bytes:
-    """TIFF of a mask (mode ``L``): PackBits in strips of :data:`ROWS_PER_STRIP` rows.
+    """Encode a mask (mode ``L``) as TIFF: PackBits in strips of :data:`ROWS_PER_STRIP` rows.
 
     On street scenes of 2048×1024, one core: 57 KB, encoded in 1.6 ms, a crop decoded in 0.7. LZW has 42 KB, 10.6 and
     1.2 ms; a PNG 17 KB and has to be decoded whole.
@@ -199,5 +199,5 @@ def _any_size() -> Iterator[None]:
 
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:
-    """Whether it is a PNG of 16 bits per channel, which Pillow has reduced to 8 (byte 24: IHDR's bit depth)."""
+    """Tell whether it is a PNG of 16 bits per channel, which Pillow has reduced to 8 (byte 24: IHDR's bit depth)."""
     return image.format == "PNG" and data[24] != 8

@@ -58,8 +58,8 @@ def pair(images: Iterable[Found], masks: Iterable[Labeled]) -> tuple[Sample, ...
     unlabeled = {"test"} - {split for split, _ in mask_of}
     if lonely := [image_of[key] for key in sorted(image_of.keys() - mask_of.keys()) if key[0] not in unlabeled]:
         raise UserError(f"the image {lonely[0]} has no mask{_more(lonely)}; add the mask or remove the image")
-    if lonely := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
-        raise UserError(f"the mask {lonely[0]} has no image{_more(lonely)}; add the image or remove the mask")
+    if orphans := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
+        raise UserError(f"the mask {orphans[0]} has no image{_more(orphans)}; add the image or remove the mask")
     order = sorted(image_of, key=lambda key: (SPLITS.index(key[0]), key[1]))
     return tuple(Sample(key, split, image_of[split, key], mask_of.get((split, key))) for split, key in order)
 
