@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastseg.config import AugmentConfig as AugmentConfig
     from fastseg.data.batches import ShardBatches as ShardBatches
     from fastseg.data.batches import open_shards as open_shards
     from fastseg.data.loader import Batch as Batch
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from fastseg.errors import UserError as UserError
     from fastseg.labels import SegmentationClass as SegmentationClass
 
-__all__ = ["Batch", "Predictor", "SegmentationClass", "ShardBatches", "UserError", "load", "open_shards"]
+__all__ = [
+    *("AugmentConfig", "Batch", "Predictor", "SegmentationClass", "ShardBatches", "UserError"),
+    *("load", "open_shards"),
+]
 
 _HOMES = {
+    "AugmentConfig": "fastseg.config",
     "Batch": "fastseg.data.loader",
     "Predictor": "fastseg.deploy.predictor",
     "SegmentationClass": "fastseg.labels",

@@ -55,7 +55,14 @@ def typed(value: object) -> str:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstrings that stand below a class's fields, which Python itself forgets."""
+    """Return the docstrings that stand below a dataclass's fields, inherited ones too, which Python itself forgets."""
+    texts: dict[str, str] = {}
+    for each in reversed([each for each in cls.__mro__ if is_dataclass(each)]):
+        texts |= _own_field_docs(each)
+    return texts
+
+
+def _own_field_docs(cls: type) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     texts = {}

@@ -4,28 +4,29 @@ A field's docstring is its help on the command line: unit, default's reason, sou
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import formatannotation
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, shown
 
 Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What a batch is made of."""
+class AugmentConfig:
+    """What a training crop shows of its frame, and what changes in it at random (:mod:`fastseg.data.augment`)."""
 
-    batch: int = 8
-    """Images per GPU and step."""
     crop: tuple[int, int] = (768, 768)
     """Height and width of the training crop, pixels. 769² of the literature, rounded to whole strides of 32."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the random ratio by which frames are resized before the crop (mmsegmentation)."""
-    squeeze: bool = False
-    """Resize the whole frame to the crop's height and width, whatever its proportions, in training and in all use of
-    the network; scale does not apply. For comparisons with networks trained so (recipe seed)."""
+    resize: Literal["crop", "stretch"] = "crop"
+    """crop: the crop is cut from the frame resized by scale. stretch: the whole frame is resized to the crop's height
+    and width, whatever its proportions, in training and in all use of the network; scale does not apply. For
+    comparisons with networks trained so (recipe seed)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
     brightness: float = 0.4
@@ -36,6 +37,24 @@ class DataConfig:
     """Saturation × (1 ± this) in half of the samples (PaddleSeg)."""
     hue: float = 25.0
     """Hue turned by ± this many degrees in half of the samples (PaddleSeg: 18 of 256 steps)."""
+
+    def __post_init__(self) -> None:
+        _check_kinds(self, "data.")
+        _check_finite(self, "data.")
+        _check(all(16 <= n <= 8192 for n in self.crop), "data.crop", self.crop, "16 to 8192 pixels each way")
+        _check(0 < self.scale[0] <= self.scale[1] <= 16, "data.scale", self.scale, "a low and a high ratio up to 16")
+        _check(0 <= self.flip <= 1, "data.flip", self.flip, "a probability from 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            _check(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "from 0 to below 1")
+        _check(0 <= self.hue <= 180, "data.hue", self.hue, "from 0 to 180 degrees")
+
+
+@dataclass(frozen=True)
+class DataConfig(AugmentConfig):
+    """What a batch is made of: augmented crops, how many, and how they are read."""
+
+    batch: int = 8
+    """Images per GPU and step."""
     eval_batch: int = 1
     """Whole frames per GPU and step of the validation."""
     threads: int | None = None
@@ -51,14 +70,8 @@ class DataConfig:
     """Batches decoded ahead, and as many read ahead of those."""
 
     def __post_init__(self) -> None:
-        _check_finite(self, "data.")
+        super().__post_init__()
         _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")
-        _check(all(16 <= n <= 8192 for n in self.crop), "data.crop", self.crop, "16 to 8192 pixels each way")
-        _check(0 < self.scale[0] <= self.scale[1] <= 16, "data.scale", self.scale, "a low and a high ratio up to 16")
-        _check(0 <= self.flip <= 1, "data.flip", self.flip, "a probability from 0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            _check(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "from 0 to below 1")
-        _check(0 <= self.hue <= 180, "data.hue", self.hue, "from 0 to 180 degrees")
         _check(self.eval_batch >= 1, "data.eval-batch", self.eval_batch, "at least 1")
         _check(self.threads is None or self.threads >= 1, "data.threads", self.threads, "at least 1")
         _check(1 <= self.prefetch <= 16, "data.prefetch", self.prefetch, "from 1 to 16")
@@ -211,8 +224,28 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _check_kinds(settings: AugmentConfig, prefix: str) -> None:
+    """Refuse values of another kind than their annotation names, which Python code can give and no command line."""
+    for each in fields(settings):
+        value, kind = getattr(settings, each.name), each.type
+        wanted = ", ".join(get_args(kind)) if get_origin(kind) is Literal else formatannotation(kind)
+        _check(_fits(value, kind), prefix + each.name.replace("_", "-"), shown(value), wanted)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Tell whether a value is of the kind that an annotation names, NumPy's numbers included."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in parts
+    if get_origin(kind) is tuple:
+        return isinstance(value, (tuple, list)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if parts:  # of a union
+        return any(_fits(value, part) for part in parts)
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))
+
+
 def _check_finite(settings: object, prefix: str) -> None:
-    """Neither infinity nor NaN, which the command line takes for numbers: nothing can be computed from them."""
+    """Refuse infinity and NaN, which the command line takes for numbers: nothing can be computed from them."""
     for name, value in vars(settings).items():
         if isinstance(value, float):
             _check(math.isfinite(value), prefix + name.replace("_", "-"), value, "a number")

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from changes import with_changes
-from fastseg.config import Config
+from fastseg.config import AugmentConfig, Config
 from fastseg.errors import UserError
 from fastseg.recipes import RECIPES
 
@@ -17,6 +17,13 @@ from fastseg.recipes import RECIPES
         ({"data__batch": 1}, "--data.batch is 1"),
         ({"data__crop": (8, 64)}, r"--data.crop is \(8, 64\)"),
         ({"data__scale": (2.0, 0.5)}, "--data.scale"),
+        ({"data__scale": (0, 0)}, r"--data.scale is \(0, 0\); it must be a low and a high ratio"),
+        ({"data__scale": 2}, r"--data.scale is 2; it must be tuple\[float, float\]"),
+        ({"data__scale": (0.5, 1, 2)}, r"it must be tuple\[float, float\]"),
+        ({"data__crop": (32.5, 32)}, r"--data.crop is \(32.5, 32\); it must be tuple\[int, int\]"),
+        ({"data__resize": "squeeze"}, "--data.resize is 'squeeze'; it must be crop, stretch"),
+        ({"data__hue": "red"}, "--data.hue is 'red'; it must be float"),
+        ({"data__eval_batch": None}, "--data.eval-batch is None; it must be int"),
         ({"data__flip": 1.5}, "--data.flip is 1.5"),
         ({"data__contrast": 1.0}, "--data.contrast is 1.0"),
         ({"data__hue": -1.0}, "--data.hue"),
@@ -55,3 +62,10 @@ def test_a_recipe_is_plain_values(name: str) -> None:
 
 def test_the_folder_is_runs_and_name() -> None:
     assert str(with_changes(Config(), name="x").folder) == "runs/x"
+
+
+def test_augmentations_are_settings_of_the_data() -> None:
+    """One definition: what the command line, a recipe and ``open_shards`` know as an augmentation."""
+    config = Config()
+    assert isinstance(config.data, AugmentConfig)
+    assert config.to_dict()["data"]["resize"] == "crop"

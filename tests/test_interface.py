@@ -12,6 +12,7 @@ import torch
 
 import fastseg
 import layouts
+from augments import augment_config
 from checkpoints import write_checkpoint
 from fastseg.data.batches import open_shards
 from fastseg.errors import UserError
@@ -51,8 +52,8 @@ def test_importing_is_instant() -> None:
 
 
 def train(shards: Path, **options: object) -> fastseg.ShardBatches:
-    settings = {"batch": 4, "crop": (32, 32), "device": "cpu", "threads": 1, "seed": 5} | options
-    return open_shards(shards, "train", **settings)  # type: ignore[arg-type]
+    settings = {"batch": 4, "device": "cpu", "threads": 1, "seed": 5} | options
+    return open_shards(shards, "train", augment_config((32, 32)), **settings)  # type: ignore[arg-type]
 
 
 def test_epochs_are_as_a_dataloaders(shards: Path) -> None:
@@ -99,18 +100,13 @@ def test_whole_frames_come_once_and_in_order(shards: Path) -> None:
     np.testing.assert_allclose(batches.mean, [127] * 3, atol=60)
 
 
-def test_one_number_is_a_square(shards: Path) -> None:
-    assert next(iter(train(shards, crop=24))).image.shape == (4, 24, 24, 3)
-
-
 def test_what_is_not_there_is_refused(shards: Path) -> None:
     with pytest.raises(UserError, match="no split 'dev'"):
         open_shards(shards, "dev", device="cpu")
     with pytest.raises(UserError, match="batch is 0"):
         open_shards(shards, batch=0, device="cpu")
-    for crop in ("32", (32,), (0, 32), (32.5, 32)):
-        with pytest.raises(UserError, match="it must be a height and a width in pixels, or one number"):
-            train(shards, crop=crop)
+    with pytest.raises(UserError, match="augment is 512; it must be"):
+        open_shards(shards, "train", 512, device="cpu")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="too few"):
         train(shards, batch=12)
     if not torch.cuda.is_available():
@@ -121,14 +117,6 @@ def test_what_is_not_there_is_refused(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"scale": (0, 0)}, r"^scale is \(0, 0\); it must be a low and a high ratio"),
-        ({"scale": (2, 0.5)}, "it must be a low and a high ratio"),
-        ({"scale": (-1, 1)}, "it must be a low and a high ratio"),
-        ({"scale": 2}, r"scale is 2; it must be tuple\[float, float\]"),
-        ({"scale": (0.5, 1, 2)}, r"it must be tuple\[float, float\]"),
-        ({"flip": 5}, "^flip is 5; it must be a probability"),
-        ({"brightness": -3}, "^brightness is -3; it must be from 0 to below 1"),
-        ({"hue": "red"}, "^hue is 'red'; it must be float"),
         ({"prefetch": 0}, "^prefetch is 0; it must be from 1"),
         ({"prefetch": 1.5}, "^prefetch is 1.5; it must be int"),
         ({"threads": -1}, "^threads is -1; it must be at least 1"),
@@ -136,6 +124,7 @@ def test_what_is_not_there_is_refused(shards: Path) -> None:
         ({"rank": 3, "world": 2}, "^rank is 3; it must be a whole number from 0 to 1"),
         ({"world": 0}, "^world is 0; it must be a whole number from 1"),
         ({"seed": -1}, "^seed is -1; it must be a whole number from 0"),
+        ({"decoder": "nvjpeg"}, "^decoder is 'nvjpeg'; it must be auto, gpu, cpu"),
         ({"device": "gpu"}, "^the device is 'gpu'; it must be auto, cuda, cuda:N or cpu"),
     ],
 )
@@ -145,5 +134,6 @@ def test_values_that_make_no_sense_are_refused(shards: Path, options: dict[str, 
 
 
 def test_numbers_of_numpy_and_devices_of_torch_are_taken(shards: Path) -> None:
-    options = {"batch": np.int64(4), "scale": [np.float32(0.5), 2], "flip": 1, "device": torch.device("cpu")}
-    assert next(iter(train(shards, **options))).image.shape == (4, 32, 32, 3)
+    augment = fastseg.AugmentConfig((32, 32), [np.float32(0.5), 2], flip=1)  # type: ignore[arg-type]
+    batches = open_shards(shards, "train", augment, batch=np.int64(4), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert next(iter(batches)).image.shape == (4, 32, 32, 3)

@@ -9,7 +9,7 @@ import boto3
 import pytest
 import torch
 
-from fastseg.data.augment import Augmentation
+from augments import augment_config
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.errors import UserError
 from fastseg.shards.manifest import read_manifest
@@ -59,7 +59,7 @@ def test_shards_are_read_from_object_storage(bucket: str, shards: Path) -> None:
         TrainLoader(
             open_files(place, manifest, "train"),
             manifest.split("train"),
-            Augmentation((32, 48)),
+            augment_config((32, 48)),
             batch=2,
             device=CPU,
             threads=1,

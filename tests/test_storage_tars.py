@@ -26,13 +26,13 @@ from fastseg.data.reader import Reader
 files = pickle.load(sys.stdin.buffer)
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 reader = Reader(files)
-places = list(range(len(reader))) * 3
-Random(0).shuffle(places)
+indexes = list(range(len(reader))) * 3
+Random(0).shuffle(indexes)
 with ThreadPoolExecutor(8) as pool:
-    images = (lambda place: bytes(reader.read_first_valid(place, lambda _, record: record).image))
-    records = list(pool.map(images, places))
-assert all(record == bytes(reader.read(place % 4).image) for record, place in zip(records, places))
-print(len(records), len(reader.bad))
+    images = (lambda index: bytes(reader.read_first_valid(index, lambda _, record: record).image))
+    records = list(pool.map(images, indexes))
+assert all(record == bytes(reader.read(index % 4).image) for record, index in zip(records, indexes))
+print(len(records), len(reader.skipped))
 """
 
 
@@ -99,7 +99,7 @@ def test_what_says_nothing_of_a_record(
     monkeypatch.setattr(storage.os, call, refusing(error))
     with pytest.raises(UserError, match=says):
         reader.read_first_valid(0, lambda _, record: record)
-    assert not reader.bad
+    assert not reader.skipped
 
 
 def test_a_bad_sector_is_a_damaged_record(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +107,6 @@ def test_a_bad_sector_is_a_damaged_record(files: Files, monkeypatch: pytest.Monk
     real = os.pread
     broken = [refusing(errno.EIO)]
     monkeypatch.setattr(storage.os, "pread", lambda *where: broken.pop()() if broken else real(*where))
-    reader.read_first_valid(0, lambda place, _: place)
-    assert list(reader.bad) == [0]
-    assert "cannot be read (Input/output error)" in reader.bad[0]
+    reader.read_first_valid(0, lambda index, _: index)
+    assert list(reader.skipped) == [0]
+    assert "cannot be read (Input/output error)" in reader.skipped[0]

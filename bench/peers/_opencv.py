@@ -59,8 +59,8 @@ def resize(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
 
 def pad(array: np.ndarray, window: Window, work: Work, value: int | tuple[int, int, int]) -> Tensor:
     """The finished crop."""
-    below, after = work.crop[0] - window.above - window.height, work.crop[1] - window.before - window.width
-    if window.above or window.before or below or after:
-        edges = (window.above, below, window.before, after)
+    below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
+    if window.pad_top or window.pad_left or below or after:
+        edges = (window.pad_top, below, window.pad_left, after)
         array = opencv().copyMakeBorder(array, *edges, opencv().BORDER_CONSTANT, value=value)
     return torch.from_numpy(array)

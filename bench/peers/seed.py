@@ -61,10 +61,10 @@ def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fil
     array = tools.crop(array, window.left, window.top, window.right, window.bottom)
     array = tools.resize(array, (window.height, window.width), interpolation)
     array = tools.flip(array) if window.flip else array
-    below, after = work.crop[0] - window.above - window.height, work.crop[1] - window.before - window.width
-    if not (window.above or window.before or below or after):
+    below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
+    if not (window.pad_top or window.pad_left or below or after):
         return array
-    return tools.pad(array, window.above, below, window.before, after, tools.cv2.BORDER_CONSTANT, fill)
+    return tools.pad(array, window.pad_top, below, window.pad_left, after, tools.cv2.BORDER_CONSTANT, fill)
 
 
 class _Tools:

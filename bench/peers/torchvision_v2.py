@@ -70,7 +70,7 @@ def _show(frame: "Tensor", window: Window, work: Work, interpolation: Any, fill:
     shown = functional.resized_crop(frame, *box, [window.height, window.width], interpolation, antialias=True)
     if window.flip:
         shown = functional.horizontal_flip(shown)
-    below, after = work.crop[0] - window.above - window.height, work.crop[1] - window.before - window.width
-    if not (window.above or window.before or below or after):
+    below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
+    if not (window.pad_top or window.pad_left or below or after):
         return shown
-    return functional.pad(shown, [window.before, window.above, after, below], fill=fill)
+    return functional.pad(shown, [window.pad_left, window.pad_top, after, below], fill=fill)

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fastseg.data.augment import Augmentation, Window, draw_window, random_numbers
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import Window, random_numbers, sample_crop
 from fastseg.errors import UserError
 
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
@@ -61,13 +62,14 @@ class Work:
         return cls(**fields)
 
     @property
-    def augmentation(self) -> Augmentation:
-        """What draws the windows."""
-        return Augmentation(self.crop, self.scale, self.flip, fill=self.fill)
+    def augment(self) -> AugmentConfig:
+        """The same as settings of ours: no color is changed."""
+        plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """A draw from ``rng``; loaders that see a stream of samples have one for each worker."""
-        return partial(draw_window, rng, augmentation=self.augmentation)
+        return partial(sample_crop, rng, config=self.augment)
 
     def draw_for(self, epoch: int, sample: int) -> Draw:
         """The draw of one sample of one epoch, for loaders that know them."""

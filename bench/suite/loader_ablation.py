@@ -59,15 +59,15 @@ def _resize_by_dali() -> None:
     """The graph that a GPU runs."""
     from fastseg.data import loader
 
-    loader._finished_here = loader._by_graph
+    loader._resized_on_cpu = loader._by_graph
 
 
 def _read_when_asked() -> None:
     """Records are read and cut by the thread that waits for them."""
     from fastseg.data import sampler
 
-    def read(places: Iterable[Any], read_one: Callable[[Any], Any], _reader: Any, _depth: int) -> Iterator[Any]:
-        yield from map(read_one, places)
+    def read(indexes: Iterable[Any], read_one: Callable[[Any], Any], _reader: Any, _depth: int) -> Iterator[Any]:
+        yield from map(read_one, indexes)
 
     sampler.read_ahead = read  # type: ignore[assignment]
 

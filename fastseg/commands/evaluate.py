@@ -159,7 +159,7 @@ def _main() -> None:
     files = open_files(shards, manifest, options.split, unlabeled=True)
     views = views_of(options)
     for document in saved:
-        views.check(document["squeeze"])
+        views.check(document["stretch_to"])
     check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
     with joined_ranks(options.device) as ranks, memory_explained(options, ranks):

@@ -63,10 +63,10 @@ def export(options: Options, console: Console) -> Path:
 
     saved, format = checkpoint.load(options.checkpoint), FORMATS[options.to]
     about, model = describe(saved, options.checkpoint), restore_model(saved)
-    if options.to == "safetensors" and model.squeeze:
+    if options.to == "safetensors" and model.stretch_to:
         raise UserError(
-            f"{options.checkpoint} was trained on squeezed frames (--data.squeeze), which weights alone do not tell "
-            "torchvision; use --to onnx or torch-export, which squeeze by themselves"
+            f"{options.checkpoint} was trained on stretched frames (--data.resize stretch), which weights alone do not "
+            "tell torchvision; use --to onnx or torch-export, which stretch by themselves"
         )
     batches, source = comparison_images(options.images, saved["shards"])
     contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"

@@ -1,7 +1,7 @@
 """See what training is really fed: ``fastseg-inspect shards/mydata``."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastseg.cli_help import parse
-from fastseg.config import Config, DataConfig, ModelConfig
+from fastseg.config import AugmentConfig, Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
 from fastseg.inspection.output import check_replaceable
@@ -128,7 +128,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
     check_writable(out, "--out")
     check_replaceable(out, options.overwrite)
     # torch takes seconds to import: --help and wrong flags are answered before.
-    from fastseg.data.augment import augmentation_of
+    from fastseg.data.augment import fill_color
     from fastseg.data.loader import open_files
     from fastseg.inspection.measure import findings, inspect
     from fastseg.inspection.page import shares, write_page
@@ -141,8 +141,9 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
         inspection = inspect(
             files,
             split,
-            augmentation_of(config.data, normalization(config.model.weights, manifest.mean, manifest.std)[0]),
+            config.data,
             len(manifest.classes),
+            fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
             batch=min(config.data.batch, split.samples),  # a set of a few images is worth a look, too
             threads=min(cpu_threads(1), THREADS),
@@ -177,8 +178,9 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
     sizes = ", ".join(f"{height}×{width}" for height, width, _ in split.sizes[:3])
     more = f" and {len(split.sizes) - 3} more" if len(split.sizes) > 3 else ""
     size = sum(shard.bytes for shard in split.shards)
-    ratio = "whole frames squeezed" if data.squeeze else f"ratio {data.scale[0]}–{data.scale[1]}"
-    colors = {name: getattr(data, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    ratio = "whole frames stretched" if data.resize == "stretch" else f"ratio {data.scale[0]}–{data.scale[1]}"
+    named = ("crop", "scale", "resize", "flip")
+    changes = {each.name: getattr(data, each.name) for each in fields(AugmentConfig) if each.name not in named}
     return [
         ("set", options.shards),
         ("split", f"{options.split}: {split.samples:,} frames in {shards} shard{'s' if shards > 1 else ''}"),
@@ -187,7 +189,7 @@ def _facts(options: Options, config: Config, manifest: Manifest, inspection: "In
         ("stored as", f"{manifest.image_codec} + {manifest.mask_codec}"),
         ("settings", str(options.config) if options.config else f"recipe {config.name}"),
         ("crops", f"{data.crop[0]}×{data.crop[1]}, {ratio}, mirrored {data.flip:.0%}"),
-        ("colors", ", ".join(f"{name} ±{value}" for name, value in colors.items() if value) or "as they are"),
+        ("changed", ", ".join(f"{name} ±{value}" for name, value in changes.items() if value) or "nothing else"),
         ("drawn", f"{options.samples} crops, seed {config.seed}"),
         (
             "a crop shows",

@@ -18,6 +18,7 @@ from fastseg.packing.check import NAMED
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
+from fastseg.packing.relabel import relabel, write_classes
 from fastseg.packing.sources import open_source
 from fastseg.parallel import worker_count
 from fastseg.progress import show_progress
@@ -29,7 +30,7 @@ from fastseg.storage import is_remote, join
 
 DEFAULT = "shards/cityscapes"
 """The folder of a set where --out names none."""
-MODES = ("preview", "guess-classes", "part", "merge", "verify")
+MODES = ("preview", "guess-classes", "part", "merge", "relabel", "verify")
 """Flags of which one can be given."""
 MANY = 64
 """Values from which masks look as if something had mixed them."""
@@ -66,6 +67,9 @@ class Options:
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
     """Pack nothing: make one set of the N parts in OUT."""
+    relabel: Annotated[Path | None, shown_as("FILE")] = None
+    """Pack nothing: give the set in SOURCE new names, colors or merged classes. FILE is a classes.json whose values are
+    the set's train ids; where it does not exist it is written, for you to edit. Merges need a new folder, --out."""
     verify: bool = False
     """Pack nothing: compare every byte and pixel in OUT (s3:// too) with its manifest."""
 
@@ -81,6 +85,8 @@ def _main() -> None:
     _check(options)
     if options.verify:
         _verify(options.out or DEFAULT, options.workers)
+    elif options.relabel:
+        _relabel(options, options.relabel)
     elif options.preview:
         _preview(options)
     elif options.guess_classes:
@@ -128,6 +134,19 @@ def _pack(options: Options) -> None:
         print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
     if manifest:
         print(f"see what training will see: fastseg-inspect {out}")
+
+
+def _relabel(options: Options, classes: Path) -> None:
+    if options.source is None:
+        raise UserError("--relabel needs the folder of a packed set: make_shards.py --relabel FILE SHARDS")
+    if not classes.exists():
+        write_classes(options.source, classes)
+        print(f"wrote {classes}: edit names and colors, give classes one value list to merge them, then run this again")
+        return
+    out = Path(options.out) if options.out else None
+    with show_progress(f"relabeling {options.source}", "frames") as show:
+        manifest = relabel(options.source, classes, out, show)
+    _show(manifest, out or options.source)
 
 
 def _preview(options: Options) -> None:

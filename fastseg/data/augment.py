@@ -1,51 +1,49 @@
-"""What is drawn at random for a training sample: where to look in the frame, and how to color it.
+"""Augmentations, one after the other: how each is drawn, its operator of DALI, and the same on the CPU.
 
-A ratio r resizes the frame, a crop of h×w is cut from the result. Both at once: the crop shows a window of h/r rows
-and w/r columns of the frame, resized to h×w. The window has whole pixels, so that only they need decoding, image and
-mask see exactly the same, and any library's "crop, then resize" does the same work; for that the ratio is off by up to
-half a pixel of the window, a part in 768 for a crop of 768² at ratio 2. Where the resized frame is smaller than the
-crop, it is shown whole and padded.
+Crop, scale and flip decide what a training crop shows. A ratio r resizes the frame, a crop of h×w is cut from the
+result. Both at once: the crop shows a window of h/r rows and w/r columns of the frame, resized to h×w. The window has
+whole pixels, so that only they need decoding, image and mask see exactly the same, and any library's "crop, then
+resize" does the same work; for that the ratio is off by up to half a pixel of the window, a part in 768 for a crop of
+768² at ratio 2. Where the resized frame is smaller than the crop, it is shown whole and padded.
 
-Every number is a pure function of (seed, epoch, sample): the same on any number of ranks, threads and devices.
+:data:`AUGMENTATIONS` change what is shown. :mod:`fastseg.data.dali_graph` composes them all.
+
+Every number is a pure function of (seed, epoch, index): the same on any number of ranks, threads and devices. DALI and
+torch are imported where they are used, since drawing needs neither.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastseg.config import DataConfig
+from fastseg.config import AugmentConfig
+from fastseg.labels import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Color = tuple[int, int, int]
+"""R, G, B, 0–255."""
+FILL: Color = (124, 116, 104)
+"""ImageNet's mean, which normalization turns into zero."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What is drawn at random for every sample."""
+def fill_color(mean: tuple[float, float, float]) -> Color:
+    """Return the color of the padding: the ``mean`` (R, G, B, 0–255) that the network subtracts, in whole numbers."""
+    return round(mean[0]), round(mean[1]), round(mean[2])
 
-    crop: tuple[int, int]
-    """Height and width of the output, pixels."""
-    scale: tuple[float, float] = (0.5, 2.0)
-    """Range of the ratio by which frames are resized before the crop."""
-    flip: float = 0.5
-    """Probability of a left-right flip."""
-    brightness: float = 0.0
-    """Brightness is multiplied by 1 ± this, in half of the samples; contrast and saturation alike."""
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    """Hue is turned by ± this many degrees, in half of the samples."""
-    fill: tuple[int, int, int] = (124, 116, 104)
-    """RGB of the padding: the data's mean, which normalization turns into zero."""
-    squeeze: bool = False
-    """The crop shows the whole frame, whatever that does to its proportions; ``scale`` does not apply."""
 
-    @property
-    def colored(self) -> bool:
-        """Whether colors change at all."""
-        return any((self.brightness, self.contrast, self.saturation, self.hue))
+def random_numbers(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator from which the sample at ``index`` of the split is drawn in one epoch."""
+    return np.random.default_rng((seed, epoch, index))
+
+
+# Crop, scale and flip: what a crop shows
 
 
 class Window(NamedTuple):
-    """The part of a frame that a crop shows, in pixels, and where."""
+    """The part of a frame that a crop shows, in pixels, and where in the crop."""
 
     top: int
     bottom: int
@@ -55,64 +53,29 @@ class Window(NamedTuple):
     height: int
     """Rows that the window is resized to; fewer than the crop's where it has to be padded."""
     width: int
-    above: int
-    """Rows of padding above, in the finished crop."""
-    before: int
-    """Columns of padding on the left, in the finished crop."""
+    pad_top: int
+    """Rows of padding above, in the crop."""
+    pad_left: int
+    """Columns of padding on the left, in the crop."""
     flip: bool
     """Whether the window is mirrored left-right."""
 
 
-class ColorChange(NamedTuple):
-    """Factors of brightness, contrast and saturation, and degrees of hue."""
-
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-
-
-def augmentation_of(data: DataConfig, mean: tuple[float, float, float]) -> Augmentation:
-    """What a run draws; padding has the color ``mean`` (R, G, B, 0–255), which normalizing turns into zero."""
-    return Augmentation(
-        crop=data.crop,
-        scale=data.scale,
-        squeeze=data.squeeze,
-        flip=data.flip,
-        brightness=data.brightness,
-        contrast=data.contrast,
-        saturation=data.saturation,
-        hue=data.hue,
-        fill=(round(mean[0]), round(mean[1]), round(mean[2])),
-    )
-
-
-def random_numbers(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """The generator from which one sample of one epoch is drawn."""
-    return np.random.default_rng((seed, epoch, sample))
-
-
-def draw(seed: int, epoch: int, sample: int, frame: tuple[int, int], a: Augmentation) -> tuple[Window, ColorChange]:
-    """All that is drawn for a sample whose frame has (height, width) pixels."""
-    rng = random_numbers(seed, epoch, sample)
-    return draw_window(rng, frame, a), draw_color(rng, a)
-
-
-def draw_window(rng: np.random.Generator, frame: tuple[int, int], augmentation: Augmentation) -> Window:
+def sample_crop(rng: np.random.Generator, frame: tuple[int, int], config: AugmentConfig) -> Window:
     """Draw ratio, position and flip for a frame of (height, width) pixels."""
-    if augmentation.squeeze:
-        (bottom, right), (height, width) = frame, augmentation.crop
-        return Window(0, bottom, 0, right, height, width, 0, 0, bool(rng.random() < augmentation.flip))
-    low, high = augmentation.scale
+    if config.resize == "stretch":
+        (bottom, right), (height, width) = frame, config.crop
+        return Window(0, bottom, 0, right, height, width, 0, 0, bool(rng.random() < config.flip))
+    low, high = config.scale
     ratio = low + (high - low) * rng.random()
-    (top, bottom, height, above), (left, right, width, before) = (
-        _draw_line(rng, length, crop, ratio) for length, crop in zip(frame, augmentation.crop, strict=True)
+    (top, bottom, height, pad_top), (left, right, width, pad_left) = (
+        _sample_side(rng, length, crop, ratio) for length, crop in zip(frame, config.crop, strict=True)
     )
-    return Window(top, bottom, left, right, height, width, above, before, bool(rng.random() < augmentation.flip))
+    return Window(top, bottom, left, right, height, width, pad_top, pad_left, bool(rng.random() < config.flip))
 
 
-def _draw_line(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
-    """Start and stop in the frame, pixels in the crop, padding before; of one dimension."""
+def _sample_side(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
+    """Draw start and stop in the frame, pixels in the crop and padding before them, of one dimension."""
     seen = max(round(crop / ratio), 1)
     if seen <= length:
         start = int(rng.integers(length - seen + 1))
@@ -121,11 +84,123 @@ def _draw_line(rng: np.random.Generator, length: int, crop: int, ratio: float) -
     return 0, length, shown, int(rng.integers(crop - shown + 1))
 
 
-def draw_color(rng: np.random.Generator, augmentation: Augmentation) -> ColorChange:
-    """Draw the changes of color; each happens to half of the samples."""
+def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Color) -> tuple[Any, Any]:
+    """Resize, flip and pad windows in a DALI graph: uint8 h×w×3 and h×w×1 of them.
+
+    ``crops``: the graph's nodes of the fields of :class:`fastseg.data.dali_graph.Crops`.
+    """
+    from nvidia.dali import fn, types
+
+    def shown(window: Any, interpolation: Any, color: tuple[int, ...]) -> Any:
+        region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
+        resized = fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
+        padding: Any = {"out_of_bounds_policy": "pad", "fill_values": list(color)}
+        return fn.slice(resized, start=crops.pad_start, shape=list(crop), axes=[0, 1], **padding)
+
+    return shown(image, types.INTERP_LINEAR, fill), shown(mask, types.INTERP_NN, (IGNORE,))
+
+
+def cpu_crop(
+    image: Any, mask: Any, size: list[int], pad: list[int], flip: bool, fill: Color, out: "tuple[Tensor, Tensor]"
+) -> None:
+    """Resize, flip and pad one window on the CPU, into ``out``: uint8 h×w×3 and h×w×1.
+
+    ``image`` and ``mask``: uint8 H×W×3 and H×W×1, of DALI; ``size``: rows and columns that they are resized to;
+    ``pad``: rows of padding above and columns on the left.
+    """
+    shown, labels = _resize_image(image, size), _resize_mask(mask, size)
+    if flip:
+        shown, labels = shown.flip(1), labels.flip(1)
+    if size != list(out[1].shape[:2]):
+        out[0][:], out[1][:] = out[0].new_tensor(fill), IGNORE
+    place = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
+    out[0][place], out[1][place] = shown, labels
+
+
+def _resize_image(image: Any, size: list[int]) -> "Tensor":
+    """Resize bilinearly, antialiased."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    # Channels-last with its batch dimension of one, which the fast kernel insists on.
+    frame = torch.from_dlpack(image)[None].permute(0, 3, 1, 2)
+    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _resize_mask(mask: Any, size: list[int]) -> "Tensor":
+    """Resize to the nearest neighbor."""
+    import torch
+    from PIL import Image
+
+    resized = Image.fromarray(np.asarray(mask)[..., 0]).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(resized))[..., None]
+
+
+# Brightness, contrast, saturation and hue
+
+
+def sample_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float, ...]:
+    """Draw three factors, then degrees of hue; each changes half of the samples."""
 
     def change(amount: float) -> float:
         return float(rng.uniform(-amount, amount)) * (rng.random() < 0.5)
 
-    a = augmentation
-    return ColorChange(1 + change(a.brightness), 1 + change(a.contrast), 1 + change(a.saturation), change(a.hue))
+    factors = (1 + change(amount) for amount in (config.brightness, config.contrast, config.saturation))
+    return *factors, change(config.hue)
+
+
+def dali_color(image: Any, mask: Any, fill: Color, **numbers: Any) -> tuple[Any, Any]:
+    """Color windows in a DALI graph."""
+    from nvidia.dali import fn
+
+    del fill  # there is no padding yet
+    return fn.color_twist(image, **numbers), mask
+
+
+# The table
+
+
+class Augmentation(NamedTuple):
+    """A random change of pixels. Its settings are fields of :class:`fastseg.config.AugmentConfig`."""
+
+    is_on: Callable[[AugmentConfig], bool]
+    """Tells whether these settings change anything; where they do not, neither operator runs."""
+    numbers: tuple[str, ...]
+    """Names of what is drawn for a sample, keywords of both operators."""
+    sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
+    """Draws those numbers for one sample, also where ``is_on`` is False."""
+    dali: Callable[..., tuple[Any, Any]]
+    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **numbers)``, where numbers are nodes too."""
+    cpu: "Callable[..., tuple[Tensor, Tensor]] | None" = None
+    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **numbers)`` with uint8 h×w×3, h×w×1 and floats; on
+    a GPU ``dali`` then does, after the padding. None: ``dali`` changes the decoded window, on a CPU as well."""
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "color": Augmentation(
+        is_on=lambda config: any((config.brightness, config.contrast, config.saturation, config.hue)),
+        numbers=("brightness", "contrast", "saturation", "hue"),
+        sample=sample_color,
+        dali=dali_color,
+    ),
+}
+"""In the order in which they are drawn and done. A new one goes to the end: what the others draw stays as it is."""
+
+NUMBERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.numbers)
+"""Names of all that is drawn for a sample beside its window."""
+
+
+def sample_augmentations(
+    seed: int, epoch: int, index: int, frame: tuple[int, int], config: AugmentConfig
+) -> tuple[Window, tuple[float, ...]]:
+    """Draw the window and the :data:`NUMBERS` of the sample at ``index``, whose frame has (height, width) pixels."""
+    rng = random_numbers(seed, epoch, index)
+    window = sample_crop(rng, frame, config)
+    return window, tuple(
+        number for augmentation in AUGMENTATIONS.values() for number in augmentation.sample(rng, config)
+    )
+
+
+def switched_on(config: AugmentConfig, finished: bool) -> list[Augmentation]:
+    """Return the :data:`AUGMENTATIONS` of ``finished`` crops, or of decoded windows, that these settings ask for."""
+    return [a for a in AUGMENTATIONS.values() if a.is_on(config) and (a.cpu is not None) == finished]

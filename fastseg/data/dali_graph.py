@@ -1,8 +1,9 @@
-"""The DALI graphs: encoded images and masks in, uint8 batches out; and how one is run.
+"""The DALI graphs: encoded images and masks in, uint8 batches out; how one is run, and what the CPU does instead.
 
-The training graph is a list of steps: decode what the crop needs → color → resize → pad. What a crop needs has been
-drawn before (:mod:`fastseg.data.augment`), once for image and mask: drawing twice with one seed has drifted apart for
-others (https://github.com/NVIDIA/DALI/issues/2546).
+The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → whatever changes
+a finished crop. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
+:mod:`fastseg.data.augment`, which has drawn what they need before, once for image and mask: drawing twice with one seed
+has drifted apart for others (https://github.com/NVIDIA/DALI/issues/2546).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +21,10 @@ from numpy.typing import NDArray
 from nvidia.dali import pipeline_def
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from nvidia.dali.tensors import TensorGPU, TensorListGPU
-from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from fastseg.data.augment import Augmentation
-from fastseg.labels import IGNORE
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import Color, cpu_crop, dali_crop, switched_on
 
 Array = NDArray[Any] | torch.Tensor
 """On a CPU, or on a GPU."""
@@ -56,14 +55,10 @@ class Crops(NamedTuple):
     """Rows and columns that the window is resized to, N×2."""
     pad_start: NDArray[np.int32]
     """Row and column of the resized window where the finished crop begins, N×2: negative where it is padded."""
-    brightness: NDArray[np.float32]
-    """A factor, N; so are ``contrast`` and ``saturation``."""
-    contrast: NDArray[np.float32]
-    saturation: NDArray[np.float32]
-    hue: NDArray[np.float32]
-    """Degrees, N."""
+    numbers: dict[str, NDArray[np.float32]]
+    """N of each of :data:`fastseg.data.augment.NUMBERS`, by their names."""
     records: Sequence[int]
-    """Places of the records in the split; not for the graph."""
+    """Indexes of the records in the split; not for the graph."""
 
 
 class Frames(NamedTuple):
@@ -73,40 +68,58 @@ class Frames(NamedTuple):
     mask: Arrays
     """Empty arrays in a split without masks."""
     records: Sequence[int]
-    """Places of the records in the split; not for the graph."""
+    """Indexes of the records in the split; not for the graph."""
 
 
 DECODING = ("image", "mask", "image_start", "mask_start", "shape")
 RESIZING = ("region_start", "region_end", "size", "pad_start")
-COLORS = ("brightness", "contrast", "saturation", "hue")
 """Fields of :class:`Crops`, by the operators that take them."""
 
 
 @pipeline_def
-def train_graph(source: Callable[[], Crops], augmentation: Augmentation, device: str, codec: str) -> Any:
-    """Crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    crops = take(source, (*DECODING, *RESIZING, *_colors(augmentation)), device, codec)
-    image, mask = decode_image(crops, augmentation, device, codec), decode_mask(crops, codec)
+def train_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, device: str, codec: str) -> Any:
+    """Make crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
+    drawn = (*_numbers(augment, finished=False), *_numbers(augment, finished=True))
+    crops = take(source, (*DECODING, *RESIZING, *drawn), device, codec)
+    image, mask = _decode_windows(crops, augment, fill, device, codec)
     if device == "gpu":  # where masks and PNGs are not decoded
         image, mask = image.gpu(), mask.gpu()
-    image = pad(resize(image, crops, types.INTERP_LINEAR), crops, augmentation.crop, augmentation.fill)
-    mask = pad(resize(mask, crops, types.INTERP_NN), crops, augmentation.crop, (IGNORE,))
-    return image, mask
+    image, mask = dali_crop(image, mask, crops, augment.crop, fill)
+    return _change(image, mask, crops, augment, fill, finished=True)
 
 
 @pipeline_def
-def windows_graph(source: Callable[[], Crops], augmentation: Augmentation, codec: str) -> Any:
-    """The same on the CPU as far as decoding; :class:`fastseg.data.dali_graph.CpuResizer` does the rest.
+def windows_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, codec: str) -> Any:
+    """Do the same on the CPU as far as decoded windows; :class:`CpuResizer` does the rest.
 
     Returns windows of images and masks: uint8, of various sizes.
     """
-    crops = take(source, (*DECODING, *_colors(augmentation)), "cpu", codec)
-    return decode_image(crops, augmentation, "cpu", codec), decode_mask(crops, codec)
+    crops = take(source, (*DECODING, *_numbers(augment, finished=False)), "cpu", codec)
+    return _decode_windows(crops, augment, fill, "cpu", codec)
+
+
+def _decode_windows(crops: Any, augment: AugmentConfig, fill: Color, device: str, codec: str) -> tuple[Any, Any]:
+    image, mask = decode_image(crops, device, codec), decode_mask(crops, codec)
+    return _change(image, mask, crops, augment, fill, finished=False)
+
+
+def _change(
+    image: Any, mask: Any, crops: Any, augment: AugmentConfig, fill: Color, *, finished: bool
+) -> tuple[Any, Any]:
+    """Apply the augmentations of ``finished`` crops, or of decoded windows."""
+    for augmentation in switched_on(augment, finished):
+        numbers = {name: getattr(crops, name) for name in augmentation.numbers}
+        image, mask = augmentation.dali(image, mask, fill, **numbers)
+    return image, mask
+
+
+def _numbers(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
+    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.numbers)
 
 
 @pipeline_def
 def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: bool = True) -> Any:
-    """Whole frames on ``device``: image uint8 H×W×3 and, of a ``labeled`` split, mask uint8 H×W×1."""
+    """Decode whole frames to ``device``: image uint8 H×W×3 and, of a ``labeled`` split, mask uint8 H×W×1."""
     needed = 2 if labeled else 1
     image, *masks = fn.external_source(lambda: source()[:needed], num_outputs=needed, no_copy=True)
     image = fn.decoders.image(image, output_type=types.RGB, **_decoder(device, codec))
@@ -115,9 +128,10 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
 
 
 def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
-    """The ``fields`` of the :class:`Crops` that ``source`` returns, as nodes of a graph with the same names.
+    """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    Whoever calls the graph keeps the batch until its output is there: DALI reads the CPU's arrays where they lie.
+    A name of :data:`fastseg.data.augment.NUMBERS` will do as well. Whoever calls the graph keeps the batch until its
+    output is there: DALI reads the CPU's arrays where they lie.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
@@ -137,46 +151,21 @@ def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec:
 
 
 def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(getattr(crops, name) for name in fields)
+    return tuple(crops.numbers[name] if name in crops.numbers else getattr(crops, name) for name in fields)
 
 
-def decode_image(crops: Any, augmentation: Augmentation, device: str, codec: str) -> Any:
-    """The windows of the images, colored: uint8 of ``shape``."""
-    image = _window(crops.image, crops.image_start, crops.shape, codec, types.RGB, **_decoder(device, codec))
-    if not augmentation.colored:
-        return image
-    return fn.color_twist(image, **{name: getattr(crops, name) for name in COLORS})
-
-
-def _colors(augmentation: Augmentation) -> tuple[str, ...]:
-    return COLORS if augmentation.colored else ()
+def decode_image(crops: Any, device: str, codec: str) -> Any:
+    """Decode the windows of the images: uint8 of ``shape``."""
+    return _window(crops.image, crops.image_start, crops.shape, codec, types.RGB, **_decoder(device, codec))
 
 
 def decode_mask(crops: Any, codec: str) -> Any:
-    """The windows of the masks: uint8; files are decoded on the CPU."""
+    """Decode the windows of the masks: uint8; files on the CPU."""
     return _window(crops.mask, crops.mask_start, crops.shape, codec, types.GRAY, device="cpu")
 
 
-def resize(window: Any, crops: Any, interpolation: Any) -> Any:
-    """Resize (bilinear: antialiased) and flip windows."""
-    region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
-    return fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
-
-
-def pad(window: Any, crops: Any, crop: tuple[int, int], fill: tuple[int, ...]) -> Any:
-    """Put resized windows at their place in the crop, on ``fill``."""
-    return fn.slice(
-        window,
-        start=crops.pad_start,
-        shape=list(crop),
-        axes=[0, 1],
-        out_of_bounds_policy="pad",
-        fill_values=list(fill),
-    )
-
-
 def _decoder(device: str, codec: str) -> dict[str, Any]:
-    """Choose where an image is decoded. By the GPU only JPEG: a PNG under "mixed" silently falls back to the CPU."""
+    """Choose where an image is decoded: JPEGs by the GPU, no PNG, which under "mixed" silently falls to the CPU."""
     if device == "cpu" or codec != "jpg":
         return {"device": "cpu"}
     # Halved chroma is interpolated as the CPU's decoder does it, so that both see the same pixels.
@@ -184,7 +173,7 @@ def _decoder(device: str, codec: str) -> dict[str, Any]:
 
 
 def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
-    """The window of a file or of a decoded frame."""
+    """Cut the window out of a file or of a decoded frame."""
     if codec != DECODED and decoder["device"] == "cpu":
         return fn.decoders.image_slice(source, start=start, shape=shape, axes=[0, 1], output_type=output_type)
     if codec != DECODED:
@@ -195,7 +184,7 @@ def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, *
 
 
 def run(pipeline: Any) -> Any:
-    """One batch of each output, on a GPU in the order of torch's current stream."""
+    """Return one batch of each output, on a GPU in the order of torch's current stream."""
     return pipeline.run(torch.cuda.current_stream(pipeline.device_id) if pipeline.device_id is not None else None)
 
 
@@ -217,12 +206,12 @@ def to_torch(output: Any, device: torch.device, out: torch.Tensor | None = None)
 
 
 class CpuResizer:
-    """Finishes batches by ``threads`` threads, each of which takes one sample at a time."""
+    """Makes crops of decoded windows by ``threads`` threads, each of which takes one sample at a time."""
 
-    def __init__(self, augmentation: Augmentation, threads: int, pinned: bool = False) -> None:
+    def __init__(self, augment: AugmentConfig, fill: Color, threads: int, pinned: bool = False) -> None:
         """``pinned``: batches lie in memory from which a GPU copies while it computes."""
-        self._pinned = pinned
-        self._crop, self._fill = augmentation.crop, torch.tensor(augmentation.fill, dtype=torch.uint8)
+        self._pinned, self._fill = pinned, fill
+        self._crop, self._augmentations = augment.crop, switched_on(augment, finished=True)
         # A thread per sample: were torch to split each image too, threads would wait for each other.
         mine = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "fastseg-resize", initializer=torch.set_num_threads, initargs=(1,))
@@ -232,7 +221,7 @@ class CpuResizer:
         torch.set_num_threads(mine)
 
     def __call__(self, images: Sequence[Any], masks: Sequence[Any], crops: Crops) -> tuple[Tensor, Tensor]:
-        """Windows, uint8 H×W×3 and H×W×1 of DALI, and the batch that they were decoded from: N each.
+        """Make a batch of windows, uint8 H×W×3 and H×W×1 of DALI, N each; ``crops`` says what of them.
 
         Returns uint8 N×h×w×3 and N×h×w×1.
         """
@@ -242,28 +231,22 @@ class CpuResizer:
         )
         size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
         flip = (crops.region_start[:, 1] > 0).tolist()
-        list(self._pool.map(self._finish, images, masks, size, pad, flip, out, labels))
+        numbers = [{name: float(values[i]) for name, values in crops.numbers.items()} for i in range(len(images))]
+        list(self._pool.map(self._finish, images, masks, size, pad, flip, numbers, zip(out, labels, strict=True)))
         return out, labels
 
     def _finish(
-        self, image: Any, mask: Any, size: list[int], pad: list[int], flip: bool, out: Tensor, labels: Tensor
+        self,
+        image: Any,
+        mask: Any,
+        size: list[int],
+        pad: list[int],
+        flip: bool,
+        numbers: dict[str, float],
+        out: tuple[Tensor, Tensor],
     ) -> None:
-        shown, nearest = _bilinear(image, size), _nearest(mask, size)
-        if flip:
-            shown, nearest = shown.flip(1), nearest.flip(1)
-        if tuple(size) != self._crop:
-            out[:], labels[:] = self._fill, IGNORE
-        place = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
-        out[place], labels[place] = shown, nearest
-
-
-def _bilinear(image: Any, size: list[int]) -> Tensor:
-    """Antialiased."""
-    # Channels-last with its batch dimension of one, which the fast kernel insists on.
-    frame = torch.from_dlpack(image)[None].permute(0, 3, 1, 2)
-    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-
-
-def _nearest(mask: Any, size: list[int]) -> Tensor:
-    resized = Image.fromarray(np.asarray(mask)[..., 0]).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(resized))[..., None]
+        cpu_crop(image, mask, size, pad, flip, self._fill, out)
+        for augmentation in self._augmentations:
+            assert augmentation.cpu  # it changes finished crops
+            own = {name: numbers[name] for name in augmentation.numbers}
+            out[0][:], out[1][:] = augmentation.cpu(*out, self._fill, **own)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fastseg.data.augment import Augmentation
+from fastseg.config import AugmentConfig
 from fastseg.data.decoding import dali_reason
 from fastseg.data.loader import Batch, EvalLoader, Processor, TrainLoader, open_files
 from fastseg.distributed.ranks import Ranks, gather_states
@@ -100,7 +100,7 @@ def choose_decoder(wanted: str, device: torch.device, codec: str, shards: str, s
 
 
 def may_use_gpu(device: torch.device) -> bool:
-    """Whether ``device`` has a JPEG decoder of its own."""
+    """Tell whether ``device`` has a JPEG decoder of its own."""
     return device.type == "cuda"
 
 
@@ -180,12 +180,12 @@ def compare_decoders(device_index: int, shards: str, split: str) -> ProbeResult:
 
 
 def decoded_by_gpu(device_index: int, shards: str, split: str) -> Iterator[Batch]:
-    """Crops, then whole frames, by the loaders that training and evaluation use."""
+    """Yield crops, then whole frames, by the loaders that training and evaluation use."""
     yield from _decoded(torch.device("cuda", device_index), shards, split)
 
 
 def decoded_by_cpu(shards: str, split: str) -> Iterator[Batch]:
-    """The same by the CPU's."""
+    """Yield the same by the CPU's decoder."""
     yield from _decoded(torch.device("cpu"), shards, split)
 
 
@@ -194,16 +194,16 @@ def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
     files, part = open_files(shards, manifest, split, unlabeled=True), manifest.split(split)
     if part.labeled:
         smallest = (min(height for height, _, _ in part.sizes), min(width for _, width, _ in part.sizes))
-        crop = (min(smallest[0], 512), min(smallest[1], 512))
+        crop = (min(max(smallest[0], 16), 512), min(max(smallest[1], 16), 512))
         # Resized and colored crops need not be equal: only what the decoders make of them is compared.
-        plain = Augmentation(crop, scale=(1.0, 1.0), flip=0.0)
+        plain = AugmentConfig(crop, scale=(1.0, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
         batch = min(BATCH, part.samples)
         yield TrainLoader(files, part, plain, batch=batch, device=device, threads=2, prefetch=1, seed=0).next()
     yield from EvalLoader(files, part, batch=1, device=device, threads=2, most=FRAMES)
 
 
 def engine_in_use(device_index: int, shards: str, split: str) -> str:
-    """``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``: who decoded in this process, as far as can be seen."""
+    """Tell what decodes in this process: ``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``."""
     if "libnvjpeg" not in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace"):
         return "cpu"
     until = time.monotonic() + SAMPLING
@@ -215,7 +215,7 @@ def engine_in_use(device_index: int, shards: str, split: str) -> str:
 
 
 def jpeg_engine_use(device_index: int) -> int | None:
-    """Share of the last second in which the JPEG engine was at work, percent; None where the driver does not tell."""
+    """Return how long of the last second the JPEG engine worked, percent; None where the driver does not tell."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
         uuid = f"GPU-{torch.cuda.get_device_properties(device_index).uuid}".encode()

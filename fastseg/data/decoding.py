@@ -10,30 +10,32 @@ from fastseg.data.reader import Damaged, Reader
 from fastseg.errors import UserError
 from fastseg.shards.images import read_labels, read_rgb
 
-Fed = TypeVar("Fed", Crops, Frames)
+EncodedBatch = TypeVar("EncodedBatch", Crops, Frames)
 
 
-class Decoder(Generic[Fed]):
-    """A DALI pipeline, and the batches that it was fed with and has not returned yet."""
+class Decoder(Generic[EncodedBatch]):
+    """A DALI pipeline, and the encoded batches that it has taken and not returned yet."""
 
-    def __init__(self, reader: Reader, feed: Callable[[], Fed], graph: Callable[..., Any], **options: Any) -> None:
-        """``graph``: one of :mod:`fastseg.data.dali_graph`, called with a source of batches and ``options``."""
+    def __init__(
+        self, reader: Reader, source: Callable[[], EncodedBatch], graph: Callable[..., Any], **options: Any
+    ) -> None:
+        """``source`` returns the next batch; ``graph``: of :mod:`fastseg.data.dali_graph`, called with ``options``."""
         self._reader = reader
-        self._feed: Callable[[], Fed] = feed
+        self._source: Callable[[], EncodedBatch] = source
         # DALI reads the CPU's arrays where they lie: they are kept until the batch after theirs is returned.
-        self._waiting: deque[Fed] = deque()
-        self._returned: Fed | None = None
+        self._waiting: deque[EncodedBatch] = deque()
+        self._returned: EncodedBatch | None = None
         self._pipeline = graph(self._take, **options)
 
-    def next(self) -> tuple[Fed, Any]:
-        """The batch that comes next, as it was fed, and what the graph made of it. Raises :class:`UserError`."""
+    def next(self) -> tuple[EncodedBatch, Any]:
+        """Return the next batch, encoded, and what the graph made of it. Raises :class:`UserError`."""
         with self._explained():
             outputs = run(self._pipeline)
         self._returned = self._waiting.popleft()
         return self._returned, outputs
 
-    def _take(self) -> Fed:
-        batch = self._feed()
+    def _take(self) -> EncodedBatch:
+        batch = self._source()
         self._waiting.append(batch)
         return batch
 
@@ -68,27 +70,27 @@ class Decoder(Generic[Fed]):
 
 
 def dali_reason(error: RuntimeError) -> str:
-    """What an error's message says beside the graph's trace and the end of the pipeline."""
+    """Return what an error's message says beside the graph's trace and the end of the pipeline."""
     _, _, said = str(error).rpartition("encountered:\n")
     lines = [line.strip() for line in said.split("Current pipeline object")[0].splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__
 
 
-def undecodable(reader: Reader, place: int) -> str | None:
-    """Why the record at ``place`` cannot be decoded; None where it can."""
+def undecodable(reader: Reader, index: int) -> str | None:
+    """Say why the record at ``index`` cannot be decoded; None where it can."""
     try:
-        record = reader.read(place)
+        record = reader.read(index)
     except Damaged:  # and therefore not given to a decoder
         return None
     files = reader.files
     try:
         read_rgb(record.image.tobytes(), "its image")
     except UserError as error:
-        return f"{reader.where(place, files.image_codec)}: {error}"
+        return f"{reader.where(index, files.image_codec)}: {error}"
     if not files.mask_codec:
         return None
     try:
         read_labels(record.mask.tobytes(), "its mask")
     except UserError as error:
-        return f"{reader.where(place, f'mask.{files.mask_codec}')}: {error}"
+        return f"{reader.where(index, f'mask.{files.mask_codec}')}: {error}"
     return None

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastseg.data.augment import Augmentation, draw
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import sample_augmentations
 from fastseg.data.dali_graph import Array, Crops, eval_graph, to_torch
 from fastseg.data.decoding import Decoder
 from fastseg.data.reader import Reader
-from fastseg.data.sampler import Crop, collate, frame_feed
+from fastseg.data.sampler import Crop, collate, frame_batches
 from fastseg.shards.manifest import Split
 
 BYTES_PER_PIXEL = 4
@@ -33,7 +34,7 @@ class Frame(NamedTuple):
 
 
 def cache_bytes(split: Split, world: int = 1) -> int:
-    """Memory that the decoded frames of a split take; or the most that the share of one of ``world`` ranks may take."""
+    """Return the bytes of a split's decoded frames; or the most that the share of one of ``world`` ranks may take."""
     pixels = sorted((height * width for height, width, samples in split.sizes for _ in range(samples)), reverse=True)
     return BYTES_PER_PIXEL * sum(pixels[: ceil(len(pixels) / world)])
 
@@ -46,15 +47,15 @@ def allocate_arena(split: Split, device: torch.device, world: int = 1) -> torch.
     return torch.empty(cache_bytes(split, world), dtype=torch.uint8, device=device)
 
 
-def cached_crops(
-    cache: "FrameCache", augmentation: Augmentation, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
+def cached_crop_batches(
+    cache: "FrameCache", augment: AugmentConfig, samples: Iterator[tuple[int, int]], *, batch: int, seed: int
 ) -> Callable[[], Crops]:
-    """As :func:`fastseg.data.sampler.train_feed`, but of decoded frames; ``samples``: endless (epoch, place)."""
+    """Do as :func:`fastseg.data.sampler.crop_batches`, of decoded frames; ``samples``: endless (epoch, index)."""
 
-    def crop(epoch: int, place: int) -> Crop:
-        image, mask = cache.frame(place)
-        window, color = draw(seed, epoch, place, (image.shape[0], image.shape[1]), augmentation)
-        return Crop(image, (0, 0), mask, window, color, place)
+    def crop(epoch: int, index: int) -> Crop:
+        image, mask = cache.frame(index)
+        window, numbers = sample_augmentations(seed, epoch, index, (image.shape[0], image.shape[1]), augment)
+        return Crop(image, (0, 0), mask, window, numbers, index)
 
     return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
 
@@ -62,20 +63,22 @@ def cached_crops(
 class FrameCache:
     """Decodes each frame of a split when it is first needed, ahead of who needs it, and keeps it."""
 
-    def __init__(self, reader: Reader, places: Iterable[int], number: int, arena: torch.Tensor, **options: Any) -> None:
-        """``places``: the endless order in which ``number`` frames will be asked for; ``arena``: memory for them all,
+    def __init__(
+        self, reader: Reader, indexes: Iterable[int], number: int, arena: torch.Tensor, **options: Any
+    ) -> None:
+        """``indexes``: the endless order in which ``number`` frames will be asked for; ``arena``: memory for them all,
         see :func:`allocate_arena`; ``options`` of the pipeline that decodes."""
         self._kept: dict[int, Frame] = {}
         self._number, self._arena, self._used = number, arena, 0
-        self._arriving = decoded_frames(reader, first_times(places, number), **options)
+        self._arriving = decoded_frames(reader, first_times(indexes, number), **options)
 
-    def frame(self, place: int) -> Frame:
-        """The frame at ``place``; waits for its decoder if this is the first time."""
-        if place not in self._kept:
-            self._kept[place] = Frame(*map(self._keep, next(self._arriving)))
+    def frame(self, index: int) -> Frame:
+        """Return the frame at ``index``; waits for its decoder if this is the first time."""
+        if index not in self._kept:
+            self._kept[index] = Frame(*map(self._keep, next(self._arriving)))
             if len(self._kept) == self._number:
                 self._arriving.close()  # and with it its pipeline and its threads
-        return self._kept[place]
+        return self._kept[index]
 
     def _keep(self, part: Any) -> Array:
         """Copy a part of a frame behind those that are there already, in the order of torch's current stream.
@@ -87,23 +90,23 @@ class FrameCache:
         return kept if kept.is_cuda else kept.numpy()
 
 
-def first_times(places: Iterable[int], number: int) -> Iterator[int]:
-    """Of an endless sequence of ``number`` places each where it occurs first, then the last one again and again."""
+def first_times(indexes: Iterable[int], number: int) -> Iterator[int]:
+    """Yield each of ``number`` indexes of an endless sequence where it comes first, then the last again and again."""
     seen: set[int] = set()
-    for place in places:
-        if place not in seen:
-            seen.add(place)
-            yield place
+    for index in indexes:
+        if index not in seen:
+            seen.add(index)
+            yield index
         if len(seen) == number:
             # What is decoded ahead has to fill a batch.
-            yield from repeat(place)
+            yield from repeat(index)
 
 
-def decoded_frames(reader: Reader, places: Iterable[int], **options: Any) -> Generator[tuple[Any, Any], None, None]:
-    """The frames of an endless sequence of places: image and mask in DALI's memory, until the next one is asked for."""
-    feed = frame_feed(reader, places, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
+def decoded_frames(reader: Reader, indexes: Iterable[int], **options: Any) -> Generator[tuple[Any, Any], None, None]:
+    """Yield image and mask at endless ``indexes``, in DALI's memory until the next frame is asked for."""
+    batches = frame_batches(reader, indexes, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
     device = "cpu" if options["device_id"] is None else "gpu"
-    decoder = Decoder(reader, feed, eval_graph, device=device, codec=reader.files.image_codec, **options)
+    decoder = Decoder(reader, batches, eval_graph, device=device, codec=reader.files.image_codec, **options)
     while True:
         _, outputs = decoder.next()
         yield from zip(*outputs, strict=True)

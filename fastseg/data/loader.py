@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from fastseg.data.augment import Augmentation
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import FILL, Color
 from fastseg.data.dali_graph import DECODED, CpuResizer, Crops, Frames, eval_graph, to_torch, train_graph, windows_graph
 from fastseg.data.decoding import Decoder
-from fastseg.data.frame_cache import FrameCache, cached_crops
+from fastseg.data.frame_cache import FrameCache, cached_crop_batches
 from fastseg.data.reader import Files, Reader
-from fastseg.data.sampler import epoch_steps, frame_feed, own_places, train_feed, train_samples
+from fastseg.data.sampler import crop_batches, epoch_steps, frame_batches, own_indexes, train_samples
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE
 from fastseg.shards.manifest import Manifest, Split
@@ -54,21 +55,23 @@ class TrainLoader:
         self,
         files: Files,
         split: Split,
-        augmentation: Augmentation,
+        augment: AugmentConfig,
         *,
         batch: int,
         device: torch.device,
         threads: int,
         prefetch: int,
         seed: int,
+        fill: Color = FILL,
         decoder: Processor = "gpu",
         arena: torch.Tensor | None = None,
         rank_local: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in which frames stay decoded
-        (:func:`fastseg.data.frame_cache.allocate_arena`). ``rank_local``: this rank draws from its own share of the
-        split alone, of which it then holds no more. ``state`` continues exactly after a :meth:`state`.
+        """``fill``: the padding's color. ``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in
+        which frames stay decoded (:func:`fastseg.data.frame_cache.allocate_arena`). ``rank_local``: this rank draws
+        from its own share of the split alone, of which it then holds no more. ``state`` continues exactly after a
+        :meth:`state`.
         """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
         if self.steps_per_epoch < 1:
@@ -84,19 +87,21 @@ class TrainLoader:
         self.cached = arena is not None and (self.rank_local or not rank_local)
         """Whether frames stay decoded in the device's memory."""
         self._valid = torch.ones(batch, dtype=torch.bool)
-        order = {"batch": batch, "seed": seed, "start": (self._epoch, self._step), "rank_local": self.rank_local}
+        order: dict[str, Any] = {"batch": batch, "seed": seed, "rank_local": self.rank_local}
+        order["start"] = (self._epoch, self._step)
         self._reader = _reader(files, split)
         decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
         if self.cached:
-            feed, codec = _cached(self._reader, augmentation, order, arena, decoding), DECODED
+            source, codec = _cached(self._reader, augment, order, arena, decoding), DECODED
             options = _pipeline_options(device, batch, threads, prefetch)
         else:
-            feed, codec, options = _streamed(self._reader, augmentation, order, prefetch), files.image_codec, decoding
-        make = _by_graph if options["device_id"] is not None else _finished_here
-        self._next = make(self._reader, feed, codec, augmentation, device, options)
+            source, codec = crop_batches(self._reader, augment, **order, ahead=prefetch), files.image_codec
+            options = decoding
+        make = _by_graph if options["device_id"] is not None else _resized_on_cpu
+        self._next = make(self._reader, source, codec, augment, fill, device, options)
 
     def next(self) -> Batch:
-        """The next batch; waits until it is ready."""
+        """Return the next batch; waits until it is ready."""
         image, mask = self._next()
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
@@ -104,39 +109,40 @@ class TrainLoader:
         return Batch(image, mask.squeeze(-1), self._valid)
 
     def corrupt_samples(self) -> list[int]:
-        """Places of the damaged records that this rank has met so far, and skipped."""
-        return sorted(self._reader.bad)
+        """Return the indexes of the damaged records that this rank has met so far, and skipped."""
+        return sorted(self._reader.skipped)
 
     def state(self) -> dict[str, Any]:
         """Return where the loader is after the last batch handed out."""
         return {"epoch": self._epoch, "step": self._step, "rank_local": self.rank_local}
 
 
-Feed = Callable[[], Crops]
+Source = Callable[[], Crops]
 Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _streamed(reader: Reader, augmentation: Augmentation, order: dict[str, Any], ahead: int) -> Feed:
-    """Crops of files, read ahead."""
-    return train_feed(reader, augmentation, **order, ahead=ahead)
-
-
 def _cached(
-    reader: Reader, augmentation: Augmentation, order: dict[str, Any], arena: Any, options: dict[str, Any]
-) -> Feed:
-    """Crops of frames in memory."""
+    reader: Reader, augment: AugmentConfig, order: dict[str, Any], arena: Any, options: dict[str, Any]
+) -> Source:
+    """Return a source of crops of frames in memory."""
     batch, seed = order["batch"], order["seed"]
-    places = (place for _, place in train_samples(reader, **order))
-    cache = FrameCache(reader, places, len(own_places(reader, order["rank_local"])), arena, **options)
-    return cached_crops(cache, augmentation, train_samples(reader, **order), batch=batch, seed=seed)
+    indexes = (index for _, index in train_samples(reader, **order))
+    cache = FrameCache(reader, indexes, len(own_indexes(reader, order["rank_local"])), arena, **options)
+    return cached_crop_batches(cache, augment, train_samples(reader, **order), batch=batch, seed=seed)
 
 
 def _by_graph(
-    reader: Reader, feed: Feed, codec: str, augmentation: Augmentation, device: torch.device, options: dict[str, Any]
+    reader: Reader,
+    source: Source,
+    codec: str,
+    augment: AugmentConfig,
+    fill: Color,
+    device: torch.device,
+    options: dict[str, Any],
 ) -> Tensors:
-    """Batches that are whole when they leave DALI."""
-    where = "cpu" if options["device_id"] is None else "gpu"
-    decoder = Decoder(reader, feed, train_graph, augmentation=augmentation, device=where, codec=codec, **options)
+    """Make batches that are whole when they leave DALI."""
+    settings = {"augment": augment, "fill": fill, "device": "cpu" if options["device_id"] is None else "gpu"}
+    decoder = Decoder(reader, source, train_graph, **settings, codec=codec, **options)
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
         _, (image, mask) = decoder.next()
@@ -145,16 +151,22 @@ def _by_graph(
     return following
 
 
-def _finished_here(
-    reader: Reader, feed: Feed, codec: str, augmentation: Augmentation, device: torch.device, options: dict[str, Any]
+def _resized_on_cpu(
+    reader: Reader,
+    source: Source,
+    codec: str,
+    augment: AugmentConfig,
+    fill: Color,
+    device: torch.device,
+    options: dict[str, Any],
 ) -> Tensors:
-    """Batches whose windows DALI has decoded on the CPU; for a GPU they are made ahead and copied there."""
-    decoder = Decoder(reader, feed, windows_graph, augmentation=augmentation, codec=codec, **options)
-    finish = CpuResizer(augmentation, options["num_threads"], pinned=device.type == "cuda")
+    """Make batches of windows that DALI decodes on the CPU; for a GPU they are made ahead and copied there."""
+    decoder = Decoder(reader, source, windows_graph, augment=augment, fill=fill, codec=codec, **options)
+    cpu_resize = CpuResizer(augment, fill, options["num_threads"], pinned=device.type == "cuda")
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:
         crops, (images, masks) = decoder.next()
-        return finish(list(images), list(masks), crops)
+        return cpu_resize(list(images), list(masks), crops)
 
     return CopyAhead(following, device, options["prefetch_queue_depth"]) if device.type == "cuda" else following
 
@@ -170,7 +182,7 @@ class CopyAhead:
         self._coming = deque(self._thread.submit(self._copy) for _ in range(depth))
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch; what torch's current stream is asked for from now on comes after its copy."""
+        """Return the next batch; what torch's current stream is asked for from now on comes after its copy."""
         tensors, copied = self._coming.popleft().result()
         self._coming.append(self._thread.submit(self._copy))
         stream = torch.cuda.current_stream(self._device)
@@ -211,7 +223,7 @@ class EvalLoader:
         samples = min(split.samples, most or split.samples)
         self._batch = batch if len(split.sizes) == 1 else 1
         self.first = samples * files.rank // files.world
-        """Place in the split of this rank's first sample."""
+        """Index in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
         """Samples of this rank."""
         self.max_corrupt = files.max_corrupt
@@ -223,19 +235,19 @@ class EvalLoader:
         self._decoder: Decoder[Frames] | None = None
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Count the batches of this rank."""
         return self._steps
 
     def sample_keys(self) -> list[str]:
-        """The keys of all samples of the split, in order."""
-        return [self._reader.key(place) for place in range(len(self._reader))]
+        """Return the keys of all samples of the split, in order."""
+        return [self._reader.key(index) for index in range(len(self._reader))]
 
     def corrupt_samples(self) -> list[int]:
-        """Places of this rank's damaged frames met so far: they do not count."""
-        return sorted(self._reader.bad.keys() & range(self.first, self.first + self.count))
+        """Return the indexes of this rank's damaged frames met so far: they do not count."""
+        return sorted(self._reader.skipped.keys() & range(self.first, self.first + self.count))
 
     def __iter__(self) -> Iterator[Batch]:
-        """One pass over this rank's frames."""
+        """Yield the batches of one pass over this rank's frames."""
         # A pipeline that was left in the middle would go on from there: only a finished one is kept.
         decoder, self._decoder = self._decoder or self._build(), None
         for step in range(self._steps):
@@ -243,18 +255,18 @@ class EvalLoader:
             image, *masks = (to_torch(output.as_tensor(), self.device) for output in outputs)
             label = masks[0].squeeze(-1) if masks else image.new_full(image.shape[:3], IGNORE)
             frames = range(step * self._batch, (step + 1) * self._batch)
-            valid = [i < self.count and self.first + i not in self._reader.bad for i in frames]
+            valid = [i < self.count and self.first + i not in self._reader.skipped for i in frames]
             yield Batch(image, label, torch.tensor(valid))
         self._decoder = decoder
 
     def _build(self) -> Decoder[Frames]:
         # The last frame again where a step has none of its own.
         last = self.first + max(self.count - 1, 0)
-        places = [min(self.first + i, last) for i in range(self._steps * self._batch)]
-        feed = frame_feed(self._reader, cycle(places), batch=self._batch, ahead=EVAL_PREFETCH)
+        indexes = [min(self.first + i, last) for i in range(self._steps * self._batch)]
+        source = frame_batches(self._reader, cycle(indexes), batch=self._batch, ahead=EVAL_PREFETCH)
         codec, labeled = self._reader.files.image_codec, bool(self._reader.files.mask_codec)
         where = "cpu" if self._options["device_id"] is None else "gpu"
-        return Decoder(self._reader, feed, eval_graph, device=where, codec=codec, labeled=labeled, **self._options)
+        return Decoder(self._reader, source, eval_graph, device=where, codec=codec, labeled=labeled, **self._options)
 
 
 def open_files(
@@ -267,7 +279,7 @@ def open_files(
     *,
     unlabeled: bool = False,
 ) -> Files:
-    """The files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
+    """Return the files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
 
     ``max_corrupt``: damaged records that may be skipped; all that is noticed here is refused. ``unlabeled``: a split
     without masks will do.
@@ -303,7 +315,7 @@ def _reader(files: Files, split: Split) -> Reader:
 
 
 def _pipeline_options(device: torch.device, batch: int, threads: int, prefetch: int) -> dict[str, Any]:
-    """``device``: where the graph runs."""
+    """Return DALI's options of a pipeline that runs on ``device``."""
     return {
         "batch_size": batch,
         "num_threads": threads,

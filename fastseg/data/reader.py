@@ -1,4 +1,4 @@
-"""The encoded records of a split, by their place: from local tars, or by range requests from object storage."""
+"""The encoded records of a split, by their index: from local tars, or by range requests from object storage."""
 
 import hashlib
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from fastseg.errors import UserError
 from fastseg.shards.images import image_size
 from fastseg.shards.jpeg_tiles import Bytes
-from fastseg.shards.tar import call, changed, index_bytes, read_index
+from fastseg.shards.tar import find_corrupt, index_bytes, member_label, read_index
 from fastseg.storage import LOST, cure, is_remote, missing_file, range_reader, read_bytes
 
 Sample = TypeVar("Sample")
@@ -50,7 +50,9 @@ class Encoded(NamedTuple):
     mask: Bytes
 
 
-class _Place(NamedTuple):
+class _Record(NamedTuple):
+    """Where a record lies."""
+
     tar: str
     key: str
     offset: int
@@ -73,46 +75,46 @@ class Reader:
         self.files = files
         self.remote = is_remote(files.tars[0])
         shards = zip(files.tars, files.indexes, files.samples, files.index_sha256, strict=True)
-        self._places = [place for shard in shards for place in _places(*shard, files)]
+        self._records = [record for shard in shards for record in _records(*shard, files)]
         self._open = range_reader()
-        self._proven = bytearray(len(self._places))
+        self._verified = bytearray(len(self._records))
         self._lock = threading.Lock()
-        self.bad: dict[int, str] = {}
-        """Places of damaged records that were skipped, and what is wrong there."""
+        self.skipped: dict[int, str] = {}
+        """Indexes of damaged records that were skipped, and what is wrong there."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._records)
 
-    def key(self, place: int) -> str:
-        """The key of a record."""
-        return self._places[place].key
+    def key(self, index: int) -> str:
+        """Return the key of a record."""
+        return self._records[index].key
 
-    def where(self, place: int, extension: str = "") -> str:
-        """Tar, key and first byte of a record, or of one of its files, to name it to the user."""
-        record = self._places[place]
+    def where(self, index: int, extension: str = "") -> str:
+        """Name tar, key and first byte of a record, or of one of its files, to the user."""
+        record = self._records[index]
         within = record.json if extension == "json" else record.mask if "mask." in extension else record.image
         return f"{record.tar}, record {record.key} at byte {record.offset + (within.start if extension else 0)}"
 
-    def read_first_valid(self, place: int, use: Callable[[int, Encoded], Sample]) -> Sample:
-        """``use(place, record)`` for the record at ``place``, or for the next one that is not damaged.
+    def read_first_valid(self, index: int, use: Callable[[int, Encoded], Sample]) -> Sample:
+        """Return ``use(index, record)`` of the record at ``index``, or of the next one that is not damaged.
 
         What stands in for a damaged record depends on the set alone: it is the same on all ranks and after a restart.
         Raises :class:`UserError` where more than ``max_corrupt`` of ``files`` are damaged.
         """
-        for other in chain(range(place, len(self)), range(place)):
+        for other in chain(range(index, len(self)), range(index)):
             try:
                 return use(other, self.read(other))
             except Damaged as error:
                 self._skip(other, error)
         raise UserError(f"every record of {self.files.tars[0]} and its like is damaged; copy or pack the set again")
 
-    def read(self, place: int) -> Encoded:
-        """The record at ``place``. Raises :class:`Damaged` where it is cut, unreadable, or not as it was packed."""
-        record = self._places[place]
+    def read(self, index: int) -> Encoded:
+        """Read the record at ``index``; raises :class:`Damaged` where it is cut, unreadable or not as it was packed."""
+        record = self._records[index]
         try:
             data = np.frombuffer(self._open(record.tar)(record.offset, record.size), np.uint8)
         except OSError as error:
-            sentence = f"{self.where(place)} cannot be read ({error.strerror})"
+            sentence = f"{self.where(index)} cannot be read ({error.strerror})"
             raise Damaged(sentence) if error.errno in LOST else UserError(f"{sentence}; {cure(error)}") from None
         if len(data) != record.size:
             raise Damaged(
@@ -122,57 +124,58 @@ class Reader:
         encoded = Encoded(data[record.image], data[record.mask])
         # Once in a process: 0.5 ms of a core for a frame of Cityscapes, which takes 0.1 ms to read and on a GPU's
         # machine, at 2,000 images a second, would keep a core busy all the time.
-        if not self._proven[place]:
-            self._verify(place, encoded, data[record.json].tobytes())
-            self._proven[place] = True
+        if not self._verified[index]:
+            self._verify(index, encoded, data[record.json].tobytes())
+            self._verified[index] = True
         return encoded
 
-    def _verify(self, place: int, encoded: Encoded, json: bytes) -> None:
+    def _verify(self, index: int, encoded: Encoded, json: bytes) -> None:
         files = {self.files.image_codec: encoded.image}
         if self.files.mask_codec:
             files[f"mask.{self.files.mask_codec}"] = encoded.mask
-        if extension := changed(self.key(place), json, {name: data.data for name, data in files.items()}):
-            raise Damaged(f"{self.where(place, extension)}: {call(extension)} is not as it was packed (CRC-32)")
+        if extension := find_corrupt(self.key(index), json, {name: data.data for name, data in files.items()}):
+            raise Damaged(f"{self.where(index, extension)}: {member_label(extension)} is not as it was packed (CRC-32)")
         # A check sum tells what was packed, not whether it is a bomb: decoders take what a header asks for.
         allowed, others = self.files.sizes, "the manifest names no such size"
         for extension, data in files.items():
-            height, width = self._size(place, extension, data)
+            height, width = self._size(index, extension, data)
             if (height, width) not in allowed:
-                what = f"{call(extension)} has {width}×{height} pixels, {others}"
-                raise Damaged(f"{self.where(place, extension)}: {what}")
+                what = f"{member_label(extension)} has {width}×{height} pixels, {others}"
+                raise Damaged(f"{self.where(index, extension)}: {what}")
             allowed, others = frozenset({(height, width)}), f"its image {width}×{height}"
 
-    def _size(self, place: int, extension: str, data: Bytes) -> tuple[int, int]:
+    def _size(self, index: int, extension: str, data: Bytes) -> tuple[int, int]:
         try:
-            return image_size(data, call(extension))
+            return image_size(data, member_label(extension))
         except UserError as error:
-            raise Damaged(f"{self.where(place, extension)}: {error}") from None
+            raise Damaged(f"{self.where(index, extension)}: {error}") from None
 
-    def _skip(self, place: int, error: Damaged) -> None:
+    def _skip(self, index: int, error: Damaged) -> None:
         most = self.files.max_corrupt
         with self._lock:
-            if place in self.bad:
+            if index in self.skipped:
                 return
-            if len(self.bad) >= most:
+            if len(self.skipped) >= most:
                 raise UserError(f"{error}; copy or pack the set again, or raise --max-corrupt-samples, which is {most}")
-            self.bad[place] = str(error)
-        print(f"warning: {error}; it is skipped ({len(self.bad)} of at most {most})", file=sys.stderr)
+            self.skipped[index] = str(error)
+        print(f"warning: {error}; it is skipped ({len(self.skipped)} of at most {most})", file=sys.stderr)
 
 
-def _places(tar: str, index: str, samples: int, digest: str, files: Files) -> Iterator[_Place]:
+def _records(tar: str, index_file: str, samples: int, digest: str, files: Files) -> Iterator[_Record]:
+    """Yield where the records of a tar lie, by its index file."""
     mask = [f"mask.{files.mask_codec}"] if files.mask_codec else []
     wanted = [files.image_codec, "json", *mask]
-    for entry in read_index(_index(index, tar, samples, digest), index):
+    for entry in read_index(_read_index_file(index_file, tar, samples, digest), index_file):
         extents = {extension: (offset, offset + size) for extension, offset, size in entry.components}
         if missing := [extension for extension in wanted if extension not in extents]:
-            raise UserError(f"{index} names no {missing[0]} of record {entry.key}; pack the set again")
+            raise UserError(f"{index_file} names no {missing[0]} of record {entry.key}; pack the set again")
         found = [extents[extension] for extension in wanted]
         first, last = min(start for start, _ in found), max(stop for _, stop in found)
         image, json, *masks = (slice(start - first, stop - first) for start, stop in found)
-        yield _Place(tar, entry.key, first, last - first, image, masks[0] if masks else slice(0, 0), json)
+        yield _Record(tar, entry.key, first, last - first, image, masks[0] if masks else slice(0, 0), json)
 
 
-def _index(path: str, tar: str, samples: int, digest: str) -> str:
+def _read_index_file(path: str, tar: str, samples: int, digest: str) -> str:
     try:
         data = read_bytes(path, index_bytes(samples))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What the DALI graphs are fed with: records in their order, drawn, read ahead and cut, batch by batch.
+"""Samples in their order, augmentations drawn, records read ahead and cut: batch by batch what DALI's graphs take.
 
-Order and draws are pure functions of (seed, epoch, sample): a feed goes on after any step exactly, on any machine, and
-N ranks together see what one would see with N times the batch.
+Order and draws are pure functions of (seed, epoch, index): batches go on after any step exactly, on any machine, and N
+ranks together see what one would see with N times the batch.
 """
 
 from collections import OrderedDict, deque
@@ -13,24 +13,23 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from fastseg.data.augment import Augmentation, ColorChange, Window, draw
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import NUMBERS, Window, sample_augmentations
 from fastseg.data.dali_graph import Array, Crops, Frames
 from fastseg.data.reader import Damaged, Encoded, Reader
 from fastseg.errors import UserError
 from fastseg.shards.images import image_size
 from fastseg.shards.jpeg_tiles import Bytes, Tiles, cut, find_tiles
 
-Place = TypeVar("Place")
+Index = TypeVar("Index")
 Sample = TypeVar("Sample")
 
 ORDER = 1
 """Tells an epoch's order from its samples' draws: two streams of random numbers from one seed."""
 LOCAL_THREADS = 4
-"""That read records: a page cache is quick, a disk answers several at once."""
+"""Threads that read records: a page cache is quick, a disk answers several at once."""
 REMOTE_THREADS = 32
 """Object storage takes tens of milliseconds to answer, however many ask."""
-
-
 REMEMBERED = 4096
 """Images whose tiles are remembered: 8 KB each at 2048×1024."""
 
@@ -45,14 +44,15 @@ class Crop(NamedTuple):
     mask: Array
     """Encoded or decoded, whole."""
     window: Window
-    color: ColorChange
+    numbers: tuple[float, ...]
+    """What is drawn beside the window: :data:`fastseg.data.augment.NUMBERS`."""
     record: int
-    """Place of the record in the split."""
+    """Index of the record in the split."""
 
 
-def train_feed(
+def crop_batches(
     reader: Reader,
-    augmentation: Augmentation,
+    augment: AugmentConfig,
     *,
     batch: int,
     seed: int,
@@ -60,67 +60,67 @@ def train_feed(
     ahead: int,
     rank_local: bool = False,
 ) -> Callable[[], Crops]:
-    """A function that returns the next batch of this rank, from (epoch, step) ``start`` on, endlessly."""
-    cropper = Cropper(reader, augmentation, seed)
+    """Return a function that returns this rank's next batch, from (epoch, step) ``start`` on, endlessly."""
+    cropper = Cropper(reader, augment, seed)
     samples = train_samples(reader, batch, seed, start, rank_local)
     crops = read_ahead(samples, cropper.crop, reader, ahead * batch)
     return lambda: collate(list(islice(crops, batch)))
 
 
-def frame_feed(reader: Reader, places: Iterable[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
-    """A function that returns the next batch of whole frames, of ``places`` without an end."""
+def frame_batches(reader: Reader, indexes: Iterable[int], *, batch: int, ahead: int) -> Callable[[], Frames]:
+    """Return a function that returns the next batch of whole frames, of ``indexes`` without an end."""
 
-    def read(place: int) -> tuple[Bytes, Bytes, int]:
-        return reader.read_first_valid(place, lambda other, record: (*record, other))
+    def read(index: int) -> tuple[Bytes, Bytes, int]:
+        return reader.read_first_valid(index, lambda found, record: (*record, found))
 
-    frames = read_ahead(places, read, reader, ahead * batch)
+    frames = read_ahead(indexes, read, reader, ahead * batch)
     return lambda: Frames(*(list(part) for part in zip(*islice(frames, batch), strict=True)))
 
 
 def train_samples(
     reader: Reader, batch: int, seed: int, start: tuple[int, int], rank_local: bool = False
 ) -> Iterator[tuple[int, int]]:
-    """(epoch, place) of this rank's samples, from (epoch, step) ``start`` on, endlessly; see :func:`rank_order`."""
+    """Yield (epoch, index) of this rank's samples, endlessly from (epoch, step) ``start`` on; :func:`rank_order`."""
     epochs = (
-        ((epoch, place) for place in rank_order(reader, batch, seed, epoch, rank_local)) for epoch in count(start[0])
+        ((epoch, index) for index in rank_order(reader, batch, seed, epoch, rank_local)) for epoch in count(start[0])
     )
     return islice(chain.from_iterable(epochs), start[1] * batch, None)
 
 
 def epoch_steps(samples: int, world: int, batch: int) -> int:
-    """Full steps of an epoch: what is left over is less than one, and others come to it next time."""
+    """Count the full steps of an epoch; the samples left over, fewer than one takes, are others every time."""
     return samples // (world * batch)
 
 
 def rank_order(reader: Reader, batch: int, seed: int, epoch: int, rank_local: bool = False) -> list[int]:
-    """The places that this rank reads in an epoch: of each step its part of the global batch.
+    """Return the indexes that this rank reads in an epoch: of each step its part of the global batch.
 
-    ``rank_local``: only of its :func:`own_places`.
+    ``rank_local``: only its :func:`own_indexes`.
     """
     rank, world, samples = reader.files.rank, reader.files.world, len(reader)
     order = np.random.default_rng((seed, epoch, samples, ORDER)).permutation(samples)
     steps = epoch_steps(samples, world, batch)
     if rank_local:
-        return order[np.isin(order, own_places(reader, rank_local))][: steps * batch].tolist()
+        return order[np.isin(order, own_indexes(reader, rank_local))][: steps * batch].tolist()
     return order[: steps * world * batch].reshape(steps, world, batch)[:, rank].ravel().tolist()
 
 
-def own_places(reader: Reader, rank_local: bool) -> range:
-    """The places from which a rank draws: all of the split's, or with ``rank_local`` its share of them."""
+def own_indexes(reader: Reader, rank_local: bool) -> range:
+    """Return the indexes from which a rank draws: all of the split's, or with ``rank_local`` its share of them."""
     return range(reader.files.rank, len(reader), reader.files.world) if rank_local else range(len(reader))
 
 
 def read_ahead(
-    places: Iterable[Place], read: Callable[[Place], Sample], reader: Reader, depth: int
+    indexes: Iterable[Index], read: Callable[[Index], Sample], reader: Reader, depth: int
 ) -> Iterator[Sample]:
-    """``read(place)`` for places without an end, in order, at least ``depth`` samples ahead of whoever takes them."""
+    """Yield ``read(index)`` of endless ``indexes`` in order, at least ``depth`` samples ahead of whoever takes them."""
     waiting: deque[Future[Sample]] = deque()
     threads = REMOTE_THREADS if reader.remote else LOCAL_THREADS
     depth = max(depth, 2 * threads) if reader.remote else depth
     pool = ThreadPoolExecutor(threads, "fastseg-read")
     try:
-        for place in places:
-            waiting.append(pool.submit(read, place))
+        for index in indexes:
+            waiting.append(pool.submit(read, index))
             if len(waiting) > depth:
                 yield waiting.popleft().result()
     finally:
@@ -128,42 +128,42 @@ def read_ahead(
 
 
 class Cropper:
-    """Draws what a sample shows, and cuts from its record what that needs."""
+    """Draws a sample's augmentations, and cuts from its record what its window needs."""
 
-    def __init__(self, reader: Reader, augmentation: Augmentation, seed: int) -> None:
-        self._reader, self._augmentation, self._seed = reader, augmentation, seed
+    def __init__(self, reader: Reader, augment: AugmentConfig, seed: int) -> None:
+        self._reader, self._augment, self._seed = reader, augment, seed
         self._known: OrderedDict[int, tuple[tuple[int, int], Tiles | None]] = OrderedDict()
 
     def crop(self, sample: tuple[int, int]) -> Crop:
-        """The crop of (epoch, place); of another place, but with its draws, where that record is damaged."""
+        """Return the crop of (epoch, index); of another record, but with its draws, where that one is damaged."""
         return self._reader.read_first_valid(sample[1], partial(self._crop, sample))
 
-    def _crop(self, sample: tuple[int, int], place: int, record: Encoded) -> Crop:
+    def _crop(self, sample: tuple[int, int], index: int, record: Encoded) -> Crop:
         image, mask = record
-        size, tiles = self._look_up(place, image)
-        window, color = draw(self._seed, *sample, size, self._augmentation)
+        size, tiles = self._look_up(index, image)
+        window, numbers = sample_augmentations(self._seed, *sample, size, self._augment)
         if tiles is None:
-            return Crop(image, (0, 0), mask, window, color, place)
+            return Crop(image, (0, 0), mask, window, numbers, index)
         part, top, left = cut(image, tiles, *_with_neighbors(window, tiles))
-        return Crop(part, (top, left), mask, window, color, place)
+        return Crop(part, (top, left), mask, window, numbers, index)
 
-    def _look_up(self, place: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
-        """Height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
-        found = self._known.get(place)
+    def _look_up(self, index: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
+        """Return height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
+        found = self._known.get(index)
         if found is None:
             tiles = find_tiles(image)
             try:
                 found = ((tiles.height, tiles.width) if tiles else image_size(image, "its image")), tiles
             except UserError as error:
-                raise Damaged(f"{self._reader.where(place)}: {error}") from None
-            self._known[place] = found
+                raise Damaged(f"{self._reader.where(index)}: {error}") from None
+            self._known[index] = found
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return found
 
 
 def _with_neighbors(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of a window; halved chroma is interpolated from a pixel around it."""
+    """Return top, bottom, left and right of a window; halved chroma is interpolated from a pixel around it."""
     more = int(tiles.tile_height > 8)
     return (
         max(window.top - more, 0),
@@ -174,13 +174,13 @@ def _with_neighbors(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
 
 
 def collate(crops: list[Crop]) -> Crops:
-    """A batch of crops as the graph takes it: every number is computed here, once, and none by the graph."""
+    """Batch crops as the graph takes them: every number is computed here, once, and none by the graph."""
     windows = [crop.window for crop in crops]
     start = np.array([(w.top, w.left) for w in windows], np.int32)
     shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
     sides = shape.astype(np.float32)
     mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
-    colors = np.array([crop.color for crop in crops], np.float32).T.copy()
+    numbers = np.array([crop.numbers for crop in crops], np.float32).T.copy()
     return Crops(
         image=[crop.image for crop in crops],
         mask=[crop.mask for crop in crops],
@@ -190,7 +190,7 @@ def collate(crops: list[Crop]) -> Crops:
         region_start=mirrored,
         region_end=sides - mirrored,
         size=np.array([(w.height, w.width) for w in windows], np.float32),
-        pad_start=-np.array([(w.above, w.before) for w in windows], np.int32),
-        **dict(zip(ColorChange._fields, colors, strict=True)),
+        pad_start=-np.array([(w.pad_top, w.pad_left) for w in windows], np.int32),
+        numbers=dict(zip(NUMBERS, numbers, strict=True)),
         records=[crop.record for crop in crops],
     )

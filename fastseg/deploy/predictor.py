@@ -110,7 +110,7 @@ class Predictor:
         result = np.empty((n, len(self.classes), height, width), of) if of else None
         pixels = pixels_at_once(len(self.classes), max(self.views.scales))
         together = max(pixels // (height * width), 1)
-        if self.model.squeeze:  # knows whole pictures only, of any size
+        if self.model.stretch_to:  # knows whole pictures only, of any size
             pixels = max(pixels, height * width)
         for start, (rows, columns) in product(range(0, n, together), list(blocks(height, width, pixels))):
             images = slice(start, start + together)
@@ -155,7 +155,7 @@ def load(
     saved = checkpoint.load(path)
     classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
     views = Views(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else Views(window=window)
-    views.check(saved["squeeze"])
+    views.check(saved["stretch_to"])
     return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
 
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastseg.data.augment import Augmentation, Window, draw
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import FILL, Color, Window, sample_augmentations
 from fastseg.data.loader import TrainLoader
 from fastseg.data.reader import Files, Reader
 from fastseg.data.sampler import train_samples
@@ -20,7 +21,7 @@ from fastseg.shards.images import image_size, read_labels, read_rgb
 from fastseg.shards.manifest import Split
 
 ALIGNED = 8
-"""Frames on which it is seen whether masks lie on their images."""
+"""Frames on which masks are held against their images."""
 
 Array = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -31,7 +32,7 @@ class Crop(NamedTuple):
     """One training sample as the network gets it, and where it was cut."""
 
     key: str
-    """Of the record."""
+    """Key of the record."""
     frame: tuple[int, int]
     """Height and width of the whole frame, pixels."""
     window: Window
@@ -42,7 +43,7 @@ class Crop(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """By which the frame was resized."""
+        """Ratio by which the frame was resized."""
         return self.window.height / (self.window.bottom - self.window.top)
 
 
@@ -56,7 +57,7 @@ class Entry:
     image_bytes: int
     mask_bytes: int
     train_ids: tuple[int, ...]
-    """That occur in its mask, 255 = ignored among them."""
+    """Train ids that occur in its mask, 255 = ignored among them."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ class Inspection:
 def inspect(
     files: Files,
     split: Split,
-    augmentation: Augmentation,
+    augment: AugmentConfig,
     classes: int,
     *,
+    fill: Color = FILL,
     seed: int = 0,
     batch: int = 8,
     threads: int = 1,
@@ -99,11 +101,12 @@ def inspect(
 ) -> Inspection:
     """Measure the first ``crops`` crops that a run with this ``seed`` and ``batch`` is fed, and keep ``show`` of them.
 
-    They are decoded on the CPU; a run on a GPU draws the same ones. Raises :class:`fastseg.errors.UserError` for a
-    damaged record.
+    They are decoded on the CPU; a run on a GPU draws the same ones. ``fill``: the padding's color. Raises
+    :class:`fastseg.errors.UserError` for a damaged record.
     """
     tally, shown = _Tally(), list[Crop]()
-    for done, crop in enumerate(islice(train_crops(files, split, augmentation, seed, batch, threads), crops), 1):
+    endless = train_crops(files, split, augment, seed, batch, threads, fill)
+    for done, crop in enumerate(islice(endless, crops), 1):
         tally.add(crop)
         shown += [crop] if done <= show else []
         if progress:
@@ -141,38 +144,39 @@ class _Tally:
 
 
 def train_crops(
-    files: Files, split: Split, augmentation: Augmentation, seed: int, batch: int, threads: int
+    files: Files, split: Split, augment: AugmentConfig, seed: int, batch: int, threads: int, fill: Color = FILL
 ) -> Iterator[Crop]:
-    """The crops of :class:`TrainLoader` in their order, each with its record's key and its window, endlessly."""
+    """Yield the crops of :class:`TrainLoader` in their order, each with its record's key and its window, endlessly."""
+    device = torch.device("cpu")
     loader = TrainLoader(
-        files, split, augmentation, batch=batch, device=torch.device("cpu"), threads=threads, prefetch=1, seed=seed
+        files, split, augment, fill=fill, batch=batch, device=device, threads=threads, prefetch=1, seed=seed
     )
     reader = Reader(files)
     # Order and draws are pure functions of seed, epoch and sample: nothing has to be handed through the loader.
     samples = train_samples(reader, batch, seed, (0, 0))
     while True:
-        batch_of = loader.next()
-        for image, label, (epoch, place) in zip(batch_of.image.numpy(), batch_of.label.numpy(), samples, strict=False):
-            frame = split.sizes[0][:2] if len(split.sizes) == 1 else image_size(reader.read(place).image, "its image")
-            window, _ = draw(seed, epoch, place, frame, augmentation)
-            yield Crop(reader.key(place), frame, window, image, label)
+        fed = loader.next()
+        for image, label, (epoch, index) in zip(fed.image.numpy(), fed.label.numpy(), samples, strict=False):
+            frame = split.sizes[0][:2] if len(split.sizes) == 1 else image_size(reader.read(index).image, "its image")
+            window, _ = sample_augmentations(seed, epoch, index, frame, augment)
+            yield Crop(reader.key(index), frame, window, image, label)
 
 
 def _entries(files: Files, count: int) -> Iterator[Entry]:
     reader = Reader(files)
-    for place in range(min(count, len(reader))):
-        image, mask = reader.read(place)
-        counts = read_labels(mask.tobytes(), reader.where(place)).histogram()
+    for index in range(min(count, len(reader))):
+        image, mask = reader.read(index)
+        counts = read_labels(mask.tobytes(), reader.where(index)).histogram()
         train_ids = tuple(train_id for train_id, count in enumerate(counts) if count)
-        yield Entry(reader.key(place), image_size(image, "its image"), len(image), len(mask), train_ids)
+        yield Entry(reader.key(index), image_size(image, "its image"), len(image), len(mask), train_ids)
 
 
 def _frames(files: Files, split: Split) -> Iterator[tuple[Image.Image, Image.Image]]:
-    """Whole images and masks, evenly from the split."""
+    """Yield whole images and masks, evenly from the split."""
     reader = Reader(files)
-    for place in np.linspace(0, split.samples - 1, min(ALIGNED, split.samples)).astype(int).tolist():
-        image, mask = reader.read(place)
-        where = reader.where(place)
+    for index in np.linspace(0, split.samples - 1, min(ALIGNED, split.samples)).astype(int).tolist():
+        image, mask = reader.read(index)
+        where = reader.where(index)
         yield read_rgb(image.tobytes(), where)[0], read_labels(mask.tobytes(), where)
 
 
@@ -180,16 +184,18 @@ def _by_class(counts: NDArray[np.int64], classes: int) -> tuple[int, ...]:
     return (*counts[:classes].tolist(), int(counts[IGNORE]))
 
 
-SMALL_VIEW = 0.04
+MIN_VIEW = 0.04
 """Share of a frame below which crops are called small: 768² of a Cityscapes frame at the largest ratio, 2, are 0.07."""
 MAX_PADDING = 0.25
-MUCH_UNLABELLED = 0.05
+"""Share of the crops' pixels."""
+MAX_UNLABELED = 0.05
 """Share of the crops."""
-MUCH_IGNORED = 0.5
+MAX_IGNORED = 0.5
+"""Share of the pixels that crops show."""
 
 
 def findings(inspection: Inspection, split: Split, classes: tuple[SegmentationClass, ...]) -> list[str]:
-    """Sentences, the gravest first; empty where nothing stands out."""
+    """Say what stands out, a sentence each, the gravest first; empty where nothing does."""
     return [*_shift(inspection), *_classes(inspection, split, classes), *_crops(inspection), *_small_frames(split)]
 
 
@@ -222,16 +228,16 @@ def _classes(inspection: Inspection, split: Split, classes: tuple[SegmentationCl
 def _crops(inspection: Inspection) -> Iterator[str]:
     unlabeled = inspection.unlabeled / inspection.crops
     ignored = inspection.pixels[-1] / max(sum(inspection.pixels), 1)
-    if unlabeled > MUCH_UNLABELLED:
+    if unlabeled > MAX_UNLABELED:
         yield f"{inspection.unlabeled} of {inspection.crops} crops show no labeled pixel and teach nothing"
-    elif ignored > MUCH_IGNORED:
+    elif ignored > MAX_IGNORED:
         yield f"{percent(ignored)} of what the crops show is ignored; is a value missing among the classes?"
     if inspection.padding > MAX_PADDING:
         yield (
             f"{percent(inspection.padding)} of the crops' pixels are padding, since frames are smaller than the crop; "
             "choose a smaller --data.crop or a larger --data.scale"
         )
-    if inspection.seen < SMALL_VIEW:
+    if inspection.seen < MIN_VIEW:
         yield (
             f"a crop shows {percent(inspection.seen)} of its frame on average; "
             "choose a larger --data.crop or a smaller --data.scale, or pack with --height"
@@ -244,7 +250,7 @@ def _small_frames(split: Split) -> Iterator[str]:
 
 
 def percent(share: float) -> str:
-    """``12 %``, ``0.020 %``: two digits that tell something."""
+    """Format a share as ``12 %`` or ``0.020 %``: two digits that tell something."""
     if share >= 0.1 or not share:
         return f"{100 * share:.0f} %"
     return f"{100 * share:#.2g} %" if share >= 1e-6 else "< 0.0001 %"

@@ -23,7 +23,7 @@ TILE = 256
 PAGE_TILE = 480
 """Largest side of a crop on the page, pixels."""
 OPACITY = 0.55
-"""Of the masks laid over the images."""
+"""Opacity of the masks laid over the images."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Share:
 
     @property
     def ratio(self) -> str:
-        """After over before, as text."""
+        """Divide after by before, as text."""
         return f"{self.after / self.before:.2f}" if self.before else "–"
 
 
 def shares(inspection: Inspection, split: Split, classes: Sequence[SegmentationClass]) -> list[Share]:
-    """A row for each class, then one for ignored pixels."""
+    """Return a row for each class, then one for ignored pixels."""
     rows = [*classes, SegmentationClass("(ignored)", (0, 0, 0))]
     before, after = sum(split.pixels), sum(inspection.pixels)
     return [
@@ -56,15 +56,15 @@ def shares(inspection: Inspection, split: Split, classes: Sequence[SegmentationC
 
 
 def caption(crop: Crop) -> str:
-    """``aachen_000000_000019 ×1.25, mirrored``; of a squeezed frame two ratios."""
+    """Describe a crop as ``aachen_000000_000019 ×1.25, mirrored``; a stretched frame by two ratios."""
     window = crop.window
     across = window.width / (window.right - window.left)
-    squeezed = f" down, ×{across:.2f} across" if abs(across / crop.ratio - 1) > 0.1 else ""
-    return f"{crop.key} ×{crop.ratio:.2f}{squeezed}{', mirrored' if window.flip else ''}"
+    stretched = f" down, ×{across:.2f} across" if abs(across / crop.ratio - 1) > 0.1 else ""
+    return f"{crop.key} ×{crop.ratio:.2f}{stretched}{', mirrored' if window.flip else ''}"
 
 
 def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -> Image.Image:
-    """Every crop twice, as it is and under its mask, with captions, and the classes' colors below."""
+    """Draw every crop twice, as it is and under its mask, with captions, and the classes' colors below."""
     font = open_font(13)
     line = 20
     height = max(1, round(TILE * crops[0].label.shape[0] / crops[0].label.shape[1]))
@@ -94,16 +94,16 @@ def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -
 
 def _legend(classes: Sequence[SegmentationClass], width: int, font: Font, line: int) -> Image.Image:
     names = [shortened(name, font, width - 34) for name in names_in(font, classes)]
-    places, x, y = list[tuple[int, int]](), 6, 4
+    corners, x, y = list[tuple[int, int]](), 6, 4
     for name in names:
         length = int(font.getlength(name)) + 34
         if x + length > width and x > 6:
             x, y = 6, y + line
-        places.append((x, y))
+        corners.append((x, y))
         x += length
     legend = Image.new("RGB", (width, y + line + 4), PAPER)
     draw = ImageDraw.Draw(legend)
-    for c, name, (x, y) in zip(classes, names, places, strict=True):
+    for c, name, (x, y) in zip(classes, names, corners, strict=True):
         draw.rectangle((x, y + 4, x + 13, y + 16), fill=c.color, outline=INK)
         draw.text((x + 19, y + line / 2), name, fill=INK, font=font, anchor="lm")
     return legend
@@ -124,23 +124,20 @@ def write_page(
     split: Split,
     classes: Sequence[SegmentationClass],
 ) -> tuple[Path, Path]:
-    """Write the sheet and the page, which needs no network and nothing beside it, into ``folder``; their paths."""
-    page = (
-        page_environment()
-        .get_template("inspect.html")
-        .render(
-            title=title,
-            facts=facts,
-            findings=sentences,
-            crops=[(caption(crop), _image(crop), _mask(crop, classes)) for crop in inspection.shown],
-            opacity=OPACITY,
-            shares=shares(inspection, split, classes),
-            largest=max(max(share.before, share.after) for share in shares(inspection, split, classes)),
-            percent=percent,
-            measured=inspection.crops,
-            entries=inspection.entries,
-            names={i: c.name for i, c in enumerate(classes)},
-        )
+    """Write the sheet, and the page, which needs nothing beside it, into ``folder``; return their paths."""
+    template = page_environment().get_template("inspect.html")
+    page = template.render(
+        title=title,
+        facts=facts,
+        findings=sentences,
+        crops=[(caption(crop), _image(crop), _mask(crop, classes)) for crop in inspection.shown],
+        opacity=OPACITY,
+        shares=shares(inspection, split, classes),
+        largest=max(max(share.before, share.after) for share in shares(inspection, split, classes)),
+        percent=percent,
+        measured=inspection.crops,
+        entries=inspection.entries,
+        names={i: c.name for i, c in enumerate(classes)},
     )
     # The page first: by it the next inspection knows that it may replace both.
     write_atomic(folder / PAGE, page)
@@ -151,7 +148,7 @@ def write_page(
 
 
 def page_environment() -> Environment:
-    """Where the pages' templates are found; what they show is escaped."""
+    """Return where the pages' templates are found; what they show is escaped."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
         autoescape=True,
@@ -162,18 +159,18 @@ def page_environment() -> Environment:
 
 
 def _image(crop: Crop) -> str:
-    return picture_address(Image.fromarray(crop.image), Image.Resampling.BOX, "JPEG", quality=85)
+    return data_url(Image.fromarray(crop.image), Image.Resampling.BOX, "JPEG", quality=85)
 
 
 def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
-    """Class colors, transparent where pixels are ignored: the page lays it over the image."""
+    """Color the classes, transparent where pixels are ignored: the page lays it over the image."""
     alpha = np.where(crop.label < len(classes), 255, 0).astype(np.uint8)
     colors = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
-    return picture_address(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
+    return data_url(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
 
 
-def picture_address(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
-    """Return the picture, at most :data:`PAGE_TILE` pixels a side, as a data address."""
+def data_url(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
+    """Return the picture, at most :data:`PAGE_TILE` pixels a side, as a data URL."""
     factor = min(1.0, PAGE_TILE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.inspection.page import OPACITY, page_environment, picture_address
+from fastseg.inspection.page import OPACITY, data_url, page_environment
 from fastseg.labels import IGNORE, LabelTable
 from fastseg.packing.check import Problem, check_agreement
 from fastseg.packing.reading import ReadOptions, SampleError, read_pair
@@ -37,9 +37,9 @@ class Picture:
 
     caption: str
     image: str
-    """A data address."""
+    """A data URL."""
     mask: str
-    """A data address of the class colors, transparent where pixels are ignored; empty without a mask."""
+    """A data URL of the class colors, transparent where pixels are ignored; empty without a mask."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def _picture(sample: Sample, image: Image.Image, mask: Image.Image | None, table
         labels = np.asarray(mask)
         alpha = np.where(labels < len(table.classes), 255, 0).astype(np.uint8)
         painted = Image.fromarray(np.dstack([colorize(labels, table.classes), alpha]))
-        colors = picture_address(painted, Image.Resampling.NEAREST, "PNG", optimize=True)
-    photograph = picture_address(image, Image.Resampling.BOX, "JPEG", quality=85)
+        colors = data_url(painted, Image.Resampling.NEAREST, "PNG", optimize=True)
+    photograph = data_url(image, Image.Resampling.BOX, "JPEG", quality=85)
     return Picture(f"{sample.split}: {sample.key}, {image.height}×{image.width}", photograph, colors)
 
 

@@ -16,10 +16,10 @@ from fastseg.model.checkpoint_file import check_checkpoint
 from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalisation, read_tensors
 
 FORMAT = "fastseg-checkpoint"
-VERSION = 2
+VERSION = 3
 """Grows whenever older code could not read what is written, or the other way round."""
 REQUIRED = (
-    *("step", "arch", "model", "ema", "mean", "std", "squeeze", "classes", "shards"),
+    *("step", "arch", "model", "ema", "mean", "std", "stretch_to", "classes", "shards"),
     *("steps_per_epoch", "config", "dataset", "versions"),
 )
 """What evaluation and export need; a run that goes on needs more (:class:`fastseg.training.state.RunState`)."""
@@ -80,7 +80,7 @@ def check(document: Any, path: Path) -> None:
     for i, entry in enumerate(classes):
         parse_class(entry, f"{path}, class {i}")
     parse_normalisation(document, path)
-    _check_squeeze(document, path)
+    _check_stretch(document, path)
     check_weights(document["model"], path)
     if document["ema"] is not None:
         check_weights(document["ema"], path)
@@ -102,12 +102,12 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
                 )
 
 
-def _check_squeeze(document: dict[str, Any], path: Path) -> None:
-    """Of squeezed frames."""
-    squeeze = document["squeeze"]
-    two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2
-    if squeeze is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in squeeze)):
-        raise UserError(f"{path} has frames squeezed to {shown(squeeze)}; it must be a height and a width, 16 to 8192")
+def _check_stretch(document: dict[str, Any], path: Path) -> None:
+    """Refuse sizes of stretched frames that no setting allows. Raises :class:`UserError`."""
+    size = document["stretch_to"]
+    two = isinstance(size, (list, tuple)) and len(size) == 2
+    if size is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in size)):
+        raise UserError(f"{path} has frames stretched to {shown(size)}; it must be a height and a width, 16 to 8192")
 
 
 def _is_count(value: Any) -> bool:

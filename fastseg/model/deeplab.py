@@ -47,14 +47,14 @@ class DeepLab(nn.Module):
         aux: bool,
         channels_last: bool = True,
         *,
-        squeeze: tuple[int, int] | None = None,
+        stretch_to: tuple[int, int] | None = None,
     ) -> None:
         """A network with fresh weights. ``mean`` and ``std`` are of R, G, B, 0–255.
 
-        ``squeeze``: height and width to which evaluation resizes every frame, as the loader did in training.
+        ``stretch_to``: height and width to which evaluation resizes every frame, as the loader did in training.
         """
         super().__init__()
-        self.squeeze = squeeze
+        self.stretch_to = stretch_to
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = get_model(arch, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
         self.net.to(memory_format=self.memory_format)
@@ -66,8 +66,8 @@ class DeepLab(nn.Module):
 
     def forward(self, image: Tensor) -> Logits:
         """``image``: uint8 N×H×W×3, RGB."""
-        if self.squeeze and not self.training:
-            image = resize(image, self.squeeze)
+        if self.stretch_to and not self.training:
+            image = resize(image, self.stretch_to)
         # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         features = self.net.backbone(normalized.contiguous(memory_format=self.memory_format))
@@ -117,16 +117,16 @@ def load_weights(model: DeepLab, arch: str, weights: str) -> None:
 def restore_model(saved: dict[str, Any]) -> DeepLab:
     """The network of a checkpoint on the CPU, channels-last, in evaluation mode, with averaged weights if there are.
 
-    It squeezes frames by itself if it was trained on such.
+    It stretches frames by itself if it was trained on such.
     ``saved`` has been checked (:func:`fastseg.model.checkpoint.load`). Raises :class:`UserError` where its parts do not
     fit together.
     """
     with fitting():
         weights = saved["ema"] or saved["model"]
         aux = any(name.startswith("aux_classifier.") for name in weights)
-        squeeze = tuple(saved["squeeze"]) if saved["squeeze"] else None
+        stretch_to = tuple(saved["stretch_to"]) if saved["stretch_to"] else None
         mean, std = tuple(saved["mean"]), tuple(saved["std"])
-        model = DeepLab(saved["arch"], len(saved["classes"]), mean, std, aux, squeeze=squeeze)
+        model = DeepLab(saved["arch"], len(saved["classes"]), mean, std, aux, stretch_to=stretch_to)
         model.net.load_state_dict(weights)
     return model.eval()
 

@@ -34,11 +34,11 @@ class Views:
                 f"the window is {shown(self.window)}; it must be a height and a width in pixels, both 1 or more"
             )
 
-    def check(self, squeeze: object) -> None:
-        """Refuse windows and scales with a network that squeezes all it sees to ``squeeze`` (its height and width)."""
-        if squeeze and (self.window or self.scales != (1.0,)):
+    def check(self, stretch_to: object) -> None:
+        """Refuse windows and scales with a network that stretches all it sees to ``stretch_to`` (height, width)."""
+        if stretch_to and (self.window or self.scales != (1.0,)):
             raise UserError(
-                "the network was trained on squeezed frames (--data.squeeze) and sees every frame so; "
+                "the network was trained on stretched frames (--data.resize stretch) and sees every frame so; "
                 "leave --tta and --window out"
             )
 

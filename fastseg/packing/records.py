@@ -87,7 +87,7 @@ def encode(
     stored = _encode_image(image, untouched, codec)
     members: dict[str, bytes] = {codec.image: stored}
     if mask is not None:
-        members[f"mask.{codec.mask}"] = encode_tiff(mask) if codec.mask == "tif" else encode_png(mask)
+        members[f"mask.{codec.mask}"] = encode_mask(mask, codec.mask)
     members["json"] = add_crc32(_describe(sample, original, image.size, pixels), members)
     statistics = Statistics(
         height=image.height,
@@ -98,6 +98,11 @@ def encode(
         facts=pair.facts,
     )
     return Record(sample.key, members, statistics)
+
+
+def encode_mask(mask: Image.Image, codec: str) -> bytes:
+    """Encode train ids (mode ``L``) as ``tif`` or ``png``."""
+    return encode_tiff(mask) if codec == "tif" else encode_png(mask)
 
 
 def _count(histogram: list[int], classes: int) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ def read_labels(data: bytes, where: str) -> Image.Image:
 
 
 def set_upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; the very image where that says nothing, or cannot be read."""
+    """Turn an image as its EXIF orientation says; return the same object where that says nothing or is damaged."""
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -117,7 +117,7 @@ def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
-    """Height and width of a record's image or mask, from its header.
+    """Return height and width of a record's image or mask, from its header.
 
     Raises :class:`UserError`, which names ``where``, for what is no image, and for more than :data:`MAX_PIXELS`.
     """
@@ -134,7 +134,7 @@ def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
 
 
 def is_baseline_jpeg(data: bytes) -> bool:
-    """Whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
+    """Tell whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
     if data[:2] != b"\xff\xd8":
         return False
     position = 2
@@ -148,7 +148,7 @@ def is_baseline_jpeg(data: bytes) -> bool:
 
 
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
-    """Baseline JPEG, from which windows can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
+    """Encode as a baseline JPEG that can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
 
     The standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
@@ -158,12 +158,12 @@ def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """PNG of an RGB image or of a mask."""
+    """Encode an RGB image or a mask as PNG."""
     return _save(image, "PNG")
 
 
 def encode_tiff(mask: Image.Image) -> bytes:
-    """TIFF of a mask (mode ``L``): PackBits in strips of :data:`ROWS_PER_STRIP` rows.
+    """Encode a mask (mode ``L``) as TIFF: PackBits in strips of :data:`ROWS_PER_STRIP` rows.
 
     On street scenes of 2048×1024, one core: 57 KB, encoded in 1.6 ms, a crop decoded in 0.7. LZW has 42 KB, 10.6 and
     1.2 ms; a PNG 17 KB and has to be decoded whole.

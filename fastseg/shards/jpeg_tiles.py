@@ -20,7 +20,7 @@ TILE = 128
 """Wanted width of a tile, pixels: half of it is decoded in vain on either side of a window; each costs four bytes."""
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-"""Of an image that is decoded; a header may claim 4 thousand million."""
+"""Most pixels of an image that is decoded; a header may claim 4 thousand million."""
 
 SOF0, SOS, DRI, RST0, EOI = 0xC0, 0xDA, 0xDD, 0xD0, 0xD9
 
@@ -29,27 +29,27 @@ class Tiles(NamedTuple):
     """Where the tiles of a JPEG lie in its file."""
 
     height: int
-    """Of the image, pixels; ``width`` alike."""
+    """Height of the image, pixels; ``width`` alike."""
     width: int
     tile_height: int
     """Pixels; ``tile_width`` alike."""
     tile_width: int
     size_at: int
-    """Place of the height in the file; the width follows it."""
+    """Byte of the file where the height stands; the width follows it."""
     starts: NDArray[np.int32]
     """rows × columns + 1: first byte of each tile's code, and where one more would start. A tile's code ends with a
     marker of two bytes."""
 
 
 def blocks_per_tile(width: int, chroma: str) -> int:
-    """Blocks (of 8 pixels, 16 with halved chroma ``420``) between two restart markers, so that tiles fill a row."""
+    """Count the blocks (8 pixels, 16 with chroma ``420``) between two restart markers, so that tiles fill a row."""
     size = {"444": 8, "420": 16}[chroma]
     row = -(-width // size)
     return min((n for n in range(1, row + 1) if row % n == 0), key=lambda n: abs(n * size - TILE))
 
 
 def find_tiles(data: Bytes) -> Tiles | None:
-    """The tiles of a file's bytes; None for a file that has none: a JPEG without restart markers, or no JPEG."""
+    """Find the tiles in a file's bytes; None for a file without: a JPEG without restart markers, or no JPEG."""
     frame = interval = scan = 0
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF and not scan:
@@ -79,7 +79,7 @@ def find_tiles(data: Bytes) -> Tiles | None:
 
 
 def cut(data: Bytes, tiles: Tiles, top: int, bottom: int, left: int, right: int) -> tuple[Bytes, int, int]:
-    """A JPEG of the tiles under a window of the image, and the row and column where it begins there."""
+    """Cut out a JPEG of the tiles under a window of the image; return it, and its first row and column there."""
     columns = -(-tiles.width // tiles.tile_width)
     rows = np.arange(top // tiles.tile_height, -(-bottom // tiles.tile_height))
     across = np.arange(left // tiles.tile_width, -(-right // tiles.tile_width))
@@ -102,7 +102,7 @@ def cut(data: Bytes, tiles: Tiles, top: int, bottom: int, left: int, right: int)
 
 
 def _restarts(data: Bytes, scan: int) -> NDArray[np.int64]:
-    """Places of the restart markers. In the code itself 0xFF is followed by 0."""
+    """Find the restart markers: their bytes. In the code itself 0xFF is followed by 0."""
     found = np.flatnonzero(data[scan:-1] == 0xFF) + scan
     return found[(data[found + 1] & 0xF8) == RST0]
 

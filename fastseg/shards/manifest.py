@@ -16,35 +16,35 @@ from fastseg.storage import is_remote, join, read_bytes
 
 
 def whole(value: Any, low: int, high: int) -> int:
-    """A whole number from ``low`` to ``high``."""
+    """Return a whole number from ``low`` to ``high``; raises ValueError for anything else, as those below do."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{shown(value)} instead of a whole number from {low} to {high}")
     return value
 
 
 def number(value: Any, high: float) -> float:
-    """A number from 0 to ``high``."""
+    """Return a number from 0 to ``high``."""
     if not isinstance(value, (int, float)) or not 0 <= value <= high:  # false for NaN
         raise ValueError(f"{shown(value)} instead of a number from 0 to {high:g}")
     return float(value)
 
 
 def yes_or_no(value: Any) -> bool:
-    """True or false, and nothing that only counts as such."""
+    """Return True or False; nothing that only counts as such will do."""
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} instead of true or false")
     return value
 
 
 def a_list(value: Any) -> list[Any]:
-    """A list of anything."""
+    """Return a list of anything."""
     if not isinstance(value, list):
         raise ValueError(f"{shown(value)} instead of a list")
     return value
 
 
 def flat(value: Any) -> dict[str, Any]:
-    """An object of single values: whatever is shown or written again has no depth."""
+    """Return an object of single values: whatever is shown or written again has no depth."""
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} instead of an object")
     for name, item in value.items():
@@ -54,7 +54,7 @@ def flat(value: Any) -> dict[str, Any]:
 
 
 def sha256(value: Any) -> str:
-    """Hexadecimal, 64 small letters and digits."""
+    """Return a SHA-256 in hexadecimal: 64 small letters and digits."""
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError(f"{shown(value)} instead of a SHA-256")
     return value
@@ -67,7 +67,7 @@ VERSION = 2
 MAX_FILE = 1 << 25
 """Bytes, which parsed may take 1 GB. A tar takes 250: Cityscapes' manifest has 6 KB, one of 100,000 tars 25 MB."""
 MAX_NAMED = 4
-"""Other sets that a complaint names."""
+"""Most sets that an error names."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Shard:
 
     @property
     def index(self) -> str:
-        """Name of the DALI index in the set's folder."""
+        """Return the name of the DALI index in the set's folder."""
         return self.file.removesuffix(".tar") + ".idx"
 
 
@@ -125,21 +125,21 @@ class Manifest:
     version: int = VERSION
 
     def to_json(self) -> str:
-        """The text of ``manifest.json``, a line for each field: the same manifest gives the same bytes."""
+        """Return the text of ``manifest.json``, a line for each field: the same manifest gives the same bytes."""
         document = {"format": FORMAT, **asdict(self)}
         compact = partial(json.dumps, sort_keys=True, separators=(",", ":"))
         lines = (f"{json.dumps(name)}: {compact(value)}" for name, value in document.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     def digest(self) -> str:
-        """SHA-256 of the text: names the data a checkpoint was trained on."""
+        """Return the SHA-256 of the text: it names the data a checkpoint was trained on."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         write_atomic(folder / NAME, self.to_json())
 
     def split(self, name: str) -> Split:
-        """The split called ``name``; :class:`UserError` where there is none."""
+        """Return the split called ``name``; raises :class:`UserError` where there is none."""
         if name not in self.splits:
             raise UserError(f"the shards hold no split {name!r}, only: {', '.join(self.splits)}")
         return self.splits[name]
@@ -154,7 +154,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         document = json.loads(read_bytes(where, MAX_FILE))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} holds no finished set of shards (no {NAME}); {_cure(folder)}") from None
+        raise UserError(f"{folder} holds no finished set of shards (no {NAME}); {_hint(folder)}") from None
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror}); check --shards") from None
     except (ValueError, RecursionError) as error:
@@ -162,8 +162,8 @@ def read_manifest(folder: str | Path) -> Manifest:
     return parse_manifest(document, where)
 
 
-def _cure(folder: str | Path) -> str:
-    """Which finished sets lie in ``folder`` or beside it, and how to pack one."""
+def _hint(folder: str | Path) -> str:
+    """Name the finished sets in ``folder`` or beside it, and how to pack one."""
     if is_remote(folder):
         return "pack one with: python tools/make_shards.py"
     pack = f"pack one with: python tools/make_shards.py SOURCE --out {folder}"
@@ -175,7 +175,7 @@ def _cure(folder: str | Path) -> str:
 
 
 def parse_manifest(document: Any, where: str) -> Manifest:
-    """Check a manifest's JSON document; ``where`` starts the complaint."""
+    """Check a manifest's JSON document; ``where`` starts the error's sentence."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{where} is not a manifest of fastseg shards; pack the set again")
     if document.get("version") != VERSION:
@@ -192,7 +192,7 @@ def parse_manifest(document: Any, where: str) -> Manifest:
 
 
 def _parse(document: dict[str, Any], where: str) -> Manifest:
-    """Not found are :class:`KeyError`, of another type :class:`ValueError`, :class:`TypeError`, AttributeError."""
+    """Raise KeyError for what is missing, ValueError, TypeError or AttributeError for what is of another type."""
     classes = tuple(parse_class(c, f"{where}, class {i}") for i, c in enumerate(a_list(document["classes"])))
     if not 1 <= len(classes) <= MAX_CLASSES or document.get("ignore") != IGNORE:
         raise UserError(f"{where} must name 1 to {MAX_CLASSES} classes and the ignore value {IGNORE}")

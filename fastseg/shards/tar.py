@@ -20,14 +20,14 @@ SPLITS = ("train", "val", "test")
 MAX_KEY = 90
 """Characters; with its extension a member's name stays within USTAR's 100."""
 KEY = re.compile(r"[a-z0-9_-]+")
-"""Of a record: letters that name no file elsewhere."""
+"""A record's key: letters that name no file elsewhere."""
 
 
 INDEX_VERSION = "v1.2"
 NAME = re.compile(rf"{KEY.pattern}\.[a-z0-9.]+")
-"""Of a record's file."""
+"""The name of a record's file."""
 MAX_NAME = 100
-"""Characters of that, in USTAR."""
+"""Characters of that name, in USTAR."""
 MAX_TAR = 1 << 50
 """Bytes."""
 MAX_RECORD = 4 * MAX_FILE
@@ -58,8 +58,7 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
     The same records give the same bytes: USTAR, time 0, a fixed owner and mode, members sorted in a record.
     """
     # Here, because it imports torch (3 s), for which packing's workers must not wait.
-
-    from webdataset import TarWriter  # takes a second to import, and a packing worker only reads
+    from webdataset import TarWriter
 
     samples = 0
     with atomic_path(path) as temporary:
@@ -74,7 +73,7 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
 
 
 def index_text(tar: Path) -> str:
-    """DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
+    """Return DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
 
     Equal to what ``wds2idx`` of nvidia-dali writes, but a tar that is cut within a file raises
     :class:`tarfile.TarError`, and one with anything but plain files of records :class:`UserError`; only the manifest's
@@ -91,12 +90,12 @@ def index_text(tar: Path) -> str:
 
 
 def index_bytes(samples: int) -> int:
-    """Most bytes that the index of so many records may have: of each of three files two words and two numbers."""
+    """Return the most bytes that an index of ``samples`` records may have: two words and two numbers for each file."""
     return (samples + 1) * 3 * 2 * (MAX_NAME + 20)
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar as we write it, ``offset_data`` included: plain files of USTAR, one behind the other.
+    """Yield the headers of a tar as we write it, with ``offset_data``: plain files of USTAR, one behind the other.
 
     Not by :class:`tarfile.TarFile`: it follows extended headers, which say of what anybody wrote where to go on (back
     to the same place, for ever), recursively, and whose values raise all kinds of errors.
@@ -118,7 +117,7 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def read_index(text: str, where: str = "the index") -> list[IndexEntry]:
-    """Parse an index of format v1.2; :class:`UserError`, which names ``where``, if it is none."""
+    """Parse an index of format v1.2; raises :class:`UserError`, which names ``where``, if it is none."""
     head, *lines = text.splitlines() or [""]
     try:
         version, count = head.split()
@@ -151,13 +150,13 @@ SUMS = "crc32"
 
 
 def add_crc32(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
-    """``document`` as a record's JSON: with the CRC-32 of the record's other files, and of itself with those."""
+    """Return ``document`` as a record's JSON: with the CRC-32 of its other files, and of itself with those."""
     sums = {extension: zlib.crc32(data) for extension, data in members.items()}
     return _dump({**document, SUMS: {**sums, "json": zlib.crc32(_dump({**document, SUMS: sums}))}})
 
 
-def changed(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
-    """Extension of the first of a record's files that is not as it was packed; None where all are.
+def find_corrupt(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
+    """Find the first of a record's files that is not as it was packed: its extension, or None where all are.
 
     ``text`` is its JSON, ``members`` are the others.
     """
@@ -173,8 +172,8 @@ def changed(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) ->
         return "json"
 
 
-def call(extension: str) -> str:
-    """``its image``, ``its mask`` or ``its JSON``, for sentences."""
+def member_label(extension: str) -> str:
+    """Name a record's file in a sentence: ``its image``, ``its mask`` or ``its JSON``."""
     return "its JSON" if extension == "json" else "its mask" if extension.startswith("mask.") else "its image"
 
 

@@ -21,24 +21,24 @@ from fastseg.labels import IGNORE
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.images import is_baseline_jpeg, read_labels, read_rgb
 from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
-from fastseg.shards.tar import Component, IndexEntry, call, changed, index_bytes, index_text, read_index
+from fastseg.shards.tar import Component, IndexEntry, find_corrupt, index_bytes, index_text, member_label, read_index
 from fastseg.storage import is_remote, join, local_copy, look_up, read_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
-"""Bytes that are looked at together."""
+"""Bytes that are read at once."""
 
 
 class Damage(NamedTuple):
-    """One place of a tar that is not as it was packed."""
+    """What is not as it was packed in one record of a tar."""
 
     key: str
-    """Of the record; empty behind the last."""
+    """The record's; empty behind the last."""
     sentence: str
 
 
 def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
-    """Where a tar differs from what was packed, at most one place of each record; ``entries`` of its whole index."""
+    """Find where a tar differs from what was packed, at most once in a record; ``entries``: of its whole index."""
     with tar.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for entry in entries:
@@ -51,14 +51,14 @@ def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
 
 
 def first_cut(folder: Path, shard: Shard) -> str:
-    """Which record a cut tar ends in, to go on with in a sentence; empty where its index does not tell."""
+    """Name the record that a cut tar ends in, as the rest of a sentence; empty where its index does not tell."""
     size = (folder / shard.file).stat().st_size
     cuts = ((entry.key, _cut(entry, size)) for entry in trusted_index(folder, shard))
     return next((f", within or before record {key} at {found}" for key, found in cuts if found), "")
 
 
 def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
-    """The entries of a shard's index; none of one that is not the manifest's, or none at all."""
+    """Return the entries of a shard's index; none where it is missing or not the manifest's."""
     try:
         data = read_bytes(folder / shard.index, index_bytes(shard.samples))
         whole = hashlib.sha256(data).hexdigest() == shard.index_sha256
@@ -68,10 +68,10 @@ def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
 
 
 def _cut(entry: IndexEntry, size: int) -> str | None:
-    """The first file of a record that reaches beyond a tar of ``size`` bytes."""
+    """Find the first file of a record that reaches beyond a tar of ``size`` bytes."""
     for part in entry.components:
         if part.offset + part.size > size:
-            return f"byte {part.offset}: {call(part.extension)} reaches to byte {part.offset + part.size}"
+            return f"byte {part.offset}: {member_label(part.extension)} reaches to byte {part.offset + part.size}"
     return None
 
 
@@ -79,16 +79,16 @@ def _damage(file: BinaryIO, entry: IndexEntry) -> str | None:
     for part in entry.components:
         header = _read(file, part.offset - BLOCK, BLOCK)
         if not _is_header(header, f"{entry.key}.{part.extension}", part.size):
-            return f"byte {part.offset - BLOCK}: the header of {call(part.extension)} is damaged"
+            return f"byte {part.offset - BLOCK}: the header of {member_label(part.extension)} is damaged"
     parts = {part.extension: part for part in entry.components}
     texts = {extension: _read(file, part.offset, part.size) for extension, part in parts.items()}
-    if name := changed(entry.key, texts.pop("json", b""), texts):
+    if name := find_corrupt(entry.key, texts.pop("json", b""), texts):
         where = f"byte {parts[name].offset}: " if name in parts else f"byte {entry.components[0].offset}: "
-        return f"{where}{call(name)} is not as it was packed (CRC-32)"
+        return f"{where}{member_label(name)} is not as it was packed (CRC-32)"
     for part in entry.components:
         behind = part.offset + part.size
         if any(_read(file, behind, _end(part) - behind)):
-            return f"byte {behind}: what fills the block behind {call(part.extension)} is not empty"
+            return f"byte {behind}: what fills the block behind {member_label(part.extension)} is not empty"
     return None
 
 
@@ -101,12 +101,12 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
 
 
 def _is_empty(file: BinaryIO) -> bool:
-    """Whether nothing but zeros follows, however much."""
+    """Tell whether nothing but zeros follows, however much."""
     return not any(block.strip(b"\0") for block in iter(partial(file.read, PIECE), b""))
 
 
 def _end(part: Component) -> int:
-    """Tars consist of blocks of 512 bytes."""
+    """Return where a file's last block ends: tars consist of blocks of 512 bytes."""
     return -(-(part.offset + part.size) // BLOCK) * BLOCK
 
 
@@ -116,7 +116,7 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 MAX_LISTED = 6
-"""Files of a record that a complaint names."""
+"""Most files of a record that an error names."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Expected:
 def verify(
     folder: str | Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
-    """Everything that is wrong with the set in ``folder``, a sentence each; empty for a whole set.
+    """Find everything that is wrong with the set in ``folder``, a sentence each; empty for a whole set.
 
     ``folder`` may be an ``s3://`` prefix: each worker then has a temporary copy of one shard at a time.
 
@@ -242,7 +242,7 @@ def _check_hashes(folder: str | Path, shard: Shard) -> list[str]:
 
 
 def _locate(folder: Path, shard: Shard) -> Iterator[Damage]:
-    """The damages of a tar that a whole index and check sums find."""
+    """Find the damages of a tar by its index, if that is whole, and check sums."""
     entries = trusted_index(folder, shard)
     if entries and (folder / shard.file).is_file():
         yield from find_damages(folder / shard.file, entries)
@@ -260,7 +260,7 @@ def _check_files(folder: Path, shard: Shard) -> Iterator[str]:
 
 
 def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
-    """(height, width) and the pixels of each class and of the ignored; :class:`UserError` with what is wrong."""
+    """Return (height, width) and the pixels of each class and of the ignored; raises :class:`UserError`."""
     found = {component.extension for component in entry.components}
     if found != expected.extensions:
         raise UserError(f"it holds {_listed(found)} instead of {_listed(expected.extensions)}")
@@ -270,8 +270,8 @@ def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tu
             file.seek(component.offset)
             parts[component.extension] = file.read(component.size)
     size, pixels = _check_pixels(parts, entry.key, expected)
-    if name := changed(entry.key, parts.pop("json"), parts):
-        raise UserError(f"{call(name)} is not as it was packed (CRC-32)")
+    if name := find_corrupt(entry.key, parts.pop("json"), parts):
+        raise UserError(f"{member_label(name)} is not as it was packed (CRC-32)")
     return size, pixels
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastseg.config import Config
-from fastseg.data.augment import augmentation_of
+from fastseg.data.augment import fill_color
 from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
 from fastseg.data.loader import EvalLoader, Processor, TrainLoader, open_files
 from fastseg.data.sampler import epoch_steps
@@ -69,7 +69,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         std,
         config.optim.aux > 0,
         settings.channels_last,
-        squeeze=config.data.crop if config.data.squeeze else None,
+        stretch_to=config.data.crop if config.data.resize == "stretch" else None,
     )
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
@@ -106,7 +106,8 @@ def build_loaders(
     train = TrainLoader(
         files(config.train_split),
         manifest.split(config.train_split),
-        augmentation_of(data, mean or normalization(config.model.weights, manifest.mean, manifest.std)[0]),
+        data,
+        fill=fill_color(mean or normalization(config.model.weights, manifest.mean, manifest.std)[0]),
         batch=data.batch,
         device=ranks.device,
         threads=threads,

@@ -91,7 +91,7 @@ class RunState:
             "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
             "mean": self.model.mean.tolist(),
             "std": self.model.std.tolist(),
-            "squeeze": list(self.model.squeeze) if self.model.squeeze else None,
+            "stretch_to": list(self.model.stretch_to) if self.model.stretch_to else None,
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": self.train_step.scaler.state_dict(),
             "ranks": states,

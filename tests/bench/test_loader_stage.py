@@ -34,7 +34,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a variant replaces in this process comes back."""
     replaced = (
         (sampler, "read_ahead"),
-        (loader, "_finished_here"),
+        (loader, "_resized_on_cpu"),
         (dali_graph, "_window"),
         (CpuResizer, "__call__"),
     )
@@ -58,7 +58,9 @@ def first_batch(frames: Frames, codecs: str = "jpg-tif") -> Batch:
     manifest = read_manifest(shards)
     files = open_files(shards, manifest, "train")
     split, cpu = manifest.split("train"), torch.device("cpu")
-    return TrainLoader(files, split, work.augmentation, batch=6, device=cpu, threads=1, prefetch=1, seed=0).next()
+    return TrainLoader(
+        files, split, work.augment, fill=work.fill, batch=6, device=cpu, threads=1, prefetch=1, seed=0
+    ).next()
 
 
 @pytest.mark.parametrize("part", loader_ablation.REPLACEMENTS)

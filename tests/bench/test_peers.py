@@ -107,7 +107,7 @@ def placed(shown: np.ndarray, window: Window, fill: Any) -> np.ndarray:
     crop = np.empty((96, 96, *shown.shape[2:]), shown.dtype)
     crop[:] = fill
     part = shown[:, ::-1] if window.flip else shown
-    crop[window.above : window.above + window.height, window.before : window.before + window.width] = part
+    crop[window.pad_top : window.pad_top + window.height, window.pad_left : window.pad_left + window.width] = part
     return crop
 
 

@@ -13,9 +13,10 @@ from bench.suite.contest import Contestant
 from bench.suite.frames import Frames, frames_of_shards
 from bench.suite.request import Request
 from bench.suite.worker import build
+from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
 from fastseg.data import loader as loader_module
-from fastseg.data.augment import Augmentation
+from fastseg.data.augment import Color
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,9 @@ def test_gpu_graphs_take_every_setting(request_: Request, monkeypatch: pytest.Mo
     class Defined(Exception):
         pass
 
-    def define(_reader: Any, feed: Any, codec: str, augmentation: Augmentation, *rest: Any) -> None:
+    def define(_reader: Any, source: Any, codec: str, augment: AugmentConfig, fill: Color, *rest: Any) -> None:
         _device, options = rest
-        dali_graph.train_graph(feed, augmentation, "gpu", codec, **options | {"device_id": 0})
+        dali_graph.train_graph(source, augment, fill, "gpu", codec, **options | {"device_id": 0})
         raise Defined
 
     def noted(decoder: Any) -> Any:

@@ -10,17 +10,16 @@ import pytest
 from nvidia.dali import pipeline_def
 from PIL import Image
 
+from augments import augment_config
+from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import Augmentation, ColorChange, Window, draw_window, random_numbers
-from fastseg.data.dali_graph import CpuResizer
-from fastseg.data.sampler import Crop, collate
+from fastseg.data.augment import FILL, Window, random_numbers, sample_crop
+from graphs import encode, run_graph
 from layouts import reference_crop
 
 SIZE = (96, 160)
 CROP = (64, 80)
-FILL = (124, 116, 104)
-COLORED = Augmentation(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
-PLAIN = ColorChange(1.0, 1.0, 1.0, 0.0)
+COLORED = augment_config(CROP, brightness=0.1, contrast=0.1, saturation=0.1, hue=9)
 
 WINDOWS = [
     Window(0, 64, 0, 80, 64, 80, 0, 0, False),
@@ -29,8 +28,8 @@ WINDOWS = [
     Window(22, 69, 58, 116, 64, 80, 0, 0, True),
     Window(0, 96, 2, 153, 51, 80, 9, 0, True),  # padded above and below
     Window(0, 96, 0, 160, 40, 67, 13, 10, True),  # on all sides
-    Window(0, 96, 0, 159, 64, 80, 0, 0, True),  # squeezed
-    *(draw_window(random_numbers(0, 0, i), SIZE, Augmentation(CROP, scale=(0.4, 3.0))) for i in range(12)),
+    Window(0, 96, 0, 159, 64, 80, 0, 0, True),  # stretched
+    *(sample_crop(random_numbers(0, 0, i), SIZE, augment_config(CROP, scale=(0.4, 3.0))) for i in range(12)),
 ]
 
 
@@ -40,58 +39,34 @@ def smooth_frame(seed: int = 0) -> np.ndarray:
     return np.asarray(Image.fromarray(noise).resize(SIZE[::-1], Image.Resampling.BICUBIC))
 
 
-def encode(image: np.ndarray, codec: str) -> np.ndarray:
-    buffer = io.BytesIO()
-    options = {"TIFF": {"compression": "tiff_lzw"}, "JPEG": {"quality": 95, "subsampling": 0}, "PNG": {}}[codec]
-    Image.fromarray(image).save(buffer, codec, **options)
-    return np.frombuffer(buffer.getvalue(), np.uint8)
-
-
 def decoded(image: np.ndarray, codec: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encode(image, codec).tobytes())))
 
 
-def run_graph(
-    image: np.ndarray,
-    mask: np.ndarray,
-    windows: list[Window] = WINDOWS,
-    codec: str = "PNG",
-    color: ColorChange = PLAIN,
-    finished: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Crops of one frame, by the graph alone or with what finishes its windows on a CPU."""
-    encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
-    crops = collate([Crop(encoded, (0, 0), encoded_mask, window, color, 0) for window in windows])
-    settings = Augmentation(CROP, fill=FILL, brightness=float(color != PLAIN))
-    options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
-    if finished:
-        images, masks = dali_graph.windows_graph(lambda: crops, settings, "jpg", **options).run()
-        out, labels = CpuResizer(settings, 2)(list(images), list(masks), crops)
-        return out.numpy(), labels.numpy()[..., 0]
-    images, masks = dali_graph.train_graph(lambda: crops, settings, "cpu", "jpg", **options).run()
-    return images.as_array(), masks.as_array()[..., 0]
+def make_crops(image: np.ndarray, mask: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    return run_graph(image, mask, WINDOWS, augment_config(CROP), {}, **options)
 
 
 def ties(window: Window) -> np.ndarray:
     """Where in the crop a sampling point falls between two pixels of the frame, so that rounding decides."""
     lines = []
-    for length, size, before, crop, flip in (
-        (window.bottom - window.top, window.height, window.above, CROP[0], False),
-        (window.right - window.left, window.width, window.before, CROP[1], window.flip),
+    for length, size, pad, crop, flip in (
+        (window.bottom - window.top, window.height, window.pad_top, CROP[0], False),
+        (window.right - window.left, window.width, window.pad_left, CROP[1], window.flip),
     ):
         point = (np.arange(size) + 0.5) * length / size
         near = np.abs(point - np.round(point)) < 1e-4
         line = np.zeros(crop, bool)
-        line[before : before + size] = near[::-1] if flip else near
+        line[pad : pad + size] = near[::-1] if flip else near
         lines.append(line)
     return lines[0][:, None] | lines[1][None, :]
 
 
-@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
+@pytest.mark.parametrize("on_cpu", [False, True], ids=["graph", "cpu"])
 @pytest.mark.parametrize("codec", ["PNG", "JPEG"])
-def test_image_equals_crop_resize_flip_paste(codec: str, finished: bool) -> None:
+def test_image_equals_crop_resize_flip_paste(codec: str, on_cpu: bool) -> None:
     frame = smooth_frame()
-    images, _ = run_graph(frame, np.zeros(SIZE, np.uint8), codec=codec, finished=finished)
+    images, _ = make_crops(frame, np.zeros(SIZE, np.uint8), codec=codec, on_cpu=on_cpu)
     for image, window in zip(images, WINDOWS, strict=True):
         expected = reference_crop(decoded(frame, codec), window, CROP, FILL)
         difference = np.abs(image.astype(int) - expected)
@@ -99,11 +74,11 @@ def test_image_equals_crop_resize_flip_paste(codec: str, finished: bool) -> None
         assert difference.max() <= 6, window
 
 
-@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
-def test_mask_equals_nearest_neighbor(finished: bool) -> None:
+@pytest.mark.parametrize("on_cpu", [False, True], ids=["graph", "cpu"])
+def test_mask_equals_nearest_neighbor(on_cpu: bool) -> None:
     mask = np.random.default_rng(1).integers(0, 19, SIZE, np.uint8)
     mask[::5] = 255
-    _, masks = run_graph(smooth_frame(), mask, finished=finished)
+    _, masks = make_crops(smooth_frame(), mask, on_cpu=on_cpu)
     for result, window in zip(masks, WINDOWS, strict=True):
         expected = reference_crop(mask, window, CROP, 255)
         assert ((result == expected) | ties(window)).all(), window
@@ -111,10 +86,10 @@ def test_mask_equals_nearest_neighbor(finished: bool) -> None:
         assert set(np.unique(result)) <= set(np.unique(mask))
 
 
-@pytest.mark.parametrize("finished", [False, True], ids=["graph", "finisher"])
-def test_padding_is_exact(finished: bool) -> None:
+@pytest.mark.parametrize("on_cpu", [False, True], ids=["graph", "cpu"])
+def test_padding_is_exact(on_cpu: bool) -> None:
     black = np.zeros((*SIZE, 3), np.uint8)
-    images, masks = run_graph(black, black[..., 0], finished=finished)
+    images, masks = make_crops(black, black[..., 0], on_cpu=on_cpu)
     for image, mask, window in zip(images, masks, WINDOWS, strict=True):
         assert (mask == reference_crop(black[..., 0], window, CROP, 255)).all()
         assert (image[mask == 255] == FILL).all()
@@ -125,39 +100,26 @@ def test_checkerboard_stays_aligned() -> None:
     """The mask is a function of the image's pixels, so after any draw it still is."""
     rows, columns = np.indices(SIZE) // 16
     board = ((rows + columns) % 2).astype(np.uint8)
-    for finished in (False, True):
-        images, masks = run_graph(np.repeat(board[..., None] * 255, 3, axis=2), board, finished=finished)
+    for on_cpu in (False, True):
+        images, masks = make_crops(np.repeat(board[..., None] * 255, 3, axis=2), board, on_cpu=on_cpu)
         inside = masks != 255
         assert inside.sum() > 50_000
         disagree = (images[..., 0] > 127) != (masks == 1)
         assert (disagree & inside).sum() / inside.sum() < 0.03
 
 
-def test_color_changes_the_image_only() -> None:
-    frame, mask = smooth_frame(), np.random.default_rng(2).integers(0, 19, SIZE, np.uint8)
-    plain, plain_mask = run_graph(frame, mask)
-    changed, changed_mask = run_graph(frame, mask, color=ColorChange(0.6, 1.0, 1.0, 0.0))
-    assert (plain_mask == changed_mask).all()
-    inside = mask_inside(plain_mask, plain)
-    assert np.abs(changed[inside] - plain[inside] * 0.6).max() <= 1.5
-    assert (changed[~inside] == FILL).all()
-
-
-def mask_inside(masks: np.ndarray, images: np.ndarray) -> np.ndarray:
-    return ~((masks == 255) & (images == FILL).all(-1))
-
-
-def gpu_graph(augmentation: Augmentation, codec: str) -> Any:
-    graph = dali_graph.train_graph(lambda: None, augmentation, "gpu", codec, batch_size=2, num_threads=1, device_id=0)
+def gpu_graph(augment: AugmentConfig, codec: str) -> Any:
+    options = {"batch_size": 2, "num_threads": 1, "device_id": 0}
+    graph = dali_graph.train_graph(lambda: None, augment, FILL, "gpu", codec, **options)
     graph._build_graph()
     return graph
 
 
 @pytest.mark.parametrize("codec", ["jpg", "png", dali_graph.DECODED])
-@pytest.mark.parametrize("augmentation", [Augmentation(CROP), COLORED], ids=["plain", "colored"])
-def test_gpu_graph_can_be_defined_without_a_gpu(augmentation: Augmentation, codec: str) -> None:
+@pytest.mark.parametrize("augment", [augment_config(CROP), COLORED], ids=["plain", "colored"])
+def test_gpu_graph_can_be_defined_without_a_gpu(augment: AugmentConfig, codec: str) -> None:
     """Operator names and arguments are checked when the graph is defined; no driver is needed for that."""
-    graph = gpu_graph(augmentation, codec)
+    graph = gpu_graph(augment, codec)
     assert [output.device for output in graph._graph_outputs] == ["gpu", "gpu"]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from augments import augment_config
 from fastseg.data import decoding
-from fastseg.data.augment import Augmentation
 from fastseg.data.loader import TrainLoader, open_files
 from fastseg.data.reader import Encoded, Reader
 from fastseg.errors import UserError
@@ -36,7 +36,7 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainLoader:
         return record
 
     options = {"batch": BATCH, "device": torch.device("cpu"), "threads": 1, "prefetch": PREFETCH, "seed": 0}
-    loader = TrainLoader(files, split, Augmentation((32, 32)), **options)
+    loader = TrainLoader(files, split, augment_config((32, 32)), **options)
     for _ in range(loader.steps_per_epoch):
         loader.next()
     monkeypatch.setattr(Reader, "read", read_broken)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from augments import augment_config
+from fastseg.config import AugmentConfig
 from fastseg.data import frame_cache
 from fastseg.data import loader as loader_module
-from fastseg.data.augment import Augmentation
 from fastseg.data.frame_cache import allocate_arena, cache_bytes, first_times
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.packing.pack import pack
@@ -18,13 +19,13 @@ from fastseg.packing.sources import open_source
 from fastseg.shards.manifest import read_manifest
 from layouts import write_folder_dataset, write_pair
 
-AUGMENTATION = Augmentation((48, 64), scale=(0.5, 2.0))
+AUGMENTATION = augment_config((48, 64), scale=(0.5, 2.0))
 COLORED = dataclasses.replace(AUGMENTATION, brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
 
 
 def loader(
     shards: Path,
-    augmentation: Augmentation = AUGMENTATION,
+    augmentation: AugmentConfig = AUGMENTATION,
     rank: int = 0,
     world: int = 1,
     resident: bool = False,
@@ -44,11 +45,11 @@ def same(a: Batch, b: Batch) -> bool:
 @pytest.mark.parametrize("augmentation", [AUGMENTATION, COLORED], ids=["plain", "colored"])
 @pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])
 def test_batches_are_those_of_the_files(
-    shards: Path, augmentation: Augmentation, by_graph: bool, monkeypatch: pytest.MonkeyPatch
+    shards: Path, augmentation: AugmentConfig, by_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through what finishes on a CPU, and through the graph that a GPU runs."""
     if by_graph:
-        monkeypatch.setattr(loader_module, "_finished_here", loader_module._by_graph)
+        monkeypatch.setattr(loader_module, "_resized_on_cpu", loader_module._by_graph)
     streamed, resident = loader(shards, augmentation), loader(shards, augmentation, resident=True)
     assert all(same(streamed.next(), resident.next()) for _ in range(14))
 
@@ -90,7 +91,7 @@ def test_frames_of_several_sizes(tmp_path: Path) -> None:
 
 
 def test_ranks_apart_hold_disjoint_shares(shards: Path) -> None:
-    whole = Augmentation((64, 96), scale=(1.0, 1.0), flip=0.0)
+    whole = augment_config((64, 96), scale=(1.0, 1.0), flip=0.0)
     seen = []
     for rank in range(2):
         batches = loader(shards, whole, rank, 2, resident=True, rank_local=True)
@@ -117,8 +118,8 @@ def test_a_whole_order_is_not_served_from_a_share(shards: Path) -> None:
 
 
 def test_first_times() -> None:
-    places = chain([3, 1, 3, 0, 1], cycle([2, 0, 4]))
-    assert list(islice(first_times(places, 5), 8)) == [3, 1, 0, 2, 4, 4, 4, 4]
+    indexes = chain([3, 1, 3, 0, 1], cycle([2, 0, 4]))
+    assert list(islice(first_times(indexes, 5), 8)) == [3, 1, 0, 2, 4, 4, 4, 4]
 
 
 def test_bytes_of_a_split(shards: Path) -> None:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastseg.data.augment import Augmentation
+from augments import augment_config
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest, read_manifest
 
 CPU = torch.device("cpu")
-WHOLE = Augmentation((64, 96), scale=(1.0, 1.0), flip=0.0)
-CHANGED = Augmentation((48, 64), brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
+WHOLE = augment_config((64, 96), scale=(1.0, 1.0), flip=0.0)
+CHANGED = augment_config((48, 64), brightness=0.2, contrast=0.5, saturation=0.5, hue=18)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastseg.data.augment import Augmentation
+from augments import augment_config
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Reader
 from fastseg.errors import UserError
@@ -87,7 +87,7 @@ def test_bombs_reach_no_decoder(copy: Path, extension: str, bomb: object, says: 
 
     def train(max_corrupt: int) -> TrainLoader:
         files = open_files(copy, manifest, "train", max_corrupt=max_corrupt)
-        return TrainLoader(files, manifest.split("train"), Augmentation((32, 48)), prefetch=1, seed=0, **options)
+        return TrainLoader(files, manifest.split("train"), augment_config((32, 48)), prefetch=1, seed=0, **options)
 
     def evaluation(max_corrupt: int) -> EvalLoader:
         return EvalLoader(open_files(copy, manifest, "val", max_corrupt=max_corrupt), manifest.split("val"), **options)

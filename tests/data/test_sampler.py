@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastseg.data.augment import Augmentation
+from augments import augment_config
 from fastseg.data.loader import TrainLoader, open_files
 from fastseg.data.reader import Files, Reader
-from fastseg.data.sampler import Cropper, frame_feed, rank_order, read_ahead, train_feed
+from fastseg.data.sampler import Cropper, crop_batches, frame_batches, rank_order, read_ahead
 from fastseg.errors import UserError
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
@@ -39,7 +39,7 @@ def test_ranks_share_the_batches_that_one_rank_would_have(files: Files) -> None:
     halves = [rank_order(of_rank(files, rank, 2), 2, seed=5, epoch=2) for rank in range(2)]
     assert len(alone) == len(set(alone)) == 8
     for step in range(2):
-        together = [place for half in halves for place in half[step * 2 : step * 2 + 2]]
+        together = [index for half in halves for index in half[step * 2 : step * 2 + 2]]
         assert together == alone[step * 4 : step * 4 + 4]
 
 
@@ -54,10 +54,10 @@ def same(a: tuple, b: tuple) -> bool:
     return all(all(np.array_equal(x, y) for x, y in zip(m, n, strict=True)) for m, n in zip(a, b, strict=True))
 
 
-def test_a_feed_starts_anywhere(files: Files) -> None:
+def test_batches_start_anywhere(files: Files) -> None:
     def feed(epoch: int, step: int):
-        settings = Augmentation((48, 64), hue=9)
-        return train_feed(Reader(files), settings, batch=3, seed=1, start=(epoch, step), ahead=2)
+        settings = augment_config((48, 64), hue=9)
+        return crop_batches(Reader(files), settings, batch=3, seed=1, start=(epoch, step), ahead=2)
 
     from_start = feed(0, 0)
     whole = [from_start() for _ in range(9)]  # three steps an epoch
@@ -68,13 +68,13 @@ def test_a_feed_starts_anywhere(files: Files) -> None:
 
 
 def test_a_crop_decodes_to_what_the_whole_shows(files: Files) -> None:
-    reader, settings = Reader(files), Augmentation((48, 64))
+    reader, settings = Reader(files), augment_config((48, 64))
     cropper = Cropper(reader, settings, seed=0)
-    for place in range(11):
-        crop, window = cropper.crop((1, place)), cropper.crop((1, place)).window
+    for index in range(11):
+        crop, window = cropper.crop((1, index)), cropper.crop((1, index)).window
         top, left = crop.origin
         part = np.asarray(Image.open(io.BytesIO(crop.image)))
-        whole = np.asarray(Image.open(io.BytesIO(reader.read(place).image)))
+        whole = np.asarray(Image.open(io.BytesIO(reader.read(index).image)))
         inside = window._replace(
             top=window.top - top, bottom=window.bottom - top, left=window.left - left, right=window.right - left
         )
@@ -84,20 +84,20 @@ def test_a_crop_decodes_to_what_the_whole_shows(files: Files) -> None:
 
 def test_frames_come_in_the_order_given(files: Files) -> None:
     reader = Reader(files)
-    feed = frame_feed(reader, cycle([3, 4, 4, 4]), batch=2, ahead=1)
-    for places in ((3, 4), (4, 4), (3, 4)):
-        for image, place in zip(feed().image, places, strict=True):
-            assert (image == reader.read(place).image).all()
+    feed = frame_batches(reader, cycle([3, 4, 4, 4]), batch=2, ahead=1)
+    for indexes in ((3, 4), (4, 4), (3, 4)):
+        for image, index in zip(feed().image, indexes, strict=True):
+            assert (image == reader.read(index).image).all()
 
 
 def test_reading_keeps_a_bounded_distance(files: Files) -> None:
     asked: list[int] = []
     lock = threading.Lock()
 
-    def read(place: int) -> int:
+    def read(index: int) -> int:
         with lock:
-            asked.append(place)
-        return place
+            asked.append(index)
+        return index
 
     items: Iterator[int] = read_ahead(count(), read, Reader(files), depth=5)
     assert list(islice(items, 20)) == list(range(20))
@@ -106,10 +106,10 @@ def test_reading_keeps_a_bounded_distance(files: Files) -> None:
 
 
 def test_an_error_arrives_where_the_sample_would(files: Files) -> None:
-    def read(place: int) -> int:
-        if place == 2:
+    def read(index: int) -> int:
+        if index == 2:
             raise UserError("broken")
-        return place
+        return index
 
     items = read_ahead(count(), read, Reader(files), depth=5)
     assert [next(items), next(items)] == [0, 1]
@@ -122,7 +122,7 @@ def test_a_short_tar_is_named(files: Files, tmp_path: Path) -> None:
     tar.write_bytes(Path(files.tars[0]).read_bytes()[:9000])
     reader = Reader(dataclasses.replace(files, tars=(str(tar), *files.tars[1:])))
     with pytest.raises(UserError, match=r"short\.tar ends at byte 9000, within record aachen_\d+_000019, which"):
-        [reader.read(place) for place in range(11)]
+        [reader.read(index) for index in range(11)]
 
 
 def test_an_index_of_other_files_is_refused(files: Files) -> None:
@@ -138,7 +138,7 @@ def test_halved_chroma_is_cut_with_its_neighbors(tmp_path: Path) -> None:
     pack(source, tmp_path / "set", PackOptions(Codec(chroma="420")), workers=1)
     reader = Reader(open_files(tmp_path / "set", read_manifest(tmp_path / "set"), "train"))
     whole = np.asarray(Image.open(io.BytesIO(reader.read(0).image)))
-    cropper = Cropper(reader, Augmentation((32, 32), scale=(1.0, 1.0), flip=0.0), seed=0)
+    cropper = Cropper(reader, augment_config((32, 32), scale=(1.0, 1.0), flip=0.0), seed=0)
     for epoch in range(60):
         crop = cropper.crop((epoch, 0))
         part, (top, left), w = np.asarray(Image.open(io.BytesIO(crop.image))), crop.origin, crop.window
@@ -156,12 +156,12 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     record = r"train-000000\.tar, record aachen_000000_000019 at byte 512: "
     tar.write_bytes(data[:at] + bytes(400) + data[at + 400 :])
     with pytest.raises(UserError, match=record + "its image is not as it was packed"):
-        Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
+        Cropper(Reader(files), augment_config((32, 32)), seed=0).crop((0, 0))
     tar.write_bytes(data)
     change_record(tmp_path / "set", tar.name, 0, "jpg", lambda image: bytes(400) + image[400:])
     files = open_files(tmp_path / "set", read_manifest(tmp_path / "set"), "train")
     with pytest.raises(UserError, match=record + "its image is not an image that can be read"):
-        Cropper(Reader(files), Augmentation((32, 32)), seed=0).crop((0, 0))
+        Cropper(Reader(files), augment_config((32, 32)), seed=0).crop((0, 0))
 
 
 def test_indexes_must_fit_the_manifest(shards: Path, files: Files) -> None:
@@ -170,4 +170,4 @@ def test_indexes_must_fit_the_manifest(shards: Path, files: Files) -> None:
     fewer = dataclasses.replace(files, **first)
     options = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 1, "seed": 0}
     with pytest.raises(UserError, match="name 4 records, the manifest 11"):
-        TrainLoader(fewer, split, Augmentation((32, 32)), **options)
+        TrainLoader(fewer, split, augment_config((32, 32)), **options)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from augments import augment_config
+from fastseg.config import AugmentConfig
 from fastseg.data import loader as loader_module
-from fastseg.data.augment import Augmentation
 from fastseg.data.frame_cache import allocate_arena
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Reader
@@ -24,8 +25,8 @@ from fastseg.shards.verify import verify
 from resealed import change_record
 
 CPU = torch.device("cpu")
-AUGMENTATION = Augmentation((48, 64))
-WHOLE = Augmentation((64, 96), scale=(1.0, 1.0), flip=0.0)
+AUGMENTATION = augment_config((48, 64))
+WHOLE = augment_config((64, 96), scale=(1.0, 1.0), flip=0.0)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def spoil(folder: Path, shard: str, record: int, extension: str) -> str:
 
 def train_loader(
     folder: Path,
-    augmentation: Augmentation = AUGMENTATION,
+    augmentation: AugmentConfig = AUGMENTATION,
     rank: int = 0,
     world: int = 1,
     max_corrupt: int = 0,
@@ -93,12 +94,12 @@ def damaged(copy: Path) -> Path:
 def test_the_next_record_stands_in(damaged: Path, shards: Path) -> None:
     loader, whole = train_loader(damaged, WHOLE, max_corrupt=2), train_loader(shards, WHOLE)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
-    order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
+    order = [index for epoch in range(4) for index in rank_order(reader, 2, 3, epoch)]
     shown = torch.cat([loader.next().image for _ in range(20)])
     frames = dict(zip(order, torch.cat([whole.next().image for _ in range(20)]), strict=True))
     assert {1, 2, 7, 8} <= frames.keys()
-    for image, place in zip(shown, order, strict=True):
-        assert torch.equal(image, frames[place + 1 if place in (1, 7) else place])
+    for image, index in zip(shown, order, strict=True):
+        assert torch.equal(image, frames[index + 1 if index in (1, 7) else index])
     assert loader.corrupt_samples() == [1, 7]
 
 
@@ -107,9 +108,9 @@ def test_other_samples_feel_nothing(damaged: Path, shards: Path) -> None:
     loaders = [train_loader(folder, max_corrupt=2) for folder in (damaged, shards)]
     found, expected = (torch.cat([loader.next().image for _ in range(20)]) for loader in loaders)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
-    order = [place for epoch in range(4) for place in rank_order(reader, 2, 3, epoch)]
-    for place, one, other in zip(order, found, expected, strict=True):
-        assert torch.equal(one, other) == (place not in (1, 7))
+    order = [index for epoch in range(4) for index in rank_order(reader, 2, 3, epoch)]
+    for index, one, other in zip(order, found, expected, strict=True):
+        assert torch.equal(one, other) == (index not in (1, 7))
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -175,12 +176,12 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
     assert result is not None
     assert whole is not None
     assert (result.images, result.corrupt_samples, whole.images, whole.corrupt_samples) == (4, 1, 5, 0)
-    lost = next(sample for sample in whole.worst if sample.place == 2)
+    lost = next(sample for sample in whole.worst if sample.index == 2)
     matrix = np.zeros((19, 19), int)
     seen = lost.label != 255
     np.add.at(matrix, (lost.label[seen], brightness(torch.from_numpy(lost.image)).numpy()[seen]), 1)
     assert (result.matrix == whole.matrix - matrix).all()
-    assert [sample.place for sample in result.worst] == [s.place for s in whole.worst if s.place != 2]
+    assert [sample.index for sample in result.worst] == [s.index for s in whole.worst if s.index != 2]
     with pytest.raises(UserError, match=r"val-000000\.tar, record lindau_000002_000019 at byte \d+: its mask is"):
         evaluate(brightness, eval_loader(damaged), 19)
 
@@ -194,7 +195,7 @@ def test_what_dali_cannot_decode_is_named(
     """Packed by other programs, or for other versions of DALI: one sentence, not a trace of C++ calls."""
     key = spoil(copy, "train-000001", 2, extension)
     if by_graph:
-        monkeypatch.setattr(loader_module, "_finished_here", loader_module._by_graph)
+        monkeypatch.setattr(loader_module, "_resized_on_cpu", loader_module._by_graph)
     loader = train_loader(copy, resident=resident)
     where = part(copy, "train-000001", 2, extension)
     with pytest.raises(UserError) as caught:

@@ -80,7 +80,7 @@ def passed_over(folder: Path, key: str, part: str) -> bool:
     reader = Reader(open_files(folder, read_manifest(folder), "train", max_corrupt=1))
     for place in range(len(reader)):
         reader.read_first_valid(place, lambda _, record: record)
-    (place,) = reader.bad
+    (place,) = reader.skipped
     return reader.key(place) == key and f"{part} is not as it was packed" in damage(reader, place)
 
 

@@ -29,7 +29,7 @@ from fastseg.packing.classes_json import read_classes
 from fastseg.shards.images import encode_jpeg, encode_png, encode_tiff, image_size, read_labels, read_rgb
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, cut, find_tiles
 from fastseg.shards.manifest import NAME, Manifest, parse_manifest, read_manifest
-from fastseg.shards.tar import KEY, add_crc32, changed, index_text, read_index
+from fastseg.shards.tar import KEY, add_crc32, find_corrupt, index_text, read_index
 from fastseg.shards.verify import _check_description
 
 Tally = Callable[[str, int, int], None]
@@ -77,7 +77,7 @@ def tar(data: bytes, folder: Path) -> object:
 
 
 def description(data: bytes, _folder: Path) -> object:
-    assert changed("k", data, {}) in (None, "json")
+    assert find_corrupt("k", data, {}) in (None, "json")
     _check_description(data, "k", (3, 4))
     return None
 
@@ -155,7 +155,7 @@ def survives(parse: Callable[[], object]) -> object:
 
 @st.composite
 def mutations(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """A whole file with some bytes changed, left out or put in; or no file at all."""
+    """A whole file with some bytes find_corrupt, left out or put in; or no file at all."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, 6))):
         # Headers decide most, and come first.
@@ -272,7 +272,7 @@ def test_checkpoints_with_any_values(tally: Tally) -> None:
     tried = 0
     whole = {
         **{"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 3, "shards": "s"},
-        **{"arch": "deeplabv3_resnet50", "squeeze": None, "config": {}, "dataset": {}, "versions": {}},
+        **{"arch": "deeplabv3_resnet50", "stretch_to": None, "config": {}, "dataset": {}, "versions": {}},
         **{"model": {"w": torch.zeros(4)}, "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": checkpoint.pack_classes(cityscapes().classes[:3]), "steps_per_epoch": 2, "best": 0.5},
         **{"eval_pending": False, "ranks": [{"loader": {"epoch": 0, "step": 1, "rank_local": False}}]},

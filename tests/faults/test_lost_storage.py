@@ -20,9 +20,9 @@ from soak import TIMES
 from trainings import finish
 
 import commands
+from augments import augment_config
 from fastseg import storage
 from fastseg.commands import evaluate, train
-from fastseg.data.augment import Augmentation
 from fastseg.data.loader import TrainLoader, open_files
 from fastseg.errors import UserError
 from fastseg.shards.manifest import read_manifest
@@ -160,7 +160,7 @@ def test_the_second_epoch_costs_no_network(network: Network, shards: Path, tmp_p
     def loader(place: str | Path) -> TrainLoader:
         split = manifest.split("train")
         options = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 1, "seed": 3}
-        return TrainLoader(open_files(place, manifest, "train"), split, Augmentation((32, 48)), **options)
+        return TrainLoader(open_files(place, manifest, "train"), split, augment_config((32, 48)), **options)
 
     def epochs(number: int) -> None:
         remote, local = loader("s3://bucket/set"), loader(shards)

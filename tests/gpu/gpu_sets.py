@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 import layouts
-from fastseg.data.augment import Augmentation
+from augments import augment_config
+from fastseg.config import AugmentConfig
 from fastseg.data.frame_cache import allocate_arena
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.packing.pack import PackOptions, pack
@@ -23,10 +24,10 @@ SIZE = (1024, 512)
 """Width and height: large enough for the GPU's JPEG engine."""
 SIZES = ((1024, 512), (640, 480), (333, 217), (100, 64), (1920, 1080), (97, 511), (800, 600), (512, 512))
 CROP = (256, 384)
-WHOLE_PIXELS = Augmentation(CROP, scale=(1.0, 1.0))
+WHOLE_PIXELS = augment_config(CROP, scale=(1.0, 1.0))
 """Crops that need no resizing: what differs is decoding alone."""
-RESIZED = Augmentation(CROP)
-COLORED = Augmentation(CROP, brightness=0.125, contrast=0.5, saturation=0.5, hue=18)
+RESIZED = augment_config(CROP)
+COLORED = augment_config(CROP, brightness=0.125, contrast=0.5, saturation=0.5, hue=18)
 
 
 def pack_kind(kind: str, folder: Path) -> Path:
@@ -57,7 +58,7 @@ def write_jpegs(folder: Path, split: str, sizes: Iterable[tuple[int, int]], subs
 def train_loader(
     shards: Path,
     device: torch.device,
-    augmentation: Augmentation = RESIZED,
+    augmentation: AugmentConfig = RESIZED,
     *,
     cached: bool = False,
     poison: int | None = None,

@@ -19,7 +19,7 @@ from gpu_sets import (
 )
 from one_gpu import CPU, CUDA, DEVICE, keep_busy, needs_gpu
 
-from fastseg.data.augment import Augmentation
+from fastseg.config import AugmentConfig
 
 pytestmark = needs_gpu
 
@@ -52,7 +52,7 @@ def test_cached_batches_are_the_streams(frames: Path) -> None:
 
 
 @pytest.mark.parametrize(("augmentation", "levels"), [(RESIZED, 1.0), (COLORED, 2.5)], ids=["plain", "colored"])
-def test_resized_batches_are_the_cpus(frames: Path, augmentation: Augmentation, levels: float) -> None:
+def test_resized_batches_are_the_cpus(frames: Path, augmentation: AugmentConfig, levels: float) -> None:
     """On the mean within a gray level, or 2.5 with colors turned before another resize; of the labels, one in fifty
     may lie between two pixels, where rounding decides."""
     ours, cpu = train_loader(frames, DEVICE, augmentation), train_loader(frames, CPU, augmentation)
@@ -75,7 +75,7 @@ def test_whole_frames_are_the_cpus(frames: Path, decoder: str) -> None:
 
 
 @pytest.mark.parametrize("augmentation", [RESIZED, COLORED], ids=["plain", "colored"])
-def test_what_the_cpu_decodes_for_a_gpu_is_the_cpus_to_the_bit(frames: Path, augmentation: Augmentation) -> None:
+def test_what_the_cpu_decodes_for_a_gpu_is_the_cpus_to_the_bit(frames: Path, augmentation: AugmentConfig) -> None:
     """The second road: the CPU's loader, its batches copied to the GPU while that computes."""
     ours, cpu = train_loader(frames, DEVICE, augmentation, decoder="cpu"), train_loader(frames, CPU, augmentation)
     for _ in range(6):

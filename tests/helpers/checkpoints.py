@@ -55,7 +55,7 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
         "ema": None,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "squeeze": None,
+        "stretch_to": None,
         "classes": checkpoint.pack_classes(classes),
         "config": config.to_dict(),
         "dataset": {"name": "streets", "digest": "0123456789abcdef"},

@@ -95,7 +95,7 @@ def reference_crop(frame: np.ndarray, window: Window, crop: tuple[int, int], fil
     shown = np.asarray(part.resize((window.width, window.height), method))
     out = np.empty((*crop, *frame.shape[2:]), np.uint8)
     out[:] = fill
-    rows = slice(window.above, window.above + window.height)
-    columns = slice(window.before, window.before + window.width)
+    rows = slice(window.pad_top, window.pad_top + window.height)
+    columns = slice(window.pad_left, window.pad_left + window.width)
     out[rows, columns] = shown[:, ::-1] if window.flip else shown
     return out

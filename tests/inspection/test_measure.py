@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg.data.augment import Augmentation, Window
+from augments import augment_config
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import Window
 from fastseg.data.loader import open_files
 from fastseg.data.reader import Reader
 from fastseg.inspection.measure import Crop, Inspection, _Tally, findings, inspect, percent, train_crops
@@ -22,7 +24,7 @@ from layouts import reference_crop
 FRAME = (64, 96)
 
 
-def measured(shards: Path, augmentation: Augmentation, **options: Any) -> Inspection:
+def measured(shards: Path, augmentation: AugmentConfig, **options: Any) -> Inspection:
     split = read_manifest(shards).split("train")
     files = open_files(shards, read_manifest(shards), "train")
     return inspect(files, split, augmentation, 19, **{"batch": 11, "crops": 11, **options})
@@ -31,25 +33,25 @@ def measured(shards: Path, augmentation: Augmentation, **options: Any) -> Inspec
 def test_crops_come_from_the_records_and_windows_that_are_named(shards: Path) -> None:
     manifest = read_manifest(shards)
     files = open_files(shards, manifest, "train")
-    reader, augmentation = Reader(files), Augmentation((48, 48), (0.5, 1.5))
-    place_of = {reader.key(place): place for place in range(len(reader))}
+    reader, augmentation = Reader(files), augment_config((48, 48), (0.5, 1.5))
+    index_of = {reader.key(index): index for index in range(len(reader))}
     crops = list(islice(train_crops(files, manifest.split("train"), augmentation, 3, 4, 1), 16))
     assert len({crop.key for crop in crops[:8]}) == 8  # an epoch's two steps repeat nothing
     assert len({crop.window.flip for crop in crops}) == 2
     for crop in crops:
-        mask = np.asarray(read_labels(reader.read(place_of[crop.key]).mask.tobytes(), "x"))
+        mask = np.asarray(read_labels(reader.read(index_of[crop.key]).mask.tobytes(), "x"))
         np.testing.assert_array_equal(crop.label, reference_crop(mask, crop.window, (48, 48), IGNORE))
         assert crop.frame == FRAME
         assert 0.48 < crop.ratio < 1.53
 
 
-def test_squeezed_frames_are_those_that_pillow_squeezes(shards: Path) -> None:
+def test_stretched_frames_are_those_that_pillow_stretches(shards: Path) -> None:
     manifest, size = read_manifest(shards), (50, 91)  # of 64×96; in few places rounding decides between two neighbors
-    files, augmentation = open_files(shards, manifest, "train"), Augmentation(size, squeeze=True)
+    files, augmentation = open_files(shards, manifest, "train"), augment_config(size, resize="stretch")
     reader, seen = Reader(files), set()
-    place_of = {reader.key(place): place for place in range(len(reader))}
+    index_of = {reader.key(index): index for index in range(len(reader))}
     for crop in islice(train_crops(files, manifest.split("train"), augmentation, 3, 4, 1), 12):
-        image, mask = (bytes(part) for part in reader.read(place_of[crop.key]))
+        image, mask = (bytes(part) for part in reader.read(index_of[crop.key]))
         pixels = read_rgb(image, "x")[0].resize(size[::-1], Image.Resampling.BILINEAR)
         labels = read_labels(mask, "x").resize(size[::-1], Image.Resampling.NEAREST)
         step = -1 if crop.window.flip else 1
@@ -64,7 +66,7 @@ def test_squeezed_frames_are_those_that_pillow_squeezes(shards: Path) -> None:
 
 def test_whole_frames_have_the_shares_of_the_manifest(shards: Path) -> None:
     split = read_manifest(shards).split("train")
-    found = measured(shards, Augmentation(FRAME, (1.0, 1.0)), show=4, entries=3)
+    found = measured(shards, augment_config(FRAME, (1.0, 1.0)), show=4, entries=3)
     assert found.pixels == split.pixels
     assert (found.padding, found.seen, found.unlabeled) == (0, 1, 0)
     assert len(found.shown) == 4
@@ -75,7 +77,7 @@ def test_whole_frames_have_the_shares_of_the_manifest(shards: Path) -> None:
 
 
 def test_padding_is_told_from_ignored_pixels(shards: Path) -> None:
-    found = measured(shards, Augmentation(FRAME, (0.5, 0.5)))
+    found = measured(shards, augment_config(FRAME, (0.5, 0.5)))
     assert found.padding == 0.75
     assert sum(found.pixels) == 11 * FRAME[0] * FRAME[1] // 4
     whole = read_manifest(shards).split("train").pixels

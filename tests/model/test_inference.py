@@ -134,7 +134,7 @@ def test_the_plain_view_is_the_argmax_of_upsampled_logits() -> None:
     assert (predict(model, image) == logits.argmax(1)).all()
 
 
-def test_a_network_of_squeezed_frames_has_one_view() -> None:
+def test_a_network_of_stretched_frames_has_one_view() -> None:
     for views in (Views(window=(20, 30)), MULTI_SCALE):
         views.check(None)
         with pytest.raises(UserError, match="leave --tta and --window out"):

@@ -1,4 +1,4 @@
-"""What only the recipe ``seed`` has: squeezed frames, of which nothing behind knows."""
+"""What only the recipe ``seed`` has: stretched frames, of which nothing behind knows."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def quirky(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
         shards=str(shards),
         name="quirky",
         runs=folder / "runs",
-        data=DataConfig(batch=4, crop=CROP, squeeze=True, threads=1),
+        data=DataConfig(batch=4, crop=CROP, resize="stretch", threads=1),
         model=ModelConfig(ARCH, str(write_checkpoint(folder / "start.pt")), precision="fp32"),
         optim=OptimConfig(epochs=2),
     )
@@ -82,8 +82,8 @@ def frames(count: int, size: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_evaluation_squeezes_as_pillow_does() -> None:
-    model, seen = network(squeeze=CROP), []
+def test_evaluation_stretches_as_pillow_does() -> None:
+    model, seen = network(stretch_to=CROP), []
     model.net.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     image = frames(2, (96, 130))
     assert predict(model.eval(), image).shape == (2, 130, 96)
@@ -102,19 +102,19 @@ def test_a_checkpoint_is_a_network_of_the_datas_classes(trained: RunState, path:
     model, picture = trained.average.model.eval(), np.asarray(layouts.noise(7, (150, 90)))
     loaded = load(path, "cpu", "fp32")
     assert loaded.model.net.classifier[4].weight.shape[0] == len(loaded.classes) == CLASSES
-    assert loaded.model.squeeze == CROP
+    assert loaded.model.stretch_to == CROP
     expected = predict(model, torch.from_numpy(picture.copy())[None])[0].numpy()
     assert expected.shape == (90, 150)
     assert len(np.unique(expected)) > 1  # the agreement is about something
     assert (loaded.predict(picture) == expected).mean() > 0.999
-    loaded.model.squeeze = None
+    loaded.model.stretch_to = None
     assert (loaded.predict(picture) != expected).any()
     for options in ({"tta": True}, {"window": (64, 64)}):
         with pytest.raises(UserError, match="leave --tta and --window out"):
             load(path, "cpu", **options)
 
 
-def test_a_large_picture_is_squeezed_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_picture_is_stretched_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(path, "cpu", "fp32")
     picture = np.asarray(layouts.noise(7, (150, 90)))
     expected = loaded.predict(picture)
@@ -122,7 +122,7 @@ def test_a_large_picture_is_squeezed_whole(path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(loaded.predict(picture), expected)
 
 
-def test_a_run_goes_on_with_squeezed_frames(quirky: Config, trained: RunState, path: Path) -> None:
+def test_a_run_goes_on_with_stretched_frames(quirky: Config, trained: RunState, path: Path) -> None:
     manifest = read_manifest(quirky.shards)
     state = build_state(quirky, manifest, ALONE, resumed=True)
     _, said = resume(quirky, manifest, ALONE, state, find_checkpoint(quirky, manifest))
@@ -130,15 +130,15 @@ def test_a_run_goes_on_with_squeezed_frames(quirky: Config, trained: RunState, p
     for one, other in zip(state.model.parameters(), trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert continues_exactly(checkpoint.load(path), quirky, ALONE)
-    assert not continues_exactly(checkpoint.load(path), with_changes(quirky, data__squeeze=False), ALONE)
+    assert not continues_exactly(checkpoint.load(path), with_changes(quirky, data__resize="crop"), ALONE)
 
 
 @pytest.mark.parametrize(
     ("quirk", "says"),
     [
-        ({"squeeze": [64]}, r"frames squeezed to \[64\]"),
-        ({"squeeze": [64, 1 << 20]}, "frames squeezed to"),
-        ({"squeeze": "ab"}, "frames squeezed to"),
+        ({"stretch_to": [64]}, r"frames stretched to \[64\]"),
+        ({"stretch_to": [64, 1 << 20]}, "frames stretched to"),
+        ({"stretch_to": "ab"}, "frames stretched to"),
     ],
 )
 def test_other_quirks_are_refused(path: Path, tmp_path: Path, quirk: dict, says: str) -> None:
@@ -148,7 +148,7 @@ def test_other_quirks_are_refused(path: Path, tmp_path: Path, quirk: dict, says:
 
 
 @pytest.mark.slow
-def test_an_export_squeezes_by_itself_or_is_refused(path: Path, tmp_path: Path) -> None:
+def test_an_export_stretches_by_itself_or_is_refused(path: Path, tmp_path: Path) -> None:
     console = Console(width=300)
     with pytest.raises(UserError, match="use --to onnx or torch-export"):
         export.export(export.Options(path, "safetensors"), console)
@@ -157,7 +157,7 @@ def test_an_export_squeezes_by_itself_or_is_refused(path: Path, tmp_path: Path) 
     picture = np.asarray(layouts.noise(7, (150, 90)))
     (classes,) = session.run(["classes"], {"image": picture[None]})
     assert (classes[0] == load(path, "cpu", "fp32").predict(picture)).mean() > 0.999
-    checkpoint.save(tmp_path / "ckpt.pt", checkpoint.load(path) | {"squeeze": None})
+    checkpoint.save(tmp_path / "ckpt.pt", checkpoint.load(path) | {"stretch_to": None})
     assert export.export(export.Options(tmp_path / "ckpt.pt", "safetensors"), console).exists()
 
 
@@ -181,4 +181,4 @@ def test_the_recipe_runs_and_fastseg_eval_agrees(shards: Path, tmp_path: Path) -
     # The data's classes alone, at full resolution.
     assert len(found["matrix"]) == CLASSES
     assert np.sum(found["matrix"]) == (labels != 255).sum()
-    assert restore_model(checkpoint.load(path)).squeeze == (48, 64)
+    assert restore_model(checkpoint.load(path)).stretch_to == (48, 64)

@@ -141,18 +141,20 @@ def open_ours(
     the changes of color that the Cityscapes recipe draws; ``resident``: of frames that stay decoded in memory."""
     import torch
 
-    from fastseg.config import DataConfig
+    from fastseg.config import AugmentConfig
     from fastseg.data.frame_cache import allocate_arena
     from fastseg.data.loader import TrainLoader, open_files
     from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
-    changes = {name: getattr(DataConfig(), name) * colors for name in ("brightness", "contrast", "saturation", "hue")}
+    recipe = AugmentConfig()
+    changes = {name: getattr(recipe, name) * colors for name in ("brightness", "contrast", "saturation", "hue")}
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
         manifest.split("train"),
-        replace(what.augmentation, **changes),
+        replace(what.augment, **changes),
+        fill=what.fill,
         batch=what.batch,
         device=device,
         threads=threads,
@@ -174,13 +176,13 @@ def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batch
     """Our batches as far as one of :data:`PARTS`."""
     from fastseg.data.loader import open_files
     from fastseg.data.reader import Reader
-    from fastseg.data.sampler import train_feed
+    from fastseg.data.sampler import crop_batches
     from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(), Work.from_json(work)
     reader = Reader(open_files(shards, read_manifest(shards), "train"))
-    feed = train_feed(reader, what.augmentation, batch=what.batch, seed=0, start=(0, 0), ahead=2)
-    run = feed if part == "read" else _decoding(part, feed, what, threads)
+    source = crop_batches(reader, what.augment, batch=what.batch, seed=0, start=(0, 0), ahead=2)
+    run = source if part == "read" else _decoding(part, source, what, threads)
 
     def images() -> Iterator[int]:
         while True:
@@ -190,7 +192,7 @@ def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batch
     return Batches(images(), 4)
 
 
-def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> Callable[[], Any]:
+def _decoding(part: str, source: Callable[[], Any], work: Work, threads: int) -> Callable[[], Any]:
     """A graph that decodes images or masks and does nothing else."""
     from nvidia.dali import pipeline_def
 
@@ -200,9 +202,9 @@ def _decoding(part: str, feed: Callable[[], Any], work: Work, threads: int) -> C
 
     @pipeline_def
     def graph() -> Any:
-        crops = dali_graph.take(feed, dali_graph.DECODING, device, "jpg")
+        crops = dali_graph.take(source, dali_graph.DECODING, device, "jpg")
         if part == "image":
-            return dali_graph.decode_image(crops, work.augmentation, device, "jpg")
+            return dali_graph.decode_image(crops, device, "jpg")
         return dali_graph.decode_mask(crops, "tif")
 
     number = 0 if device == "gpu" else None
