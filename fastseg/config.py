@@ -154,7 +154,7 @@ class Config:
     """A training run."""
 
     shards: str = "shards/cityscapes"
-    """Folder (or s3:// prefix) of the packed set. tools/make_shards.py packs it."""
+    """Folder (or s3:// prefix) of the packed set. fastseg-pack packs it."""
     cache: Path | None = None
     """Folder on a disk of this machine that keeps what is read from an s3:// prefix, so that later epochs and runs need
     not read it again; all GPUs and runs of the machine may share it."""

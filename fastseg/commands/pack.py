@@ -1,4 +1,4 @@
-"""Pack Cityscapes, or your own images and masks, into tar shards for training: ``python tools/make_shards.py``."""
+"""Pack Cityscapes, or your own images and masks, into tar shards for training: ``fastseg-pack``."""
 
 import re
 import sys
@@ -40,7 +40,7 @@ MANY = 64
 class Options:
     """Pack a data set into tar shards; interrupted, the same command goes on.
 
-    Example: python tools/make_shards.py mydata --out shards/mydata (docs/data.md tells the rest)
+    Example: fastseg-pack mydata --out shards/mydata (docs/data.md tells the rest)
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
@@ -75,7 +75,7 @@ class Options:
 
 
 def main() -> None:
-    """The command of tools/make_shards.py."""
+    """Run fastseg-pack, which python tools/make_shards.py is, too."""
     run_command(_main)
 
 
@@ -138,7 +138,7 @@ def _pack(options: Options) -> None:
 
 def _relabel(options: Options, classes: Path) -> None:
     if options.source is None:
-        raise UserError("--relabel needs the folder of a packed set: make_shards.py --relabel FILE SHARDS")
+        raise UserError("--relabel needs the folder of a packed set: fastseg-pack --relabel FILE SHARDS")
     if not classes.exists():
         write_classes(options.source, classes)
         print(f"wrote {classes}: edit names and colors, give classes one value list to merge them, then run this again")
@@ -189,7 +189,7 @@ def _guess(source: Path, out: Path | None, workers: int | None) -> None:
 
 def _merge(out: Path, overwrite: bool) -> None:
     _show(merge(out, overwrite), out)
-    print(f"{out} is one set now; check that every byte arrived with: make_shards.py --verify --out {out}")
+    print(f"{out} is one set now; check that every byte arrived with: fastseg-pack --verify --out {out}")
 
 
 def _show(manifest: Manifest, out: Path) -> None:

@@ -44,7 +44,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Command:
-    """Train torchvision's DeepLabv3 on shards packed by tools/make_shards.py.
+    """Train torchvision's DeepLabv3 on shards packed by fastseg-pack.
 
     Example: torchrun fastseg/train.py --gpus 8 --recipe cityscapes --data.batch 8
     """

@@ -58,7 +58,7 @@ def shards(request: Request) -> list[Row]:
         return [*speed(request.shards), *_set(request.shards)]
     except UserError as error:
         what, _, cure = str(error).partition("; ")
-        return broken("shards", what, cure or "pack the set: python tools/make_shards.py")
+        return broken("shards", what, cure or "pack the set: fastseg-pack")
 
 
 def _set(folder: str) -> list[Row]:
@@ -80,7 +80,7 @@ def _set(folder: str) -> list[Row]:
     found = f"{manifest.name}: {counts} images, {len(manifest.classes)} classes, {len(files)} tars"
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        cure = "copy the set again, or pack it: python tools/make_shards.py (--verify lists all damage)"
+        cure = "copy the set again, or pack it: fastseg-pack (--verify lists all damage)"
         return broken("data set", f"{found}; not as packed: {', '.join(missing[:3])}{more}", cure)
     return ok("data set", found)
 
@@ -102,7 +102,7 @@ def record(request: Request) -> list[Row]:
         batch = next(iter(fastseg.open_shards(request.shards, split, batch=1, device="cpu", threads=1)))
     except UserError as error:
         what, _, cure = str(error).partition("; ")
-        return broken("first record", what, cure or "pack the set again: python tools/make_shards.py")
+        return broken("first record", what, cure or "pack the set again: fastseg-pack")
     _, height, width, _ = batch.image.shape
     return ok("first record", f"of {split} decodes: {width}×{height} pixels, mean {batch.image.float().mean():.0f}")
 

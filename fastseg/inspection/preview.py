@@ -84,7 +84,12 @@ def _spread(samples: Sequence[Sample]) -> set[Sample]:
     splits = [[sample for sample in samples if sample.split == split] for split in SPLITS]
     splits = [chosen for chosen in splits if chosen]
     each = SHOWN // len(splits)
-    return {chosen[i * len(chosen) // each] for chosen in splits for i in range(min(each, len(chosen)))}
+    return {
+        chosen[i * len(chosen) // count]
+        for chosen in splits
+        for count in [min(each, len(chosen))]
+        for i in range(count)
+    }
 
 
 def _look(sample: Sample, table: LabelTable, options: ReadOptions, show: bool) -> Look | Problem:

@@ -261,7 +261,7 @@ def _read_colors(image: Image.Image, table: LabelTable, where: str, tolerance: i
     if not table.colors:
         raise UserError(
             f"the mask {where} has colors, but {table.name} names none; give each class its color in classes.json "
-            "(make_shards.py --guess-classes writes one)"
+            "(fastseg-pack --guess-classes writes one)"
         )
     codes = color_codes(np.asarray(image))
     ids = _color_lookup(tuple(table.colors.items()))[codes]

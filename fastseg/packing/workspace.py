@@ -110,9 +110,7 @@ def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspa
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another make_shards is packing into {out}; wait for it, or choose another --out"
-            ) from None
+            raise UserError(f"another process is packing into {out}; wait for it, or choose another --out") from None
         _clear(out, request)
         yield Workspace(out, request)
 

@@ -165,8 +165,8 @@ def read_manifest(folder: str | Path) -> Manifest:
 def _hint(folder: str | Path) -> str:
     """Name the finished sets in ``folder`` or beside it, and how to pack one."""
     if is_remote(folder):
-        return "pack one with: python tools/make_shards.py"
-    pack = f"pack one with: python tools/make_shards.py SOURCE --out {folder}"
+        return "pack one with: fastseg-pack"
+    pack = f"pack one with: fastseg-pack SOURCE --out {folder}"
     for place in (Path(folder), Path(folder).parent):
         if found := sorted(str(path.parent) for path in place.glob(f"*/{NAME}")):
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""

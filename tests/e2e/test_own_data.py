@@ -150,7 +150,7 @@ def test_more_than_255_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_table_packing_names_the_flag_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"classes\.json does not exist; make_shards\.py --guess-classes makes one"):
+    with pytest.raises(UserError, match=r"classes\.json does not exist; fastseg-pack --guess-classes makes one"):
         open_source(write_own(tmp_path))
 
 

@@ -202,7 +202,7 @@ def test_two_at_a_time_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".packing").mkdir()
     with (tmp_path / ".packing" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another make_shards is packing into"):
+        with pytest.raises(UserError, match="another process is packing into"):
             pack(open_source(folder), tmp_path, SMALL, workers=1)
 
 

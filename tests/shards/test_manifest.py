@@ -53,9 +53,9 @@ def test_refuses_damage(shards: Path, path: list, value: object, says: str) -> N
 
 
 def test_a_folder_without_one_is_no_set(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make_shards"):
+    with pytest.raises(UserError, match="fastseg-pack"):
         read_manifest(tmp_path)
-    with pytest.raises(UserError, match="make_shards"):
+    with pytest.raises(UserError, match="fastseg-pack"):
         read_manifest(tmp_path / "missing")
 
 

@@ -128,7 +128,7 @@ def _own_classes(tree: Tree) -> LabelTable:
     where = tree.root / CLASSES
     if not tree.has(CLASSES):
         raise UserError(
-            f"{where} does not exist; make_shards.py --guess-classes makes one from the masks, "
+            f"{where} does not exist; fastseg-pack --guess-classes makes one from the masks, "
             "in which you then write the names"
         )
     return read_classes(where) if where.is_file() else parse_classes(tree[CLASSES].read(), str(tree[CLASSES]))

@@ -1,0 +1,39 @@
+"""The page before packing: counts against the files themselves, and what it names."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fastseg.inspection.preview import SHOWN, preview, write_preview
+from fastseg.packing.pack import pack
+from fastseg.packing.reading import ReadOptions
+from fastseg.packing.sources import open_source
+from layouts import write_folder_dataset
+
+
+def test_it_counts_what_packing_would(tmp_path: Path) -> None:
+    source = open_source(write_folder_dataset(tmp_path / "set", train=9, val=4))
+    found, packed = preview(source, ReadOptions(), workers=2), pack(source, tmp_path / "shards", workers=1)
+    assert {name: split.pixels for name, split in found.manifest.splits.items()} == {
+        name: split.pixels for name, split in packed.splits.items()
+    }
+    assert len(found.pictures) == 10  # six of train, all of val
+    assert len(found.pictures) <= SHOWN
+    assert found.problems == found.warnings == ()
+
+
+def test_the_page_names_what_stands_out(tmp_path: Path) -> None:
+    folder = write_folder_dataset(tmp_path / "<b>set", train=3, val=2)
+    for path in (folder / "val" / "masks").iterdir():
+        Image.fromarray(np.zeros((32, 64), np.uint8)).save(path)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "train" / "masks" / "train_000.png")
+    source = open_source(folder)
+    found = preview(source, ReadOptions(), workers=1)
+    assert [problem.sample.key for problem in found.problems] == ["train_000"]
+    assert found.warnings == ("'box', 'dot' never occur in val",)
+    write_preview(tmp_path / "page.html", found, source.summary(), folder)
+    page = (tmp_path / "page.html").read_text()
+    assert "&#39;box&#39;, &#39;dot&#39; never occur in val" in page
+    assert "&lt;b&gt;set" in page
+    assert "<b>set" not in page
