@@ -110,8 +110,8 @@ def test_masks_of_another_size_but_the_same_proportions_are_resized_when_told(tm
     _, labels, facts = read(source, resize_masks=True)
     np.testing.assert_array_equal(labels, stored)
     assert facts.resized
+    write(tmp_path / "b", stored, 1, np.zeros((80, 48), np.uint8))
     with pytest.raises(UserError, match=r"has 48×80 pixels.*they must show the same, in one size"):
-        write(tmp_path / "b", stored, 1, np.zeros((80, 48), np.uint8))
         read(open_source(tmp_path / "b"), resize_masks=True)
 
 
