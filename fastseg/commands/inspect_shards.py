@@ -19,6 +19,7 @@ from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
 from fastseg.recipes import RECIPES
 from fastseg.shards.manifest import Manifest, read_manifest
+from fastseg.shards.set_warnings import set_warnings
 
 if TYPE_CHECKING:
     from fastseg.inspection.measure import Crop, Inspection
@@ -152,7 +153,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
             progress=progress,
         )
     facts = _facts(options, config, manifest, inspection)
-    sentences = findings(inspection, split, manifest.classes)
+    sentences = [*set_warnings(manifest, options.split), *findings(inspection, split, manifest.classes)]
     if split.samples < config.data.batch:
         sentences.append(
             f"{split.samples} frames make no batch of {config.data.batch}: train with a smaller --data.batch"

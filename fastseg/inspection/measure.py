@@ -15,7 +15,7 @@ from fastseg.data.augment import FILL, Color, Window, sample_augmentations
 from fastseg.data.loader import TrainLoader
 from fastseg.data.reader import Files, Reader
 from fastseg.data.sampler import train_samples
-from fastseg.inspection.alignment import label_shift
+from fastseg.inspection.alignment import label_shift, mask_turn
 from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.shards.images import image_size, read_labels, read_rgb
 from fastseg.shards.manifest import Split
@@ -82,6 +82,8 @@ class Inspection:
     """The first records of the split."""
     shift: tuple[float, float] | None
     """How far masks lie below and to the right of their images, shares of the frame; None: where they should."""
+    turn: str | None = None
+    """How masks are turned or mirrored against their images; None: as they should be."""
 
 
 def inspect(
@@ -111,6 +113,7 @@ def inspect(
         shown += [crop] if done <= show else []
         if progress:
             progress(done, crops)
+    frames = list(_frames(files, split))
     return Inspection(
         crops=crops,
         pixels=_by_class(tally.pixels, classes),
@@ -120,7 +123,8 @@ def inspect(
         seen=tally.seen / crops,
         shown=tuple(shown),
         entries=tuple(_entries(files, entries)),
-        shift=label_shift(_frames(files, split)),
+        shift=label_shift(frames),
+        turn=mask_turn(frames),
     )
 
 
@@ -200,7 +204,12 @@ def findings(inspection: Inspection, split: Split, classes: tuple[SegmentationCl
 
 
 def _shift(inspection: Inspection) -> Iterator[str]:
-    if inspection.shift is not None:
+    if inspection.turn is not None:
+        yield (
+            f"the masks seem {inspection.turn} against their images; look at the overlays (does an EXIF orientation "
+            "turn the images? pack again with --masks-drawn stored)"
+        )
+    elif inspection.shift is not None:
         down, right = inspection.shift
         vertical = f"{percent(abs(down))} of the height {'down' if down > 0 else 'up'}"
         horizontal = f"{percent(abs(right))} of the width to the {'right' if right > 0 else 'left'}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg.inspection.alignment import SIDE, label_shift
+from fastseg.inspection.alignment import SIDE, TURNS, label_shift, mask_turn
 from layouts import labels, noise
 
 SIZE = (320, 200)
@@ -43,3 +43,27 @@ def test_what_cannot_be_told_is_not_called_shifted() -> None:
     for seed in range(0, 40, 8):
         unrelated = [(noise(i, SIZE), labels(i, SIZE, (0, 1, 4, 9))) for i in range(seed, seed + 8)]
         assert label_shift(unrelated) is None
+
+
+SQUARE = (200, 200)
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_turned_masks_are_told(name: str) -> None:
+    """As stored beside an image that its EXIF orientation turns."""
+    pairs = [(image.resize(SQUARE), mask.resize(SQUARE, Image.Resampling.NEAREST)) for image, mask in frames()]
+    undo = {
+        "turned by 90° to the right": Image.Transpose.ROTATE_270,
+        "turned by 90° to the left": Image.Transpose.ROTATE_90,
+    }
+    turned = [(image, mask.transpose(undo.get(name, TURNS[name]))) for image, mask in pairs]
+    assert mask_turn(turned) == name
+    assert mask_turn(pairs) is None
+
+
+def test_frames_that_are_not_square_may_be_upside_down() -> None:
+    assert mask_turn([(image, mask.rotate(180)) for image, mask in frames()]) == "turned by 180°"
+    assert mask_turn(frames()) is None
+    assert mask_turn([]) is None
+    for seed in range(0, 40, 8):
+        assert mask_turn([(noise(i, SIZE), labels(i, SIZE, (0, 1, 4, 9))) for i in range(seed, seed + 8)]) is None
