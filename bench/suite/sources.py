@@ -71,7 +71,7 @@ def write_decoded(split: Path, key: str, image: Place, mask: Place) -> None:
 def write_labeled(split: Path, sample: Sample, table: LabelTable) -> None:
     """Copy a sample's image, and write its mask as train ids."""
     assert sample.mask is not None
-    labels = np.asarray(Image.open(io.BytesIO(sample.mask.read())))  # type: ignore[attr-defined]
+    labels = np.asarray(sample.mask.read_labels())
     _save(Image.fromarray(table.lookup()[labels].astype(np.uint8)), split / "masks" / f"{sample.key}.png")
     (split / "images").mkdir(parents=True, exist_ok=True)
     (split / "images" / f"{sample.key}.png").write_bytes(sample.image.read())

@@ -42,11 +42,11 @@ class Guess:
         return [value for value in self.pixels if not (self.ignored and value == IGNORE)]
 
     def name(self, value: int) -> str:
-        """A name to be replaced."""
+        """Return a name to be replaced."""
         return f"class {value}"
 
     def to_json(self, name: str) -> str:
-        """The text of a ``classes.json``, a line for each class."""
+        """Return the text of a ``classes.json``, a line for each class."""
         classes = [{"value": v, "name": self.name(v), "color": self.colors[v]} for v in self.classes]
         lines = ",\n".join("  " + json.dumps(entry) for entry in classes)
         ignore = [IGNORE] if self.ignored else []
@@ -70,9 +70,9 @@ def write_guess(root: Path, workers: int | None = None, progress: Progress | Non
 
 
 def guess_classes(masks: list[Member], workers: int | None = None, progress: Progress | None = None) -> Guess:
-    """What values ``masks`` hold, and in which colors; see :func:`write_guess`."""
+    """Return what values ``masks`` hold, and in which colors; see :func:`write_guess`."""
     total, colors, first = np.zeros(256, np.int64), dict[int, Color](), dict[int, Member]()
-    with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as looks:
+    with closing(ordered_map(read_mask, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as looks:
         for done, (mask, (histogram, palette)) in enumerate(zip(masks, looks, strict=True), 1):
             total += histogram
             for value in np.flatnonzero(histogram).tolist():
@@ -92,14 +92,14 @@ def guess_classes(masks: list[Member], workers: int | None = None, progress: Pro
     return Guess(len(masks), pixels, shown)
 
 
-def look_at(mask: Member) -> tuple[list[int], list[Color]]:
-    """The pixels of each value 0…255 of one mask, and its palette, if it has one."""
+def read_mask(mask: Member) -> tuple[list[int], list[Color]]:
+    """Return the pixels of each value 0…255 of one mask, and its palette, if it has one."""
     data = mask.read()
     return read_labels(data, str(mask)).histogram(), read_palette(data)
 
 
 def voc_color(value: int) -> Color:
-    """The color of a label in PASCAL VOC's development kit, which many tools use: far apart for small labels."""
+    """Return the color of a label in PASCAL VOC's development kit, which many tools use: far apart for small labels."""
     red, green, blue = (
         sum((value >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
     )

@@ -100,17 +100,19 @@ def encode(sample: Sample, codec: Codec, table: LabelTable, measure: bool = Fals
 def _read_mask(
     sample: Sample, table: LabelTable, size: tuple[int, int], stored: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, ...]]:
-    """The mask as train ids (mode ``L``) and its pixels of each class; ``stored``: the image's size before it was
-    turned upright."""
+    """Return the mask as train ids (mode ``L``) and its pixels of each class.
+
+    ``stored`` is the image's size before it was turned upright.
+    """
     assert sample.mask is not None
     labels = sample.mask.read_labels()
     if labels.size != size:
-        cure = "they must be equal"
+        hint = "they must be equal"
         if labels.size == stored:  # Not guessed: a set that needs it has masks turned by 180° as well, which none sees.
-            cure = "its EXIF orientation turns it: draw masks on upright images, or remove that tag from all images"
+            hint = "its EXIF orientation turns it: draw masks on upright images, or remove that tag from all images"
         raise UserError(
             f"the mask {sample.mask} has {labels.width}×{labels.height} pixels, "
-            f"its image {sample.image} {size[0]}×{size[1]}; {cure}"
+            f"its image {sample.image} {size[0]}×{size[1]}; {hint}"
         )
     # Histograms and tables of Pillow run in C; numpy's bincount takes three times as long.
     counts = [0] * (IGNORE + 1)
@@ -129,7 +131,7 @@ def _count(histogram: list[int], classes: int) -> tuple[int, ...]:
 
 
 def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> bytes:
-    """The stored bytes; ``untouched`` is the input file if it holds exactly ``image``."""
+    """Return the stored bytes; ``untouched`` is the input file if it holds exactly ``image``."""
     if codec.image == "png":
         is_png = untouched is not None and untouched.startswith(b"\x89PNG")
         return untouched if untouched is not None and is_png else encode_png(image)
@@ -141,7 +143,7 @@ def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> 
 def _describe(
     sample: Sample, original: tuple[int, int], size: tuple[int, int], pixels: tuple[int, ...]
 ) -> dict[str, Any]:
-    """What the record's JSON says; sizes are height, width."""
+    """Return what the record's JSON says; sizes are height, width."""
     return {
         "key": sample.key,
         "name": sample.image.filename,
