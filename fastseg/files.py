@@ -55,19 +55,19 @@ def check_writable(path: str | Path, flag: str) -> None:
 
     Nothing is left behind. Raises :class:`UserError`.
     """
-    _check_place(Path(path), Path(path), flag, "folder")
+    _check_path(Path(path), Path(path), flag, "folder")
 
 
 def check_writable_file(path: str | Path, flag: str) -> None:
     """Refuse a file, there or yet to be made, that :func:`write_atomic` cannot write; as :func:`check_writable`."""
     if Path(path).is_dir():
         raise UserError(f"{flag} is {path}, which is a folder; name a file")
-    _check_place(Path(path), Path(path).parent, flag, "file")
+    _check_path(Path(path), Path(path).parent, flag, "file")
 
 
-def _check_place(path: Path, folder: Path, flag: str, kind: str) -> None:
+def _check_path(path: Path, folder: Path, flag: str, kind: str) -> None:
     # Not Path.exists, which raises where a folder above may not be looked into.
-    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         if nearest.is_dir():
             with TemporaryFile(dir=nearest):  # the only sure test: of root, permission bits say nothing
@@ -81,7 +81,7 @@ def _check_place(path: Path, folder: Path, flag: str, kind: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -97,8 +97,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-NAME = ".lock"
-"""Of a file that says nothing: that a process holds it does."""
+LOCK = ".lock"
+"""Name of a file that says nothing: that a process holds it does."""
 
 
 def lock_run_folder(folder: Path) -> IO[str]:
@@ -108,14 +108,14 @@ def lock_run_folder(folder: Path) -> IO[str]:
     Raises :class:`UserError` where another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / NAME).open("w")
+    file = (folder / LOCK).open("w")
     _lock(file, fcntl.LOCK_EX, folder)
     return file
 
 
 def check_free(folder: Path) -> None:
     """Refuse a folder that another run holds, and leave nothing there. Raises :class:`UserError`."""
-    with suppress(FileNotFoundError, NotADirectoryError), (folder / NAME).open() as file:
+    with suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
         _lock(file, fcntl.LOCK_SH, folder)  # shared: the ranks of one run may all be looking
 
 

@@ -17,12 +17,12 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: a batch system or a container may grant fewer than the machine has."""
+    """Return how many cores this process may run on; a batch system or a container may grant fewer than there are."""
     return len(os.sched_getaffinity(0))
 
 
 def worker_count(workers: int | None) -> int:
-    """``workers``, or by default the cores that this process may run on; :class:`UserError` below 1."""
+    """Return ``workers``, or by default :func:`usable_cores`; raise :class:`UserError` below 1."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; it must be at least 1")
     return workers or usable_cores()
@@ -87,5 +87,5 @@ def _leave_with_parent() -> None:
 
 
 def cpu_threads(processes: int) -> int:
-    """Threads for each of the ``processes`` that share this machine; at most 16."""
+    """Return the threads for each of the ``processes`` that share this machine, at most 16."""
     return min(max(usable_cores() // processes, 1), 16)

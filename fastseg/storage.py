@@ -13,37 +13,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
 from io import BufferedReader, FileIO
-from itertools import count
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TypeVar
 
 from fastseg.errors import UserError
+from fastseg.object_stores import STORAGES, Listing, RequestError, Storage
 
+Result = TypeVar("Result")
 TRIES = 8
 """How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says). The pauses between take a minute on
 average, two at most, in all; each request may take its time beside."""
-CONNECT_TIMEOUT = 10.0
-"""Seconds that a connection to the storage may take."""
-READ_TIMEOUT = 30.0
-"""Seconds of silence after which a request is sent again."""
 BLOCK = 1 << 26
 """Bytes that are downloaded at a time."""
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether ``path`` is an ``s3://`` address rather than a local path."""
-    return str(path).startswith("s3://")
+    """Return whether ``path`` is an address in object storage (``s3://``, ``gs://``, ``az://``) and no local path."""
+    return "://" in str(path) and _scheme(path) in STORAGES
 
 
 def join(folder: str | Path, name: str) -> str:
-    """``folder/name`` for a local folder or an ``s3://`` prefix."""
+    """Return ``folder/name`` for a local folder or a prefix in object storage."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """The bytes of a local file or of an ``s3://bucket/key`` object, of which there may be ``most``.
+    """Return the bytes of a local file or of an object such as ``s3://bucket/key``, of which there may be ``most``.
 
     Raises :class:`FileNotFoundError` where there is none, :class:`ValueError` for more bytes and for what is no plain
     file, and :class:`UserError` where the storage refuses or, asked again and again (:data:`TRIES`), does not answer.
@@ -55,32 +52,21 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
 
 def read_range(path: str, offset: int, size: int, etag: str | None = None) -> bytes:
-    """``size`` bytes of an ``s3://`` object from ``offset`` on, fewer at its end; raises as :func:`read_bytes`.
+    """Return ``size`` bytes of an object from ``offset`` on, fewer at its end; raise as :func:`read_bytes`.
 
     With the ``etag`` of :func:`look_up` an object that was replaced since is refused.
     """
-    same = {"IfMatch": etag} if etag else {}
-    return _ask(path, _body, Range=f"bytes={offset}-{offset + size - 1}", **same)
-
-
-class Listing(NamedTuple):
-    """What the storage says of an object without sending it."""
-
-    size: int
-    """Bytes."""
-    etag: str
-    """Changes whenever the content does."""
+    return _ask(path, lambda storage: storage.read(path, offset, size, etag))
 
 
 def look_up(path: str) -> Listing:
-    """Size and ETag of an ``s3://`` object; raises as :func:`read_bytes`."""
-    found = _ask(path, lambda client, **where: client.head_object(**where))
-    return Listing(found["ContentLength"], found["ETag"])
+    """Return size and ETag of an object; raise as :func:`read_bytes`."""
+    return _ask(path, lambda storage: storage.look_up(path))
 
 
 @contextmanager
 def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
-    """A local folder with the files ``names``: ``folder`` itself, or a temporary copy of what ``s3://`` has of them."""
+    """Yield a local folder with the files ``names``: ``folder`` itself, or a temporary copy of what is in storage."""
     if not is_remote(folder):
         yield Path(folder)
         return
@@ -106,91 +92,23 @@ def _download(source: str, path: Path) -> None:
             file.write(read_range(source, offset, BLOCK, etag))
 
 
-def _body(client: Any, **request: str) -> bytes:
-    """An object's bytes."""
-    from botocore.exceptions import ResponseStreamingError
-    from urllib3.exceptions import HTTPError
-
-    stream = client.get_object(**request)["Body"]
-    try:
-        return bytes(stream.read())
-    except HTTPError as error:  # botocore has exceptions of its own for most of them, but not for a broken TLS stream
-        raise ResponseStreamingError(error=error) from error
-
-
-def _ask(path: str, request: Callable[..., Any], **options: str) -> Any:
-    """``request(client, Bucket=…, Key=…, **options)``, its errors as a :class:`FileNotFoundError` or one sentence."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError, SSLError
-    except ImportError as error:
-        raise UserError(f"{path} needs boto3; install it with: pip install 'fastseg-deeplab[s3]'") from error
-    bucket, _, key = path.removeprefix("s3://").partition("/")
-    tried = 0
-    try:
-        client = _storage(os.environ.get("AWS_ENDPOINT_URL"))
-        for tried in count(1):
-            try:
-                return request(client, Bucket=bucket, Key=key, **options)
-            except (BotoCoreError, ClientError) as error:
-                # A busy server may break off a handshake, too; that says the same as a wrong certificate.
-                if tried >= _tries() or not (_passes(error) or isinstance(error, SSLError)):
-                    raise
-            time.sleep(random.random() * 2 ** (tried - 1))
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code in ("NoSuchKey", "404"):
-            raise FileNotFoundError(path) from error
-        if code == "InvalidRange":  # it begins behind the end
-            return b""
-        if code == "PreconditionFailed":
-            raise UserError(f"{path} was replaced while it was being read; run the same command again") from None
-        raise _unreadable(path, error, tried) from None
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
-        raise _unreadable(path, error, tried) from None
+def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
+    """Return what the storage of ``path`` answers to ``request``, repeated where that may help."""
+    storage, tried = STORAGES[_scheme(path)], 1
+    while True:
+        try:
+            return request(storage)
+        except RequestError as error:
+            if tried >= int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES)) or not error.retry:
+                tries = f" after {tried} tries" if tried > 1 else ""
+                advice = "once the storage answers, the same command goes on" if error.passes else storage.hint
+                raise UserError(f"{path} cannot be read{tries} ({error}); {advice}") from None
+        time.sleep(random.random() * 2 ** (tried - 1))
+        tried += 1
 
 
-def _unreadable(path: str, error: Exception, tried: int) -> UserError:
-    tries = f" after {tried} tries" if tried > 1 else ""
-    cure = (
-        "once the storage answers, the same command goes on"
-        if _passes(error)
-        else "check the address, the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE), the region "
-        "(AWS_DEFAULT_REGION) and the endpoint (AWS_ENDPOINT_URL)"
-    )
-    return UserError(f"{path} cannot be read{tries} ({' '.join(str(error).split())}); {cure}")
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the same request may be answered later: a busy or broken server, a timeout, a lost connection."""
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        throttled = error.response["Error"]["Code"] in ("RequestTimeout", "SlowDown", "Throttling")
-        return status >= 500 or status == 429 or throttled
-    lost = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
-    return isinstance(error, lost) and not isinstance(error, exceptions.SSLError)
-
-
-@cache
-def _storage(endpoint: str | None) -> Any:
-    """A client, which threads may share; making one takes longer than a request."""
-    import boto3
-    from botocore.config import Config
-
-    # It repeats nothing by itself: it does not know of bodies that break off, and its newer modes give up after 35
-    # repetitions within a short time, of all threads together, which with 32 readers is an outage of a second.
-    config = Config(
-        max_pool_connections=64,
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
-        retries={"mode": "legacy", "total_max_attempts": 1},
-    )
-    return boto3.client("s3", endpoint_url=endpoint, config=config)
-
-
-def _tries() -> int:
-    return int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES))
+def _scheme(path: str | Path) -> str:
+    return str(path).partition("://")[0]
 
 
 FOLDER = "fastseg-cache"
@@ -215,7 +133,7 @@ class Cache:
     """
 
     def __init__(self, folder: Path, bound: int) -> None:
-        """At most ``bound`` bytes below ``folder``. Raises :class:`UserError` where that cannot be written."""
+        """Keep at most ``bound`` bytes below ``folder``. Raises :class:`UserError` where that cannot be written."""
         self._folder, self._bound, self._full = folder / FOLDER, bound, False
         self._etag = cache(lambda path: look_up(path).etag)
         try:
@@ -228,7 +146,7 @@ class Cache:
             raise UserError(f"--cache {folder} cannot be written ({error.strerror}); name another folder") from None
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """As :func:`fastseg.storage.read_range`."""
+        """Return what :func:`read_range` does."""
         etag = self._etag(path)
         name = hashlib.sha256(f"{path} {etag} {offset} {size}".encode()).hexdigest()
         file = self._folder / name[:2] / name
@@ -263,14 +181,14 @@ class Cache:
 
     @contextmanager
     def _ledger(self) -> Iterator[FileIO]:
-        """The file that says how many bytes the folder holds, locked against other processes and threads."""
+        """Yield the file that says how many bytes the folder holds, locked against other processes and threads."""
         # Opened anew each time: a lock belongs to what was opened, and threads would share it.
         with FileIO(os.open(self._folder / "used", os.O_RDWR | os.O_CREAT, 0o644), "r+") as ledger:
             fcntl.flock(ledger, fcntl.LOCK_EX)
             yield ledger
 
     def _make_room(self, size: int) -> int:
-        """Remove what is old if there is no room for ``size`` bytes; returns the bytes in the folder."""
+        """Remove what is old if there is no room for ``size`` bytes; return the bytes in the folder."""
         stats = self._files()
         used = sum(stat.st_size for stat in stats.values())
         if used + size <= self._bound:
@@ -283,13 +201,13 @@ class Cache:
         return used
 
     def _files(self) -> dict[Path, os.stat_result]:
-        """What the cache has written: nothing else may be removed, whoever put it into the folder."""
+        """Return what the cache has written: nothing else may be removed, whoever put it into the folder."""
         named = [file for file in self._folder.glob("??/*") if NAME.fullmatch(f"{file.parent.name}/{file.name}")]
         return {file: status for file in named if S_ISREG((status := file.lstat()).st_mode)}
 
 
 def _load(file: Path, size: int) -> bytes | None:
-    """The bytes of a file of the cache; None where there is none or it is damaged."""
+    """Return the bytes of a file of the cache; None where there is none or it is damaged."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -320,13 +238,13 @@ _cache: Cache | None = None
 
 
 def use_cache(folder: Path | None, gigabytes: float) -> None:
-    """From now on keep what :func:`read_cached_range` reads in ``folder``, at most ``gigabytes`` (10⁹ bytes) of it."""
+    """Keep what :func:`read_cached_range` reads from now on in ``folder``, at most ``gigabytes`` (10⁹ bytes) of it."""
     global _cache
     _cache = Cache(folder, round(gigabytes * 1e9)) if folder else None
 
 
 def read_cached_range(path: str, offset: int, size: int) -> bytes:
-    """As :func:`fastseg.storage.read_range`, through the cache where :func:`use_cache` has named one."""
+    """Return what :func:`read_range` does, through the cache where :func:`use_cache` has named one."""
     return _cache.read(path, offset, size) if _cache else read_range(path, offset, size)
 
 
@@ -338,7 +256,7 @@ OPEN = 128
 tars than that; opening one anew takes 0.01 ms."""
 LOST = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO}
 """What the kernel answers where a disk or its file system has lost bytes. Anything else says nothing of the record."""
-CURES = {
+HINTS = {
     errno.EMFILE: "raise this process's limit on open files (ulimit -n)",
     errno.ENFILE: "raise the machine's limit on open files (sysctl fs.file-max)",
     errno.ENOMEM: "leave the machine more memory",
@@ -346,7 +264,7 @@ CURES = {
 
 
 def range_reader() -> Callable[[str], Bytes]:
-    """From a tar's path or address to its bytes; several threads may call it, and what it returns.
+    """Return a function from a tar's path or address to its bytes; threads may share both.
 
     A tar that makes way for another is closed when the last thread has read from it. Both raise :class:`UserError` for
     a tar that is missing, :class:`OSError` for a local one that cannot be read.
@@ -355,13 +273,13 @@ def range_reader() -> Callable[[str], Bytes]:
 
 
 def missing_file(path: str) -> UserError:
-    """That a file of a set is not there."""
+    """Return the error that a file of a set is not there."""
     return UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
 
 
-def cure(error: OSError) -> str:
-    """What to do about a tar that cannot be read though its disk is in order."""
-    return CURES.get(error.errno or 0, "once that is mended, the same command goes on")
+def hint(error: OSError) -> str:
+    """Return what to do about a tar that cannot be read though its disk is in order."""
+    return HINTS.get(error.errno or 0, "once that is mended, the same command goes on")
 
 
 def _open(tar: str) -> Bytes:

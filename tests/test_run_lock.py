@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.files import NAME, check_free, lock_run_folder
+from fastseg.files import LOCK, check_free, lock_run_folder
 
 HOLDER = """
 import sys, time
@@ -41,7 +41,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
         check_free(tmp_path)
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
-    assert (tmp_path / NAME).exists()
+    assert (tmp_path / LOCK).exists()
     lock_run_folder(tmp_path).close()
 
 

@@ -1,6 +1,7 @@
 """Reading shards from a real object store on this machine, and what is said where that cannot be."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -12,9 +13,10 @@ import torch
 from augments import augment_config
 from fastseg.data.loader import EvalLoader, TrainLoader, open_files
 from fastseg.errors import UserError
+from fastseg.object_stores import STORAGES, Listing, RequestError, _s3_client
 from fastseg.shards.manifest import read_manifest
-from fastseg.storage import _storage, join, look_up, read_bytes
-from object_store import BUCKET, CREDENTIALS, Server
+from fastseg.storage import is_remote, join, look_up, read_bytes, read_range
+from object_store import ACCOUNT, BUCKET, Server, environment
 
 CPU = torch.device("cpu")
 
@@ -38,13 +40,15 @@ def test_files_are_read_within_bounds(tmp_path: Path) -> None:
 def bucket(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The packed set in an S3 server on loopback."""
     server = Server()
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
+    for name, value in environment(server.endpoint).items():
         monkeypatch.setenv(name, value)
     yield server.upload(shards)
     server.kill()
 
 
-def test_shards_are_read_from_object_storage(bucket: str, shards: Path) -> None:
+@pytest.mark.parametrize("scheme", STORAGES)
+def test_shards_are_read_from_object_storage(scheme: str, bucket: str, shards: Path) -> None:
+    bucket = bucket.replace("s3", scheme)
     manifest = read_manifest(bucket)
     assert manifest == read_manifest(shards)
     remote, local = (
@@ -70,6 +74,7 @@ def test_shards_are_read_from_object_storage(bucket: str, shards: Path) -> None:
     )
     for _ in range(first.steps_per_epoch + 1):
         assert torch.equal(first.next().image, again.next().image)
+    time.sleep(1)  # what is still being read ahead would ask the network of another test once this server is gone
 
 
 def test_what_object_storage_has_not(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +109,7 @@ def test_what_waiting_does_not_cure(bucket: str, monkeypatch: pytest.MonkeyPatch
     """A bucket, an endpoint or credentials that are wrong stay wrong: the sentence says what to look at."""
 
     def refused(path: str, why: str) -> None:
-        _storage.cache_clear()
+        _s3_client.cache_clear()
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which remembers credentials
         with pytest.raises(UserError, match=rf"^{path} cannot be read \(.*{why}.*\); check the .*AWS_ENDPOINT_URL\)$"):
             read_bytes(path, 9)
@@ -124,4 +129,63 @@ def test_what_waiting_does_not_cure(bucket: str, monkeypatch: pytest.MonkeyPatch
     refused(manifest, "Unable to locate credentials")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no address")
     refused(manifest, "Invalid endpoint: no address")
-    _storage.cache_clear()
+    _s3_client.cache_clear()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_what_waiting_does_not_cure_in_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, key in ((BUCKET, "private"), (ACCOUNT, f"{BUCKET}/private")):
+        boto3.client("s3").put_object(Bucket=where, Key=key, Body=b"x")
+
+    def refused(path: str, why: str) -> None:
+        hint = {"gs": "GOOGLE_APPLICATION_CREDENTIALS", "az": "AZURE_STORAGE_ACCOUNT_NAME"}[path[:2]]
+        with pytest.raises(UserError, match=rf"^{path} cannot be read \(.*{why}.*\); check the .*{hint}"):
+            read_bytes(path, 9)
+
+    refused("gs://no-such-bucket/it", "NoSuchBucket")
+    refused("gs://bucket/private", "403 Forbidden")
+    refused("az://bucket/private", "403 Forbidden")
+    monkeypatch.setenv("GOOGLE_BASE_URL", "no address")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "no address")
+    refused("gs://bucket/it", "no address")
+    refused("az://bucket/it", "no address")
+
+
+class Memory:
+    """A storage of one object."""
+
+    hint = "check the memory"
+
+    def __init__(self) -> None:
+        self.fails = 0
+
+    def look_up(self, path: str) -> Listing:
+        if path != "memory://it":
+            raise FileNotFoundError(path)
+        return Listing(3, "tag")
+
+    def read(self, path: str, offset: int, size: int, etag: str | None) -> bytes:
+        assert etag in (None, self.look_up(path).etag)
+        if self.fails:
+            self.fails -= 1
+            raise RequestError("forgotten", passes=True)
+        return b"abc"[offset : offset + size]
+
+
+def test_a_storage_is_an_entry_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_remote("memory://it")
+    monkeypatch.setitem(STORAGES, "memory", memory := Memory())
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert is_remote("memory://it")
+    assert (look_up("memory://it").size, read_bytes("memory://it", 3), read_range("memory://it", 1, 9)) == (
+        3,
+        b"abc",
+        b"bc",
+    )
+    with pytest.raises(FileNotFoundError):
+        look_up("memory://other")
+    memory.fails = 7
+    assert read_bytes("memory://it", 3) == b"abc"
+    memory.fails = 8
+    with pytest.raises(UserError, match=r"^memory://it cannot be read after 8 tries \(forgotten\); once the storage"):
+        read_bytes("memory://it", 3)

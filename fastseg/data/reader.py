@@ -14,7 +14,7 @@ from fastseg.errors import UserError
 from fastseg.shards.images import image_size
 from fastseg.shards.jpeg_tiles import Bytes
 from fastseg.shards.tar import find_corrupt, index_bytes, member_label, read_index
-from fastseg.storage import LOST, cure, is_remote, missing_file, range_reader, read_bytes
+from fastseg.storage import LOST, hint, is_remote, missing_file, range_reader, read_bytes
 
 Sample = TypeVar("Sample")
 
@@ -115,7 +115,7 @@ class Reader:
             data = np.frombuffer(self._open(record.tar)(record.offset, record.size), np.uint8)
         except OSError as error:
             sentence = f"{self.where(index)} cannot be read ({error.strerror})"
-            raise Damaged(sentence) if error.errno in LOST else UserError(f"{sentence}; {cure(error)}") from None
+            raise Damaged(sentence) if error.errno in LOST else UserError(f"{sentence}; {hint(error)}") from None
         if len(data) != record.size:
             raise Damaged(
                 f"{record.tar} ends at byte {record.offset + len(data)}, within record {record.key}, which reaches "

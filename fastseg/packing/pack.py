@@ -33,7 +33,7 @@ class ShardPlan:
 
 
 def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[ShardPlan]:
-    """Which samples go into which shard, in order: train shuffled by ``seed``, other splits sorted by key.
+    """Return which samples go into which shard, in order: train shuffled by ``seed``, other splits sorted by key.
 
     A pure function of the keys: the order is that of SHA-256 sums, so no library's random numbers can change it.
     """
@@ -138,7 +138,7 @@ def pack_part(
     progress: Progress | None = None,
     skip_bad: bool = False,
 ) -> Manifest | None:
-    """As :func:`pack`, but only the shards of one part, into the folder ``out/part-I-of-N``.
+    """Pack as :func:`pack`, but only the shards of one part, into the folder ``out/part-I-of-N``.
 
     :func:`fastseg.packing.parts.merge` makes of all parts the set that :func:`pack` would have made; if ``out`` already
     holds that, its manifest is returned. Raises :class:`UserError` where there are fewer shards than parts, too.
@@ -180,7 +180,7 @@ def _described(options: PackOptions, skipped: Sequence[Problem]) -> dict[str, An
 
 
 def _digest(source: DataSet, options: PackOptions) -> str:
-    """Names a request: the same samples, by name, size and time or check sum, the same labels and options."""
+    """Return a request's name: equal for the same samples (name, size, time or check sum), labels and options."""
     samples = [
         [
             sample.key,
@@ -229,7 +229,7 @@ def _pack_shards(
     workers: int,
     progress: Progress | None,
 ) -> list[Part]:
-    """Write the shards that are not finished yet; all parts, in the order of ``plans``."""
+    """Write the shards that are not finished yet; return all parts, in the order of ``plans``."""
     parts = {shard.file: part for shard in plans if (part := workspace.part(shard.file))}
     missing = [shard for shard in plans if shard.file not in parts]
     total = sum(len(shard.samples) for shard in plans)
@@ -260,7 +260,7 @@ def _pack_shards(
 def _entries(
     records: Iterable[Record], statistics: list[Statistics], tick: Callable[[], None]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """What a shard is written from; the statistics of the records are appended to ``statistics``."""
+    """Yield what a shard is written from; append the statistics of the records to ``statistics``."""
     for record in records:
         statistics.append(record.statistics)
         yield record.key, record.members

@@ -39,7 +39,7 @@ class PartNumber:
 
 
 def parse_part(text: str) -> PartNumber:
-    """``I/N`` with 1 ≤ I ≤ N."""
+    """Parse ``I/N`` with 1 ≤ I ≤ N; raise :class:`UserError` for anything else."""
     match = _NUMBER.fullmatch(text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--part is {text!r}; it must be I/N with I from 1 to N, such as 1/4")

@@ -110,7 +110,7 @@ def _count(histogram: list[int], classes: int) -> tuple[int, ...]:
 
 
 def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> bytes:
-    """The stored bytes; ``untouched`` is the input file if it holds exactly ``image``."""
+    """Return the stored bytes; ``untouched`` is the input file if it holds exactly ``image``."""
     if codec.image == "png":
         is_png = untouched is not None and untouched.startswith(b"\x89PNG")
         return untouched if untouched is not None and is_png else encode_png(image)
@@ -122,7 +122,7 @@ def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> 
 def _describe(
     sample: Sample, original: tuple[int, int], size: tuple[int, int], pixels: tuple[int, ...]
 ) -> dict[str, Any]:
-    """What the record's JSON says; sizes are height, width."""
+    """Return what the record's JSON says; sizes are height, width."""
     return {
         "key": sample.key,
         "name": sample.image.filename,

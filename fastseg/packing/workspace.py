@@ -49,7 +49,7 @@ class Workspace:
     """Digest of everything that decides the bytes of the set."""
 
     def part(self, file: str) -> Part | None:
-        """The finished shard ``file`` of this request, or None where it must be packed."""
+        """Return the finished shard ``file`` of this request, or None where it must be packed."""
         try:
             document = json.loads(self._path(file).read_bytes())
             shard = Shard(**document["shard"])
@@ -77,7 +77,7 @@ class Workspace:
 
 
 def finished(out: Path, request: str) -> Manifest | None:
-    """The manifest of the finished set in ``out`` if it is of this request; None if there is no finished set.
+    """Return the manifest of the finished set in ``out`` if it is of this request; None if there is no finished set.
 
     Raises :class:`UserError` for the finished set of another request.
     """
@@ -102,9 +102,9 @@ def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspa
     check_writable(out, "--out")
     folder = out / FOLDER
     resuming = folder.is_dir()
-    strangers = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
-    if strangers and not resuming and not overwrite:
-        raise UserError(f"{out} holds {strangers[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
+    unknown = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
+    if unknown and not resuming and not overwrite:
+        raise UserError(f"{out} holds {unknown[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -149,7 +149,7 @@ def _facts(entry: dict) -> Facts:
 def summarize(
     name: str, classes: tuple[SegmentationClass, ...], parts: Sequence[Part], options: dict[str, Any]
 ) -> Manifest:
-    """The manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
+    """Return the manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
 
     Mean and standard deviation are those of train, or of the first split there is. ``options["psnr"]`` becomes
     the PSNR of the stored images in dB, from the mean squared error where it was measured; None where it was not.
@@ -201,7 +201,7 @@ def _split(parts: Sequence[Part]) -> Split:
 
 
 def _moments(statistics: Sequence[Statistics]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of R, G, B, rounded to 1/1000 of a gray level."""
+    """Return mean and standard deviation of R, G, B, rounded to 1/1000 of a gray level."""
     sums = [sum(entry.sums[channel] for entry in statistics) for channel in range(6)]
     count = sum(entry.height * entry.width for entry in statistics)
     mean = [total / count for total in sums[:3]]

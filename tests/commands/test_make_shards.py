@@ -100,7 +100,7 @@ def test_wrong_input_is_one_sentence(folder: Path, tmp_path: Path) -> None:
         (("--merge",), "holds no parts of a set"),
         ((folder, "--splits", "tset"), "--splits has 'tset'"),
         ((own, "--guess-classes"), "classes.json is there already"),
-        ((folder, "--guess-classes"), "holds no masks"),
+        ((folder, "--guess-classes"), "is Cityscapes, whose classes are known; pack it without"),
         ((folder, "--guess-classes", "--verify"), "--guess-classes and --verify are two things to do"),
         (("--verify",), "holds no finished set of shards"),
     ):

@@ -1,4 +1,8 @@
-"""An S3 server on loopback, a process of its own as in life, and a network in front of it that really breaks."""
+"""An S3 server on loopback, a process of its own as in life, and a network in front of it that really breaks.
+
+To read, Google's and Azure's libraries send what S3's does, GET with a range and HEAD; only paths, further headers and
+signatures differ. So the server answers them, too, where no signatures are asked for. How those two sign is not tested.
+"""
 
 import re
 import socket
@@ -22,6 +26,19 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 BUCKET = "bucket"
+ACCOUNT = "account"
+"""Azure's, a bucket of which its containers are folders."""
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """Variables with which every scheme is read from the server, or a network before it, at ``endpoint``."""
+    google = {"GOOGLE_BASE_URL": endpoint, "GOOGLE_SKIP_SIGNATURE": "true"}
+    azure = {
+        "AZURE_STORAGE_ENDPOINT": f"{endpoint}/{ACCOUNT}",
+        "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
+        "AZURE_SKIP_SIGNATURE": "true",
+    }
+    return {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint, **google, **azure}
 
 
 class Server:
@@ -45,7 +62,8 @@ class Server:
             stderr=self._log,
         )
         self.port = self._listens_on()
-        self.client().create_bucket(Bucket=BUCKET)
+        for bucket in (BUCKET, ACCOUNT):
+            self.client().create_bucket(Bucket=bucket)
 
     def _listens_on(self) -> int:
         deadline = time.monotonic() + 60
@@ -67,12 +85,17 @@ class Server:
             region_name="us-east-1",
         )
 
+    def put(self, key: str, body: bytes) -> None:
+        """Store an object where every scheme finds it."""
+        client = self.client()
+        for bucket, name in ((BUCKET, key), (ACCOUNT, f"{BUCKET}/{key}")):
+            client.put_object(Bucket=bucket, Key=name, Body=body, ACL="public-read")
+
     def upload(self, folder: Path, prefix: str = "set") -> str:
         """Copy a set as the README says; returns its address."""
-        client = self.client()
         for path in folder.iterdir():
             if path.is_file() and not path.name.startswith("."):
-                client.upload_file(str(path), BUCKET, f"{prefix}/{path.name}")
+                self.put(f"{prefix}/{path.name}", path.read_bytes())
         return f"s3://{BUCKET}/{prefix}"
 
     def kill(self) -> None:

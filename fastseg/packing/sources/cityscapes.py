@@ -44,5 +44,5 @@ class Cityscapes:
             with path.open(encoding="utf-8") as file:
                 return replace(cityscapes(), name=parse_name(file.readline(MAX_NAME + 2).strip(), str(path)))
         except (OSError, UnicodeDecodeError) as error:
-            cure = "write the name of the set into it, or remove it"
-            raise UserError(f"{path} cannot be read ({error}); {cure}") from None
+            hint = "write the name of the set into it, or remove it"
+            raise UserError(f"{path} cannot be read ({error}); {hint}") from None

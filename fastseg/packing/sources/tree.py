@@ -129,7 +129,7 @@ class Tree:
 
     @cached_property
     def _archived(self) -> dict[str, Member]:
-        """The archives' members by name."""
+        """Map names to the archives' members."""
         if not self.root.is_dir():
             paths = [self.root]
         else:
@@ -144,8 +144,7 @@ def is_archive(path: Path) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 _FIELDS = {
@@ -163,7 +162,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _folders(pattern: str) -> list[str]:
-    """The deepest folders below which all that fits a pattern lies."""
+    """Return the deepest folders below which all that fits a pattern lies."""
     patterns = [pattern.replace("{split}", split) for split in SPLITS]
     return list(dict.fromkeys(re.split(r"[^/]*[*{]", text)[0] for text in patterns))
 
@@ -181,8 +180,8 @@ def _walk(root: Path, below: str) -> Iterator[str]:
             folders.clear()
         else:
             seen.add(real)
-            relative = PurePosixPath(os.path.relpath(parent, root))
-            yield from (str(relative / file) for file in files)
+            relative = os.path.relpath(parent, root)
+            yield from files if relative == "." else (f"{relative}/{file}" for file in files)
 
 
 def file_member(path: Path) -> Member:
