@@ -1,7 +1,7 @@
 """The network in files that others read: ONNX, torch.export, safetensors; written, and read back to be compared."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from fastseg.data.loader import open_files
 from fastseg.data.reader import Reader as ShardReader
 from fastseg.deploy.model_card import Difference
 from fastseg.errors import UserError
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.deeplab import DeepLab, upsample
 from fastseg.shards.images import read_rgb
 from fastseg.shards.manifest import read_manifest
@@ -144,30 +145,29 @@ def _write_safetensors(model: DeepLab, path: Path, metadata: dict[str, str]) -> 
     path.write_bytes(save({name: v.detach().contiguous() for name, v in model.net.state_dict().items()}, metadata))
 
 
-class _Torchvision(nn.Module):
-    """A file of weights in torchvision's own network, as its model card tells to use it."""
+class _Plain(nn.Module):
+    """A file of weights in the network without fastseg's parts around it, as its model card tells to use it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         from safetensors import safe_open
-        from torchvision.models import get_model
 
         with safe_open(path, "pt") as file:
             said, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        aux = any(name.startswith("aux_classifier.") for name in state)
-        classes = len(state["classifier.4.bias"])
-        self.net = get_model(said["arch"], weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+        architecture = ARCHITECTURES[said["arch"]]
+        self.net = architecture.build(architecture.count_classes(state), architecture.has_aux(state))
         self.net.load_state_dict(state)
         self.eval()
         self.mean, self.std = (torch.tensor([float(v) for v in said[name].split()]) for name in ("mean", "std"))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))["out"]
+        logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))
+        logits = logits["out"] if isinstance(logits, Mapping) else logits
         return logits.argmax(1).to(torch.uint8), logits
 
 
 def _read_safetensors(path: Path) -> Reader:
-    return reader_of(_Torchvision(path))
+    return reader_of(_Plain(path))
 
 
 FORMATS = {

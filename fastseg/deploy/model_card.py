@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.weights import fitting
 
 INPUT = "image: uint8, N×H×W×3, RGB; normalization is part of the network"
 OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
-WEIGHTS = "weights with torchvision's names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
+WEIGHTS = "weights with the network's own names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Description:
     name: str
     """Of the run."""
     arch: str
-    """torchvision's name of the network."""
+    """Name of the network in :data:`fastseg.model.architectures.ARCHITECTURES`."""
     classes: tuple[SegmentationClass, ...]
     label_ids: tuple[int, ...] | None
     """Cityscapes' own id of each class, where the classes are Cityscapes'."""
@@ -93,7 +94,7 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         epochs=saved["step"] / saved["steps_per_epoch"],
         score=line.get("miou"),
         images=line.get("images", 0),
-        auxiliary=any(name.startswith("aux_classifier.") for name in saved["ema"] or saved["model"]),
+        auxiliary=ARCHITECTURES[saved["arch"]].has_aux(saved["model"]),
         averaged=saved["ema"] is not None,
         version=saved["versions"].get("fastseg-deeplab", ""),
     )
@@ -176,15 +177,26 @@ classes, logits = network(image)  # uint8 1×H×W, float32 1×C×H×W; sides of 
 import torch
 from safetensors.torch import load_file
 from torchvision.io import ImageReadMode, read_image
-from torchvision.models import get_model
+{source}
 
 state = load_file("{file}")
-network = get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})
+network = {network}
 network.load_state_dict(state)
 mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 1, 1)
 image = (read_image("image.jpg", ImageReadMode.RGB) - mean) / std
-classes = network.eval()(image[None])["out"].argmax(1)  # int64, 1×H×W""",
+classes = network.eval()(image[None]){out}.argmax(1)  # int64, 1×H×W""",
 }
+TORCHVISION = {
+    "source": "from torchvision.models import get_model",
+    "network": 'get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})',
+    "out": '["out"]',
+}
+OURS = {
+    "source": "from fastseg.model.architectures import ARCHITECTURES",
+    "network": 'ARCHITECTURES["{arch}"].build({classes}, {aux})',
+    "out": "",
+}
+"""How a network's own module is built and called; ours are called by :attr:`Architecture.build`'s contract."""
 
 
 def model_card(
@@ -202,7 +214,7 @@ def model_card(
         license=license,
         library_name="fastseg",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "deeplabv3", about.arch, format],
+        tags=["semantic-segmentation", about.arch.partition("_")[0], about.arch, format],
         metrics=["mean_iou"],
         model_name=about.name,
         eval_results=results or None,
@@ -213,9 +225,11 @@ def model_card(
 
 def _body(about: Description, file: Path, format: str, checked: list[Difference], images: str) -> Iterator[str]:
     averaged = " The weights are the moving average that the run evaluates." if about.averaged else ""
+    architecture = ARCHITECTURES[about.arch]
+    of_torchvision = "torchvision's " if architecture.torchvision else ""
     yield f"# {about.name}"
     yield (
-        f"torchvision's `{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
+        f"{of_torchvision}`{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
         f"fastseg {about.version}".rstrip()
         + f", on the data set {about.dataset}.{averaged}"
     )
@@ -226,9 +240,9 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
         yield f"{100 * about.score:.2f} % mIoU on {about.images} images of the validation split, at full resolution."
     yield "## Use"
     mean, std = (", ".join(map(str, numbers)) for numbers in (about.mean, about.std))
-    snippet = USE[format].format(
-        file=file.name, arch=about.arch, classes=len(about.classes), aux=about.auxiliary, mean=mean, std=std
-    )
+    code = TORCHVISION if architecture.torchvision else OURS
+    network = code["network"].format(arch=about.arch, classes=len(about.classes), aux=about.auxiliary)
+    snippet = USE[format].format(file=file.name, mean=mean, std=std, **{**code, "network": network})
     yield f"```python\n{snippet}\n```"
     yield f"Compared with the checkpoint on {images}:"
     yield "\n".join(f"- {difference.said()}" for difference in checked)

@@ -101,7 +101,7 @@ def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 @cache
 def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool) -> int:
-    """Floating-point operations of forward and backward pass of one step (a multiply-add is two).
+    """Count the floating-point operations of forward and backward pass of one step (a multiply-add is two).
 
     Counted on tensors without memory, on which it takes a second, by torch's rules for convolutions and products;
     what is left out (norms, activations, loss) is counted by nobody's MFU.
@@ -118,5 +118,5 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 
 def run_flops(config: Config, classes: int) -> int:
     """:func:`step_flops` of one rank of a run."""
-    data, model = config.data, config.model
-    return step_flops(model.arch, classes, data.batch, data.crop, config.optim.aux > 0)
+    data = config.data
+    return step_flops(config.model.arch, classes, data.batch, data.crop, config.aux_weight > 0)

@@ -89,7 +89,7 @@ class TrainStep:
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
 
     def _total_loss(self, main: Tensor, aux: Tensor) -> Tensor:
-        return main + self._optim.aux * aux
+        return main + self._config.aux_weight * aux
 
     @property
     def config(self) -> Config:
