@@ -19,7 +19,7 @@ from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.model import checkpoint
 from fastseg.model.deeplab import DeepLab, restore_model
-from fastseg.model.inference import MULTI_SCALE, ONCE, Views, predict, probabilities
+from fastseg.model.inference import MULTI_SCALE, ONCE, TtaViews, predict, probabilities
 from fastseg.shards.images import set_upright
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
@@ -45,7 +45,7 @@ class Predictor:
         classes: Sequence[SegmentationClass],
         device: torch.device,
         precision: str = "auto",
-        views: Views = ONCE,
+        views: TtaViews = ONCE,
         arch: str = "",
     ) -> None:
         self.classes = tuple(classes)
@@ -154,7 +154,7 @@ def load(
     path = Path(path)
     saved = checkpoint.load(path)
     classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
-    views = Views(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else Views(window=window)
+    views = TtaViews(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else TtaViews(window=window)
     views.check(saved["squeeze"])
     return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
 

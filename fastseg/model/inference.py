@@ -15,8 +15,8 @@ Network = Callable[[Tensor], Logits]
 
 
 @dataclass(frozen=True)
-class Views:
-    """How a frame is looked at."""
+class TtaViews:
+    """The views of a frame whose predictions are averaged (test-time augmentation)."""
 
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the frame in the network, 1 = as it is."""
@@ -53,20 +53,20 @@ def _is_size(value: object) -> bool:
     return len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
 
 
-MULTI_SCALE = Views(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
+MULTI_SCALE = TtaViews(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 """The views of mmsegmentation's and the DeepLab papers' multi-scale figures on Cityscapes."""
-ONCE = Views()
+ONCE = TtaViews()
 
 
 @torch.inference_mode()
-def predict(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
+def predict(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
     """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
     scores = _logits(model, image, views.window) if views.plain else probabilities(model, image, views)
     return scores.argmax(1).to(torch.uint8)
 
 
 @torch.inference_mode()
-def probabilities(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
+def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
     """Probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
 
     The mean over all views of softmax(logits at full resolution), as in mmsegmentation's SegTTAModel
