@@ -65,7 +65,7 @@ class Whole(nn.Module):
 
 
 def reader_of(model: nn.Module) -> Reader:
-    """A network of torch, in float32 on the CPU, as a function of arrays."""
+    """Return a network of torch, in float32 on the CPU, as a function of arrays."""
 
     def answer(image: Picture) -> Answer:
         with torch.inference_mode():
@@ -76,7 +76,7 @@ def reader_of(model: nn.Module) -> Reader:
 
 
 def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
-    """A batch to trace with, and the dimensions of it that may change."""
+    """Return a batch to trace with, and the dimensions of it that may change."""
     sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
     shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # no two dimensions alike, or they would stay so
     image = torch.zeros(shape, dtype=torch.uint8, device=model.mean.device)
@@ -85,7 +85,7 @@ def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn of what is theirs to know, on stderr and by Python's warnings."""
+    """Hide what the exporters warn of, which is theirs to know."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -183,8 +183,8 @@ LONGEST = 640
 """Pixels of a side: enough to compare, and quick on a CPU."""
 
 
-def compare(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
-    """Both networks on the CPU, batch for batch. Raises :class:`UserError` where they differ by more than rounding."""
+def check_parity(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
+    """Compare both networks on the CPU, batch for batch. Raises :class:`UserError` where more than rounding differs."""
     return [_compare(reader_of(Whole(model)), exported, batch, name) for batch in batches]
 
 
@@ -207,7 +207,7 @@ def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Dif
 
 
 def comparison_images(paths: tuple[Path, ...], shards: str) -> tuple[list[Picture], str]:
-    """The first image alone, and all of them, two at a time, in another, odd size; and what they are of, in words."""
+    """Return the first image alone, then all, two at a time, in another, odd size; and what they are of, in words."""
     images, source = _images(paths, shards)
     ratio = min(1.0, LONGEST / max(images[0].size))
     width, height = (max(round(side * ratio), 32) for side in images[0].size)
@@ -227,8 +227,8 @@ def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], st
         manifest = read_manifest(shards)
         split = "val" if "val" in manifest.splits else next(iter(manifest.splits))
         reader = ShardReader(open_files(shards, manifest, split))
-        places = range(min(len(reader), 2))
-        frames = [read_rgb(reader.read(place).image.tobytes(), reader.where(place))[0] for place in places]
+        indexes = range(min(len(reader), 2))
+        frames = [read_rgb(reader.read(index).image.tobytes(), reader.where(index))[0] for index in indexes]
         return frames, f"frames of {Path(shards).name}'s split {split}"
     noise = np.random.default_rng(0).integers(0, 256, (2, 256, 512, 3), np.uint8)
     return [Image.fromarray(image) for image in noise], "noise (the training's shards are not here)"

@@ -19,7 +19,7 @@ WEIGHTS = "weights with the network's own names; the image is float RGB, N×3×H
 
 @dataclass(frozen=True)
 class Description:
-    """A checkpoint's facts, without places on the machine that trained it."""
+    """A checkpoint's facts, without paths on the machine that trained it."""
 
     name: str
     """Of the run."""
@@ -49,7 +49,7 @@ class Description:
     """Of fastseg, that trained them; empty where it was not installed as a package."""
 
     def metadata(self, contract: str) -> dict[str, str]:
-        """Strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: what goes in and out."""
+        """Return strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: inputs and outputs."""
         ids = self.label_ids or (None,) * len(self.classes)
         classes = [
             {"id": i, "name": c.name, "color": c.color} | ({} if label is None else {"label_id": label})
@@ -72,7 +72,7 @@ class Description:
 
 
 def describe(saved: dict[str, Any], path: Path) -> Description:
-    """The facts of a checked checkpoint that was read from ``path``; its score comes from its run's metrics.jsonl."""
+    """Return the facts of a checked checkpoint read from ``path``; its score comes from its run's metrics.jsonl."""
     with fitting(path):
         return _describe(saved, path)
 
@@ -101,18 +101,18 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
 
 
 def _short(value: float) -> float:
-    """The number of fewest digits with the same value in float32."""
+    """Return the number of fewest digits with the same value in float32."""
     return float(str(np.float32(value)))
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result: no folders, and of a file of weights the name only."""
+    """Return what decides the result: no folders, and of a file of weights the name only."""
     model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
     return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
 
 
 def _evaluation(log: Path, step: int) -> dict[str, Any]:
-    """The evaluation after ``step`` in a run's log; empty where there is none."""
+    """Find the evaluation after ``step`` in a run's log; empty where there is none."""
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -147,8 +147,8 @@ class Difference(NamedTuple):
     pixels: int
     """With another class."""
 
-    def said(self) -> str:
-        """In words."""
+    def describe(self) -> str:
+        """Say it in words."""
         n, height, width = self.shape
         return (
             f"{n} × {height}×{width} pixels: logits differ by {self.largest:.1e} at most, "
@@ -202,7 +202,7 @@ OURS = {
 def model_card(
     about: Description, file: Path, format: str, checked: list[Difference], images: str, license: str
 ) -> str:
-    """The text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
+    """Write the text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data = about.dataset.partition(" (")[0]
@@ -245,7 +245,7 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     snippet = USE[format].format(file=file.name, mean=mean, std=std, **{**code, "network": network})
     yield f"```python\n{snippet}\n```"
     yield f"Compared with the checkpoint on {images}:"
-    yield "\n".join(f"- {difference.said()}" for difference in checked)
+    yield "\n".join(f"- {difference.describe()}" for difference in checked)
     yield "## Classes"
     yield "\n".join(_classes(about))
     yield "## Training"

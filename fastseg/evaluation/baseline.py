@@ -68,12 +68,12 @@ class Baseline:
             self._train_ids[match.voc] = match.train_id
 
     def to(self, device: torch.device) -> "Baseline":
-        """Move it there."""
+        """Move the network to ``device``."""
         self.model, self._train_ids = self.model.to(device), self._train_ids.to(device)
         return self
 
     def predict(self, image: Tensor, views: TtaViews = ONCE) -> Tensor:
-        """Train id of every pixel, C where it sees none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
+        """Return the train id of every pixel, C where it sees none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
 
         Frames go in at their full size, as for any checkpoint of ours; torchvision's own preset would first make
         their shorter side 520 pixels.
@@ -82,7 +82,7 @@ class Baseline:
 
 
 def counterparts(voc: Sequence[str], classes: Sequence[str]) -> list[Match]:
-    """Classes of VOC that the set has too, by name (whatever the case, spaces or underscores) or by another name.
+    """Return the classes of VOC that the set has too, by their name (whatever its case and spaces) or another.
 
     Never VOC's background: that is what is none of its 20 classes, not what is none of the set's.
     """

@@ -51,12 +51,12 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """How much better B is."""
+        """Return how much better B is."""
         return self.b - self.a
 
     @property
     def verdict(self) -> Verdict:
-        """In words: noise is a difference whose interval holds 0."""
+        """Return it in words: noise is a difference whose interval holds 0."""
         if math.isnan(self.difference):
             return "–"
         if not self.frames:
@@ -68,7 +68,7 @@ class Difference:
         return "B better" if self.difference > 0 else "A better"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None in place of NaN."""
+        """Return plain values; None in place of NaN."""
         numbers = {"a": self.a, "b": self.b, "difference": self.difference, "low": self.low, "high": self.high}
         known = {name: plain(value) for name, value in numbers.items()}
         return {**known, "differing_images": self.frames, "verdict": self.verdict}
@@ -119,7 +119,7 @@ def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float64]:
-    """The differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
+    """Return the differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
     frames, classes = a.truth.shape
     # How often a frame is drawn, times its counts, is one product; float64 adds pixels exactly up to 9e15 of them.
     counts = np.concatenate([a.truth, a.hits, a.predicted, b.hits, b.predicted], axis=1).astype(np.float64)
@@ -139,7 +139,7 @@ def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float6
 
 
 def _draw(rng: np.random.Generator, frames: int, draws: int) -> NDArray[np.float64]:
-    """How often each frame is drawn: draws × frames, multinomial, in a quarter of the time of NumPy's own."""
+    """Return how often each frame is drawn: draws × frames, multinomial, in a quarter of the time of NumPy's own."""
     drawn = rng.integers(frames, size=(draws, frames)) + frames * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * frames).reshape(draws, frames).astype(np.float64)
 

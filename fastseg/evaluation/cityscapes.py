@@ -50,7 +50,7 @@ def check_truth(source: Path, keys: Sequence[str], sizes: Collection[tuple[int, 
 
 @contextmanager
 def ground_truth(source: Path, keys: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """The labelIds of each key; instanceIds lie beside them. Members of the zip are unpacked for the time being."""
+    """Yield the labelIds of each key; instanceIds lie beside them. Members of a zip are unpacked meanwhile."""
     if archive := _archive(source):
         with TemporaryDirectory(prefix="fastseg-") as temporary:
             _unpack(archive, set(keys), Path(temporary))
@@ -64,7 +64,7 @@ def _folder(source: Path) -> Path:
 
 
 def _archive(source: Path) -> Path | None:
-    """The zip to read, where no extracted folder is there."""
+    """Return the zip to read, where no extracted folder is there."""
     archive = source if source.suffix == ".zip" else source / ZIP
     return archive if archive.is_file() and _folder(source) == source else None
 
@@ -111,7 +111,7 @@ def _key(name: str, ending: str) -> str:
 
 
 def instances_of(labels: Path) -> Path:
-    """The instanceIds that belong to a file of labelIds."""
+    """Return the instanceIds that belong to a file of labelIds."""
     return labels.with_name(labels.name.removesuffix(LABELS) + INSTANCES)
 
 
@@ -125,7 +125,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def other_size(what: str, ours: tuple[int, int], truth: Path, theirs: tuple[int, int]) -> str:
-    """The sentence about ``what`` and its ground truth of two sizes (height, width)."""
+    """Say that ``what`` and its ground truth have two sizes (height, width)."""
     return (
         f"the {what} has {ours[1]}×{ours[0]} pixels, its ground truth {truth} has {theirs[1]}×{theirs[0]}; "
         "pack the set at full size (without --height) for --official"
@@ -151,7 +151,7 @@ class OfficialScores:
     instance_category_miou: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None in place of NaN."""
+        """Return plain values; None in place of NaN."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
@@ -200,7 +200,7 @@ class _Told(list[str]):
 
 @contextmanager
 def _old_numpy() -> Iterator[None]:
-    """The instance-level part calls np.in1d, which NumPy 2.4 has dropped for np.isin."""
+    """Give the instance-level part np.in1d, which NumPy 2.4 has dropped for np.isin."""
     if hasattr(np, "in1d"):
         yield
         return
@@ -263,7 +263,7 @@ def official_table(ours: Score, official: OfficialScores) -> Table:
 
 
 def explain(ours: Score, official: OfficialScores) -> str:
-    """How far apart both are, and what there is no instance-level score for."""
+    """Say how far apart both are, and what has no instance-level score."""
     gap = largest_difference(ours, official)
     apart = f"the largest difference of a class's IoU is {100 * gap:.4f} %"
     if all(map(math.isnan, official.instances.values())):
@@ -307,7 +307,7 @@ class PredictionFolder(Metric):
 
     @property
     def of_cityscapes(self) -> bool:
-        """Whether the values are label ids."""
+        """Return whether the values are label ids."""
         return self._ids is not None
 
     def path(self, index: int) -> Path:
@@ -344,7 +344,7 @@ class PredictionFolder(Metric):
         self.compute()
 
     def present(self, indexes: Iterable[int]) -> dict[str, Path]:
-        """Key → file of the predictions at ``indexes``; damaged frames have none."""
+        """Return key → file of the predictions at ``indexes``; damaged frames have none."""
         paths = {self._keys[index]: self.path(index) for index in indexes}
         return {key: path for key, path in paths.items() if path.is_file()}
 

@@ -40,12 +40,12 @@ class Outcome:
 
     @cached_property
     def scores(self) -> Score:
-        """Scores of the confusion matrix."""
+        """Score the confusion matrix."""
         return score(self.matrix, self.manifest.classes)
 
     @property
     def labeled(self) -> bool:
-        """Whether there is anything to score."""
+        """Return whether there is anything to score."""
         return self.manifest.split(self.split).labeled
 
     def show(self, console: Console) -> None:
@@ -68,7 +68,7 @@ class Outcome:
         )
 
     def _notes(self) -> Iterator[str]:
-        """What belongs to the table."""
+        """Yield the sentences that belong to the table."""
         for scores in self.class_scores.values():
             yield f"{scores.column}: {scores.note}"
         names = [c.name for c in self.manifest.classes]

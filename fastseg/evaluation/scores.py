@@ -34,21 +34,21 @@ class Score:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that are not NaN: the benchmark's number."""
+        """Return the mean IoU over the classes that are not NaN: the benchmark's number."""
         return mean(self.classes.values())
 
     @property
     def category_miou(self) -> float:
-        """Mean IoU over the categories that are not NaN."""
+        """Return the mean IoU over the categories that are not NaN."""
         return mean(self.categories.values())
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean of the class accuracies that are not NaN."""
+        """Return the mean of the class accuracies that are not NaN."""
         return mean(self.class_accuracy.values())
 
     def to_json(self) -> dict[str, Any]:
-        """A document of plain numbers for ``json.dumps``; None in place of NaN, which JSON cannot write."""
+        """Return a document of plain numbers for ``json.dumps``; None in place of NaN, which JSON cannot write."""
         return {
             "miou": plain(self.miou),
             "category_miou": plain(self.category_miou),

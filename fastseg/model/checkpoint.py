@@ -13,7 +13,7 @@ from fastseg.files import atomic_path
 from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
 from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.checkpoint_file import check_checkpoint
-from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalisation, read_tensors
+from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalization, read_tensors
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 2
@@ -78,7 +78,7 @@ def check(document: Any, path: Path) -> None:
         raise UserError(f"{path} has {number} classes; a mask holds 1 to {MAX_CLASSES}")
     for i, entry in enumerate(classes):
         parse_class(entry, f"{path}, class {i}")
-    parse_normalisation(document, path)
+    parse_normalization(document, path)
     _check_squeeze(document, path)
     check_weights(document["model"], path)
     if document["ema"] is not None:
@@ -102,7 +102,7 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
 
 
 def _check_squeeze(document: dict[str, Any], path: Path) -> None:
-    """Of squeezed frames."""
+    """Refuse a size of squeezed frames that makes no sense."""
     squeeze = document["squeeze"]
     two = isinstance(squeeze, (list, tuple)) and len(squeeze) == 2
     if squeeze is not None and not (two and all(isinstance(n, int) and 16 <= n <= 8192 for n in squeeze)):
@@ -122,7 +122,7 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
 
 
 def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]:
-    """The class table as plain values."""
+    """Return the class table as plain values."""
     return [{**asdict(c), "color": list(c.color)} for c in classes]
 
 

@@ -65,7 +65,7 @@ class DeepLab(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Logits:
-        """``image``: uint8 N×H×W×3, RGB."""
+        """Compute the logits of ``image``: uint8 N×H×W×3, RGB."""
         if self.squeeze and not self.training:
             image = resize(image, self.squeeze)
         # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
@@ -75,19 +75,19 @@ class DeepLab(nn.Module):
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bytes N×H×W×3 → N×h×w×3: bilinear, antialiased as in training, rounded."""
+    """Resize bytes N×H×W×3 → N×h×w×3: bilinear, antialiased as in training, rounded."""
     planes = image.permute(0, 3, 1, 2).float()
     resized = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
     return resized.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centers, as torchvision does: N×C×h×w → N×C×H×W in float32."""
+    """Resize logits N×C×h×w → N×C×H×W in float32: bilinear, half-pixel centers, as torchvision does."""
     return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def normalization(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
-    """What to normalize with: pretrained weights expect ImageNet's statistics, fresh ones take the data's own."""
+    """Return the mean and deviation to normalize with: ImageNet's for pretrained weights, the data's for fresh ones."""
     return (mean, std) if weights == "none" else (IMAGENET_MEAN, IMAGENET_STD)
 
 

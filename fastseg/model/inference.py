@@ -1,4 +1,4 @@
-"""From frames to train ids or probabilities: in one look, in windows, at several scales and mirrored."""
+"""From frames to train ids or probabilities: at once, in windows, at several scales and mirrored."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class TtaViews:
 
     @property
     def plain(self) -> bool:
-        """Whether there is one view only, of the frame as it is."""
+        """Return whether there is one view only, of the frame as it is."""
         return self.scales == (1.0,) and not self.flip
 
 
@@ -60,14 +60,14 @@ ONCE = TtaViews()
 
 @torch.inference_mode()
 def predict(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
-    """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
+    """Return the train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
     scores = _logits(model, image, views.window) if views.plain else probabilities(model, image, views)
     return scores.argmax(1).to(torch.uint8)
 
 
 @torch.inference_mode()
 def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
-    """Probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
+    """Return the probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
 
     The mean over all views of softmax(logits at full resolution), as in mmsegmentation's SegTTAModel
     (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/seg_tta.py), but that a view's
@@ -88,7 +88,7 @@ def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tens
 
 
 def _resize(image: Tensor, scale: float) -> Tensor:
-    """Bytes N×H×W×3 → N×h×w×3."""
+    """Resize bytes N×H×W×3 → N×h×w×3."""
     if scale == 1:
         return image
     height, width = (max(int(side * scale + 0.5), 1) for side in image.shape[1:3])
@@ -98,7 +98,7 @@ def _resize(image: Tensor, scale: float) -> Tensor:
 def _logits(
     model: Network, image: Tensor, window: tuple[int, int] | None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Logits of ``image`` at ``size`` (None: its own), float32 N×C×H×W."""
+    """Return the logits of ``image`` at ``size`` (None: its own), float32 N×C×H×W."""
     own = (image.shape[1], image.shape[2])
     size = size or own
     if not window or (window[0] >= own[0] and window[1] >= own[1]):
@@ -108,7 +108,7 @@ def _logits(
 
 
 def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
-    """Logits of overlapping windows, averaged where they overlap, at the size of ``image``.
+    """Return the logits of overlapping windows, averaged where they overlap, at the size of ``image``.
 
     One window of the batch at a time, as mmsegmentation's slide_inference with a stride of two thirds
     (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/encoder_decoder.py).
@@ -128,7 +128,7 @@ def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def _spans(length: int, window: int) -> Iterator[tuple[int, int]]:
-    """Start and end of windows that overlap by a third; the last one ends at the border."""
+    """Yield start and end of windows that overlap by a third; the last one ends at the border."""
     stride = max(round(window * 2 / 3), 1)
     steps = max(-(-(length - window) // stride), 0)
     for i in range(steps + 1):

@@ -12,7 +12,7 @@ from fastseg.model.deeplab import Logits, upsample
 
 
 def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the upsampled logits over pixels that are not ignored.
+    """Compute the cross-entropy of the upsampled logits over pixels that are not ignored.
 
     ``label``: uint8 N×H×W, each below the number of classes or 255. Of any other a GPU's process dies; they are not
     looked for here, which would wait for the device: packing refuses masks with other values, and a record's CRC-32
@@ -37,14 +37,14 @@ def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights:
 
 
 def class_weights(pixels: Sequence[int], power: float) -> Tensor:
-    """(median / pixels) ** power of each class, float32 C; of a class without pixels 1."""
+    """Return (median / pixels) ** power of each class, float32 C; of a class without pixels 1."""
     found = torch.tensor(pixels, dtype=torch.float64)
     present = found > 0
     return torch.where(present, (found[present].median() / found.clamp(min=1)) ** power, 1.0).float()
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """1 - 2 |P ∩ T| / (|P| + |T|), the mean over the batch's classes (Milletari et al. 2016, arXiv 1606.04797).
+    """Compute 1 - 2 |P ∩ T| / (|P| + |T|), the mean over the batch's classes (Milletari et al. 2016, arXiv 1606.04797).
 
     ``scores``: float32 N×C×H×W, of which softmax makes the probabilities P. ``target``: int64 N×H×W. Ignored pixels are
     in neither; 0 where all are.
@@ -88,13 +88,13 @@ class UpsampleByProducts(torch.autograd.Function):
 
 
 def _centers(small: int, large: int, like: Tensor) -> Tensor:
-    """Where the centers of ``large`` pixels lie among ``small`` values, of the type of ``like``; borders repeat."""
+    """Return the centers of ``large`` pixels among ``small`` values, in the type of ``like``; borders repeat."""
     pixels = torch.arange(large, dtype=like.dtype, device=like.device)
     return ((pixels + 0.5) * (small / large) - 0.5).clamp(0, small - 1)
 
 
 def _weights(small: int, large: int, like: Tensor) -> Tensor:
-    """What each of ``small`` values weighs in each of ``large`` between them, large×small of the type of ``like``."""
+    """Return the weights of ``small`` values in each of ``large`` between them, large×small in the type of ``like``."""
     values = torch.arange(small, dtype=like.dtype, device=like.device)
     return (1 - (_centers(small, large, like).view(-1, 1) - values).abs()).clamp(min=0)
 
@@ -106,5 +106,5 @@ def _upsampled(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _pixel_losses(scores: Tensor, target: Tensor) -> Tensor:
-    """Float32 N×H×W, 0 where the target is ignored."""
+    """Return the loss of each pixel, float32 N×H×W, 0 where the target is ignored."""
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="none")

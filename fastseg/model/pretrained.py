@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES, Architecture
 from fastseg.model.deeplab import DeepLab
-from fastseg.model.weights import check_weights, parse_normalisation, read_tensors
+from fastseg.model.weights import check_weights, parse_normalization, read_tensors
 
 
 def load_weights(model: DeepLab, weights: str) -> None:
@@ -70,7 +70,7 @@ def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
         state = document.get("ema") or document["model"]  # the averaged ones where there are any
         if "mean" in document and "std" in document:
-            mean, std = parse_normalisation(document, path)
+            mean, std = parse_normalization(document, path)
             model.mean.copy_(torch.tensor(mean))
             model.std.copy_(torch.tensor(std))
     check_weights(state, path)

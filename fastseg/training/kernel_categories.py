@@ -1,4 +1,4 @@
-"""Whose each instant of a profiled step is: kernels and operators by name, in families that people think in."""
+"""Attribute each instant of a profiled step: kernels and operators by name, in categories that people think in."""
 
 import re
 from collections import defaultdict
@@ -13,9 +13,9 @@ IDLE, OTHER = "idle", "other"
 
 # The first expression that is found in a name decides. Names are those of CUDA kernels (cuDNN 9, cuBLAS, CUTLASS,
 # Inductor, ATen, NCCL, DALI, nvJPEG), of aten operators and autograd's nodes, and of our own ranges.
-FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (family, re.compile(expression, re.IGNORECASE))
-    for family, expression in (
+CATEGORIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (category, re.compile(expression, re.IGNORECASE))
+    for category, expression in (
         ("data", r"dali::|nvjpeg|nvcomp|nvimgcodec|bitcomp|Memcpy (HtoD|DtoH)|^data$"),
         ("communication", r"nccl|gloo|c10d|record_param_comms|^communication$"),
         ("optimizer", r"fused_?(sgd|adam)|lp_?norm|foreach_norm|vector_norm|amp_foreach|^Optimizer\.|^optimizer$"),
@@ -45,9 +45,9 @@ FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
-RANK = {family: place for place, (family, _) in enumerate(FAMILIES)} | {OTHER: len(FAMILIES)}
+RANK = {category: rank for rank, (category, _) in enumerate(CATEGORIES)} | {OTHER: len(CATEGORIES)}
 # Running beside computation these cost nothing: an instant is theirs only where they run alone.
-RANK |= {"data": len(FAMILIES) + 2, "communication": len(FAMILIES) + 1}
+RANK |= {"data": len(CATEGORIES) + 2, "communication": len(CATEGORIES) + 1}
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that occupy a GPU."""
@@ -58,19 +58,19 @@ class Interval(NamedTuple):
 
     begin: float
     end: float
-    family: str
+    category: str
     name: str
     priority: tuple[float, ...]
     """Of those that run at an instant the least one has it."""
 
 
-def family_of(name: str) -> str | None:
-    """The family of a kernel, an operator or a range; None for what says nothing (views, allocations, Python)."""
-    return next((family for family, expression in FAMILIES if expression.search(name)), None)
+def category_of(name: str) -> str | None:
+    """Return the category of a kernel, an operator or a range; None for what says nothing (views, Python)."""
+    return next((category for category, expression in CATEGORIES if expression.search(name)), None)
 
 
 def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[tuple[str, str] | None, float]:
-    """Microseconds of every (family, name) from ``begin`` to ``end``; None has those in which nothing ran.
+    """Return the microseconds of every (category, name) from ``begin`` to ``end``; None has those in which nothing ran.
 
     Each instant goes to one interval, so the values add up to the whole.
     """
@@ -84,15 +84,15 @@ def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[t
         while active and active[0][1].end <= here:
             heappop(active)
         owner = active[0][1] if active else None
-        spent[(owner.family, owner.name) if owner else None] += there - here
+        spent[(owner.category, owner.name) if owner else None] += there - here
     return dict(spent)
 
 
 def analyze(trace: dict[str, Any]) -> dict[str, Any]:
-    """What a step's milliseconds went to, of a trace as torch.profiler exports it.
+    """Say what a step's milliseconds went to, in a trace as torch.profiler exports it.
 
-    Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``families``, the largest first, whose
-    ``ms`` add up to it; ``kernels``, the twenty names with most time. On a GPU an instant is of the kernel that runs
+    Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``categories``, the largest first,
+    whose ``ms`` add up to it; ``kernels``, the twenty names with most time. On a GPU an instant is of the kernel that runs
     (of computation rather than copies and messages where several do; ``hidden_ms`` ran beneath others), or idle; on
     a CPU it is of the innermost known operator or range of the thread that trains, or other: Python, waiting.
     """
@@ -106,40 +106,40 @@ def analyze(trace: dict[str, Any]) -> dict[str, Any]:
     rows = [(key or (IDLE if kernels else OTHER, ""), ms / 1000 / len(steps)) for key, ms in spent.items()]
     busy: dict[str, float] = defaultdict(float)
     for kernel in kernels:
-        busy[kernel.family] += (kernel.end - kernel.begin) / 1000 / len(steps)
+        busy[kernel.category] += (kernel.end - kernel.begin) / 1000 / len(steps)
     return {
         "device": "gpu" if kernels else "cpu",
         "steps": len(steps),
         "step_ms": (end - begin) / 1000 / len(steps),
-        "families": _families(rows, busy),
+        "categories": _category_rows(rows, busy),
         "kernels": [
-            {"name": name[:200], "family": family, "ms": ms}
-            for (family, name), ms in sorted(rows, key=lambda row: -row[1])[:20]
+            {"name": name[:200], "category": category, "ms": ms}
+            for (category, name), ms in sorted(rows, key=lambda row: -row[1])[:20]
             if name
         ],
     }
 
 
-def _families(rows: list[tuple[tuple[str, str], float]], busy: dict[str, float]) -> list[dict[str, Any]]:
+def _category_rows(rows: list[tuple[tuple[str, str], float]], busy: dict[str, float]) -> list[dict[str, Any]]:
     sums: dict[str, float] = defaultdict(float)
-    for (family, _), ms in rows:
-        sums[family] += ms
+    for (category, _), ms in rows:
+        sums[category] += ms
     total = sum(sums.values())
     return [
-        {"family": family, "ms": ms, "share": ms / total, "hidden_ms": max(busy.get(family, 0.0) - ms, 0.0)}
-        for family, ms in sorted(sums.items(), key=lambda item: -item[1])
+        {"category": category, "ms": ms, "share": ms / total, "hidden_ms": max(busy.get(category, 0.0) - ms, 0.0)}
+        for category, ms in sorted(sums.items(), key=lambda item: -item[1])
     ]
 
 
 def _kernel(event: dict[str, Any]) -> Interval:
-    family = family_of(event["name"]) or OTHER
-    return Interval(event["ts"], event["ts"] + event["dur"], family, event["name"], (RANK[family],))
+    category = category_of(event["name"]) or OTHER
+    return Interval(event["ts"], event["ts"] + event["dur"], category, event["name"], (RANK[category],))
 
 
 def _operators(events: list[dict[str, Any]], thread: int) -> list[Interval]:
-    """The known ones of a thread. What is unknown inside another is part of that."""
+    """Return the known operators of a thread. What is unknown inside another is part of that."""
     return [
-        Interval(e["ts"], e["ts"] + e["dur"], family, e["name"], (-e["ts"], e["dur"]))  # the innermost began last
+        Interval(e["ts"], e["ts"] + e["dur"], category, e["name"], (-e["ts"], e["dur"]))  # the innermost began last
         for e in events
-        if e["tid"] == thread and e.get("cat") in ("cpu_op", "user_annotation") and (family := family_of(e["name"]))
+        if e["tid"] == thread and e.get("cat") in ("cpu_op", "user_annotation") and (category := category_of(e["name"]))
     ]

@@ -117,7 +117,7 @@ def _head_stages(network: LossNetwork, read: dict[str, str]) -> Iterator[Stage]:
 
 
 def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
-    """The backbone's children in stages: ResNet's layers, MobileNet's blocks of one resolution and dilation.
+    """Yield the backbone's children in stages: ResNet's layers, MobileNet's blocks of one resolution and dilation.
 
     A new one begins where the resolution falls or a dilation begins, and behind what a head reads.
     """
@@ -144,7 +144,7 @@ def _name(layers: list[str], first: bool) -> str:
 
 
 def walk(stages: list[Stage], image: Tensor, label: Tensor) -> Iterator[tuple[Stage, list[Tensor], Tensor]]:
-    """Every stage with its inputs, cut from what came before, and its output."""
+    """Yield every stage with its inputs, cut from what came before, and its output."""
     values = {"image": image, "label": label}
     for stage in stages:
         inputs = [values[name].detach() for name in stage.inputs]
@@ -155,7 +155,7 @@ def walk(stages: list[Stage], image: Tensor, label: Tensor) -> Iterator[tuple[St
 
 
 def stage_flops(config: Config, classes: int) -> dict[str, int]:
-    """Floating-point operations of each stage's forward and backward pass, counted without computing anything."""
+    """Count the floating-point operations of each stage's forward and backward pass, computing nothing."""
     counts = {}
     with torch.device("meta"):
         stages = stages_of(_network(config, classes))
@@ -169,7 +169,7 @@ def stage_flops(config: Config, classes: int) -> dict[str, int]:
 
 
 def measure_stages(config: Config, classes: int, device: torch.device) -> list[dict[str, Any]]:
-    """Median ``ms`` of every stage's forward and backward pass, ``tflop``, ``tflops`` (TFLOP/s) and ``mfu``.
+    """Measure the median ``ms`` of each stage's forward and backward pass, ``tflop``, ``tflops`` (TFLOP/s), ``mfu``.
 
     On inputs of the run's shapes, types and memory order, compiled if the run compiles; fresh weights and batch norm
     without other ranks. ``mfu`` is the share of the GPU's dense 16-bit peak by its datasheet, None where there is none.
@@ -210,7 +210,7 @@ def _both_passes(
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Of a run that is warm; on a GPU by events in its queue."""
+    """Return the median time of a run that is warm; on a GPU by events in its queue."""
     for _ in range(3 if device.type == "cuda" else 1):
         run()
     times: list[tuple[Any, Any]] = []
@@ -236,7 +236,7 @@ def stages_beside(config: Config, classes: int, ranks: Ranks) -> list[dict[str, 
 def profile_document(
     step: dict[str, Any], stages: list[dict[str, Any]], config: Config, ranks: Ranks
 ) -> dict[str, Any]:
-    """What ``profile.json`` holds; ``step`` is a :meth:`StepProfiler.finish`, ``stages`` a :func:`stages_beside`."""
+    """Return what ``profile.json`` holds, of a :meth:`StepProfiler.finish` and :func:`stages_beside`."""
     device, model, data = ranks.device, config.model, config.data
     settings = {
         "arch": model.arch,
@@ -258,7 +258,7 @@ def _network(config: Config, classes: int) -> LossNetwork:
 
 
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Noise, of whose labels one in twenty is ignored."""
+    """Make noise, of whose labels one in twenty is ignored."""
     data = config.data
     image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
     label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)

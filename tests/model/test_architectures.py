@@ -12,7 +12,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.transforms.functional import normalize
 
 from fastseg.config import WITHOUT_AUX, Arch, Config, ModelConfig, OptimConfig
-from fastseg.deploy.export_formats import FORMATS, compare
+from fastseg.deploy.export_formats import FORMATS, check_parity
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.model import checkpoint, pretrained
@@ -166,7 +166,7 @@ def test_safetensors_hold_it(model: DeepLab, tmp_path: Path) -> None:
     said = {"arch": model.arch, **{k: " ".join(map(repr, v)) for k, v in zip(("mean", "std"), RGB, strict=True)}}
     FORMATS["safetensors"].write(model.eval(), tmp_path / "x", said)
     frames = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8).numpy()
-    assert compare(model, FORMATS["safetensors"].read(tmp_path / "x"), [frames], "x")[0].shape == (1, *SIZE)
+    assert check_parity(model, FORMATS["safetensors"].read(tmp_path / "x"), [frames], "x")[0].shape == (1, *SIZE)
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_exports_of_other_networks(arch: str, to: str, tmp_path: Path) -> None:
     FORMATS[to].write(model, tmp_path / "x", {"arch": arch})
     shapes = (1, *SIZE), (2, 65, 91)
     frames = [torch.randint(0, 256, (*shape, 3), dtype=torch.uint8).numpy() for shape in shapes]
-    assert [d.shape for d in compare(model, FORMATS[to].read(tmp_path / "x"), frames, "x")] == list(shapes)
+    assert [d.shape for d in check_parity(model, FORMATS[to].read(tmp_path / "x"), frames, "x")] == list(shapes)
 
 
 @pytest.mark.parametrize("arch", WITHOUT_AUX)
