@@ -92,9 +92,9 @@ def analyze(trace: dict[str, Any]) -> dict[str, Any]:
     """Say what a step's milliseconds went to, in a trace as torch.profiler exports it.
 
     Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``categories``, the largest first,
-    whose ``ms`` add up to it; ``kernels``, the twenty names with most time. On a GPU an instant is of the kernel that runs
-    (of computation rather than copies and messages where several do; ``hidden_ms`` ran beneath others), or idle; on
-    a CPU it is of the innermost known operator or range of the thread that trains, or other: Python, waiting.
+    whose ``ms`` add up to it; ``kernels``, the twenty names with most time. On a GPU an instant is of the kernel that
+    runs (of computation rather than copies and messages where several do; ``hidden_ms`` ran beneath others), or idle;
+    on a CPU it is of the innermost known operator or range of the thread that trains, or other: Python, waiting.
     """
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     steps = [e for e in events if e.get("cat") == "user_annotation" and e["name"] == STEP]
