@@ -7,16 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg.config import OptimConfig
 from fastseg.labels import IGNORE
 from fastseg.model.deeplab import Logits, upsample
 
+PLAIN = OptimConfig()
 
-def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights: Tensor | None = None) -> Tensor:
+
+def segmentation_loss(
+    logits: Logits, label: Tensor, config: OptimConfig = PLAIN, weights: Tensor | None = None
+) -> Tensor:
     """Compute the cross-entropy of the upsampled logits over pixels that are not ignored.
 
     ``label``: uint8 N×H×W, each below the number of classes or 255. Of any other a GPU's process dies; they are not
     looked for here, which would wait for the device: packing refuses masks with other values, and a record's CRC-32
-    those that were damaged since. ``dice``: see :class:`fastseg.config.OptimConfig`; it applies to the main head alone.
+    those that were damaged since. ``config`` says which losses are added (``dice``, to the main head alone).
     ``weights``: of a pixel of each class, float32 C; None: 1. Returns four float32 numbers: the main head's sum over
     pixels and the pixels' number, both weighted, then the auxiliary head's (0, 0 without one). Where all pixels are
     ignored, all are 0.
@@ -26,9 +31,9 @@ def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights:
     weight = labeled.float() if weights is None else labeled * weights[target.clamp(max=len(weights) - 1)]
     scores = _upsampled(logits.out, target)
     numbers = [(_pixel_losses(scores, target) * weight).sum(), weight.sum()]
-    if dice:
+    if config.dice:
         # Times the pixels by whose number the sum is divided: over ranks, a mean weighted by their pixels.
-        numbers[0] = numbers[0] + dice * dice_loss(scores, target) * numbers[1]
+        numbers[0] = numbers[0] + config.dice * dice_loss(scores, target) * numbers[1]
     if logits.aux is not None:
         numbers += [(_pixel_losses(_upsampled(logits.aux, target), target) * weight).sum(), numbers[1]]
     else:

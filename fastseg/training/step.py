@@ -28,7 +28,7 @@ class LossNetwork(nn.Module):
     def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, dice=config.dice, weights=pixel_weights)
+        loss = partial(segmentation_loss, config=config, weights=pixel_weights)
         self.loss: Callable[..., Tensor] = loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:

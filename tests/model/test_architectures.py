@@ -71,13 +71,14 @@ def test_logits_have_the_stride(model: DeepLab, entry: Architecture, image: Tens
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_equals_torchvision(model: DeepLab, entry: Architecture, image: Tensor, channels_last: bool) -> None:
-    """The same weights in torchvision's own network, which upsamples by itself."""
-    ours = DeepLab(model.arch, CLASSES, *RGB, "aux" in entry.heads, channels_last)
+def test_equals_the_network_by_itself(model: DeepLab, entry: Architecture, image: Tensor, channels_last: bool) -> None:
+    """The same weights in torchvision's own network (or in the entry's alone), which upsamples by itself."""
+    aux = "aux" in entry.heads
+    ours = DeepLab(model.arch, CLASSES, *RGB, aux, channels_last)
     ours.load_state_dict(model.state_dict())
-    reference = get_model(
-        model.arch, weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss="aux" in entry.heads
-    )
+    reference = entry.build(CLASSES, aux)
+    if entry.torchvision:
+        reference = get_model(model.arch, weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=aux)
     reference.load_state_dict(model.net.state_dict())
     for module in (*ours.modules(), *reference.modules()):
         if isinstance(module, nn.Dropout):
@@ -86,8 +87,9 @@ def test_equals_torchvision(model: DeepLab, entry: Architecture, image: Tensor, 
     with torch.no_grad():
         for training in (False, True):
             expected, logits = reference.train(training)(pixels), ours.train(training)(image)
+            expected = expected if isinstance(expected, dict) else {"out": expected}
             torch.testing.assert_close(upsample(logits.out, SIZE), expected["out"], rtol=1e-3, atol=1e-3)
-            if training and "aux" in entry.heads:
+            if training and aux:
                 torch.testing.assert_close(upsample(logits.aux, SIZE), expected["aux"], rtol=1e-3, atol=1e-3)
 
 
@@ -106,11 +108,8 @@ def test_a_checkpoint_restores_it(model: DeepLab, image: Tensor, tmp_path: Path)
 
 
 def test_weights_of_other_classes_fill_all_but_the_class_layers(
-    model: DeepLab, entry: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: DeepLab, entry: Architecture, tmp_path: Path
 ) -> None:
-    """What --model.weights coco loads, from a file that torchvision would have written."""
-    assert entry.pretrained
-    assert len(list(get_model_weights(entry.pretrained["coco"]))) == 1  # torchvision has such weights
     trained = entry.build(21, "aux" in entry.heads)
     torch.save(trained.state_dict(), tmp_path / "coco.pth")
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
@@ -118,27 +117,32 @@ def test_weights_of_other_classes_fill_all_but_the_class_layers(
     for name, value in model.net.state_dict().items():
         fresh = name.startswith(tuple(f"{layer}." for layer in entry.class_layers))
         assert torch.equal(value, before[name] if fresh else trained.state_dict()[name]), name
-    # By its name the same file is asked for.
-    asked: list[str] = []
-    monkeypatch.setattr(pretrained, "pretrained", lambda name, _: [asked.append(name), trained.state_dict()][1])
-    load_weights(model, "coco")
-    assert asked == [entry.pretrained["coco"]]
 
 
-def test_a_classification_network_fills_the_backbone(model: DeepLab, entry: Architecture, tmp_path: Path) -> None:
-    assert entry.pretrained
-    trained = get_model(entry.pretrained["imagenet"], weights=None)
-    torch.save(trained.state_dict(), tmp_path / "imagenet.pth")
-    head = model.net.get_submodule(entry.class_layers[0]).weight.clone()
-    load_weights(model, str(tmp_path / "imagenet.pth"))
-    theirs = list(trained.parameters())
-    for ours in model.net.get_submodule(entry.backbone).parameters():
-        assert torch.equal(ours, theirs.pop(0))
-    assert torch.equal(model.net.get_submodule(entry.class_layers[0]).weight, head)
+def test_pretrained_weights_fill_what_they_are_for(
+    model: DeepLab, entry: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that torchvision has are asked for by their name; of a classification network the backbone is filled."""
+    last = model.net.get_submodule(entry.class_layers[0])
+    for offered, name in (entry.pretrained or {}).items():
+        assert len(list(get_model_weights(name))) >= 1
+        trained = get_model(name, weights=None, **({} if offered == "imagenet" else {"weights_backbone": None}))
+        asked: list[str] = []
+        state = trained.state_dict()
+        monkeypatch.setattr(
+            pretrained, "pretrained", lambda name, _, asked=asked, state=state: [asked.append(name), state][1]
+        )
+        head = last.weight.clone()
+        load_weights(model, offered)
+        assert asked == [name]
+        theirs = iter(trained.parameters())
+        for ours in model.net.get_submodule(entry.backbone).parameters():
+            assert torch.equal(ours, next(theirs))
+        assert torch.equal(last.weight, head)
 
 
 def test_weights_of_another_network_are_refused(model: DeepLab, tmp_path: Path) -> None:
-    other = "lraspp_mobilenet_v3_large" if "resnet" in model.arch else "fcn_resnet50"
+    other = "fcn_resnet50" if model.arch.endswith("mobilenet_v3_large") else "lraspp_mobilenet_v3_large"
     buffer = io.BytesIO()
     torch.save(ARCHITECTURES[other].build(CLASSES, False).state_dict(), buffer)
     (tmp_path / "other.pth").write_bytes(buffer.getvalue())
