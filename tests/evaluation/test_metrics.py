@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastseg.evaluation.metrics import METRICS, Frame, count_classes, count_pixels, read_counts
+from fastseg.evaluation.metrics import count_classes, count_pixels, read_counts
 from fastseg.evaluation.scores import Score, score, score_table
 from fastseg.labels import IGNORE, SegmentationClass, cityscapes
 from official import official
@@ -113,19 +113,6 @@ def test_255_classes_and_one_for_all_others_are_counted() -> None:
     assert strange == 0
     assert matrix.sum() == 255
     assert (matrix.flip(1).diagonal()[:255] == 1).all()
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_a_metric_asks_a_gpu_for_nothing(name: str) -> None:
-    """While frames come: what it computes at the end may wait."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        device = torch.device("cuda", 0)
-        image, label, prediction = (
-            torch.empty(64, 32, *more, dtype=torch.uint8, device=device) for more in ((3,), (), ())
-        )
-        metric, (matrix, _) = METRICS[name](19, device), count_classes(prediction, label, 19)
-        for index in range(2):
-            metric.update(Frame(index, image, label, prediction, matrix))
 
 
 def test_counting_asks_a_gpu_for_nothing() -> None:
