@@ -367,10 +367,6 @@ def compare_models(
         write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    main()
-
-
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:
     """Refuse to score a split without masks, and other classes than Cityscapes' by its own evaluator."""
     if not manifest.split(options.split).labeled:
@@ -397,3 +393,7 @@ def check_official(options: Options, manifest: Manifest, files: Files) -> None:
         keys = [reader.key(place) for place in range(min(len(reader), options.max_images or len(reader)))]
         sizes = {(height, width) for height, width, _ in manifest.split(options.split).sizes}
         check_truth(options.official, keys, sizes)
+
+
+if __name__ == "__main__":
+    main()
