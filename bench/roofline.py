@@ -99,7 +99,7 @@ def seconds(kernel: Kernel, gpu: Gpu) -> float:
 
 def updates(config: Config, classes: int) -> list[Kernel]:
     """What follows the backward pass, uncompiled and in float32: the gradient's norm, fused SGD and the average."""
-    model = DeepLab(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.optim.aux > 0)
+    model = DeepLab(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
     weights = 4 * sum(p.numel() for p in model.parameters())
     state = weights + 4 * sum(b.numel() for b in model.net.buffers() if b.is_floating_point())
     rows = [("gradient norm", weights, 0), ("optimizer", 3 * weights, 2 * weights)]
@@ -158,7 +158,7 @@ def show(config: Config, options: Options, gpu: Gpu, rows: dict[str, Row], figur
     )
     print(f"saved for the backward pass: {figures['saved_gigabytes']:.2f} GB; {figures['atomics']:,} atomic additions; "
           f"convolutions that are not channels-last in 16 bits: {figures['slow_convolutions']}")  # fmt: skip
-    counted = step_flops(config.model.arch, CLASSES.get(options.recipe, 19), batch, crop, config.optim.aux > 0)
+    counted = step_flops(config.model.arch, CLASSES.get(options.recipe, 19), batch, crop, config.aux_weight > 0)
     peak = datasheet_peak(gpu.name)
     share = f", {100 * counted / (ms / 1e3) / (peak * 1e12):.0f} % MFU" if peak else ""
     print(f"a prediction, not a measurement: {1e3 * batch / ms:.0f} images/s{share}, if every kernel reaches the "

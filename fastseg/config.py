@@ -12,7 +12,17 @@ from typing import Any, Literal, get_args, get_origin
 
 from fastseg.errors import UserError, shown
 
-Arch = Literal["deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large"]
+Arch = Literal[
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "deeplabv3_mobilenet_v3_large",
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "lraspp_mobilenet_v3_large",
+]
+"""The networks of :data:`fastseg.model.architectures.ARCHITECTURES`, which takes seconds to import."""
+WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
+"""Those without an auxiliary head."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,8 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     arch: Arch = "deeplabv3_resnet50"
-    """torchvision's DeepLabv3, by its backbone. Output stride 8; 16 for MobileNetV3."""
+    """torchvision's network: DeepLabv3, FCN or LR-ASPP on a backbone. Output stride 8; 16 for DeepLabv3 on
+    MobileNetV3."""
     weights: str = "imagenet"
     """What training starts from: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the
     whole network but its last layers; a file holds a checkpoint of ours or a state dict of torchvision's."""
@@ -124,8 +135,8 @@ class OptimConfig:
     """Largest norm of the gradient; None: as it is."""
     ema: float | None = 0.999
     """Decay per step of the averaged weights, which are the ones evaluated; None: no average."""
-    aux: float = 0.4
-    """Weight of the auxiliary head's loss (PSPNet); 0 builds no such head."""
+    aux: float | None = None
+    """Weight of the auxiliary head's loss; 0 builds no such head. None: 0.4 (PSPNet), if the network has one."""
     dice: float = 0.0
     """Weight of a Dice loss beside the main head's cross-entropy: every class in a GPU's batch counts alike, however
     few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
@@ -144,7 +155,7 @@ class OptimConfig:
         _check(0 <= self.warmup < self.epochs, "optim.warmup", self.warmup, f"from 0 to below {self.epochs} epochs")
         _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
-        _check(self.aux >= 0, "optim.aux", self.aux, "0 or more")
+        _check(self.aux is None or self.aux >= 0, "optim.aux", self.aux, "0 or more")
         _check(self.dice >= 0, "optim.dice", self.dice, "0 or more")
         _check(0 <= self.class_weights <= 2, "optim.class-weights", self.class_weights, "from 0 to 2")
 
@@ -205,6 +216,15 @@ class Config:
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
         _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        arch, aux = self.model.arch, self.optim.aux
+        _check(not aux or arch not in WITHOUT_AUX, "optim.aux", aux, f"0 or left out: {arch} has no auxiliary head")
+
+    @property
+    def aux_weight(self) -> float:
+        """Weight of the auxiliary head's loss; 0 for a network that is to have none."""
+        if self.optim.aux is None:
+            return 0.0 if self.model.arch in WITHOUT_AUX else 0.4
+        return self.optim.aux
 
     @property
     def folder(self) -> Path:

@@ -120,11 +120,11 @@ def test_faults_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_profile_is_shown_as_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    row = {"family": "batch norm", "ms": 1.25, "share": 1.0, "hidden_ms": 0.0}
+    row = {"category": "batch norm", "ms": 1.25, "share": 1.0, "hidden_ms": 0.0}
     profile = {
         "environment": {"processor": "Chip", "cores": "2", "gpus": "1 × Card", "command": "train.py", "torch": "9.8"},
         "settings": {"arch": "net", "batch": 8, "crop": [32, 64], "precision": "bf16", "compile": True},
-        "step": {"step_ms": 1.25, "plain_step_ms": 1.0, "steps": 5, "families": [row]},
+        "step": {"step_ms": 1.25, "plain_step_ms": 1.0, "steps": 5, "categories": [row]},
         "stages": [{"stage": "stem", "ms": 1.0, "tflop": 0.5, "tflops": 500.0, "mfu": 0.25}],
     }
     (tmp_path / "profile-card.json").write_text(json.dumps(profile))

@@ -16,6 +16,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPPConv
 
 from bench.suite.request import Request
 from bench.suite.stages.compute import Ours
+from fastseg.model.architectures import ARCHITECTURES
 
 STAGE = "compute"
 LARGEST_RATE = 36
@@ -23,8 +24,7 @@ LARGEST_RATE = 36
 
 def fits(request: Request) -> bool:
     """Where the map is no longer than the largest rate."""
-    stride = 16 if "mobilenet" in request.arch else 8
-    return min(request.crop) <= LARGEST_RATE * stride
+    return min(request.crop) <= LARGEST_RATE * ARCHITECTURES[request.arch].stride
 
 
 def apply(ours: Ours) -> None:

@@ -78,7 +78,7 @@ def lower_step(config: Config, classes: int) -> Lowered:
 
     device, mode = torch.device("cuda", 0), FakeTensorMode(allow_non_fake_inputs=True)
     model, data, optim = config.model, config.data, config.optim
-    deeplab = DeepLab(model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, optim.aux > 0, model.channels_last)
+    deeplab = DeepLab(model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last)
     weights = torch.ones(classes) if optim.class_weights else None
     with mode:
         image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8, device=device)

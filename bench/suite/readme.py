@@ -31,7 +31,7 @@ KINDS = {
     "settings": "Other settings",
 }
 PROFILE_NOTE = (
-    "*An instant of a step is of one family. On a GPU: of what computes rather than of copies and messages that run "
+    "*An instant of a step is of one category. On a GPU: of what computes rather than of copies and messages that run "
     "beneath it (hidden), idle where no kernel runs. On a CPU: of the innermost operator; other is Python and waiting. "
     "TFLOP counts convolutions and products alone.*"
 )

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from fastseg.data.loader import EvalLoader
     from fastseg.distributed.ranks import Ranks
     from fastseg.evaluation.cityscapes import PredictionFolder
+    from fastseg.evaluation.metrics import Sample
     from fastseg.evaluation.results import Outcome
-    from fastseg.model.inference import Views
+    from fastseg.model.inference import TtaViews
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,8 @@ def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manif
         )
 
 
-def views_of(options: Options) -> "Views":
-    """How frames are looked at."""
+def views_of(options: Options) -> "TtaViews":
+    """Return the views of a frame that are asked for."""
     from fastseg.model.inference import MULTI_SCALE, ONCE
 
     return replace(MULTI_SCALE if options.tta else ONCE, window=options.window)
@@ -253,32 +254,29 @@ def evaluate_checkpoint(
     """Score (a split without masks: predict) as this rank; the first one says and writes what came out."""
     from fastseg.device import autocast, precision_of
     from fastseg.distributed.ranks import barrier
-    from fastseg.evaluation.boundary_iou import BoundaryCounts
     from fastseg.evaluation.cityscapes import prediction_folder
-    from fastseg.evaluation.evaluator import evaluate
+    from fastseg.evaluation.evaluator import Evaluated, evaluate
+    from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames, class_metrics, class_scores
     from fastseg.evaluation.results import Outcome
     from fastseg.model.deeplab import restore_model
     from fastseg.model.inference import predict
-    from fastseg.report.evaluation_folder import WORST_IMAGES
 
     model = restore_model(saved).to(ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
     precision = precision_of(options.precision, ranks.device)
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
-    boundaries = BoundaryCounts(len(manifest.classes), ranks.device)
+    classes = len(manifest.classes)
+    confusion, by_class = ConfusionMatrix(classes, ranks.device), class_metrics(classes, ranks.device)
+    worst_frames = WorstFrames() if options.report else None
     folder, temporary = options.save_predictions, bool(options.official)
     keys = loader.sample_keys()
     with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
         with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
-            result = evaluate(
-                partial(predict, model, views=views_of(options)),
-                loader,
-                len(manifest.classes),
-                keep_worst=WORST_IMAGES if options.report else 0,
-                metrics=[boundaries, *([saving.save] if saving else [])],
-                progress=show,
-            )
-        boundary = boundaries.iou()
+            metrics = [confusion, *by_class.values(), *filter(None, (worst_frames, saving))]
+            evaluated = Evaluated(partial(predict, model, views=views_of(options)), metrics)
+            result = evaluate([evaluated], loader, classes, progress=show)
+        matrix, scores = confusion.compute(), class_scores(by_class)
+        worst = worst_frames.compute() if worst_frames else []
         barrier()  # all predictions are written
         if ranks.first and result:
             outcome = Outcome(
@@ -289,21 +287,23 @@ def evaluate_checkpoint(
                 split=options.split,
                 manifest=manifest,
                 result=result,
-                boundary=boundary,
+                matrix=matrix,
+                class_scores=scores,
                 precision=precision,
                 views=views_of(options),
             )
-            finish(options, outcome, keys, saved["config"], saving)
+            finish(options, outcome, worst, keys, saved["config"], saving)
 
 
 def finish(
     options: Options,
     outcome: "Outcome",
+    worst: "list[Sample]",
     keys: list[str],
     config: dict[str, Any],
     saved: "PredictionFolder | None",
 ) -> None:
-    """Print and write what was asked for; ``keys`` of the split's frames by their place."""
+    """Print and write what was asked for; ``keys`` of the split's frames by their index."""
     from fastseg.evaluation.cityscapes import compare_official
     from fastseg.report.evaluation_folder import write_evaluation
 
@@ -319,7 +319,7 @@ def finish(
         write_atomic(options.json, json.dumps(document, indent=1) + "\n")
     if options.report:
         classes = outcome.manifest.classes
-        page = write_evaluation(options.report, outcome.result, keys, classes, outcome.record(), config)
+        page = write_evaluation(options.report, outcome.matrix, worst, keys, classes, outcome.record(), config)
         console.print(f"the report is {page}", highlight=False, soft_wrap=True)
 
 
@@ -329,27 +329,27 @@ def compare_models(
     """Score two models, or the baseline alone, as this rank; the first one says and writes what came out."""
     from fastseg.device import autocast, precision_of
     from fastseg.evaluation.baseline import ARCH, Baseline
-    from fastseg.evaluation.compare_models import contestants, count_frames, show_contest
-    from fastseg.evaluation.results import looks
+    from fastseg.evaluation.compare_models import count_frames, load_models, show_comparison
+    from fastseg.evaluation.results import describe_views
 
     arch = options.arch or (saved[0]["arch"] if saved else ARCH)
     baseline = Baseline(arch, [c.name for c in manifest.classes]) if options.baseline else None
     views, precision = views_of(options), precision_of(options.precision, ranks.device)
     checkpoints = list(zip(map(str, options.checkpoints), saved, strict=True))
-    models = contestants(checkpoints, baseline, views, ranks.device)
+    models = load_models(checkpoints, baseline, views, ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     with autocast(precision, ranks.device), progress as show:
-        counted = count_frames([model.infer for model in models], loader, len(manifest.classes), show)
+        counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return
-    console = Console(markup=False)
-    document = show_contest(console, models, counted, manifest.classes, baseline)
-    if counted.corrupt_samples:
-        console.print(f"{counted.corrupt_samples} damaged frames were left out", highlight=False)
+    console, result = Console(markup=False), counted.evaluation
+    document = show_comparison(console, models, counted, manifest.classes, baseline)
+    if result.corrupt_samples:
+        console.print(f"{result.corrupt_samples} damaged frames were left out", highlight=False)
     console.print(
-        f"{counted.images} images of {shards} ({options.split}) at {counted.images_per_second:.2f} images/s, "
-        f"{', '.join([precision, *looks(views)])}",
+        f"{result.images} images of {shards} ({options.split}) at {result.images_per_second:.2f} images/s, "
+        f"{', '.join([precision, *describe_views(views)])}",
         highlight=False,
         soft_wrap=True,
     )
@@ -361,14 +361,10 @@ def compare_models(
             "dataset": manifest.digest(),
             "precision": precision,
             **asdict(views),
-            "images": counted.images,
-            "corrupt_samples": counted.corrupt_samples,
+            "images": result.images,
+            "corrupt_samples": result.corrupt_samples,
         }
         write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
 
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:
@@ -397,3 +393,7 @@ def check_official(options: Options, manifest: Manifest, files: Files) -> None:
         keys = [reader.key(place) for place in range(min(len(reader), options.max_images or len(reader)))]
         sizes = {(height, width) for height, width, _ in manifest.split(options.split).sizes}
         check_truth(options.official, keys, sizes)
+
+
+if __name__ == "__main__":
+    main()

@@ -56,7 +56,7 @@ def export(options: Options, console: Console) -> Path:
     if missing := [path for path in options.images if not path.is_file()]:
         raise UserError(f"--images names {missing[0]}, which is no file; name images")
     # torch takes seconds to import: what cannot be done is said before.
-    from fastseg.deploy.export_formats import FORMATS, compare, comparison_images
+    from fastseg.deploy.export_formats import FORMATS, check_parity, comparison_images
     from fastseg.deploy.model_card import INPUT, OUTPUTS, WEIGHTS, describe, model_card
     from fastseg.model import checkpoint
     from fastseg.model.deeplab import restore_model
@@ -73,11 +73,11 @@ def export(options: Options, console: Console) -> Path:
     with atomic_path(out) as temporary:
         console.print(f"writing {out}")
         format.write(model, temporary, about.metadata(contract))
-        differences = compare(model, format.read(temporary), batches, str(out))
+        differences = check_parity(model, format.read(temporary), batches, str(out))
     card = model_card(about, out, options.to, differences, source, options.license)
     write_atomic(out.with_name("README.md"), card)
     for difference in differences:
-        console.print(f"compared on {source}, {difference.said()}")
+        console.print(f"compared on {source}, {difference.describe()}")
     console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {_summary(about)}; README.md is its model card")
     return out
 

@@ -1,7 +1,7 @@
 """The network in files that others read: ONNX, torch.export, safetensors; written, and read back to be compared."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from fastseg.data.loader import open_files
 from fastseg.data.reader import Reader as ShardReader
 from fastseg.deploy.model_card import Difference
 from fastseg.errors import UserError
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.deeplab import DeepLab, upsample
 from fastseg.shards.images import read_rgb
 from fastseg.shards.manifest import read_manifest
@@ -64,7 +65,7 @@ class Whole(nn.Module):
 
 
 def reader_of(model: nn.Module) -> Reader:
-    """A network of torch, in float32 on the CPU, as a function of arrays."""
+    """Return a network of torch, in float32 on the CPU, as a function of arrays."""
 
     def answer(image: Picture) -> Answer:
         with torch.inference_mode():
@@ -75,7 +76,7 @@ def reader_of(model: nn.Module) -> Reader:
 
 
 def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
-    """A batch to trace with, and the dimensions of it that may change."""
+    """Return a batch to trace with, and the dimensions of it that may change."""
     sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
     shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # no two dimensions alike, or they would stay so
     image = torch.zeros(shape, dtype=torch.uint8, device=model.mean.device)
@@ -84,7 +85,7 @@ def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn of what is theirs to know, on stderr and by Python's warnings."""
+    """Hide what the exporters warn of, which is theirs to know."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -144,30 +145,29 @@ def _write_safetensors(model: DeepLab, path: Path, metadata: dict[str, str]) -> 
     path.write_bytes(save({name: v.detach().contiguous() for name, v in model.net.state_dict().items()}, metadata))
 
 
-class _Torchvision(nn.Module):
-    """A file of weights in torchvision's own network, as its model card tells to use it."""
+class _Plain(nn.Module):
+    """A file of weights in the network without fastseg's parts around it, as its model card tells to use it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         from safetensors import safe_open
-        from torchvision.models import get_model
 
         with safe_open(path, "pt") as file:
             said, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        aux = any(name.startswith("aux_classifier.") for name in state)
-        classes = len(state["classifier.4.bias"])
-        self.net = get_model(said["arch"], weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+        architecture = ARCHITECTURES[said["arch"]]
+        self.net = architecture.build(architecture.count_classes(state), architecture.has_aux(state))
         self.net.load_state_dict(state)
         self.eval()
         self.mean, self.std = (torch.tensor([float(v) for v in said[name].split()]) for name in ("mean", "std"))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))["out"]
+        logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))
+        logits = logits["out"] if isinstance(logits, Mapping) else logits
         return logits.argmax(1).to(torch.uint8), logits
 
 
 def _read_safetensors(path: Path) -> Reader:
-    return reader_of(_Torchvision(path))
+    return reader_of(_Plain(path))
 
 
 FORMATS = {
@@ -183,8 +183,8 @@ LONGEST = 640
 """Pixels of a side: enough to compare, and quick on a CPU."""
 
 
-def compare(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
-    """Both networks on the CPU, batch for batch. Raises :class:`UserError` where they differ by more than rounding."""
+def check_parity(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
+    """Compare both networks on the CPU, batch for batch. Raises :class:`UserError` where more than rounding differs."""
     return [_compare(reader_of(Whole(model)), exported, batch, name) for batch in batches]
 
 
@@ -207,7 +207,7 @@ def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Dif
 
 
 def comparison_images(paths: tuple[Path, ...], shards: str) -> tuple[list[Picture], str]:
-    """The first image alone, and all of them, two at a time, in another, odd size; and what they are of, in words."""
+    """Return the first image alone, then all, two at a time, in another, odd size; and what they are of, in words."""
     images, source = _images(paths, shards)
     ratio = min(1.0, LONGEST / max(images[0].size))
     width, height = (max(round(side * ratio), 32) for side in images[0].size)
@@ -227,8 +227,8 @@ def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], st
         manifest = read_manifest(shards)
         split = "val" if "val" in manifest.splits else next(iter(manifest.splits))
         reader = ShardReader(open_files(shards, manifest, split))
-        places = range(min(len(reader), 2))
-        frames = [read_rgb(reader.read(place).image.tobytes(), reader.where(place))[0] for place in places]
+        indexes = range(min(len(reader), 2))
+        frames = [read_rgb(reader.read(index).image.tobytes(), reader.where(index))[0] for index in indexes]
         return frames, f"frames of {Path(shards).name}'s split {split}"
     noise = np.random.default_rng(0).integers(0, 256, (2, 256, 512, 3), np.uint8)
     return [Image.fromarray(image) for image in noise], "noise (the training's shards are not here)"

@@ -40,7 +40,7 @@ def check_installed(name: str) -> None:
 
 
 def target(checkpoint: Path, to: str, out: Path | None, overwrite: bool) -> Path:
-    """The file to write. Raises :class:`UserError` where it or its card cannot be written or must not be replaced."""
+    """Return the file to write. Raises :class:`UserError` where it or its card cannot be or must not be written."""
     suffix = KINDS[to].suffix
     path = out or checkpoint.with_name(f"{checkpoint.stem}-{to}") / f"{checkpoint.stem}{suffix}"
     if path.suffix != suffix:

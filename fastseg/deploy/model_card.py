@@ -9,21 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.weights import fitting
 
 INPUT = "image: uint8, N×H×W×3, RGB; normalization is part of the network"
 OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
-WEIGHTS = "weights with torchvision's names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
+WEIGHTS = "weights with the network's own names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
 
 
 @dataclass(frozen=True)
 class Description:
-    """A checkpoint's facts, without places on the machine that trained it."""
+    """A checkpoint's facts, without paths on the machine that trained it."""
 
     name: str
     """Of the run."""
     arch: str
-    """torchvision's name of the network."""
+    """Name of the network in :data:`fastseg.model.architectures.ARCHITECTURES`."""
     classes: tuple[SegmentationClass, ...]
     label_ids: tuple[int, ...] | None
     """Cityscapes' own id of each class, where the classes are Cityscapes'."""
@@ -48,7 +49,7 @@ class Description:
     """Of fastseg, that trained them; empty where it was not installed as a package."""
 
     def metadata(self, contract: str) -> dict[str, str]:
-        """Strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: what goes in and out."""
+        """Return strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: inputs and outputs."""
         ids = self.label_ids or (None,) * len(self.classes)
         classes = [
             {"id": i, "name": c.name, "color": c.color} | ({} if label is None else {"label_id": label})
@@ -71,7 +72,7 @@ class Description:
 
 
 def describe(saved: dict[str, Any], path: Path) -> Description:
-    """The facts of a checked checkpoint that was read from ``path``; its score comes from its run's metrics.jsonl."""
+    """Return the facts of a checked checkpoint read from ``path``; its score comes from its run's metrics.jsonl."""
     with fitting(path):
         return _describe(saved, path)
 
@@ -93,25 +94,25 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         epochs=saved["step"] / saved["steps_per_epoch"],
         score=line.get("miou"),
         images=line.get("images", 0),
-        auxiliary=any(name.startswith("aux_classifier.") for name in saved["ema"] or saved["model"]),
+        auxiliary=ARCHITECTURES[saved["arch"]].has_aux(saved["model"]),
         averaged=saved["ema"] is not None,
         version=saved["versions"].get("fastseg-deeplab", ""),
     )
 
 
 def _short(value: float) -> float:
-    """The number of fewest digits with the same value in float32."""
+    """Return the number of fewest digits with the same value in float32."""
     return float(str(np.float32(value)))
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides the result: no folders, and of a file of weights the name only."""
+    """Return what decides the result: no folders, and of a file of weights the name only."""
     model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
     return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
 
 
 def _evaluation(log: Path, step: int) -> dict[str, Any]:
-    """The evaluation after ``step`` in a run's log; empty where there is none."""
+    """Find the evaluation after ``step`` in a run's log; empty where there is none."""
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -146,8 +147,8 @@ class Difference(NamedTuple):
     pixels: int
     """With another class."""
 
-    def said(self) -> str:
-        """In words."""
+    def describe(self) -> str:
+        """Say it in words."""
         n, height, width = self.shape
         return (
             f"{n} × {height}×{width} pixels: logits differ by {self.largest:.1e} at most, "
@@ -176,21 +177,32 @@ classes, logits = network(image)  # uint8 1×H×W, float32 1×C×H×W; sides of 
 import torch
 from safetensors.torch import load_file
 from torchvision.io import ImageReadMode, read_image
-from torchvision.models import get_model
+{source}
 
 state = load_file("{file}")
-network = get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})
+network = {network}
 network.load_state_dict(state)
 mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 1, 1)
 image = (read_image("image.jpg", ImageReadMode.RGB) - mean) / std
-classes = network.eval()(image[None])["out"].argmax(1)  # int64, 1×H×W""",
+classes = network.eval()(image[None]){out}.argmax(1)  # int64, 1×H×W""",
 }
+TORCHVISION = {
+    "source": "from torchvision.models import get_model",
+    "network": 'get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})',
+    "out": '["out"]',
+}
+OURS = {
+    "source": "from fastseg.model.architectures import ARCHITECTURES",
+    "network": 'ARCHITECTURES["{arch}"].build({classes}, {aux})',
+    "out": "",
+}
+"""How a network's own module is built and called; ours are called by :attr:`Architecture.build`'s contract."""
 
 
 def model_card(
     about: Description, file: Path, format: str, checked: list[Difference], images: str, license: str
 ) -> str:
-    """The text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
+    """Write the text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data = about.dataset.partition(" (")[0]
@@ -202,7 +214,7 @@ def model_card(
         license=license,
         library_name="fastseg",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "deeplabv3", about.arch, format],
+        tags=["semantic-segmentation", about.arch.partition("_")[0], about.arch, format],
         metrics=["mean_iou"],
         model_name=about.name,
         eval_results=results or None,
@@ -213,9 +225,11 @@ def model_card(
 
 def _body(about: Description, file: Path, format: str, checked: list[Difference], images: str) -> Iterator[str]:
     averaged = " The weights are the moving average that the run evaluates." if about.averaged else ""
+    architecture = ARCHITECTURES[about.arch]
+    of_torchvision = "torchvision's " if architecture.torchvision else ""
     yield f"# {about.name}"
     yield (
-        f"torchvision's `{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
+        f"{of_torchvision}`{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
         f"fastseg {about.version}".rstrip()
         + f", on the data set {about.dataset}.{averaged}"
     )
@@ -226,12 +240,12 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
         yield f"{100 * about.score:.2f} % mIoU on {about.images} images of the validation split, at full resolution."
     yield "## Use"
     mean, std = (", ".join(map(str, numbers)) for numbers in (about.mean, about.std))
-    snippet = USE[format].format(
-        file=file.name, arch=about.arch, classes=len(about.classes), aux=about.auxiliary, mean=mean, std=std
-    )
+    code = TORCHVISION if architecture.torchvision else OURS
+    network = code["network"].format(arch=about.arch, classes=len(about.classes), aux=about.auxiliary)
+    snippet = USE[format].format(file=file.name, mean=mean, std=std, **{**code, "network": network})
     yield f"```python\n{snippet}\n```"
     yield f"Compared with the checkpoint on {images}:"
-    yield "\n".join(f"- {difference.said()}" for difference in checked)
+    yield "\n".join(f"- {difference.describe()}" for difference in checked)
     yield "## Classes"
     yield "\n".join(_classes(about))
     yield "## Training"

@@ -12,7 +12,7 @@ from fastseg.errors import UserError
 
 
 def disambiguate(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path, Video]) -> list[Input]:
-    """The same files; where a.jpg and a.png beside it want the same place, their results are a.jpg.* and a.png.*.
+    """Return the same files; where a.jpg and a.png beside it want the same path, their results are a.jpg.* and a.png.*.
 
     A video's frames go to a folder: where that is one that other results go into, as with clip.mp4 beside
     clip/000000.jpg, it is called clip.mp4. Raises :class:`UserError` where that does not part them, as for a.jpg from
@@ -40,7 +40,7 @@ def _above(path: Path, targets: Mapping[Path, list[Input]]) -> list[Input]:
 
 
 def _in_full(name: Path) -> Path:
-    """A name whose suffix stays when results take its last part off: a.jpg.jpg, whose mask is a.jpg.png."""
+    """Return a name whose suffix stays when results take its last part off: a.jpg.jpg, whose mask is a.jpg.png."""
     return name.with_name(name.name + name.suffix)
 
 

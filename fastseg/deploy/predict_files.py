@@ -98,7 +98,7 @@ def _writing(file: Input) -> Iterator[None]:
 
 
 def predict_video(job: Job, file: Input, video: Video) -> None:
-    """A video of overlays with the same size and rate; masks and probabilities frame by frame, in a folder."""
+    """Write a video of overlays with the same size and rate; masks and probabilities frame by frame, in a folder."""
     outputs, done = job.outputs, 0
     overlays = outputs.overlay_path(file.name, video.suffix)
     try:
@@ -165,7 +165,7 @@ def _alike(pictures: Iterable[tuple[Input, Picture]], most: int) -> Iterator[lis
 
 
 def _ahead(items: Iterator[Item], number: int) -> Iterator[Item]:
-    """The same items, taken by a thread before they are asked for."""
+    """Yield the same items, taken by a thread before they are asked for."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(next, items, None) for _ in range(number))
         while (item := waiting.popleft().result()) is not None:

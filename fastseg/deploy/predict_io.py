@@ -39,7 +39,7 @@ class Outputs:
     """Compressed NumPy archive: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
 
     def overlay_path(self, name: Path, suffix: str | None = None) -> Path:
-        """Of an image called ``name``; of a video with its own ``suffix``."""
+        """Return the overlay's path, of an image called ``name``; of a video with its own ``suffix``."""
         jpeg = name.suffix.lower() in (".jpg", ".jpeg")
         return self.folder / "overlays" / name.with_suffix(suffix or (name.suffix if jpeg else ".png"))
 
@@ -62,13 +62,13 @@ class Outputs:
             yield self.probabilities_path(name)
 
     def video_paths(self, name: Path, suffix: str) -> Iterator[Path]:
-        """The video of overlays, and the folders of frames."""
+        """Yield the video of overlays, and the folders of frames."""
         if self.overlays:
             yield self.overlay_path(name, suffix)
         yield from (path.with_suffix("") for path in self._raw_paths(name))
 
     def frame_name(self, name: Path, number: int) -> Path:
-        """Of a frame of the video called ``name``, counted from 0."""
+        """Return the name of a frame of the video called ``name``, counted from 0."""
         return name.with_suffix("") / f"{number:06d}.png"
 
     def drop_frames(self, name: Path, first: int) -> None:
@@ -89,7 +89,7 @@ class Outputs:
         self.write_raw(name, mask, shares)
 
     def write_raw(self, name: Path, mask: Mask, shares: NDArray[Any] | None) -> None:
-        """The mask and the probabilities, where they are wanted."""
+        """Write the mask and the probabilities, where they are wanted."""
         if self.masks:
             _save(palette_image(mask, self.classes), self.mask_path(name))
         if self.probabilities and shares is not None:
@@ -142,7 +142,7 @@ class Input:
 
 
 def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
-    """The files among ``paths`` and all images and videos in the folders among them, sorted; no results in ``out``.
+    """Return the files of ``paths`` and all images and videos in their folders, sorted; no results in ``out``.
 
     Raises :class:`UserError` for a path that is not there and a folder that holds none.
     """
@@ -162,7 +162,7 @@ def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright. Raises :class:`UserError` for what is none or damaged."""
+    """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for what is none or damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -19,13 +19,13 @@ from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.model import checkpoint
 from fastseg.model.deeplab import DeepLab, restore_model
-from fastseg.model.inference import MULTI_SCALE, ONCE, Views, predict, probabilities
+from fastseg.model.inference import MULTI_SCALE, ONCE, TtaViews, predict, probabilities
 from fastseg.shards.images import set_upright
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 """A file, a PIL image, or uint8 H×W×3 (or N×H×W×3), RGB."""
 MEMORY = 6 << 30
-"""Bytes that a look at pictures may take: enough for a 4K frame in one piece with 19 classes."""
+"""Bytes that a forward pass over pictures may take: enough for a 4K frame in one piece with 19 classes."""
 OVERLAP = 256
 """Pixels that neighboring blocks of a larger picture share; each keeps its half."""
 
@@ -45,11 +45,11 @@ class Predictor:
         classes: Sequence[SegmentationClass],
         device: torch.device,
         precision: str = "auto",
-        views: Views = ONCE,
+        views: TtaViews = ONCE,
         arch: str = "",
     ) -> None:
         self.classes = tuple(classes)
-        """Names and colors; a mask holds places in this tuple."""
+        """Names and colors; a mask holds indexes into this tuple."""
         self.device = device
         self.precision = precision_of(precision, device)
         self.views = views
@@ -61,7 +61,7 @@ class Predictor:
         return f"<Predictor: {self.arch or 'a network'}, {len(self.classes)} classes, on {self.device}>"
 
     def predict(self, image: ImageLike) -> NDArray[np.uint8]:
-        """The class of every pixel: uint8 H×W of the image's own size; N×H×W for a batch.
+        """Return the class of every pixel: uint8 H×W of the image's own size; N×H×W for a batch.
 
         >>> import fastseg
         >>> mask = fastseg.load("ckpt.pt", device="cpu").predict("street.jpg")
@@ -73,7 +73,7 @@ class Predictor:
         return masks[0] if single else masks
 
     def probabilities(self, image: ImageLike) -> NDArray[np.float32]:
-        """The probability of every class at every pixel: float32 C×H×W; N×C×H×W for a batch.
+        """Return the probability of every class at every pixel: float32 C×H×W; N×C×H×W for a batch.
 
         >>> import fastseg
         >>> fastseg.load("ckpt.pt", device="cpu").probabilities("street.jpg").shape
@@ -84,7 +84,7 @@ class Predictor:
         return result[0] if single else result
 
     def overlay(self, image: ImageLike, alpha: float = 0.6) -> NDArray[np.uint8]:
-        """The image under the colors of its classes, ``alpha`` (0…1) of the color: uint8 H×W×3; N×H×W×3 for a batch.
+        """Return the image under its classes' colors, ``alpha`` (0…1) of the color: uint8 H×W×3; N×H×W×3 for a batch.
 
         >>> import fastseg
         >>> from PIL import Image
@@ -100,7 +100,7 @@ class Predictor:
 
     @torch.inference_mode()
     def answer(self, frames: NDArray[np.uint8], of: Any = None) -> tuple[NDArray[np.uint8], Any]:
-        """Classes, uint8 N×H×W, and if ``of`` names a type probabilities of it, N×C×H×W, of frames uint8 N×H×W×3.
+        """Return classes, uint8 N×H×W, and if ``of`` is a type probabilities in it, N×C×H×W, of frames uint8 N×H×W×3.
 
         Takes about :data:`MEMORY` bytes and the result, whatever the number and the size of the frames: fewer at a
         time, or each in overlapping blocks.
@@ -154,7 +154,7 @@ def load(
     path = Path(path)
     saved = checkpoint.load(path)
     classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
-    views = Views(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else Views(window=window)
+    views = TtaViews(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else TtaViews(window=window)
     views.check(saved["stretch_to"])
     return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
 
@@ -171,7 +171,7 @@ class Span:
     """A block's extent along one side of a picture."""
 
     def __init__(self, start: int, end: int, first: int, last: int) -> None:
-        """The network sees ``start`` to ``end``; what counts is ``first`` to ``last``."""
+        """Let the network see ``start`` to ``end``; what counts is ``first`` to ``last``."""
         self.seen, self.kept, self.inner = slice(start, end), slice(first, last), slice(first - start, last - start)
 
 

@@ -31,7 +31,7 @@ class Video(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """Of a video of this size that can be written: OpenCV's FFmpeg cuts odd sizes down to even ones."""
+        """Return a suffix for which this size can be written: OpenCV's FFmpeg cuts odd sizes down to even ones."""
         return ".avi" if self.height % 2 or self.width % 2 else ".mp4"
 
 
@@ -51,7 +51,7 @@ def probe(path: Path) -> Video:
 
 
 def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> dict[Path, Video]:
-    """What the videos among ``inputs`` say of themselves, by their paths; damaged ones are left out."""
+    """Read what the videos among ``inputs`` say of themselves, by their paths; damaged ones are left out."""
     videos = {}
     for file in inputs:
         if file.is_video:
@@ -63,7 +63,7 @@ def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> di
 
 
 def read_video(path: Path) -> Iterator[Picture]:
-    """The frames in order, as far as they can be decoded."""
+    """Yield the frames in order, as far as they can be decoded."""
     cv2 = _opencv(path)
     capture = cv2.VideoCapture(str(path))
     try:
@@ -107,7 +107,7 @@ class Writer:
 
 @contextmanager
 def write_video(path: Path, video: Video) -> Iterator[Writer]:
-    """A writer whose file appears at ``path`` when it is whole, and not at all after an error.
+    """Open a writer whose file appears at ``path`` when it is whole, and not at all after an error.
 
     Raises :class:`UserError` for a file that cannot be begun, and for one that cannot be read again.
     """
@@ -148,7 +148,7 @@ def _check_whole(written: Path, frames: int, path: Path) -> None:
 
 
 def _writable(rate: float) -> float:
-    """The rate with as many decimals as MPEG-4 holds: OpenCV makes 119.881 a ratio of 119881 and 1000."""
+    """Return the rate with as many decimals as MPEG-4 holds: OpenCV makes 119.881 a ratio of 119881 and 1000."""
     decimals = max(digits for digits in range(4) if rate * 10**digits <= LARGEST)
     return round(rate, decimals)
 

@@ -9,8 +9,10 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from fastseg.errors import UserError
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, pretrained
-from fastseg.model.inference import ONCE, Views, predict
+from fastseg.model.architectures import ARCHITECTURES
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.inference import ONCE, TtaViews, predict
+from fastseg.model.pretrained import pretrained
 from fastseg.model.weights import fitting
 
 ARCH = "deeplabv3_resnet50"
@@ -33,7 +35,7 @@ class Match(NamedTuple):
     """A class of VOC and the one of the set that means the same."""
 
     voc: int
-    """Place among the network's classes."""
+    """Index among the network's classes."""
     train_id: int
 
 
@@ -45,7 +47,10 @@ class Baseline:
 
         Raises :class:`fastseg.errors.UserError` where they cannot be had, or know none of the classes.
         """
-        entry = get_model_weights(arch).DEFAULT
+        trained = (ARCHITECTURES[arch].pretrained or {}).get("coco")
+        if not trained:
+            raise UserError(f"torchvision has no network {arch} trained on COCO; name another with --arch")
+        entry = get_model_weights(trained).DEFAULT
         self.name = f"{arch}, {entry.name}"
         self.voc: list[str] = entry.meta["categories"]
         """What the network tells apart; the first is the background."""
@@ -56,19 +61,19 @@ class Baseline:
                 f"none of the set's classes ({', '.join(classes[:3])}, …) is among those of the baseline "
                 f"({', '.join(self.voc[1:])}); it has nothing to say about them"
             )
-        self.model = _load(arch, len(self.voc))
+        self.model = _load(arch, trained, len(self.voc))
         # Whatever is no class of the set gets the id behind its last: a miss for the truth, a false alarm for nobody.
         self._train_ids = torch.full((len(self.voc),), len(classes), dtype=torch.uint8)
         for match in self.matches:
             self._train_ids[match.voc] = match.train_id
 
     def to(self, device: torch.device) -> "Baseline":
-        """Move it there."""
+        """Move the network to ``device``."""
         self.model, self._train_ids = self.model.to(device), self._train_ids.to(device)
         return self
 
-    def predict(self, image: Tensor, views: Views = ONCE) -> Tensor:
-        """Train id of every pixel, C where it sees none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
+    def predict(self, image: Tensor, views: TtaViews = ONCE) -> Tensor:
+        """Return the train id of every pixel, C where it sees none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
 
         Frames go in at their full size, as for any checkpoint of ours; torchvision's own preset would first make
         their shorter side 520 pixels.
@@ -77,14 +82,14 @@ class Baseline:
 
 
 def counterparts(voc: Sequence[str], classes: Sequence[str]) -> list[Match]:
-    """Classes of VOC that the set has too, by name (whatever the case, spaces or underscores) or by another name.
+    """Return the classes of VOC that the set has too, by their name (whatever its case and spaces) or another.
 
     Never VOC's background: that is what is none of its 20 classes, not what is none of the set's.
     """
-    places = {_letters(name): i for i, name in reversed(list(enumerate(classes)))}
+    train_ids = {_letters(name): i for i, name in reversed(list(enumerate(classes)))}
     matches = []
     for i, name in enumerate(voc):
-        known = [places[n] for n in (_letters(name), *ALSO_CALLED.get(name, ())) if n in places]
+        known = [train_ids[n] for n in (_letters(name), *ALSO_CALLED.get(name, ())) if n in train_ids]
         if known and name != "__background__":
             matches.append(Match(i, known[0]))
     return matches
@@ -94,12 +99,12 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _load(arch: str, classes: int) -> DeepLab:
+def _load(arch: str, trained: str, classes: int) -> DeepLab:
     cache = Path(torch.hub.get_dir(), "checkpoints")
-    state = pretrained(arch, f"fetch it on a machine that can and put it into {cache}")
-    aux = any(name.startswith("aux_classifier.") for name in state)
+    state = pretrained(trained, f"fetch it on a machine that can and put it into {cache}")
+    aux = ARCHITECTURES[arch].has_aux(state)
     model = DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
-    with fitting(cache / Path(get_model_weights(arch).DEFAULT.url).name):
+    with fitting(cache / Path(get_model_weights(trained).DEFAULT.url).name):
         # All of it, last layer included: with a fresh one it would be no baseline.
         model.net.load_state_dict(state)
     return model.eval()

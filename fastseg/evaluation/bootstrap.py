@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.evaluation.metrics import plain
+from fastseg.evaluation.scores import iou, plain
 
 RESAMPLES = 10_000
 SEED = 0
@@ -51,12 +51,12 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """How much better B is."""
+        """Return how much better B is."""
         return self.b - self.a
 
     @property
     def verdict(self) -> Verdict:
-        """In words: noise is a difference whose interval holds 0."""
+        """Return it in words: noise is a difference whose interval holds 0."""
         if math.isnan(self.difference):
             return "–"
         if not self.frames:
@@ -68,7 +68,7 @@ class Difference:
         return "B better" if self.difference > 0 else "A better"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None in place of NaN."""
+        """Return plain values; None in place of NaN."""
         numbers = {"a": self.a, "b": self.b, "difference": self.difference, "low": self.low, "high": self.high}
         known = {name: plain(value) for name, value in numbers.items()}
         return {**known, "differing_images": self.frames, "verdict": self.verdict}
@@ -84,13 +84,13 @@ class Comparison:
     """Of the mean IoU over the classes that are not NaN."""
 
 
-def iou(counts: Counts) -> NDArray[np.float64]:
-    """Of every class over all frames, (C,), NaN where neither truth nor prediction has it: the official metric."""
-    return _iou(*(count.sum(0) for count in counts))
+def class_iou(counts: Counts) -> NDArray[np.float64]:
+    """Return the IoU of every class over all frames, (C,), NaN where neither truth nor prediction has the class."""
+    return iou(counts.hits.sum(0), counts.truth.sum(0), counts.predicted.sum(0))
 
 
 def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis, without NaNs; NaN where there is nothing else."""
+    """Return the mean over the last axis, without NaNs; NaN where there is nothing else."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0).sum(-1), known.sum(-1)
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
@@ -109,7 +109,7 @@ def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) 
     if a.truth.shape != b.truth.shape or not (a.truth == b.truth).all():
         raise ValueError(f"counts of other frames: {a.truth.shape} and {b.truth.shape}")
     differ = (a.hits != b.hits) | (a.predicted != b.predicted)
-    scores = [np.append(score, mean(score)) for score in (iou(a), iou(b))]
+    scores = [np.append(score, mean(score)) for score in (class_iou(a), class_iou(b))]
     frames = [*differ.sum(0).tolist(), int(differ.any(1).sum())]
     rows = [
         Difference(float(scores[0][i]), float(scores[1][i]), *_interval(draws), frames[i])
@@ -119,7 +119,7 @@ def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float64]:
-    """The differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
+    """Return the differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
     frames, classes = a.truth.shape
     # How often a frame is drawn, times its counts, is one product; float64 adds pixels exactly up to 9e15 of them.
     counts = np.concatenate([a.truth, a.hits, a.predicted, b.hits, b.predicted], axis=1).astype(np.float64)
@@ -131,7 +131,7 @@ def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float6
         truth, *rest = np.split(times @ counts, 5, axis=1)
         missing = in_truth & (truth == 0)
         one, other = (
-            np.where(missing, np.nan, _iou(hits, truth, predicted))
+            np.where(missing, np.nan, iou(hits, truth, predicted))
             for hits, predicted in ((rest[0], rest[1]), (rest[2], rest[3]))
         )
         draws[start : start + chunk] = np.column_stack([other - one, mean(other) - mean(one)])
@@ -139,14 +139,9 @@ def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float6
 
 
 def _draw(rng: np.random.Generator, frames: int, draws: int) -> NDArray[np.float64]:
-    """How often each frame is drawn: draws × frames, multinomial, in a quarter of the time of NumPy's own."""
+    """Return how often each frame is drawn: draws × frames, multinomial, in a quarter of the time of NumPy's own."""
     drawn = rng.integers(frames, size=(draws, frames)) + frames * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * frames).reshape(draws, frames).astype(np.float64)
-
-
-def _iou(hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.float64]:
-    union = truth + predicted - hits
-    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:

@@ -20,11 +20,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
 from fastseg.distributed.ranks import barrier, gather_states
 from fastseg.errors import UserError
-from fastseg.evaluation.metrics import Score, percent
+from fastseg.evaluation.metrics import Frame, Metric
+from fastseg.evaluation.scores import Score, percent
 from fastseg.files import atomic_path, write_atomic
 from fastseg.labels import SegmentationClass, cityscapes_ids
 from fastseg.progress import show_progress
@@ -34,51 +34,51 @@ LABELS, INSTANCES = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 ZIP = "gtFine_trainvaltest.zip"
 
 
-def check_truth(place: Path, keys: Sequence[str], sizes: Collection[tuple[int, int]]) -> None:
+def check_truth(source: Path, keys: Sequence[str], sizes: Collection[tuple[int, int]]) -> None:
     """Raise before minutes of inference what :func:`fastseg.evaluation.cityscapes.run_official` would after them.
 
     That is where a key has no ground truth, or the first one's has none of the ``sizes`` (height, width) of frames.
     """
-    archive = _archive(place)
-    names = _members(archive) if archive else (path.name for path in _folder(place).glob(f"*/*/*{LABELS}"))
-    _check_names({_key(name, LABELS) for name in names}, keys, place)
-    with ground_truth(place, keys[:1]) as files:
+    archive = _archive(source)
+    names = _members(archive) if archive else (path.name for path in _folder(source).glob(f"*/*/*{LABELS}"))
+    _check_names({_key(name, LABELS) for name in names}, keys, source)
+    with ground_truth(source, keys[:1]) as files:
         size = size_of(files[keys[0]])
         if size not in sizes:
             raise UserError(other_size("frame", next(iter(sizes)), files[keys[0]], size))
 
 
 @contextmanager
-def ground_truth(place: Path, keys: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """The labelIds of each key; instanceIds lie beside them. Members of the zip are unpacked for the time being."""
-    if archive := _archive(place):
+def ground_truth(source: Path, keys: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Yield the labelIds of each key; instanceIds lie beside them. Members of a zip are unpacked meanwhile."""
+    if archive := _archive(source):
         with TemporaryDirectory(prefix="fastseg-") as temporary:
             _unpack(archive, set(keys), Path(temporary))
-            yield _named(Path(temporary).glob(f"*{LABELS}"), keys, place)
+            yield _named(Path(temporary).glob(f"*{LABELS}"), keys, source)
     else:
-        yield _named(_folder(place).glob(f"*/*/*{LABELS}"), keys, place)
+        yield _named(_folder(source).glob(f"*/*/*{LABELS}"), keys, source)
 
 
-def _folder(place: Path) -> Path:
-    return place / "gtFine" if (place / "gtFine").is_dir() else place
+def _folder(source: Path) -> Path:
+    return source / "gtFine" if (source / "gtFine").is_dir() else source
 
 
-def _archive(place: Path) -> Path | None:
-    """The zip to read, where no extracted folder is there."""
-    archive = place if place.suffix == ".zip" else place / ZIP
-    return archive if archive.is_file() and _folder(place) == place else None
+def _archive(source: Path) -> Path | None:
+    """Return the zip to read, where no extracted folder is there."""
+    archive = source if source.suffix == ".zip" else source / ZIP
+    return archive if archive.is_file() and _folder(source) == source else None
 
 
-def _named(files: Iterator[Path], keys: Sequence[str], place: Path) -> dict[str, Path]:
+def _named(files: Iterator[Path], keys: Sequence[str], source: Path) -> dict[str, Path]:
     found = {_key(path.name, LABELS): path for path in files}
-    _check_names(found, keys, place)
+    _check_names(found, keys, source)
     return found
 
 
-def _check_names(found: Collection[str], keys: Sequence[str], place: Path) -> None:
+def _check_names(found: Collection[str], keys: Sequence[str], source: Path) -> None:
     if missing := [key for key in keys if key not in found]:
         raise UserError(
-            f"{place} lacks {missing[0]}{LABELS}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; "
+            f"{source} lacks {missing[0]}{LABELS}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; "
             f"--official takes the set's ground truth, a folder with gtFine/SPLIT/CITY/*{LABELS} or with {ZIP}"
         )
 
@@ -111,7 +111,7 @@ def _key(name: str, ending: str) -> str:
 
 
 def instances_of(labels: Path) -> Path:
-    """The instanceIds that belong to a file of labelIds."""
+    """Return the instanceIds that belong to a file of labelIds."""
     return labels.with_name(labels.name.removesuffix(LABELS) + INSTANCES)
 
 
@@ -125,7 +125,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def other_size(what: str, ours: tuple[int, int], truth: Path, theirs: tuple[int, int]) -> str:
-    """The sentence about ``what`` and its ground truth of two sizes (height, width)."""
+    """Say that ``what`` and its ground truth have two sizes (height, width)."""
     return (
         f"the {what} has {ours[1]}×{ours[0]} pixels, its ground truth {truth} has {theirs[1]}×{theirs[0]}; "
         "pack the set at full size (without --height) for --official"
@@ -151,7 +151,7 @@ class OfficialScores:
     instance_category_miou: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None in place of NaN."""
+        """Return plain values; None in place of NaN."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 
@@ -192,15 +192,15 @@ class _Told(list[str]):
         super().__init__(paths)
         self._progress = progress
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         if self._progress:
-            self._progress(place + 1, len(self))
-        return super().__getitem__(place)
+            self._progress(index + 1, len(self))
+        return super().__getitem__(index)
 
 
 @contextmanager
 def _old_numpy() -> Iterator[None]:
-    """The instance-level part calls np.in1d, which NumPy 2.4 has dropped for np.isin."""
+    """Give the instance-level part np.in1d, which NumPy 2.4 has dropped for np.isin."""
     if hasattr(np, "in1d"):
         yield
         return
@@ -263,7 +263,7 @@ def official_table(ours: Score, official: OfficialScores) -> Table:
 
 
 def explain(ours: Score, official: OfficialScores) -> str:
-    """How far apart both are, and what there is no instance-level score for."""
+    """Say how far apart both are, and what has no instance-level score."""
     gap = largest_difference(ours, official)
     apart = f"the largest difference of a class's IoU is {100 * gap:.4f} %"
     if all(map(math.isnan, official.instances.values())):
@@ -290,7 +290,7 @@ BACKLOG = 8
 """Frames that wait to be written at most."""
 
 
-class PredictionFolder:
+class PredictionFolder(Metric):
     """A folder of ``KEY_labelIds.png`` for Cityscapes' classes, of ``KEY.png`` with train ids for any others.
 
     The server and cityscapesscripts take any ``CITY_000000_000000*.png`` for the prediction of that frame. Files are
@@ -298,7 +298,7 @@ class PredictionFolder:
     """
 
     def __init__(self, folder: Path, keys: Sequence[str], classes: Sequence[SegmentationClass]) -> None:
-        """``keys`` of the split's frames, by their place."""
+        """``keys`` of the split's frames, by their index."""
         self.folder, self._keys = folder, keys
         ids = cityscapes_ids(classes)
         self._ids = None if ids is None else np.array(ids, np.uint8)
@@ -307,17 +307,23 @@ class PredictionFolder:
 
     @property
     def of_cityscapes(self) -> bool:
-        """Whether the values are label ids."""
+        """Return whether the values are label ids."""
         return self._ids is not None
 
-    def path(self, place: int) -> Path:
-        """Where the prediction of a frame lies."""
-        return self.folder / f"{self._keys[place]}{'_labelIds' if self.of_cityscapes else ''}.png"
+    def path(self, index: int) -> Path:
+        """Return where the prediction of a frame lies."""
+        return self.folder / f"{self._keys[index]}{'_labelIds' if self.of_cityscapes else ''}.png"
 
-    def save(self, place: int, _: Tensor, prediction: Tensor) -> None:
-        """Write the train ids (uint8 H×W) of the frame at ``place``; its label is not needed."""
-        self._waiting.append(self._pool.submit(self._write, self.path(place), prediction.cpu().numpy().copy()))
+    def update(self, frame: Frame) -> None:
+        """Write the frame's train ids; on a GPU they are waited for."""
+        train_ids = frame.prediction.cpu().numpy().copy()
+        self._waiting.append(self._pool.submit(self._write, self.path(frame.index), train_ids))
         while len(self._waiting) > BACKLOG:
+            self._waiting.popleft().result()
+
+    def compute(self) -> None:
+        """Wait until all is written."""
+        while self._waiting:
             self._waiting.popleft().result()
 
     def _write(self, path: Path, train_ids: NDArray[np.uint8]) -> None:
@@ -335,17 +341,16 @@ class PredictionFolder:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
-        while self._waiting:
-            self._waiting.popleft().result()
+        self.compute()
 
-    def present(self, places: Iterable[int]) -> dict[str, Path]:
-        """Key → file of the predictions at ``places``; damaged frames have none."""
-        paths = {self._keys[place]: self.path(place) for place in places}
+    def present(self, indexes: Iterable[int]) -> dict[str, Path]:
+        """Return key → file of the predictions at ``indexes``; damaged frames have none."""
+        paths = {self._keys[index]: self.path(index) for index in indexes}
         return {key: path for key, path in paths.items() if path.is_file()}
 
-    def tell(self, console: Console, places: Iterable[int], zipped: bool) -> None:
+    def tell(self, console: Console, indexes: Iterable[int], zipped: bool) -> None:
         """Say what lies where; ``zipped``: a whole split's also in one :data:`ARCHIVE`, ready to be handed in."""
-        files, all_of_them = self.present(places), len(self._keys)
+        files, all_of_them = self.present(indexes), len(self._keys)
         values = "label ids, as the Cityscapes server wants them" if self.of_cityscapes else "train ids (0, 1, 2, …)"
         said = [f"{self.folder}: {len(files)} predictions, PNGs of {values}"]
         if zipped and len(files) < all_of_them:

@@ -1,9 +1,8 @@
 """One or two models on the same frames in one pass, scored on the classes that they share."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,17 +12,26 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, device
 
 from fastseg.data.loader import EvalLoader
-from fastseg.device import AsyncMetrics
-from fastseg.distributed.ranks import barrier_no_timeout, count_corrupt, gather_on_first, heartbeat
 from fastseg.evaluation.baseline import Baseline
-from fastseg.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Comparison, Counts, Difference, compare, iou, mean
-from fastseg.evaluation.metrics import count_classes, percent, plain, read_counts
+from fastseg.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Comparison,
+    Counts,
+    Difference,
+    class_iou,
+    compare,
+    mean,
+)
+from fastseg.evaluation.evaluator import Evaluated, Evaluation, Infer, evaluate
+from fastseg.evaluation.metrics import FrameCounts
+from fastseg.evaluation.scores import percent, plain
 from fastseg.labels import SegmentationClass
 from fastseg.model.deeplab import restore_model
-from fastseg.model.inference import Views, predict
+from fastseg.model.inference import TtaViews, predict
 
 COLORS = {"B better": "green", "A better": "red"}
 CAVEAT = (
@@ -34,7 +42,7 @@ CAVEAT = (
 
 
 def comparison_table(result: Comparison, classes: Sequence[SegmentationClass]) -> Table:
-    """IoU of A and B in per cent, class by class, with the difference's interval and what to make of it."""
+    """Lay out the IoU of A and B in per cent, class by class, with the difference's interval and what to make of it."""
     table = Table("", "class", title="IoU over all pixels, in %")
     for column in ("A", "B", "B − A", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -47,7 +55,7 @@ def comparison_table(result: Comparison, classes: Sequence[SegmentationClass]) -
 
 
 def single_table(scores: NDArray[np.float64], classes: Sequence[SegmentationClass]) -> Table:
-    """IoU of one model in per cent, class by class."""
+    """Lay out the IoU of one model in per cent, class by class."""
     table = Table("", "class", title="IoU over all pixels, in %")
     table.add_column("IoU", justify="right")
     for c, value in zip(classes, scores, strict=True):
@@ -58,7 +66,7 @@ def single_table(scores: NDArray[np.float64], classes: Sequence[SegmentationClas
 
 
 def summary(gain: Difference, images: int, score: str = "mIoU") -> str:
-    """The comparison in a sentence or two; ``score`` is the name of what was compared."""
+    """Tell the comparison in a sentence or two; ``score`` is the name of what was compared."""
     return f"{score}: {_in_words(gain, images)}"
 
 
@@ -84,7 +92,7 @@ def _in_words(gain: Difference, images: int) -> str:
 
 
 def baseline_note(known: Mapping[str, str], others: int, alone: bool) -> str:
-    """What the baseline is scored on: ``known`` are VOC's names and the set's, ``others`` is how many more it has."""
+    """Say what the baseline is scored on: ``known`` are VOC's names and the set's, ``others`` how many more it has."""
     names = [ours if voc == ours else f"{ours} (its {voc})" for voc, ours in known.items()]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     use = "A checkpoint beside it, fastseg-eval CKPT --baseline coco, shows" if alone else "B − A shows"
@@ -95,7 +103,7 @@ def baseline_note(known: Mapping[str, str], others: int, alone: bool) -> str:
 
 
 def points(value: float) -> str:
-    """``+0.31`` for 0.0031: percentage points with their sign, a real minus; an en dash for NaN."""
+    """Format as ``+0.31`` for 0.0031: percentage points with their sign, a real minus; an en dash for NaN."""
     if math.isnan(value):
         return "–"
     text = f"{100 * value:+.2f}"
@@ -112,17 +120,13 @@ def _swatch(c: SegmentationClass) -> Text:
     return Text("██", style="rgb({},{},{})".format(*c.color))
 
 
-Infer = Callable[[Tensor], Tensor]
-"""uint8 N×H×W×3 → train ids N×H×W; C, one more than the last, for what is no class of the set."""
-Progress = Callable[[int, int], None]
-
-
 @dataclass(frozen=True)
-class Contestant:
+class NamedModel:
     """A model under its name in the output."""
 
     name: str
     infer: Infer
+    """Returns C, one more than the last, for what is no class of the set."""
 
 
 @dataclass(frozen=True)
@@ -130,76 +134,43 @@ class Counted:
     """Several models' counts of the same frames, all ranks together, in the split's order."""
 
     models: list[Counts]
-    images: int
-    corrupt_samples: int
-    """Damaged frames, which do not count."""
-    images_per_second: float
+    evaluation: Evaluation
 
 
-def contestants(
-    checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: Views, where: device
-) -> list[Contestant]:
-    """The baseline, then checkpoints (name and document), on a device: so that what B has more is what it learned."""
-    found = [Contestant(baseline.name, partial(baseline.to(where).predict, views=views))] if baseline else []
+def load_models(
+    checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: TtaViews, device: torch.device
+) -> list[NamedModel]:
+    """Load the baseline, then checkpoints (name and document): so that what B has more is what it learned."""
+    models = [NamedModel(baseline.name, partial(baseline.to(device).predict, views=views))] if baseline else []
     for name, saved in checkpoints:
-        model = restore_model(saved).to(where)
-        found.append(Contestant(f"{name}, step {saved['step']}", partial(predict, model, views=views)))
-    return found
+        model = restore_model(saved).to(device)
+        models.append(NamedModel(f"{name}, step {saved['step']}", partial(predict, model, views=views)))
+    return models
 
 
 def count_frames(
-    models: Sequence[Infer], loader: EvalLoader, classes: int, progress: Progress | None = None
+    models: Sequence[NamedModel], loader: EvalLoader, classes: int, progress: Callable[[int, int], None] | None = None
 ) -> Counted | None:
-    """Run all ``models`` over this rank's batches, each decoded once; the result is the first rank's, None elsewhere.
+    """Run all ``models`` over this rank's batches; the result is the first rank's, None elsewhere.
 
-    What is kept of a frame is 24 bytes a class and model: 1 kB for two models and 19 classes, 0.5 MB for 500 frames.
     ``progress`` is told how many images this rank has done, of how many.
     """
-    start, done = time.perf_counter(), 0
-    frames: list[NDArray[np.int64]] = []
-    async_metrics = AsyncMetrics[None](loader.device)
-    for batch in loader:
-        predictions = [infer(batch.image) for infer in models]
-        if chosen := [i for i, valid in enumerate(batch.valid.tolist()) if valid]:
-            # On a GPU the numbers of the batch before: the host looks while the device works on this one.
-            frames += _read(async_metrics.exchange(None, _count(predictions, batch.label, chosen, classes)), classes)
-        done = min(done + len(batch.valid), loader.count)
-        heartbeat()
-        if progress:
-            progress(done, loader.count)
-    frames += _read(async_metrics.collect(), classes)
-    barrier_no_timeout()
-    bad = count_corrupt(loader.corrupt_samples(), loader.max_corrupt)
-    mine = np.stack(frames) if frames else np.zeros((0, len(models), 3, classes), np.int64)
-    shares = gather_on_first(mine)
-    if not shares:
-        return None
-    counts = np.concatenate(shares)
-    each = [Counts(*counts[:, model].swapaxes(0, 1)) for model in range(len(models))]
-    return Counted(each, len(counts), bad, len(counts) / (time.perf_counter() - start))
+    counts = [FrameCounts(classes) for _ in models]
+    evaluated = [Evaluated(model.infer, [count]) for model, count in zip(models, counts, strict=True)]
+    evaluation = evaluate(evaluated, loader, classes + 1, progress=progress)
+    computed = [count.compute() for count in counts]
+    found = [count for count in computed if count is not None]
+    return Counted(found, evaluation) if evaluation and found else None
 
 
-def _count(predictions: Sequence[Tensor], label: Tensor, chosen: Sequence[int], classes: int) -> Tensor:
-    """The ``chosen`` frames' numbers by every model, of the classes and of what is none of them: N×models×…."""
-    return torch.stack(
-        [torch.stack([count_classes(p[i], label[i], classes + 1)[1] for p in predictions]) for i in chosen]
-    )
-
-
-def _read(arrived: tuple[None, list[list[list[int]]]] | None, classes: int) -> list[NDArray[np.int64]]:
-    """Of each frame that has arrived the hits, truth and predicted pixels of every class: models×3×C."""
-    rows = arrived[1] if arrived else []
-    return [np.stack([read_counts(numbers, classes + 1)[:, :classes] for numbers in models]) for models in rows]
-
-
-def show_contest(
+def show_comparison(
     console: Console,
-    contestants: Sequence[Contestant],
+    models: Sequence[NamedModel],
     counted: Counted,
     classes: Sequence[SegmentationClass],
     baseline: Baseline | None = None,
 ) -> dict[str, Any]:
-    """Print one model's scores or the comparison of two; the same as plain values for a file of JSON.
+    """Print one model's scores or the comparison of two; return the same as plain values for a file of JSON.
 
     Of the set's ``classes`` only those that the ``baseline`` knows, where it takes part.
     """
@@ -208,41 +179,41 @@ def show_contest(
         known = sorted(match.train_id for match in baseline.matches)
         names = {baseline.voc[match.voc]: classes[match.train_id].name for match in baseline.matches}
         score, document = "mean over these classes", {"baseline": baseline.name, "baseline_classes": names}
-        note = baseline_note(names, len(classes) - len(known), alone=len(contestants) == 1)
-        counted, classes = chosen(counted, known), [classes[i] for i in known]
+        note = baseline_note(names, len(classes) - len(known), alone=len(models) == 1)
+        counted, classes = choose_classes(counted, known), [classes[i] for i in known]
         console.print(note, highlight=False)
-    if len(contestants) == 1:
-        scores = iou(counted.models[0])
+    if len(models) == 1:
+        scores = class_iou(counted.models[0])
         console.print(single_table(scores, classes))
         each = {c.name: plain(float(value)) for c, value in zip(classes, scores, strict=True)}
         return {**document, "miou": plain(float(mean(scores))), "classes": each}
-    return {**document, **_show_two(console, contestants, counted, classes, score)}
+    return {**document, **_show_two(console, models, counted, classes, score)}
 
 
 def _show_two(
     console: Console,
-    contestants: Sequence[Contestant],
+    models: Sequence[NamedModel],
     counted: Counted,
     classes: Sequence[SegmentationClass],
     score: str,
 ) -> dict[str, Any]:
     result = compare(counted.models[0], counted.models[1])
     console.print(comparison_table(result, classes))
-    for letter, contestant in zip("AB", contestants, strict=True):
-        console.print(f"{letter}: {contestant.name}", highlight=False, soft_wrap=True)
-    console.print(summary(result.mean, counted.images, score), highlight=False, style="bold")
+    for letter, model in zip("AB", models, strict=True):
+        console.print(f"{letter}: {model.name}", highlight=False, soft_wrap=True)
+    console.print(summary(result.mean, counted.evaluation.images, score), highlight=False, style="bold")
     if result.mean.frames:
         console.print(CAVEAT, highlight=False)
     return {
-        "a": contestants[0].name,
-        "b": contestants[1].name,
+        "a": models[0].name,
+        "b": models[1].name,
         "bootstrap": {"resamples": RESAMPLES, "level": LEVEL, "seed": SEED},
         "miou": result.mean.to_json(),
         "classes": {c.name: row.to_json() for c, row in zip(classes, result.classes, strict=True)},
     }
 
 
-def chosen(counted: Counted, places: Sequence[int]) -> Counted:
-    """The counts of some classes only."""
-    models = [Counts(*(part[:, list(places)] for part in counts)) for counts in counted.models]
-    return Counted(models, counted.images, counted.corrupt_samples, counted.images_per_second)
+def choose_classes(counted: Counted, indexes: Sequence[int]) -> Counted:
+    """Return the counts of some classes only."""
+    models = [Counts(*(part[:, list(indexes)] for part in counts)) for counts in counted.models]
+    return replace(counted, models=models)

@@ -1,18 +1,203 @@
-"""From predictions to numbers: the confusion matrix of a data set, and the official Cityscapes scores from it."""
+"""What is computed of a model's predictions over a split: one table, and how pixels are counted for it."""
 
-import math
-from collections.abc import Iterable, Sequence
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
+from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastseg.labels import IGNORE, SegmentationClass
+from fastseg.distributed.ranks import gather_on_first, gather_states, sum_over_ranks
+from fastseg.evaluation.bootstrap import Counts
+from fastseg.evaluation.boundary_iou import BAND, boundary_counts
+from fastseg.evaluation.scores import iou
+from fastseg.labels import IGNORE
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that counts, and what a model predicted; on the device."""
+
+    index: int
+    """Counting through the split's shards in order."""
+    image: Tensor
+    """uint8 H×W×3."""
+    label: Tensor
+    """uint8 H×W train ids, 255 = ignored."""
+    prediction: Tensor
+    """uint8 H×W train ids."""
+    matrix: Tensor
+    """int64 C×C, the confusion matrix of the frame, which is counted once for all metrics."""
+
+
+class Metric(ABC):
+    """Something computed over all frames and ranks; :func:`fastseg.evaluation.evaluator.evaluate` takes a list."""
+
+    column: str = ""
+    """The heading of its column beside the IoU, where :meth:`compute` scores every class; empty: it does not."""
+    note: str = ""
+    """What a reader of that column has to know."""
+
+    @abstractmethod
+    def update(self, frame: Frame) -> None:
+        """Add a frame. On a GPU without waiting for it: no ``.item()``, no ``.cpu()``, no indexing by a mask."""
+
+    def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:  # noqa: B027  few metrics need it
+        """Look at a frame's hits, truth and predicted pixels of every class (3×C), on the host.
+
+        On a GPU they come when the next batch is queued, so that the device always has work; in the order of
+        :meth:`update`.
+        """
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """Return the result over all ranks, each of which has to call. Class scores: a list of 0…1 or NaN."""
+
+
+class ConfusionMatrix(Metric):
+    """Pixels of all frames, C×C, rows the truth: what the official scores are made of (:func:`.scores.score`)."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def update(self, frame: Frame) -> None:
+        """Add the frame's matrix."""
+        self._matrix += frame.matrix
+
+    def compute(self) -> NDArray[np.int64]:
+        """Return the sum over all frames."""
+        summed: NDArray[np.int64] = sum_over_ranks(self._matrix.clone()).cpu().numpy()
+        return summed
+
+
+class BoundaryIoU(Metric):
+    """How well the outlines of the classes are met, which the IoU of large areas hides: :mod:`.boundary_iou`."""
+
+    column = "boundary IoU"
+    note = f"of the band along outlines, {100 * BAND:g} % of the frame's diagonal wide (Cheng et al. 2021)"
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._counts = torch.zeros(3, classes, dtype=torch.int64, device=device)
+
+    def update(self, frame: Frame) -> None:
+        """Count the pixels near outlines."""
+        self._counts += boundary_counts(frame.prediction, frame.label, self._counts.shape[1])
+
+    def compute(self) -> list[float]:
+        """Return the Boundary IoU of each class; NaN for a class that is in neither truth nor prediction."""
+        scores: list[float] = iou(*sum_over_ranks(self._counts.clone()).cpu().numpy()).tolist()
+        return scores
+
+
+class FrameCounts(Metric):
+    """Each frame's counts, of which the bootstrap draws: 24 bytes a class and frame, on the host."""
+
+    def __init__(self, classes: int) -> None:
+        """``classes``: the first so many; a comparison counts one more, for what is none of them."""
+        self._classes = classes
+        self._counts: dict[int, NDArray[np.int64]] = {}
+
+    def update(self, frame: Frame) -> None:
+        """Wait for the frame's counts."""
+
+    def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:
+        """Keep them."""
+        self._counts[index] = counts[:, : self._classes]
+
+    def compute(self) -> Counts | None:
+        """Return the counts of all frames in the split's order, on the first rank; None elsewhere."""
+        shares = gather_on_first(self._counts)
+        if not shares:
+            return None
+        frames = {index: counts for share in shares for index, counts in share.items()}
+        stacked = np.zeros((len(frames), 3, self._classes), np.int64)
+        for row, index in enumerate(sorted(frames)):
+            stacked[row] = frames[index]
+        return Counts(*stacked.swapaxes(0, 1))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame that was kept, on the host."""
+
+    iou: float
+    """Mean IoU over the classes that its truth or its prediction holds; 1 where nothing is labeled."""
+    index: int
+    """Counting through the split's shards in order."""
+    image: NDArray[np.uint8]
+    """H×W×3."""
+    label: NDArray[np.uint8]
+    """H×W train ids, 255 = ignored."""
+    prediction: NDArray[np.uint8]
+    """H×W train ids."""
+
+
+class WorstFrames(Metric):
+    """The ``most`` frames with the least IoU, for people to look at."""
+
+    def __init__(self, most: int = 8) -> None:
+        self._most = most
+        self._waiting: dict[int, Frame] = {}  # until their counts have arrived
+        self._heap: list[tuple[float, int, Sample]] = []  # its first is the best of them
+
+    def update(self, frame: Frame) -> None:
+        """Hold the frame until its counts arrive."""
+        self._waiting[frame.index] = frame
+
+    def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:
+        """Keep the frame, copied to the host, if it is bad enough; let it go otherwise."""
+        frame = self._waiting.pop(index)
+        scores = iou(*counts)
+        known = scores[~np.isnan(scores)]
+        score = float(known.mean()) if len(known) else 1.0
+        if len(self._heap) == self._most and -score <= self._heap[0][0]:
+            return
+        arrays = (tensor.cpu().numpy().copy() for tensor in (frame.image, frame.label, frame.prediction))
+        heapq.heappush(self._heap, (-score, -index, Sample(score, index, *arrays)))
+        if len(self._heap) > self._most:
+            heapq.heappop(self._heap)
+
+    def compute(self) -> list[Sample]:
+        """Return the worst of all ranks, worst first, on the first rank; only those travel, since frames are large."""
+        mine = [sample for _, _, sample in self._heap]
+        ranked = [(sample.iou, sample.index) for sample in mine]
+        worst = sorted(pair for state in gather_states({"ranked": ranked}) for pair in state["ranked"])[: self._most]
+        sent = gather_on_first([sample for sample in mine if (sample.iou, sample.index) in worst])
+        return sorted((sample for samples in sent for sample in samples), key=lambda sample: (sample.iou, sample.index))
+
+
+METRICS: dict[str, Callable[[int, torch.device], Metric]] = {
+    "confusion_matrix": ConfusionMatrix,
+    "boundary_iou": BoundaryIoU,
+    "frame_counts": lambda classes, _: FrameCounts(classes),
+    "worst_frames": lambda *_: WorstFrames(),
+}
+"""By name: (number of classes, device) → the metric, nothing counted yet."""
+
+
+class ClassScores(NamedTuple):
+    """What a metric of :func:`class_metrics` computed."""
+
+    column: str
+    note: str
+    values: list[float]
+    """Of each class, 0…1 or NaN."""
+
+
+def class_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
+    """Return those of :data:`METRICS` that score every class: what ``fastseg-eval`` shows and writes beside the IoU."""
+    made = {name: make(classes, device) for name, make in METRICS.items()}
+    return {name: metric for name, metric in made.items() if metric.column}
+
+
+def class_scores(metrics: Mapping[str, Metric]) -> dict[str, ClassScores]:
+    """Compute metrics of :func:`class_metrics` over all ranks, each of which has to call."""
+    return {name: ClassScores(metric.column, metric.note, metric.compute()) for name, metric in metrics.items()}
 
 
 def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,7 +222,7 @@ def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int
 
 
 def _outside(ids: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Where there is no class 0…C-1."""
+    """Mark the pixels that have no class 0…C-1."""
     if num_classes > torch.iinfo(ids.dtype).max:  # which torch would compare as another number
         return ids < 0
     return (ids < 0) | (ids >= num_classes)
@@ -70,147 +255,3 @@ def check_classes(strange: int, num_classes: int) -> None:
             f"{strange} pixels are predicted or labeled as none of the {num_classes} classes; "
             f"{IGNORE} as a label marks ignored ones"
         )
-
-
-@dataclass(frozen=True)
-class Score:
-    """Scores of one evaluation as fractions 0…1; NaN where nothing can be said."""
-
-    classes: dict[str, float]
-    """IoU of each class in order. 0 if predicted but absent from the truth, NaN if absent from both."""
-    categories: dict[str, float]
-    """IoU of each category (vehicle, …): confusions within a category are no errors."""
-    class_accuracy: dict[str, float]
-    """Share of each class's pixels that were found (recall); NaN if the truth has none."""
-    accuracy: float
-    """Share of all scored pixels that are right."""
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that are not NaN: the benchmark's number."""
-        return mean(self.classes.values())
-
-    @property
-    def category_miou(self) -> float:
-        """Mean IoU over the categories that are not NaN."""
-        return mean(self.categories.values())
-
-    @property
-    def mean_accuracy(self) -> float:
-        """Mean of the class accuracies that are not NaN."""
-        return mean(self.class_accuracy.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """A document of plain numbers for ``json.dumps``; None in place of NaN, which JSON cannot write."""
-        return {
-            "miou": plain(self.miou),
-            "category_miou": plain(self.category_miou),
-            "accuracy": plain(self.accuracy),
-            "mean_accuracy": plain(self.mean_accuracy),
-            "classes": {name: plain(value) for name, value in self.classes.items()},
-            "categories": {name: plain(value) for name, value in self.categories.items()},
-            "class_accuracy": {name: plain(value) for name, value in self.class_accuracy.items()},
-        }
-
-
-def score(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Score:
-    """Score a confusion matrix (int64, C×C, rows the truth) as cityscapesscripts' evaluator does.
-
-    Definitions: getIouScoreForLabel and getIouScoreForCategory in
-    https://github.com/mcordts/cityscapesScripts/blob/master/cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py.
-    Ignored pixels are in no row, so they are neither misses nor false alarms. Classes without a category count
-    in no category, yet take part as false alarms of the others.
-    """
-    if matrix.shape != (len(classes), len(classes)) or not np.issubdtype(matrix.dtype, np.integer):
-        raise ValueError(f"a confusion matrix of {matrix.dtype} {matrix.shape} for {len(classes)} classes")
-    members: dict[str, list[int]] = {}
-    for i, c in enumerate(classes):
-        if c.category:
-            members.setdefault(c.category, []).append(i)
-    diagonal, truth = np.diagonal(matrix), matrix.sum(1)
-    return Score(
-        classes={c.name: _iou(matrix, [i]) for i, c in enumerate(classes)},
-        categories={name: _iou(matrix, indexes) for name, indexes in members.items()},
-        class_accuracy={c.name: _ratio(diagonal[i], truth[i]) for i, c in enumerate(classes)},
-        accuracy=_ratio(diagonal.sum(), truth.sum()),
-    )
-
-
-def score_table(result: Score, classes: Sequence[SegmentationClass], boundary: Sequence[float] | None = None) -> Table:
-    """The scores in per cent, class by class with each class's color, then the categories and the means.
-
-    ``boundary``: the Boundary IoU of every class, for a column of its own.
-    """
-    kinds = bool(result.categories)
-    table = Table("", "class", *(["category"] if kinds else []), title="Scores over all pixels, in %")
-    for column in ("IoU", "accuracy", *(["boundary IoU"] if boundary else [])):
-        table.add_column(column, justify="right")
-
-    def row(swatch: Text, name: str, category: str, values: Sequence[float], style: str = "") -> None:
-        table.add_row(swatch, Text(name), *([Text(category)] if kinds else []), *map(percent, values), style=style)
-
-    for i, c in enumerate(classes):
-        values = (result.classes[c.name], result.class_accuracy[c.name], *(boundary[i : i + 1] if boundary else ()))
-        row(Text("██", style="rgb({},{},{})".format(*c.color)), c.name, c.category, values)
-    table.add_section()
-    for name, iou in result.categories.items():
-        row(Text(), "", name, [iou])
-    if kinds:
-        table.add_section()
-        row(Text(), "", "mean of categories", [result.category_miou])
-    means = (result.miou, result.mean_accuracy, *([mean(boundary)] if boundary else []))
-    row(Text(), "mean of classes", "", means, style="bold")
-    row(Text(), "all pixels", "", [math.nan, result.accuracy])
-    return table
-
-
-def percent(value: float) -> str:
-    """``79.90`` for 0.799, an en dash for NaN."""
-    return "–" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _iou(matrix: NDArray[np.int64], group: list[int]) -> float:
-    """IoU of the union of some classes: TP / (truth ∪ prediction)."""
-    rows, columns = matrix[group].sum(), matrix[:, group].sum()
-    hits = matrix[np.ix_(group, group)].sum()
-    return _ratio(hits, rows + columns - hits)
-
-
-def _ratio(part: np.int64, whole: np.int64) -> float:
-    return int(part) / int(whole) if whole else math.nan
-
-
-def mean(values: Iterable[float]) -> float:
-    """Of those that are not NaN; NaN where there are no others."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
-
-
-def plain(value: float) -> float | None:
-    """None in place of NaN, which JSON cannot write."""
-    return None if math.isnan(value) else value
-
-
-MIN_SHARE = 0.005
-"""A smaller share of a class is not worth a word."""
-
-
-class Mistake(NamedTuple):
-    """One class taken for another."""
-
-    truth: str
-    prediction: str
-    share: float
-    """Of the true class's pixels, 0…1."""
-
-    def __str__(self) -> str:
-        return f"{self.truth} taken for {self.prediction} ({100 * self.share:.0f} %)"
-
-
-def largest_confusions(matrix: NDArray[np.int64], names: Sequence[str], most: int) -> list[Mistake]:
-    """At most ``most`` cells beside the diagonal of a confusion matrix (C×C pixels, rows the truth), by their share."""
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:most]
-    pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
-    return [Mistake(names[i], names[j], float(shares[i, j])) for i, j in pairs if shares[i, j] >= MIN_SHARE]

@@ -1,16 +1,18 @@
 """What an evaluation says and writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
-from fastseg.evaluation.boundary_iou import WIDTH
 from fastseg.evaluation.evaluator import Evaluation
-from fastseg.evaluation.metrics import Score, largest_confusions, mean, plain, score, score_table
-from fastseg.model.inference import Views
+from fastseg.evaluation.metrics import ClassScores
+from fastseg.evaluation.scores import Score, largest_confusions, mean, plain, score, score_table
+from fastseg.model.inference import TtaViews
 from fastseg.shards.manifest import Manifest
 
 CONFUSIONS = 5
@@ -29,65 +31,72 @@ class Outcome:
     split: str
     manifest: Manifest
     result: Evaluation
-    boundary: list[float]
-    """Boundary IoU of each class, 0…1 or NaN."""
+    matrix: NDArray[np.int64]
+    """C×C pixels, rows the truth."""
+    class_scores: Mapping[str, ClassScores]
+    """By the metrics' names."""
     precision: str
-    views: Views
+    views: TtaViews
 
     @cached_property
     def scores(self) -> Score:
-        """From the confusion matrix."""
-        return score(self.result.matrix, self.manifest.classes)
+        """Score the confusion matrix."""
+        return score(self.matrix, self.manifest.classes)
 
     @property
     def labeled(self) -> bool:
-        """Whether there is anything to score."""
+        """Return whether there is anything to score."""
         return self.manifest.split(self.split).labeled
 
     def show(self, console: Console) -> None:
         """Print the table (of a split without masks: why there is none), and on what it was measured."""
         if self.labeled:
-            console.print(score_table(self.scores, self.manifest.classes, self.boundary))
+            more = {scores.column: scores.values for scores in self.class_scores.values()}
+            console.print(score_table(self.scores, self.manifest.classes, more))
             for sentence in self._notes():
                 console.print(sentence, highlight=False, soft_wrap=True)
         else:
             console.print(f"the split {self.split!r} has no masks: it was predicted, not scored", highlight=False)
         if self.result.corrupt_samples:
             console.print(f"{self.result.corrupt_samples} damaged frames were left out", highlight=False)
+        how = ", ".join([self.precision, *describe_views(self.views)])
         console.print(
             f"{self.checkpoint}: {self.result.images} images of {self.shards} ({self.split}) "
-            f"at {self.result.images_per_second:.2f} images/s, {', '.join([self.precision, *looks(self.views)])}",
+            f"at {self.result.images_per_second:.2f} images/s, {how}",
             highlight=False,
             soft_wrap=True,
         )
 
     def _notes(self) -> Iterator[str]:
-        """What belongs to the table."""
-        band = f"of the band along outlines, {100 * WIDTH:g} % of the frame's diagonal wide (Cheng et al. 2021)"
-        yield f"boundary IoU: {band}"
+        """Yield the sentences that belong to the table."""
+        for scores in self.class_scores.values():
+            yield f"{scores.column}: {scores.note}"
         names = [c.name for c in self.manifest.classes]
-        if found := largest_confusions(self.result.matrix, names, CONFUSIONS):
+        if found := largest_confusions(self.matrix, names, CONFUSIONS):
             yield f"most frequent confusions, as shares of the true class: {'; '.join(map(str, found))}"
 
     def record(self) -> dict[str, Any]:
-        """The line of metrics.jsonl."""
+        """Return the line of metrics.jsonl."""
         return {
             "checkpoint": self.checkpoint,
             "split": self.split,
             "split_images": self.manifest.split(self.split).samples,
-            "looks": looks(self.views),
+            "views": describe_views(self.views),
             "step": self.step,
             "weights": self.weights,
             "images": self.result.images,
             "corrupt_samples": self.result.corrupt_samples,
             "images_per_second": self.result.images_per_second,
             **self.scores.to_json(),
-            "boundary_miou": plain(mean(self.boundary)),
-            "boundary_iou": {c.name: plain(v) for c, v in zip(self.manifest.classes, self.boundary, strict=True)},
+            **{f"mean_{name}": plain(mean(scores.values)) for name, scores in self.class_scores.items()},
+            **{name: self._by_class(scores.values) for name, scores in self.class_scores.items()},
         }
 
+    def _by_class(self, values: Sequence[float]) -> dict[str, float | None]:
+        return {c.name: plain(value) for c, value in zip(self.manifest.classes, values, strict=True)}
+
     def to_json(self) -> dict[str, Any]:
-        """All of it for ``json.dumps``: fractions 0…1, None for NaN, the confusion matrix with rows of the truth."""
+        """Return all for ``json.dumps``: fractions 0…1, None for NaN, the confusion matrix with rows of the truth."""
         return {
             "shards": self.shards,
             "dataset": self.manifest.digest(),
@@ -96,12 +105,12 @@ class Outcome:
             "flip": self.views.flip,
             "window": self.views.window,
             **self.record(),
-            "matrix": self.result.matrix.tolist(),
+            "matrix": self.matrix.tolist(),
         }
 
 
-def looks(views: Views) -> list[str]:
-    """How frames were looked at, in words; nothing for one whole look."""
+def describe_views(views: TtaViews) -> list[str]:
+    """Say in words which views of a frame were averaged; nothing where the frame was seen once and whole."""
     words = []
     if views.scales != (1.0,):
         words.append(f"{len(views.scales)} scales from {min(views.scales):g} to {max(views.scales):g}")

@@ -3,17 +3,17 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastseg.config import ModelConfig
 from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path
 from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.checkpoint_file import check_checkpoint
-from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalisation, read_tensors
+from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalization, read_tensors
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 3
@@ -23,7 +23,6 @@ REQUIRED = (
     *("steps_per_epoch", "config", "dataset", "versions"),
 )
 """What evaluation and export need; a run that goes on needs more (:class:`fastseg.training.state.RunState`)."""
-ARCHITECTURES = get_args(get_type_hints(ModelConfig)["arch"])
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
@@ -79,7 +78,7 @@ def check(document: Any, path: Path) -> None:
         raise UserError(f"{path} has {number} classes; a mask holds 1 to {MAX_CLASSES}")
     for i, entry in enumerate(classes):
         parse_class(entry, f"{path}, class {i}")
-    parse_normalisation(document, path)
+    parse_normalization(document, path)
     _check_stretch(document, path)
     check_weights(document["model"], path)
     if document["ema"] is not None:
@@ -115,15 +114,15 @@ def _is_count(value: Any) -> bool:
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """The network's state dict on the CPU, contiguous N×C×H×W whatever the memory order in training.
+    """Return the network's state dict on the CPU, contiguous N×C×H×W whatever the memory order in training.
 
-    Its names are torchvision's: ``get_model(arch, …).load_state_dict(checkpoint["model"])`` takes it.
+    Of torchvision's networks ``get_model(arch, …).load_state_dict(checkpoint["model"])`` takes it.
     """
     return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
 
 def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]:
-    """The class table as plain values."""
+    """Return the class table as plain values."""
     return [{**asdict(c), "color": list(c.color)} for c in classes]
 
 

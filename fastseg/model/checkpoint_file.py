@@ -12,7 +12,7 @@ RUN = "name a run's, such as runs/NAME/checkpoints/best.pt"
 
 
 def is_zip(path: Path, what: str) -> bool:
-    """Whether it is a file of today's format, not an older one's; :class:`UserError`: it is no ``what`` at all.
+    """Return whether a file has today's format, not an older one; :class:`UserError`: it is no ``what`` at all.
 
     Raises :class:`FileNotFoundError` and :class:`IsADirectoryError`, too.
     """

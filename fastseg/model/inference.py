@@ -1,4 +1,4 @@
-"""From frames to train ids or probabilities: in one look, in windows, at several scales and mirrored."""
+"""From frames to train ids or probabilities: at once, in windows, at several scales and mirrored."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ Network = Callable[[Tensor], Logits]
 
 
 @dataclass(frozen=True)
-class Views:
-    """How a frame is looked at."""
+class TtaViews:
+    """The views of a frame whose predictions are averaged (test-time augmentation)."""
 
     scales: tuple[float, ...] = (1.0,)
     """Sizes of the frame in the network, 1 = as it is."""
@@ -44,7 +44,7 @@ class Views:
 
     @property
     def plain(self) -> bool:
-        """Whether there is one view only, of the frame as it is."""
+        """Return whether there is one view only, of the frame as it is."""
         return self.scales == (1.0,) and not self.flip
 
 
@@ -53,21 +53,21 @@ def _is_size(value: object) -> bool:
     return len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
 
 
-MULTI_SCALE = Views(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
+MULTI_SCALE = TtaViews(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 """The views of mmsegmentation's and the DeepLab papers' multi-scale figures on Cityscapes."""
-ONCE = Views()
+ONCE = TtaViews()
 
 
 @torch.inference_mode()
-def predict(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
-    """Train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
+def predict(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
+    """Return the train id of every pixel: uint8 N×H×W×3 → uint8 N×H×W."""
     scores = _logits(model, image, views.window) if views.plain else probabilities(model, image, views)
     return scores.argmax(1).to(torch.uint8)
 
 
 @torch.inference_mode()
-def probabilities(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
-    """Probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
+def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
+    """Return the probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
 
     The mean over all views of softmax(logits at full resolution), as in mmsegmentation's SegTTAModel
     (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/seg_tta.py), but that a view's
@@ -88,7 +88,7 @@ def probabilities(model: Network, image: Tensor, views: Views = ONCE) -> Tensor:
 
 
 def _resize(image: Tensor, scale: float) -> Tensor:
-    """Bytes N×H×W×3 → N×h×w×3."""
+    """Resize bytes N×H×W×3 → N×h×w×3."""
     if scale == 1:
         return image
     height, width = (max(int(side * scale + 0.5), 1) for side in image.shape[1:3])
@@ -98,7 +98,7 @@ def _resize(image: Tensor, scale: float) -> Tensor:
 def _logits(
     model: Network, image: Tensor, window: tuple[int, int] | None, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Logits of ``image`` at ``size`` (None: its own), float32 N×C×H×W."""
+    """Return the logits of ``image`` at ``size`` (None: its own), float32 N×C×H×W."""
     own = (image.shape[1], image.shape[2])
     size = size or own
     if not window or (window[0] >= own[0] and window[1] >= own[1]):
@@ -108,7 +108,7 @@ def _logits(
 
 
 def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
-    """Logits of overlapping windows, averaged where they overlap, at the size of ``image``.
+    """Return the logits of overlapping windows, averaged where they overlap, at the size of ``image``.
 
     One window of the batch at a time, as mmsegmentation's slide_inference with a stride of two thirds
     (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/encoder_decoder.py).
@@ -128,7 +128,7 @@ def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def _spans(length: int, window: int) -> Iterator[tuple[int, int]]:
-    """Start and end of windows that overlap by a third; the last one ends at the border."""
+    """Yield start and end of windows that overlap by a third; the last one ends at the border."""
     stride = max(round(window * 2 / 3), 1)
     steps = max(-(-(length - window) // stride), 0)
     for i in range(steps + 1):

@@ -7,16 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastseg.config import OptimConfig
 from fastseg.labels import IGNORE
 from fastseg.model.deeplab import Logits, upsample
 
+PLAIN = OptimConfig()
 
-def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the upsampled logits over pixels that are not ignored.
+
+def segmentation_loss(
+    logits: Logits, label: Tensor, config: OptimConfig = PLAIN, weights: Tensor | None = None
+) -> Tensor:
+    """Compute the cross-entropy of the upsampled logits over pixels that are not ignored.
 
     ``label``: uint8 N×H×W, each below the number of classes or 255. Of any other a GPU's process dies; they are not
     looked for here, which would wait for the device: packing refuses masks with other values, and a record's CRC-32
-    those that were damaged since. ``dice``: see :class:`fastseg.config.OptimConfig`; it applies to the main head alone.
+    those that were damaged since. ``config`` says which losses are added (``dice``, to the main head alone).
     ``weights``: of a pixel of each class, float32 C; None: 1. Returns four float32 numbers: the main head's sum over
     pixels and the pixels' number, both weighted, then the auxiliary head's (0, 0 without one). Where all pixels are
     ignored, all are 0.
@@ -26,9 +31,9 @@ def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights:
     weight = labeled.float() if weights is None else labeled * weights[target.clamp(max=len(weights) - 1)]
     scores = _upsampled(logits.out, target)
     numbers = [(_pixel_losses(scores, target) * weight).sum(), weight.sum()]
-    if dice:
+    if config.dice:
         # Times the pixels by whose number the sum is divided: over ranks, a mean weighted by their pixels.
-        numbers[0] = numbers[0] + dice * dice_loss(scores, target) * numbers[1]
+        numbers[0] = numbers[0] + config.dice * dice_loss(scores, target) * numbers[1]
     if logits.aux is not None:
         numbers += [(_pixel_losses(_upsampled(logits.aux, target), target) * weight).sum(), numbers[1]]
     else:
@@ -37,14 +42,14 @@ def segmentation_loss(logits: Logits, label: Tensor, dice: float = 0.0, weights:
 
 
 def class_weights(pixels: Sequence[int], power: float) -> Tensor:
-    """(median / pixels) ** power of each class, float32 C; of a class without pixels 1."""
+    """Return (median / pixels) ** power of each class, float32 C; of a class without pixels 1."""
     found = torch.tensor(pixels, dtype=torch.float64)
     present = found > 0
     return torch.where(present, (found[present].median() / found.clamp(min=1)) ** power, 1.0).float()
 
 
 def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """1 - 2 |P ∩ T| / (|P| + |T|), the mean over the batch's classes (Milletari et al. 2016, arXiv 1606.04797).
+    """Compute 1 - 2 |P ∩ T| / (|P| + |T|), the mean over the batch's classes (Milletari et al. 2016, arXiv 1606.04797).
 
     ``scores``: float32 N×C×H×W, of which softmax makes the probabilities P. ``target``: int64 N×H×W. Ignored pixels are
     in neither; 0 where all are.
@@ -88,13 +93,13 @@ class UpsampleByProducts(torch.autograd.Function):
 
 
 def _centers(small: int, large: int, like: Tensor) -> Tensor:
-    """Where the centers of ``large`` pixels lie among ``small`` values, of the type of ``like``; borders repeat."""
+    """Return the centers of ``large`` pixels among ``small`` values, in the type of ``like``; borders repeat."""
     pixels = torch.arange(large, dtype=like.dtype, device=like.device)
     return ((pixels + 0.5) * (small / large) - 0.5).clamp(0, small - 1)
 
 
 def _weights(small: int, large: int, like: Tensor) -> Tensor:
-    """What each of ``small`` values weighs in each of ``large`` between them, large×small of the type of ``like``."""
+    """Return the weights of ``small`` values in each of ``large`` between them, large×small in the type of ``like``."""
     values = torch.arange(small, dtype=like.dtype, device=like.device)
     return (1 - (_centers(small, large, like).view(-1, 1) - values).abs()).clamp(min=0)
 
@@ -106,5 +111,5 @@ def _upsampled(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _pixel_losses(scores: Tensor, target: Tensor) -> Tensor:
-    """Float32 N×H×W, 0 where the target is ignored."""
+    """Return the loss of each pixel, float32 N×H×W, 0 where the target is ignored."""
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="none")

@@ -24,7 +24,7 @@ VIEWS = 4
 
 
 def read_tensors(path: Path, what: str, *, sums: bool = False) -> Any:
-    """What ``torch.save`` wrote to ``path``, on the CPU, its tensors read as they are used.
+    """Read what ``torch.save`` wrote to ``path`` onto the CPU, its tensors as they are used.
 
     ``sums``: compare every member with its CRC-32, a second for 0.8 GB. torch writes one unless it is told not to, so
     that cannot be asked of files from anywhere.
@@ -63,9 +63,9 @@ def check_weights(state: Any, path: Path) -> None:
 
 
 def not_finite(document: dict[str, Any]) -> str:
-    """Where ``document`` has the first tensor with an infinity or a NaN, such as ``model.weight``; empty if nowhere.
+    """Name the first tensor of ``document`` with an infinity or a NaN, such as ``model.weight``; empty for none.
 
-    Of dicts, lists and tensors, however deep, on any device.
+    Looks into dicts, lists and tensors, however deep, on any device.
     """
     waiting = [(str(name), value) for name, value in document.items()]
     for where, value in waiting:  # which grows meanwhile
@@ -79,8 +79,8 @@ def not_finite(document: dict[str, Any]) -> str:
     return ""
 
 
-def parse_normalisation(document: dict[str, Any], path: Path) -> tuple[Rgb, Rgb]:
-    """The checked mean and standard deviation of a checkpoint, R, G, B, 0–255; :class:`UserError` for others."""
+def parse_normalization(document: dict[str, Any], path: Path) -> tuple[Rgb, Rgb]:
+    """Return the checked mean and standard deviation of a checkpoint, R, G, B, 0–255; :class:`UserError` for others."""
     mean, std = document["mean"], document["std"]
     for name, values in (("mean", mean), ("std", std)):
         three = isinstance(values, (list, tuple)) and len(values) == 3
@@ -91,7 +91,7 @@ def parse_normalisation(document: dict[str, Any], path: Path) -> tuple[Rgb, Rgb]
 
 @contextmanager
 def fitting(path: Path | None = None) -> Iterator[None]:
-    """What happens where the parts of a checkpoint do not fit together becomes a :class:`UserError`."""
+    """Turn the errors of a checkpoint whose parts do not fit together into a :class:`UserError`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -104,7 +104,7 @@ class _Unsafe(ValueError):
 
 
 def _reason(error: Exception) -> str:
-    """Why a file was not loaded. Not in torch's words, which recommend to run the code in it."""
+    """Say why a file was not loaded. Not in torch's words, which recommend to run the code in it."""
     if isinstance(error, _Unsafe):
         return str(error)
     if isinstance(error, UnpicklingError):
@@ -147,7 +147,7 @@ def _check_tensors(document: Any, size: int) -> None:
 
 
 def _bytes(tensor: Tensor, size: int) -> int:
-    """A tensor's; :class:`_Unsafe` if not all of them are in the file of ``size`` bytes."""
+    """Return a tensor's bytes; :class:`_Unsafe` if not all of them are in the file of ``size`` bytes."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise _Unsafe(f"a tensor in it is no plain one ({tensor.layout}, {tensor.dtype}, {tensor.device.type})")
     wanted, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()

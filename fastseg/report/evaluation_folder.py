@@ -5,20 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastseg.device import environment
-from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.metrics import Sample
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, write_gallery
 from fastseg.report.report import write_report
 
-WORST_IMAGES = 8
-"""Frames in the gallery."""
-
 
 def write_evaluation(
     folder: Path,
-    result: Evaluation,
+    matrix: NDArray[np.int64],
+    worst: Sequence[Sample],
     keys: Sequence[str],
     classes: Sequence[SegmentationClass],
     line: Mapping[str, Any],
@@ -26,17 +27,17 @@ def write_evaluation(
 ) -> Path:
     """Write ``folder/report.html`` and the files that it is made from; return its path.
 
-    ``keys`` are those of the split's frames by index, ``line`` is the evaluation's record as in a run's metrics.jsonl,
-    ``config`` the settings that the network was trained with.
+    ``matrix``: C×C pixels, rows the truth. ``keys`` are those of the split's frames by index, ``line`` is the
+    evaluation's record as in a run's metrics.jsonl, ``config`` the settings that the network was trained with.
     """
     documents = {
         "classes": [{"name": c.name, "color": c.color, "category": c.category} for c in classes],
-        "confusion": {"matrix": result.matrix.tolist()},
+        "confusion": {"matrix": matrix.tolist()},
         "environment": environment(),
         "config": config,
     }
     for name, document in documents.items():
         write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    write_gallery(folder / FOLDER, result.worst, [keys[sample.place] for sample in result.worst], classes)
+    write_gallery(folder / FOLDER, worst, [keys[sample.index] for sample in worst], classes)
     write_atomic(folder / "metrics.jsonl", json.dumps({"event": "eval", **line}) + "\n")
     return write_report(folder)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastseg.evaluation.scores import iou
 from fastseg.files import write_atomic
 from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.report.pictures import IGNORED, RIGHT, WRONG, Mask, Picture
@@ -26,7 +27,7 @@ WORST_CLASSES = 3
 
 
 class Frame(Protocol):
-    """Describe an evaluated frame to the gallery; :class:`fastseg.evaluation.evaluator.Sample` is one."""
+    """Describe an evaluated frame to the gallery; :class:`fastseg.evaluation.metrics.Sample` is one."""
 
     @property
     def iou(self) -> float:
@@ -114,11 +115,10 @@ def worst_classes(label: Mask, prediction: Mask, classes: Sequence[SegmentationC
     counted = label != IGNORE
     truth, guess = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
     matrix = np.bincount(256 * truth + guess, minlength=256 * 256).reshape(256, 256)
-    hits = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - hits
-    wrong = union - hits
+    found, true, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    scores, wrong = iou(found, true, guessed), true + guessed - 2 * found
     order = [i for i in np.argsort(-wrong, kind="stable").tolist() if wrong[i] and i < len(classes)]
-    return [{"class": classes[i].name, "iou": float(hits[i] / union[i])} for i in order[:WORST_CLASSES]]
+    return [{"class": classes[i].name, "iou": float(scores[i])} for i in order[:WORST_CLASSES]]
 
 
 def _shares(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastseg.evaluation.metrics import Mistake, largest_confusions
+from fastseg.evaluation.scores import Mistake, largest_confusions
 from fastseg.files import write_atomic
 from fastseg.report.charts import Series, compact, line_chart
 from fastseg.report.gallery import LAYERS
@@ -79,7 +79,7 @@ def means_of(best: Line) -> dict[str, float]:
     """Return the means below the table's columns, by the column's name in :class:`ClassRow`."""
     return {
         "iou": number(best, "miou"),
-        "boundary": number(best, "boundary_miou"),
+        "boundary": number(best, "mean_boundary_iou"),
         "accuracy": number(best, "mean_accuracy"),
         "category": number(best, "category_miou"),
     }
@@ -234,7 +234,7 @@ def _headline(run: Run) -> list[Fact]:
         if "split_images" in best:
             counted, there = best["images"], best["split_images"]
             images = f"{counted:,} of {there:,}" if counted < there else f"{counted:,}"
-            facts.append(Fact("images", images, ", ".join([f"of {best['split']}", *best["looks"]])))
+            facts.append(Fact("images", images, ", ".join([f"of {best['split']}", *best["views"]])))
     if run.train:
         last = run.train[-1]
         # The first line pays for warming up: compiling, choosing algorithms, filling queues.

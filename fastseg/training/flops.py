@@ -118,5 +118,5 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 
 def run_flops(config: Config, classes: int) -> int:
     """Return :func:`step_flops` for one rank of a run."""
-    data, model = config.data, config.model
-    return step_flops(model.arch, classes, data.batch, data.crop, config.optim.aux > 0)
+    data = config.data
+    return step_flops(config.model.arch, classes, data.batch, data.crop, config.aux_weight > 0)

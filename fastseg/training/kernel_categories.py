@@ -13,9 +13,9 @@ IDLE, OTHER = "idle", "other"
 
 # The first expression that matches a name decides. The names are those of CUDA kernels (cuDNN 9, cuBLAS, CUTLASS,
 # Inductor, ATen, NCCL, DALI, nvJPEG), of aten operators and autograd's nodes, and of our own ranges.
-FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (family, re.compile(expression, re.IGNORECASE))
-    for family, expression in (
+CATEGORIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (category, re.compile(expression, re.IGNORECASE))
+    for category, expression in (
         ("data", r"dali::|nvjpeg|nvcomp|nvimgcodec|bitcomp|Memcpy (HtoD|DtoH)|^data$"),
         ("communication", r"nccl|gloo|c10d|record_param_comms|^communication$"),
         ("optimizer", r"fused_?(sgd|adam)|lp_?norm|foreach_norm|vector_norm|amp_foreach|^Optimizer\.|^optimizer$"),
@@ -45,9 +45,9 @@ FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
-RANK = {family: place for place, (family, _) in enumerate(FAMILIES)} | {OTHER: len(FAMILIES)}
-# Beside computation these cost nothing: an instant counts as theirs only if they run alone.
-RANK |= {"data": len(FAMILIES) + 2, "communication": len(FAMILIES) + 1}
+RANK = {category: rank for rank, (category, _) in enumerate(CATEGORIES)} | {OTHER: len(CATEGORIES)}
+# Running beside computation these cost nothing: an instant is theirs only where they run alone.
+RANK |= {"data": len(CATEGORIES) + 2, "communication": len(CATEGORIES) + 1}
 
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that occupy a GPU."""
@@ -58,19 +58,19 @@ class Interval(NamedTuple):
 
     begin: float
     end: float
-    family: str
+    category: str
     name: str
     priority: tuple[float, ...]
     """At any instant the interval with the lowest priority value counts."""
 
 
-def family_of(name: str) -> str | None:
-    """Return the family of a kernel, operator or range; None for views, allocations and Python."""
-    return next((family for family, expression in FAMILIES if expression.search(name)), None)
+def category_of(name: str) -> str | None:
+    """Return the category of a kernel, an operator or a range; None for what says nothing (views, Python)."""
+    return next((category for category, expression in CATEGORIES if expression.search(name)), None)
 
 
 def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[tuple[str, str] | None, float]:
-    """Return the microseconds of every (family, name) from ``begin`` to ``end``; None is the key of idle time.
+    """Return the microseconds of every (category, name) from ``begin`` to ``end``; None has those in which nothing ran.
 
     Each instant goes to one interval, so the values add up to the whole.
     """
@@ -84,17 +84,18 @@ def attribute(intervals: Iterable[Interval], begin: float, end: float) -> dict[t
         while active and active[0][1].end <= here:
             heappop(active)
         owner = active[0][1] if active else None
-        spent[(owner.family, owner.name) if owner else None] += there - here
+        spent[(owner.category, owner.name) if owner else None] += there - here
     return dict(spent)
 
 
 def analyze(trace: dict[str, Any]) -> dict[str, Any]:
     """Return where a step's milliseconds went, from a trace exported by torch.profiler.
 
-    Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``families``, the largest first, whose
-    ``ms`` add up to it; ``kernels``, the twenty names with the most time. On a GPU an instant counts for the running
-    kernel, or as idle; if several run, computation goes before copies and messages (``hidden_ms`` ran beneath others).
-    On a CPU it counts for the innermost known operator or range of the training thread, or as other: Python, waiting.
+    Returns ``steps`` and ``step_ms``, the mean wall time of a step in the trace; ``categories``, the largest first,
+    whose ``ms`` add up to it; ``kernels``, the twenty names with the most time. On a GPU an instant counts for the
+    running kernel, or as idle; if several run, computation goes before copies and messages (``hidden_ms`` ran beneath
+    others). On a CPU it counts for the innermost known operator or range of the training thread, or as other: Python,
+    waiting.
     """
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     steps = [e for e in events if e.get("cat") == "user_annotation" and e["name"] == STEP]
@@ -106,40 +107,40 @@ def analyze(trace: dict[str, Any]) -> dict[str, Any]:
     rows = [(key or (IDLE if kernels else OTHER, ""), ms / 1000 / len(steps)) for key, ms in spent.items()]
     busy: dict[str, float] = defaultdict(float)
     for kernel in kernels:
-        busy[kernel.family] += (kernel.end - kernel.begin) / 1000 / len(steps)
+        busy[kernel.category] += (kernel.end - kernel.begin) / 1000 / len(steps)
     return {
         "device": "gpu" if kernels else "cpu",
         "steps": len(steps),
         "step_ms": (end - begin) / 1000 / len(steps),
-        "families": _families(rows, busy),
+        "categories": _category_rows(rows, busy),
         "kernels": [
-            {"name": name[:200], "family": family, "ms": ms}
-            for (family, name), ms in sorted(rows, key=lambda row: -row[1])[:20]
+            {"name": name[:200], "category": category, "ms": ms}
+            for (category, name), ms in sorted(rows, key=lambda row: -row[1])[:20]
             if name
         ],
     }
 
 
-def _families(rows: list[tuple[tuple[str, str], float]], busy: dict[str, float]) -> list[dict[str, Any]]:
+def _category_rows(rows: list[tuple[tuple[str, str], float]], busy: dict[str, float]) -> list[dict[str, Any]]:
     sums: dict[str, float] = defaultdict(float)
-    for (family, _), ms in rows:
-        sums[family] += ms
+    for (category, _), ms in rows:
+        sums[category] += ms
     total = sum(sums.values())
     return [
-        {"family": family, "ms": ms, "share": ms / total, "hidden_ms": max(busy.get(family, 0.0) - ms, 0.0)}
-        for family, ms in sorted(sums.items(), key=lambda item: -item[1])
+        {"category": category, "ms": ms, "share": ms / total, "hidden_ms": max(busy.get(category, 0.0) - ms, 0.0)}
+        for category, ms in sorted(sums.items(), key=lambda item: -item[1])
     ]
 
 
 def _kernel(event: dict[str, Any]) -> Interval:
-    family = family_of(event["name"]) or OTHER
-    return Interval(event["ts"], event["ts"] + event["dur"], family, event["name"], (RANK[family],))
+    category = category_of(event["name"]) or OTHER
+    return Interval(event["ts"], event["ts"] + event["dur"], category, event["name"], (RANK[category],))
 
 
 def _operators(events: list[dict[str, Any]], thread: int) -> list[Interval]:
     """Return a thread's known operators; an unknown one inside another counts for that."""
     return [
-        Interval(e["ts"], e["ts"] + e["dur"], family, e["name"], (-e["ts"], e["dur"]))  # the innermost began last
+        Interval(e["ts"], e["ts"] + e["dur"], category, e["name"], (-e["ts"], e["dur"]))  # the innermost began last
         for e in events
-        if e["tid"] == thread and e.get("cat") in ("cpu_op", "user_annotation") and (family := family_of(e["name"]))
+        if e["tid"] == thread and e.get("cat") in ("cpu_op", "user_annotation") and (category := category_of(e["name"]))
     ]

@@ -108,25 +108,25 @@ class Table(NamedTuple):
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """Return a profile (``profile.json``) as tables: families of kernels, stages of the network."""
-    return [family_table(document["step"]), *([stage_table(document["stages"])] if document["stages"] else [])]
+    """Return a profile (``profile.json``) as tables: categories of kernels, stages of the network."""
+    return [category_table(document["step"]), *([stage_table(document["stages"])] if document["stages"] else [])]
 
 
-def family_table(step: dict[str, Any]) -> Table:
+def category_table(step: dict[str, Any]) -> Table:
     """Return a table of a step's milliseconds; ``hidden`` ones ran beneath other kernels and cost nothing."""
     plain = f", {step['plain_step_ms']:.4g} without the profiler" if step["plain_step_ms"] else ""
-    hidden = any(row["hidden_ms"] > 0 for row in step["families"])
+    hidden = any(row["hidden_ms"] > 0 for row in step["categories"])
     rows = [
         (
-            row["family"],
+            row["category"],
             f"{row['ms']:.2f}",
             f"{100 * row['share']:.1f} %",
             *([f"{row['hidden_ms']:.2f}"] if hidden else []),
         )
-        for row in step["families"]
+        for row in step["categories"]
     ]
     total = ("the whole step", f"{step['step_ms']:.2f}", "100 %", *([""] if hidden else []))
-    columns = ("family", "ms", "share", *(["hidden ms"] if hidden else []))
+    columns = ("category", "ms", "share", *(["hidden ms"] if hidden else []))
     return Table(f"A step of {step['step_ms']:.4g} ms ({step['steps']} profiled{plain})", columns, [*rows, total])
 
 

@@ -21,8 +21,9 @@ from fastseg.errors import USER_ERROR, UserError
 from fastseg.files import check_free, lock_run_folder
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
-from fastseg.model.deeplab import DeepLab, load_weights, normalization
+from fastseg.model.deeplab import DeepLab, normalization
 from fastseg.model.loss import class_weights
+from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
 from fastseg.report.report import write_report
@@ -67,14 +68,14 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         len(manifest.classes),
         mean,
         std,
-        config.optim.aux > 0,
+        config.aux_weight > 0,
         settings.channels_last,
         stretch_to=config.data.crop if config.data.resize == "stretch" else None,
     )
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
-            load_weights(model, settings.arch, weights)
+            load_weights(model, weights)
         barrier()
     if use_sync_bn(config, ranks):
         sync_batch_norms(model)

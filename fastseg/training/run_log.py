@@ -19,7 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.errors import disk_full
 from fastseg.evaluation.evaluator import Evaluation
-from fastseg.evaluation.metrics import Score, percent
+from fastseg.evaluation.metrics import Sample
+from fastseg.evaluation.scores import Score, percent
 from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
@@ -104,7 +105,7 @@ class RunLog:
             self.say(f"step {step}/{self._progress.tasks[0].total:.0f} · epoch {values['epoch']:.1f} · {facts}{eta}")
 
     def evaluated(self, step: int, scores: dict[str, Any], **values: Any) -> None:
-        """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.metrics.Score.to_json`."""
+        """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.scores.Score.to_json`."""
         self._record("eval", step, {**scores, **values})
 
     def worst(
@@ -188,6 +189,8 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
 def record_evaluation(
     log: RunLog,
     result: Evaluation,
+    matrix: NDArray[np.int64],
+    worst: Sequence[Sample],
     scores: Score,
     classes: Sequence[SegmentationClass],
     keys: Sequence[str],
@@ -197,15 +200,15 @@ def record_evaluation(
     weights: str,
     best: bool,
 ) -> None:
-    """Write the evaluation after ``step`` to the run's folder; ``keys`` of the split's frames by their place.
+    """Write the evaluation after ``step`` to the run's folder; ``keys`` of the split's frames by their index.
 
     ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether no score of the run is higher.
     """
     counts = {"images": result.images, "corrupt_samples": result.corrupt_samples}
     speed = result.images_per_second
     log.evaluated(step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights)
-    log.confusion(result.matrix, classes, step)
-    log.worst(result.worst, [keys[s.place] for s in result.worst], classes, step)
+    log.confusion(matrix, classes, step)
+    log.worst(worst, [keys[sample.index] for sample in worst], classes, step)
     left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
     log.say(
         f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}"

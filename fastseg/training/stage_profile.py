@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from fastseg.config import Config
 from fastseg.device import autocast, environment, precision_of
 from fastseg.distributed.ranks import Ranks
 from fastseg.labels import IGNORE
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
 from fastseg.training.compiled import wants_compiling
 from fastseg.training.flops import device_peak, moment, seconds_between
@@ -51,6 +54,17 @@ class _Stem(nn.Sequential):
         return super().forward(normalized.contiguous(memory_format=self.memory_format))
 
 
+class _Head(nn.Module):
+    """A head that reads several of the backbone's outputs, each under its name."""
+
+    def __init__(self, head: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.head, self.names = head, names
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return self.head(dict(zip(self.names, features, strict=True)))
+
+
 class _Loss(nn.Module):
     """Upsampling and loss of both heads."""
 
@@ -63,29 +77,43 @@ class _Loss(nn.Module):
 
 
 def stages_of(network: LossNetwork) -> list[Stage]:
-    """Stem, the backbone's stages, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
+    """Return stem, the backbone's stages, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
 
-    The modules are the network's own. Run one after the other they compute what the network does.
+    The modules are the network's own. Run one after the other they compute what the network does. Of a network whose
+    backbone is not torchvision's, which names the layers that heads read, all is one stage.
     """
     net: Any = network.model.net  # torchvision has no type hints
-    taps = net.backbone.return_layers
+    backbone = getattr(net, ARCHITECTURES[network.model.arch].backbone, None)
+    if not isinstance(backbone, IntermediateLayerGetter):
+        return [Stage("network and loss", network, ("image", "label"))]
+    taps = backbone.return_layers
     stages: list[Stage] = []
     before = "image"
     heads: dict[str, str] = {}
-    for layers in _groups(net.backbone):
+    for layers in _groups(backbone):
         module = nn.Sequential(*layers.values()) if stages else _Stem(network.model, list(layers.values()))
         stages.append(Stage(_name(list(layers), first=not stages), module, (before,)))
         before = stages[-1].name
         heads |= {taps[layer]: before for layer in layers if layer in taps}
-    stages += [
-        Stage("ASPP", net.classifier[0], (heads["out"],)),
-        Stage("rest of the head", nn.Sequential(*list(net.classifier)[1:]), ("ASPP",)),
-    ]
-    logits = ["rest of the head"]
-    if net.aux_classifier is not None:
-        stages.append(Stage("auxiliary head", net.aux_classifier, (heads["aux"],)))
+    return [*stages, *_head_stages(network, heads)]
+
+
+def _head_stages(network: LossNetwork, read: dict[str, str]) -> Iterator[Stage]:
+    """Yield the heads and the loss; ``read``: which stage has each of the backbone's outputs."""
+    net: Any = network.model.net
+    logits = ["head"]
+    if isinstance(net.classifier[0] if isinstance(net.classifier, nn.Sequential) else None, ASPP):
+        yield Stage("ASPP", net.classifier[0], (read["out"],))
+        yield Stage("rest of the head", nn.Sequential(*list(net.classifier)[1:]), ("ASPP",))
+        logits = ["rest of the head"]
+    elif "out" in read:
+        yield Stage("head", net.classifier, (read["out"],))
+    else:
+        yield Stage("head", _Head(net.classifier, tuple(read)), tuple(read.values()))
+    if getattr(net, "aux_classifier", None) is not None:
+        yield Stage("auxiliary head", net.aux_classifier, (read["aux"],))
         logits.append("auxiliary head")
-    return [*stages, Stage("loss", _Loss(network), ("label", *logits))]
+    yield Stage("loss", _Loss(network), ("label", *logits))
 
 
 def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
@@ -224,10 +252,9 @@ def profile_document(
 
 
 def _network(config: Config, classes: int) -> LossNetwork:
-    model, optim = config.model, config.optim
-    statistics, aux = (IMAGENET_MEAN, IMAGENET_STD), optim.aux > 0
-    deeplab = DeepLab(model.arch, classes, *statistics, aux, model.channels_last)
-    return LossNetwork(deeplab, optim).train()
+    settings, statistics = config.model, (IMAGENET_MEAN, IMAGENET_STD)
+    model = DeepLab(settings.arch, classes, *statistics, config.aux_weight > 0, settings.channels_last)
+    return LossNetwork(model, config.optim).train()
 
 
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from fastseg.distributed.ranks import Ranks, gather_states
 from fastseg.errors import UserError, shown
 from fastseg.labels import class_difference
 from fastseg.model import checkpoint
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.deeplab import DeepLab
 from fastseg.model.weights import fitting, not_finite
 from fastseg.shards.manifest import Manifest
@@ -160,7 +161,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
         differences = [
             ("network", saved["arch"], config.model.arch),
             ("optimizer", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
-            ("auxiliary head", bool(saved["config"]["optim"]["aux"] > 0), config.optim.aux > 0),
+            ("auxiliary head", ARCHITECTURES[saved["arch"]].has_aux(saved["model"]), config.aux_weight > 0),
             class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
             ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
         ]

@@ -28,7 +28,7 @@ class LossNetwork(nn.Module):
     def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, dice=config.dice, weights=pixel_weights)
+        loss = partial(segmentation_loss, config=config, weights=pixel_weights)
         self.loss: Callable[..., Tensor] = loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class TrainStep:
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
 
     def _total_loss(self, main: Tensor, aux: Tensor) -> Tensor:
-        return main + self._optim.aux * aux
+        return main + self._config.aux_weight * aux
 
     @property
     def config(self) -> Config:

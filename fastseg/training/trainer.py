@@ -14,8 +14,9 @@ from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.device import AsyncMetrics, autocast
 from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks
 from fastseg.errors import USER_ERROR, UserError
-from fastseg.evaluation.evaluator import evaluate
-from fastseg.evaluation.metrics import score
+from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
+from fastseg.evaluation.scores import score
 from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
@@ -30,8 +31,6 @@ from fastseg.training.state import RunState
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
 
-WORST_IMAGES = 8
-"""Overlays that a run keeps of its last evaluation."""
 MAX_OVERFLOWS = 30
 """Consecutive steps that fp16's loss scaler may skip. It halves its scale each time, from 65536 to below 1e-4, where
 fairseq gives up as well (--min-loss-scale)."""
@@ -207,26 +206,22 @@ class Trainer:
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
+        confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
+        evaluated = Evaluated(partial(predict, model), [confusion, worst_frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
-            result = evaluate(
-                partial(predict, model),
-                self.eval_loader,
-                len(classes),
-                keep_worst=WORST_IMAGES,
-                interrupted=lambda: self.stopping.asked,
-            )
+            result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
         if result is None:
             return False, True
-        scores = score(result.matrix, classes)
+        matrix, worst = confusion.compute(), worst_frames.compute()
+        scores = score(matrix, classes)
         improved = scores.miou > self.state.best
         self.state.best = max(self.state.best, scores.miou)
         if self.log:
             keys, best = self.eval_loader.sample_keys(), scores.miou == self.state.best
             step, weights = self.state.step, "ema" if self.state.average else "model"
             epoch = step / self.steps_per_epoch
-            record_evaluation(
-                self.log, result, scores, classes, keys, step=step, epoch=epoch, weights=weights, best=best
-            )
+            found = (result, matrix, worst, scores)
+            record_evaluation(self.log, *found, classes, keys, step=step, epoch=epoch, weights=weights, best=best)
         return improved, False
 
     def write_profile(self, profiler: StepProfiler) -> None:

@@ -19,7 +19,7 @@ from fastseg.commands import evaluate
 from fastseg.labels import cityscapes
 from fastseg.model import checkpoint
 from fastseg.model.deeplab import restore_model
-from fastseg.model.inference import Views, predict
+from fastseg.model.inference import TtaViews, predict
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
 from fastseg.packing.sources import open_source
@@ -69,14 +69,14 @@ def counted(truths: list[np.ndarray], predictions: list[np.ndarray]) -> list[lis
 @pytest.mark.parametrize(
     ("flags", "views"),
     [
-        ([], Views()),
-        pytest.param(["--tta"], Views((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True), marks=pytest.mark.slow),
-        (["--window", 40, 48], Views(window=(40, 48))),
-        (["--window", 4000, 4000], Views()),
+        ([], TtaViews()),
+        pytest.param(["--tta"], TtaViews((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True), marks=pytest.mark.slow),
+        (["--window", 40, 48], TtaViews(window=(40, 48))),
+        (["--window", 4000, 4000], TtaViews()),
     ],
 )
 def test_saved_predictions_are_what_was_scored(
-    run, flags: list[object], views: Views, trained: Path, shards: Path, tmp_path: Path
+    run, flags: list[object], views: TtaViews, trained: Path, shards: Path, tmp_path: Path
 ) -> None:
     folder, file = tmp_path / "predictions", tmp_path / "scores.json"
     said = run("--max-images", 3, "--save-predictions", folder, "--json", file, *flags)
@@ -92,7 +92,7 @@ def test_saved_predictions_are_what_was_scored(
     scores = json.loads(file.read_text())
     assert scores["matrix"] == counted([truth_of(shards, key) for key in keys], expected)
     assert scores["images"] == 3
-    assert 0 < scores["boundary_miou"] < 1
+    assert 0 < scores["mean_boundary_iou"] < 1
     assert len(scores["boundary_iou"]) == 19
 
 

@@ -18,7 +18,7 @@ import layouts
 from checkpoints import ARCH, write_checkpoint
 from fastseg.commands import export
 from fastseg.deploy import export_target
-from fastseg.deploy.export_formats import FORMATS, Answer, Whole, compare, comparison_images, reader_of
+from fastseg.deploy.export_formats import FORMATS, Answer, Whole, check_parity, comparison_images, reader_of
 from fastseg.deploy.export_target import KINDS, check_installed
 from fastseg.deploy.model_card import describe, model_card
 from fastseg.deploy.predict_io import read_image
@@ -172,7 +172,7 @@ def test_a_difference_is_found(trained: Path) -> None:
     assert [batch.shape[0] for batch in batches] == [1, 2]
     small = [batch[:, :48, :48].copy() for batch in batches]
     right = reader_of(Whole(model))
-    assert [d.pixels for d in compare(model, right, small, "net")] == [0, 0]
+    assert [d.pixels for d in check_parity(model, right, small, "net")] == [0, 0]
 
     def shifted(image: np.ndarray) -> Answer:
         answer = right(image)
@@ -184,7 +184,7 @@ def test_a_difference_is_found(trained: Path) -> None:
 
     for wrong in (shifted, other):
         with pytest.raises(UserError, match="net is not written: its logits differ"):
-            compare(model, wrong, small, "net")
+            check_parity(model, wrong, small, "net")
 
 
 def test_nothing_is_replaced_unasked(trained: Path, tmp_path: Path) -> None:

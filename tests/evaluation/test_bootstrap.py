@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fastseg.evaluation.bootstrap import MIN_FRAMES, Counts, compare, iou
+from fastseg.evaluation.bootstrap import MIN_FRAMES, Counts, class_iou, compare
 
 Frames = np.ndarray
 """Images × pixels × (truth, A's prediction, B's prediction)."""
@@ -74,7 +74,7 @@ def test_scores_are_those_of_all_pixels() -> None:
     for counts, name in ((a, "a"), (b, "b")):
         union = counts.truth.sum(0) + counts.predicted.sum(0) - counts.hits.sum(0)
         expected = counts.hits.sum(0) / union
-        assert iou(counts) == pytest.approx(expected)
+        assert class_iou(counts) == pytest.approx(expected)
         assert [getattr(row, name) for row in result.classes] == pytest.approx(expected)
         assert getattr(result.mean, name) == pytest.approx(expected.mean())
 

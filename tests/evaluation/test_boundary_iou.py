@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastseg.evaluation.boundary_iou import BoundaryCounts, boundary_distance
+from fastseg.evaluation.boundary_iou import boundary_distance
+from fastseg.evaluation.metrics import BoundaryIoU, Frame
 
 CLASSES = 5
 
@@ -44,24 +45,30 @@ def expected(pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     return scores
 
 
+def add(metric: BoundaryIoU, truth: np.ndarray, found: np.ndarray) -> None:
+    """Show it a frame; of image and matrix it has no need."""
+    empty = torch.empty(0)
+    metric.update(Frame(0, empty, torch.from_numpy(truth), torch.from_numpy(found), empty))
+
+
 @pytest.mark.parametrize("sizes", [[(60, 90), (60, 90)], [(128, 256), (300, 20), (3, 3)], [(1, 1)]], ids=str)
 def test_equals_erosion_by_opencv(sizes: list[tuple[int, int]]) -> None:
     pairs = [(blobs(i, size, True), blobs(i + 100, size, False)) for i, size in enumerate(sizes)]
-    counts = BoundaryCounts(CLASSES, torch.device("cpu"))
+    counts = BoundaryIoU(CLASSES, torch.device("cpu"))
     for truth, found in pairs:
-        counts(0, torch.from_numpy(truth), torch.from_numpy(found))
-    assert counts.iou() == pytest.approx(expected(pairs), nan_ok=True)
-    assert math.isnan(counts.iou()[4])
+        add(counts, truth, found)
+    assert counts.compute() == pytest.approx(expected(pairs), nan_ok=True)
+    assert math.isnan(counts.compute()[4])
 
 
 def test_a_perfect_prediction_scores_one_and_a_shifted_one_less_than_its_iou() -> None:
     truth = blobs(1, (200, 300), False)
-    perfect, shifted = (BoundaryCounts(CLASSES, torch.device("cpu")) for _ in range(2))
-    perfect(0, torch.from_numpy(truth), torch.from_numpy(truth))
-    assert perfect.iou()[:4] == [1, 1, 1, 1]
+    perfect, shifted = (BoundaryIoU(CLASSES, torch.device("cpu")) for _ in range(2))
+    add(perfect, truth, truth)
+    assert perfect.compute()[:4] == [1, 1, 1, 1]
     moved = np.roll(truth, 4, axis=1)
-    shifted(0, torch.from_numpy(truth), torch.from_numpy(moved))
-    for c, score in enumerate(shifted.iou()[:4]):
+    add(shifted, truth, moved)
+    for c, score in enumerate(shifted.compute()[:4]):
         assert 0 < score < ((truth == c) & (moved == c)).sum() / ((truth == c) | (moved == c)).sum()
 
 
@@ -72,9 +79,9 @@ def halves(edge: int) -> np.ndarray:
 
 def score(truth: np.ndarray, found: np.ndarray) -> list[float]:
     """Boundary IoU of both classes in one frame."""
-    counts = BoundaryCounts(2, torch.device("cpu"))
-    counts(0, torch.from_numpy(truth), torch.from_numpy(found))
-    return counts.iou()
+    counts = BoundaryIoU(2, torch.device("cpu"))
+    add(counts, truth, found)
+    return counts.compute()
 
 
 def test_outlines_of_what_is_ignored_are_met_by_nobody() -> None:

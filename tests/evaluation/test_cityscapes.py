@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastseg.errors import UserError
 from fastseg.evaluation.cityscapes import OfficialScores, explain, largest_difference, run_official
-from fastseg.evaluation.metrics import Score, score
+from fastseg.evaluation.scores import Score, score
 from fastseg.labels import cityscapes
 
 SIZE = (24, 40)

@@ -11,17 +11,18 @@ from rich.console import Console
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.evaluation.bootstrap import Comparison, Counts, Difference, compare
 from fastseg.evaluation.compare_models import (
-    Contestant,
     Counted,
+    NamedModel,
     baseline_note,
-    chosen,
+    choose_classes,
     comparison_table,
     count_frames,
     points,
-    show_contest,
+    show_comparison,
     single_table,
     summary,
 )
+from fastseg.evaluation.evaluator import Evaluation
 from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.shards.manifest import read_manifest
 
@@ -37,6 +38,9 @@ def redness(image: torch.Tensor) -> torch.Tensor:
     return (image[..., 0].float() * 19 / 256).to(torch.uint8)
 
 
+MODELS = [NamedModel("bright", brightness), NamedModel("red", redness)]
+
+
 @pytest.fixture
 def loader(shards: Path) -> EvalLoader:
     manifest = read_manifest(shards)
@@ -46,9 +50,9 @@ def loader(shards: Path) -> EvalLoader:
 
 def test_counts_every_frame_of_every_model(loader: EvalLoader) -> None:
     told: list[tuple[int, int]] = []
-    counted = count_frames([brightness, redness], loader, 19, lambda done, total: told.append((done, total)))
+    counted = count_frames(MODELS, loader, 19, lambda done, total: told.append((done, total)))
     assert counted is not None
-    assert (counted.images, counted.corrupt_samples) == (5, 0)
+    assert (counted.evaluation.images, counted.evaluation.corrupt_samples) == (5, 0)
     assert told == [(2, 5), (4, 5), (5, 5)]
     frames = [
         (image, label.numpy())
@@ -65,17 +69,17 @@ def test_counts_every_frame_of_every_model(loader: EvalLoader) -> None:
                 assert counts.predicted[i, c] == ((guess == c) & (truth != 255)).sum()
     # What the first one calls no class is a miss for the truth and nobody's false alarm.
     assert counted.models[0].predicted.sum() < counted.models[1].predicted.sum()
-    some = chosen(counted, [13, 2])
+    some = choose_classes(counted, [13, 2])
     assert (some.models[1].hits == counted.models[1].hits[:, [13, 2]]).all()
-    assert some.images == 5
+    assert some.evaluation.images == 5
 
 
 def test_two_models_are_shown_side_by_side(loader: EvalLoader) -> None:
-    counted = count_frames([brightness, brightness], loader, 19)
+    models = [NamedModel("runs/a.pt", brightness), NamedModel("runs/b.pt", brightness)]
+    counted = count_frames(models, loader, 19)
     assert counted is not None
     console = Console(width=100, record=True, markup=False)
-    models = [Contestant("runs/a.pt", brightness), Contestant("runs/b.pt", brightness)]
-    document = show_contest(console, models, counted, cityscapes().classes)
+    document = show_comparison(console, models, counted, cityscapes().classes)
     text = console.export_text()
     assert "A: runs/a.pt" in text
     assert "B: runs/b.pt" in text
@@ -88,10 +92,10 @@ def test_two_models_are_shown_side_by_side(loader: EvalLoader) -> None:
 
 
 def test_one_model_alone_has_scores_only(loader: EvalLoader) -> None:
-    counted = count_frames([redness], loader, 19)
+    counted = count_frames(MODELS[1:], loader, 19)
     assert counted is not None
     console = Console(width=100, record=True, markup=False)
-    document = show_contest(console, [Contestant("red", redness)], counted, cityscapes().classes)
+    document = show_comparison(console, MODELS[1:], counted, cityscapes().classes)
     assert "mean of classes" in console.export_text()
     known = [score for score in document["classes"].values() if score is not None]
     assert document["miou"] == pytest.approx(sum(known) / len(known))
@@ -166,5 +170,5 @@ def test_one_model_with_a_class_that_nobody_has() -> None:
 def test_the_comparison_speaks_of_the_chosen_classes_only() -> None:
     counts = Counts(*(np.full((8, 3), value) for value in (5, 10, 9)))
     better = counts._replace(hits=counts.hits + np.array([0, 0, 3]))
-    counted = chosen(Counted([counts, better], 8, 0, 1.0), [0, 1])
+    counted = choose_classes(Counted([counts, better], Evaluation(8, 0, 1.0)), [0, 1])
     assert compare(*counted.models).mean.verdict == "no difference"

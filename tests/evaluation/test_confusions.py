@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastseg.evaluation.metrics import largest_confusions
+from fastseg.evaluation.scores import largest_confusions
 
 NAMES = ("road", "car", "sky")
 

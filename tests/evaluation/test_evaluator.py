@@ -1,6 +1,7 @@
 """The evaluation loop: every frame once, the worst kept, an interruption told to all."""
 
 import weakref
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,9 @@ import torch
 
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.device import AsyncMetrics
-from fastseg.evaluation import compare_models, evaluator
-from fastseg.evaluation.compare_models import count_frames
-from fastseg.evaluation.evaluator import evaluate
+from fastseg.evaluation import evaluator
+from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.metrics import METRICS, ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
 from fastseg.shards.manifest import read_manifest
 
 
@@ -42,12 +43,18 @@ def by_hand(loader: EvalLoader) -> list[np.ndarray]:
     return matrices
 
 
+def confusion() -> ConfusionMatrix:
+    return ConfusionMatrix(19, torch.device("cpu"))
+
+
 def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
     matrices = by_hand(loader)
     told: list[tuple[int, int]] = []
-    result = evaluate(brightness, loader, 19, keep_worst=2, progress=lambda done, total: told.append((done, total)))
+    matrix, worst_frames = confusion(), WorstFrames(2)
+    models = [Evaluated(brightness, [matrix, worst_frames])]
+    result = evaluate(models, loader, 19, progress=lambda done, total: told.append((done, total)))
     assert result is not None
-    assert (result.matrix == sum(matrices)).all()
+    assert (matrix.compute() == sum(matrices)).all()
     assert result.images == 5
     assert told == [(2, 5), (4, 5), (5, 5)]
 
@@ -57,11 +64,29 @@ def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
 
     scores = [iou(matrix) for matrix in matrices]
     order = sorted(range(5), key=lambda i: scores[i])
-    assert [sample.place for sample in result.worst] == order[:2]
-    assert [sample.iou for sample in result.worst] == pytest.approx([scores[i] for i in order[:2]])
-    worst = result.worst[0]
+    samples = worst_frames.compute()
+    assert [sample.index for sample in samples] == order[:2]
+    assert [sample.iou for sample in samples] == pytest.approx([scores[i] for i in order[:2]])
+    worst = samples[0]
     assert (worst.prediction == brightness(torch.from_numpy(worst.image)).numpy()).all()
     assert worst.label.shape == worst.prediction.shape == worst.image.shape[:2]
+
+
+def test_each_model_has_its_own_metrics(loader: EvalLoader) -> None:
+    """The frames are decoded once, whatever the number of models."""
+    seen: list[int] = []
+
+    def darkness(image: torch.Tensor) -> torch.Tensor:
+        seen.append(len(image))
+        return 18 - brightness(image)
+
+    one, other, alone = confusion(), confusion(), confusion()
+    evaluate([Evaluated(brightness, [one]), Evaluated(darkness, [other])], loader, 19)
+    assert seen == [2, 2, 2]
+    evaluate([Evaluated(darkness, [alone])], loader, 19)
+    assert (other.compute() == alone.compute()).all()
+    assert (one.compute() == sum(by_hand(loader))).all()
+    assert (one.compute() != other.compute()).any()
 
 
 Companion = TypeVar("Companion")
@@ -81,22 +106,29 @@ class Late(AsyncMetrics[Companion]):
         return before
 
 
-def test_numbers_that_come_late_change_nothing(loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host looks at a batch when the next one is queued: the same worst frames, to the bit."""
-    expected, compared = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
-    for module in (evaluator, compare_models):
-        monkeypatch.setattr(module, "AsyncMetrics", Late)
-    result, counted = evaluate(brightness, loader, 19, keep_worst=2), count_frames([brightness] * 2, loader, 19)
-    assert result
-    assert expected
-    assert (result.matrix == expected.matrix).all()
-    assert [(s.iou, s.place) for s in result.worst] == [(s.iou, s.place) for s in expected.worst]
-    for ours, theirs in zip(result.worst, expected.worst, strict=True):
-        assert all((a == b).all() for a, b in zip(ours[2:], theirs[2:], strict=True))
-    assert counted
-    assert compared
-    for ours, theirs in zip(counted.models, compared.models, strict=True):
-        assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
+def equal(one: Any, other: Any) -> bool:
+    """Bit for bit, of arrays, samples, tuples, lists and numbers."""
+    if isinstance(one, Sample):
+        return equal(astuple(one), astuple(other))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(np.array_equal(one, other, equal_nan=True))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_numbers_that_come_late_change_nothing(name: str, loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host looks at a batch when the next one is queued: the same results, to the bit."""
+
+    def results() -> list[Any]:
+        metrics = [METRICS[name](19, loader.device) for _ in range(2)]
+        evaluate([Evaluated(brightness, metrics[:1]), Evaluated(lambda i: 18 - brightness(i), metrics[1:])], loader, 19)
+        return [metric.compute() for metric in metrics]
+
+    expected = results()
+    monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
+    late = results()
+    assert equal(late, expected)
+    assert not equal(late[0], late[1])
 
 
 def test_a_class_that_is_none_is_refused_in_the_last_batch_too(
@@ -110,7 +142,7 @@ def test_a_class_that_is_none_is_refused_in_the_last_batch_too(
 
     monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
     with pytest.raises(ValueError, match=r"6144 pixels .* none of the 19 classes"):
-        evaluate(infer, loader, 19)
+        evaluate([Evaluated(infer, [])], loader, 19)
 
 
 def test_frames_are_held_until_they_are_judged_and_no_longer(
@@ -126,24 +158,23 @@ def test_frames_are_held_until_they_are_judged_and_no_longer(
         return brightness(image)
 
     monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
-    for keep_worst, held in ((2, 1), (0, 0)):
+    cases: list[tuple[list[Metric], int]] = [([confusion(), WorstFrames(2)], 1), ([confusion(), FrameCounts(19)], 0)]
+    for metrics, held in cases:
         most.clear()
-        evaluate(infer, loader, 19, keep_worst=keep_worst)
-        assert max(most) <= held
+        evaluate([Evaluated(infer, metrics)], loader, 19)
+        assert max(most) == held
 
 
 def test_every_batch_is_a_sign_of_life(loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a rank whose frames take longer than others'; these wait as long as it gets on."""
     signs: list[str] = []
-    for module in (evaluator, compare_models):
-        for name in ("heartbeat", "barrier_no_timeout"):
-            monkeypatch.setattr(module, name, partial(signs.append, name))
-    evaluate(brightness, loader, 19)
-    count_frames([brightness], loader, 19)
-    assert signs == [*["heartbeat"] * 3, "barrier_no_timeout"] * 2
+    for name in ("heartbeat", "barrier_no_timeout"):
+        monkeypatch.setattr(evaluator, name, partial(signs.append, name))
+    evaluate([Evaluated(brightness, [confusion()])], loader, 19)
+    assert signs == [*["heartbeat"] * 3, "barrier_no_timeout"]
 
 
 def test_an_interruption_gives_no_result(loader: EvalLoader) -> None:
     asked = iter([False, True])
-    assert evaluate(brightness, loader, 19, interrupted=lambda: next(asked)) is None
-    assert evaluate(brightness, loader, 19) is not None  # and the loader starts anew
+    assert evaluate([Evaluated(brightness, [])], loader, 19, interrupted=lambda: next(asked)) is None
+    assert evaluate([Evaluated(brightness, [])], loader, 19) is not None  # and the loader starts anew

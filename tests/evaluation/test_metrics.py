@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from fastseg.evaluation.metrics import Score, count_classes, count_pixels, read_counts, score, score_table
+from fastseg.evaluation.metrics import count_classes, count_pixels, read_counts
+from fastseg.evaluation.scores import Score, score, score_table
 from fastseg.labels import IGNORE, SegmentationClass, cityscapes
 from official import official
 

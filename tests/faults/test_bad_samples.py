@@ -18,7 +18,8 @@ from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Reader
 from fastseg.data.sampler import rank_order
 from fastseg.errors import UserError
-from fastseg.evaluation.evaluator import evaluate
+from fastseg.evaluation.evaluator import Evaluated, Evaluation, evaluate
+from fastseg.evaluation.metrics import ConfusionMatrix, Sample, WorstFrames
 from fastseg.shards.manifest import read_manifest
 from fastseg.shards.tar import SUMS, Component, read_index
 from fastseg.shards.verify import verify
@@ -172,18 +173,23 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
     def brightness(image: torch.Tensor) -> torch.Tensor:
         return (image.float().mean(-1) * 19 / 256).to(torch.uint8)
 
-    result, whole = (evaluate(brightness, eval_loader(f, max_corrupt=1), 19, keep_worst=9) for f in (damaged, shards))
-    assert result is not None
-    assert whole is not None
+    def evaluated(folder: Path) -> tuple[Evaluation, np.ndarray, list[Sample]]:
+        matrix, worst = ConfusionMatrix(19, torch.device("cpu")), WorstFrames()
+        result = evaluate([Evaluated(brightness, [matrix, worst])], eval_loader(folder, max_corrupt=1), 19)
+        assert result is not None
+        return result, matrix.compute(), worst.compute()
+
+    result, matrix_left, worst_left = evaluated(damaged)
+    whole, matrix_whole, worst_whole = evaluated(shards)
     assert (result.images, result.corrupt_samples, whole.images, whole.corrupt_samples) == (4, 1, 5, 0)
-    lost = next(sample for sample in whole.worst if sample.index == 2)
+    lost = next(sample for sample in worst_whole if sample.index == 2)
     matrix = np.zeros((19, 19), int)
     seen = lost.label != 255
     np.add.at(matrix, (lost.label[seen], brightness(torch.from_numpy(lost.image)).numpy()[seen]), 1)
-    assert (result.matrix == whole.matrix - matrix).all()
-    assert [sample.index for sample in result.worst] == [s.index for s in whole.worst if s.index != 2]
+    assert (matrix_left == matrix_whole - matrix).all()
+    assert [sample.index for sample in worst_left] == [s.index for s in worst_whole if s.index != 2]
     with pytest.raises(UserError, match=r"val-000000\.tar, record lindau_000002_000019 at byte \d+: its mask is"):
-        evaluate(brightness, eval_loader(damaged), 19)
+        evaluate([Evaluated(brightness, [])], eval_loader(damaged), 19)
 
 
 @pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from fastseg.errors import UserError
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
-from fastseg.model.inference import MULTI_SCALE, Views, predict, probabilities
+from fastseg.model.inference import MULTI_SCALE, TtaViews, predict, probabilities
 
 CLASSES = 5
 
@@ -35,7 +35,7 @@ def frames() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3), np.uint8))
 
 
-def reference(network: Convolution, frame: torch.Tensor, views: Views) -> torch.Tensor:
+def reference(network: Convolution, frame: torch.Tensor, views: TtaViews) -> torch.Tensor:
     """C×H×W probabilities of one frame H×W×3, one view and one window at a time, all kept until the mean is taken."""
     height, width = frame.shape[:2]
     found = []
@@ -82,19 +82,19 @@ def starts(length: int, window: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     "views",
     [
-        Views(),
-        Views(flip=True),
-        Views(scales=(0.5, 1.0, 1.75)),
-        Views(window=(20, 30)),
-        Views(window=(24, 24), scales=(0.5, 1.5), flip=True),
-        Views(window=(20, 500)),
-        Views(window=(500, 500)),
+        TtaViews(),
+        TtaViews(flip=True),
+        TtaViews(scales=(0.5, 1.0, 1.75)),
+        TtaViews(window=(20, 30)),
+        TtaViews(window=(24, 24), scales=(0.5, 1.5), flip=True),
+        TtaViews(window=(20, 500)),
+        TtaViews(window=(500, 500)),
         MULTI_SCALE,
     ],
     ids=str,
 )
 @torch.inference_mode()
-def test_equals_the_mean_of_all_views(network: Convolution, frames: torch.Tensor, views: Views) -> None:
+def test_equals_the_mean_of_all_views(network: Convolution, frames: torch.Tensor, views: TtaViews) -> None:
     expected = torch.stack([reference(network, frame, views) for frame in frames])
     found = probabilities(network, frames, views)
     assert found.dtype == torch.float32
@@ -110,7 +110,7 @@ def test_equals_the_mean_of_all_views(network: Convolution, frames: torch.Tensor
 @torch.inference_mode()
 def test_views_change_the_answer(network: Convolution, frames: torch.Tensor) -> None:
     plain = probabilities(network, frames)
-    for views in (Views(flip=True), Views(scales=(0.5,)), Views(window=(20, 30))):
+    for views in (TtaViews(flip=True), TtaViews(scales=(0.5,)), TtaViews(window=(20, 30))):
         assert (probabilities(network, frames, views) - plain).abs().max() > 0.01
 
 
@@ -121,7 +121,7 @@ def test_windows_hold_the_named_size() -> None:
         sizes.append(tuple(image.shape))
         return Logits(torch.zeros(image.shape[0], CLASSES, 4, 4), None)
 
-    predict(network, torch.zeros(3, 1024, 2048, 3, dtype=torch.uint8), Views(window=(769, 769)))
+    predict(network, torch.zeros(3, 1024, 2048, 3, dtype=torch.uint8), TtaViews(window=(769, 769)))
     assert sizes == [(3, 769, 769, 3)] * 8  # rows from 0 and 255; columns from 0, 513, 1026 and 1279
 
 
@@ -135,11 +135,11 @@ def test_the_plain_view_is_the_argmax_of_upsampled_logits() -> None:
 
 
 def test_a_network_of_stretched_frames_has_one_view() -> None:
-    for views in (Views(window=(20, 30)), MULTI_SCALE):
+    for views in (TtaViews(window=(20, 30)), MULTI_SCALE):
         views.check(None)
         with pytest.raises(UserError, match="leave --tta and --window out"):
             views.check([64, 80])
-    Views().check([64, 80])
+    TtaViews().check([64, 80])
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def test_a_network_of_stretched_frames_has_one_view() -> None:
 )
 def test_views_of_nothing_are_refused(arguments: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        Views(**arguments)
+        TtaViews(**arguments)

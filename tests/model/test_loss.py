@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fastseg.config import OptimConfig
 from fastseg.errors import UserError
 from fastseg.model.deeplab import Logits, upsample
 from fastseg.model.loss import UpsampleByProducts, class_weights, dice_loss, segmentation_loss
@@ -98,7 +99,7 @@ def dice_by_hand(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 def test_dice_stands_beside_the_cross_entropy(logits: Logits, label: torch.Tensor) -> None:
     """Also in its gradient, and where a class is nowhere in the batch."""
     label = label.where(label != 3, 255)
-    main, pixels, *_ = segmentation_loss(logits, label, dice=0.5)
+    main, pixels, *_ = segmentation_loss(logits, label, OptimConfig(dice=0.5))
     wanted = reference(logits.out, label) + 0.5 * dice_by_hand(logits.out, label)
     torch.testing.assert_close(main / pixels, wanted)
     (main / pixels).backward()
@@ -118,7 +119,7 @@ def test_without_an_auxiliary_head(logits: Logits, label: torch.Tensor) -> None:
 
 
 def test_an_all_void_batch_is_no_nan(logits: Logits, label: torch.Tensor) -> None:
-    numbers = segmentation_loss(logits, torch.full_like(label, 255), dice=0.5)
+    numbers = segmentation_loss(logits, torch.full_like(label, 255), OptimConfig(dice=0.5))
     assert numbers.tolist() == [0, 0, 0, 0]
     numbers.sum().backward()
     assert logits.out.grad.abs().sum() == 0

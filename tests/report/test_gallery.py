@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastseg.errors import UserError
-from fastseg.evaluation.evaluator import Sample
+from fastseg.evaluation.metrics import Sample
 from fastseg.labels import IGNORE, cityscapes
 from fastseg.report.gallery import LAYERS, MAX_SIDE, error_picture, shown_size, worst_classes, write_gallery
 from fastseg.report.pictures import IGNORED, RIGHT, WRONG

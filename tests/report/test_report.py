@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.evaluation.evaluator import Sample
+from fastseg.evaluation.metrics import Sample
 from fastseg.labels import cityscapes
 from fastseg.report.charts import MAX_POINTS, Series, compact, line_chart, ticks
 from fastseg.report.gallery import write_gallery
@@ -184,14 +184,14 @@ def test_one_evaluation_without_training_is_no_curve(run_folder: Path) -> None:
 
 def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
     line = {"checkpoint": "runs/street/checkpoints/best.pt", "split": "val", "images": 4, "split_images": 12}
-    line["looks"] = ["windows of 40×48"]
+    line["views"] = ["windows of 40×48"]
     write_lines(run_folder, [eval_line(10, 0.5, **line)])
     folder = run_folder.rename(run_folder.parent / "evaluated")
     text = page_of(folder).text
     assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val mIoU 50.00 %")
     assert "images 4 of 12 of val, windows of 40×48" in text
     assert "evaluated" not in text
-    write_lines(folder, [eval_line(10, 0.5, **{**line, "images": 12, "looks": []})])
+    write_lines(folder, [eval_line(10, 0.5, **{**line, "images": 12, "views": []})])
     assert "images 12 of val" in page_of(folder).text
 
 
@@ -280,7 +280,7 @@ def test_few_and_many_classes(tmp_path: Path, count: int) -> None:
 
 def test_boundary_iou_has_a_column_where_it_was_measured(run_folder: Path) -> None:
     by_class = {"road": 0.4321, "train": None, "sky": 0.1}
-    write_lines(run_folder, [eval_line(1, 0.5, boundary_iou=by_class, boundary_miou=0.2661)])
+    write_lines(run_folder, [eval_line(1, 0.5, boundary_iou=by_class, mean_boundary_iou=0.2661)])
     text = page_of(run_folder).text
     assert "Boundary IoU" in text
     assert "43.21 %" in text

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastseg.evaluation.evaluator import Sample
+from fastseg.evaluation.metrics import Sample
 from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.report.gallery import write_gallery
 from fastseg.report.report import write_report

@@ -1,8 +1,8 @@
-"""Every instant of a profiled step belongs to somebody, and the names of real kernels to the right family."""
+"""Every instant of a profiled step belongs to somebody, and the names of real kernels to the right category."""
 
 import pytest
 
-from fastseg.training.kernel_categories import FAMILIES, IDLE, OTHER, Interval, analyze, attribute, family_of
+from fastseg.training.kernel_categories import CATEGORIES, IDLE, OTHER, Interval, analyze, attribute, category_of
 
 # As cuDNN 9, cuBLAS, PyTorch, Inductor, NCCL, DALI and nvJPEG name them; arguments cut.
 KERNELS = {
@@ -105,18 +105,20 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize(("family", "name"), [(family, name) for family, names in KERNELS.items() for name in names])
-def test_families_of_real_names(family: str, name: str) -> None:
-    assert family_of(name) == family
+@pytest.mark.parametrize(
+    ("category", "name"), [(category, name) for category, names in KERNELS.items() for name in names]
+)
+def test_categories_of_real_names(category: str, name: str) -> None:
+    assert category_of(name) == category
 
 
-def test_every_family_is_tried() -> None:
-    assert KERNELS.keys() == {family for family, _ in FAMILIES}
+def test_every_category_is_tried() -> None:
+    assert KERNELS.keys() == {category for category, _ in CATEGORIES}
 
 
 @pytest.mark.parametrize("name", ["aten::empty", "aten::view", "ProfilerStep#12", "step", "backward", "aten::resize_"])
-def test_what_says_nothing_has_no_family(name: str) -> None:
-    assert family_of(name) is None
+def test_what_says_nothing_has_no_category(name: str) -> None:
+    assert category_of(name) is None
 
 
 def test_an_instant_has_one_owner() -> None:
@@ -153,7 +155,7 @@ def test_a_gpus_trace() -> None:
     ]
     found = analyze({"traceEvents": events})
     assert (found["device"], found["steps"], found["step_ms"]) == ("gpu", 2, 1.0)
-    rows = {row["family"]: (row["ms"], row["hidden_ms"]) for row in found["families"]}
+    rows = {row["category"]: (row["ms"], row["hidden_ms"]) for row in found["categories"]}
     expected = {
         "convolution, forward": (0.5, 0.0),
         "communication": (0.2, 0.05),
@@ -161,9 +163,9 @@ def test_a_gpus_trace() -> None:
         IDLE: (0.2, 0.0),
     }
     assert rows.keys() == expected.keys()
-    for family, values in expected.items():
-        assert rows[family] == pytest.approx(values)
-    assert found["kernels"][0] == {"name": conv[:200], "family": "convolution, forward", "ms": pytest.approx(0.5)}
+    for category, values in expected.items():
+        assert rows[category] == pytest.approx(values)
+    assert found["kernels"][0] == {"name": conv[:200], "category": "convolution, forward", "ms": pytest.approx(0.5)}
 
 
 def test_a_cpus_trace() -> None:
@@ -177,7 +179,7 @@ def test_a_cpus_trace() -> None:
         event("cpu_op", "aten::addmm", 0, 1000, tid=8),
     ]
     found = analyze({"traceEvents": events})
-    assert {row["family"]: row["ms"] for row in found["families"]} == pytest.approx(
+    assert {row["category"]: row["ms"] for row in found["categories"]} == pytest.approx(
         {"data": 0.1, "convolution, forward": 0.3, "layouts and copies": 0.1, OTHER: 0.5}
     )
-    assert sum(row["share"] for row in found["families"]) == pytest.approx(1.0)
+    assert sum(row["share"] for row in found["categories"]) == pytest.approx(1.0)

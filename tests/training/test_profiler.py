@@ -35,8 +35,8 @@ def trainer_of(config: Config) -> Trainer:
     )
 
 
-def test_every_millisecond_of_a_real_step_has_a_family(tiny: Config) -> None:
-    """The families add up to the steps' own ranges, which follow each other without a gap worth a name."""
+def test_every_millisecond_of_a_real_step_has_a_category(tiny: Config) -> None:
+    """The categories add up to the steps' own ranges, which follow each other without a gap worth a name."""
     trainer = trainer_of(with_changes(tiny, optim__epochs=100.0))
     profiler = StepProfiler(tiny.folder / "profile", CPU, 4)
     with_ranges = []
@@ -46,12 +46,12 @@ def test_every_millisecond_of_a_real_step_has_a_family(tiny: Config) -> None:
     found = profiler.finish()
     assert len(with_ranges) == 4
     assert (found["steps"], found["plain_step_ms"]) == (2, None)
-    total = sum(row["ms"] for row in found["families"])
+    total = sum(row["ms"] for row in found["categories"])
     assert total == pytest.approx(found["step_ms"], rel=1e-6)
-    families = {row["family"]: row["share"] for row in found["families"]}
-    assert {"convolution, forward", "convolution, backward", "batch norm", "optimizer", "average"} <= families.keys()
-    assert {"data", "loss", "upsampling"} <= families.keys()
-    assert families["other"] < 0.5
+    categories = {row["category"]: row["share"] for row in found["categories"]}
+    assert {"convolution, forward", "convolution, backward", "batch norm", "optimizer", "average"} <= categories.keys()
+    assert {"data", "loss", "upsampling"} <= categories.keys()
+    assert categories["other"] < 0.5
     ranges = step_ranges(tiny.folder / "profile" / "trace.json.gz")
     assert sum(ranges) / len(ranges) == pytest.approx(total, rel=0.05)
 
@@ -101,11 +101,11 @@ def test_ranges_are_in_a_trace_and_let_errors_through() -> None:
 
 
 def test_tables_hold_what_was_measured() -> None:
-    families = [
-        {"family": "loss", "ms": 1.5, "share": 0.75, "hidden_ms": 0.0},
-        {"family": "data", "ms": 0.5, "share": 0.25, "hidden_ms": 0.125},
+    categories = [
+        {"category": "loss", "ms": 1.5, "share": 0.75, "hidden_ms": 0.0},
+        {"category": "data", "ms": 0.5, "share": 0.25, "hidden_ms": 0.125},
     ]
-    step = {"step_ms": 2.0, "plain_step_ms": 1.9, "steps": 5, "families": families, "device": "gpu"}
+    step = {"step_ms": 2.0, "plain_step_ms": 1.9, "steps": 5, "categories": categories, "device": "gpu"}
     stages = [
         {"stage": "stem", "ms": 1.0, "tflop": 0.25, "tflops": 250.0, "mfu": 0.25},
         {"stage": "ASPP", "ms": 3.0, "tflop": 1.75, "tflops": 583.3, "mfu": 0.583},
@@ -113,7 +113,7 @@ def test_tables_hold_what_was_measured() -> None:
     first, second = tables({"step": step, "stages": stages})
     assert "2 ms" in first.title
     assert "1.9" in first.title
-    assert first.columns == ("family", "ms", "share", "hidden ms")
+    assert first.columns == ("category", "ms", "share", "hidden ms")
     assert first.rows[1] == ("data", "0.50", "25.0 %", "0.12")
     assert first.rows[-1][1] == "2.00"
     assert second.rows[-1] == ("all stages", "4.00", "100.0 %", "2", "500", "50.0 %")
@@ -154,7 +154,7 @@ def test_train_with_profile(gpus: int, shards: Path, tmp_path: Path) -> None:
     assert document["environment"]["torch"] == torch.__version__.split("+")[0]
     assert (document["settings"]["ranks"], document["settings"]["compile"]) == (gpus, False)
     assert document["step"]["steps"] == len(step_ranges(folder / "trace.json.gz")) == 5
-    assert sum(row["ms"] for row in document["step"]["families"]) == pytest.approx(document["step"]["step_ms"])
+    assert sum(row["ms"] for row in document["step"]["categories"]) == pytest.approx(document["step"]["step_ms"])
     # With several ranks the others would wait while one measures the stages.
     assert [row["stage"] for row in document["stages"]][-2:] == (["auxiliary head", "loss"] if gpus == 1 else [])
     for table in tables(document):

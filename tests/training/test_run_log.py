@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastseg.evaluation.evaluator import Sample
+from fastseg.evaluation.metrics import Sample
 from fastseg.labels import cityscapes
 from fastseg.training.run_log import RunLog
 
 CLASSES = cityscapes().classes
 SAMPLE = Sample(
     iou=0.25,
-    place=0,
+    index=0,
     image=np.zeros((4, 6, 3), np.uint8),
     label=np.zeros((4, 6), np.uint8),
     prediction=np.zeros((4, 6), np.uint8),

@@ -49,7 +49,7 @@ def frozen(step: TrainStep) -> TrainStep:
     original = step.model.forward
 
     def forward(image: torch.Tensor) -> Logits:
-        step.model.training = True
+        step.model.training = step.model.net.training = True
         try:
             return original(image)
         finally:
@@ -106,7 +106,7 @@ def test_equals_a_plain_loop() -> None:
     optimizer = torch.optim.SGD(reference.parameters(), lr=RATE, momentum=0.9)
     for loss in losses:
         reference.eval()
-        reference.training = True
+        reference.training = reference.net.training = True
         logits = reference(image)
         main, aux = (
             nn.functional.cross_entropy(
@@ -151,7 +151,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
 @pytest.mark.slow
 def test_network_and_loss_compile_to_one_graph() -> None:
     network_and_loss = LossNetwork(network(channels_last=True), OptimConfig(dice=0.5), torch.full((5,), 0.5)).eval()
-    network_and_loss.model.training = True  # the auxiliary head too, without dropout
+    network_and_loss.model.net.training = True  # the auxiliary head too, without dropout
     compiled = torch.compile(network_and_loss, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*batch()), network_and_loss(*batch()), rtol=1e-4, atol=1e-2)
 

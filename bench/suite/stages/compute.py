@@ -67,7 +67,7 @@ class Ours:
     def steps(self) -> Steps:
         """As a contender."""
         data, model = self.config.data, self.config.model
-        flops = step_flops(model.arch, CLASSES, data.batch, data.crop, self.config.optim.aux > 0)
+        flops = step_flops(model.arch, CLASSES, data.batch, data.crop, self.config.aux_weight > 0)
         return Steps(self.train, data.batch, flops, self.ranks.device, self.state.train_step.precision)
 
 

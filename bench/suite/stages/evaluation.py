@@ -17,13 +17,13 @@ from fastseg.config import Config
 from fastseg.data.loader import Batch, EvalLoader, open_files
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks
-from fastseg.evaluation.evaluator import evaluate
+from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
 from fastseg.model.inference import predict
 from fastseg.parallel import cpu_threads
 from fastseg.shards.manifest import read_manifest
 from fastseg.training.memory import peak_memory
 from fastseg.training.run import build_model
-from fastseg.training.trainer import WORST_IMAGES
 
 SPLIT = "val"
 STRETCH = {"cuda": 64, "cpu": 2}
@@ -94,10 +94,12 @@ class Evaluation:
     def step(self) -> int:
         """Evaluate a stretch; returns its frames."""
         with autocast(self.precision, self.device):
-            infer, frames = partial(predict, self.model), cast(EvalLoader, self.frames)
-            result = evaluate(infer, frames, self.classes, keep_worst=WORST_IMAGES)
+            metrics = [ConfusionMatrix(self.classes, self.device), WorstFrames()]
+            evaluated = Evaluated(partial(predict, self.model), metrics)
+            result = evaluate([evaluated], cast(EvalLoader, self.frames), self.classes)
+            matrix, _ = (metric.compute() for metric in metrics)
         assert result is not None
-        self.matrix += torch.from_numpy(result.matrix)
+        self.matrix += torch.from_numpy(matrix)
         return result.images
 
     def figures(self) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""The networks that can be trained: one table, which is asked for whatever depends on a network's parts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+Net = Any
+"""An ``nn.Module`` made by :attr:`Architecture.build`, whose parts only its own entry knows."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a network is built and run, and what its parts are called in its state dict."""
+
+    build: Callable[[int, bool], nn.Module]
+    """(number of classes, whether with the auxiliary head) → the network with fresh weights. Called by itself, in
+    evaluation, it takes normalized images N×3×H×W of any size to logits N×C×H×W, or to a dict with these as ``out``."""
+    logits: Callable[[Net, Tensor], Mapping[str, Tensor]]
+    """What training calls: (network, normalized images N×3×H×W) → logits N×C×h×w, not upsampled, by the name of their
+    head: ``out`` and, of a network in training that was built with it, ``aux``."""
+    heads: Mapping[str, str]
+    """Modules that end in logits: ``out``, and ``aux`` where :attr:`build` can add it."""
+    class_layers: tuple[str, ...]
+    """Layers with one output for each class, which weights of other classes cannot fill. The first is of ``out``."""
+    stride: int
+    """Pixels of the image, each way, to one of ``out``."""
+    backbone: str = "backbone"
+    """The module that holds the layers of torchvision's classification network, under their names there."""
+    pretrained: Mapping[str, str] | None = None
+    """What ``--model.weights`` offers beside none and files: imagenet and coco, each with the name of torchvision's
+    network whose weights they are."""
+    torchvision: bool = False
+    """Whether torchvision builds the network by the entry's name: then weights can be used without fastseg."""
+
+    def has_aux(self, names: Iterable[str]) -> bool:
+        """Return whether the auxiliary head is among the ``names`` of a state dict."""
+        return "aux" in self.heads and any(name.startswith(f"{self.heads['aux']}.") for name in names)
+
+    def count_classes(self, state: Mapping[str, Tensor]) -> int:
+        """Return the number of classes that a state dict of the network was made for; KeyError: it is of another."""
+        return len(state[f"{self.class_layers[0]}.weight"])
+
+
+def _build(name: str, classes: int, aux: bool) -> nn.Module:
+    net: nn.Module = get_model(name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+    return net
+
+
+def _two_heads(net: Net, images: Tensor) -> dict[str, Tensor]:
+    """Run DeepLabv3 or FCN as torchvision does, less its upsampling; the auxiliary head only where it is trained."""
+    features = net.backbone(images)
+    logits = {"out": net.classifier(features["out"])}
+    if net.training and net.aux_classifier is not None:
+        logits["aux"] = net.aux_classifier(features["aux"])
+    return logits
+
+
+def _one_head(net: Net, images: Tensor) -> dict[str, Tensor]:
+    """Run LR-ASPP as torchvision does, less its upsampling."""
+    return {"out": net.classifier(net.backbone(images))}
+
+
+def _with_aux(name: str, backbone: str, stride: int) -> Architecture:
+    """torchvision's DeepLabv3 and FCN."""
+    return Architecture(
+        build=partial(_build, name),
+        logits=_two_heads,
+        heads={"out": "classifier", "aux": "aux_classifier"},
+        class_layers=("classifier.4", "aux_classifier.4"),
+        stride=stride,
+        pretrained={"imagenet": backbone, "coco": name},
+        torchvision=True,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "deeplabv3_resnet50": _with_aux("deeplabv3_resnet50", "resnet50", stride=8),
+    "deeplabv3_resnet101": _with_aux("deeplabv3_resnet101", "resnet101", stride=8),
+    "deeplabv3_mobilenet_v3_large": _with_aux("deeplabv3_mobilenet_v3_large", "mobilenet_v3_large", stride=16),
+    "fcn_resnet50": _with_aux("fcn_resnet50", "resnet50", stride=8),
+    "fcn_resnet101": _with_aux("fcn_resnet101", "resnet101", stride=8),
+    "lraspp_mobilenet_v3_large": Architecture(
+        build=partial(_build, "lraspp_mobilenet_v3_large"),
+        logits=_one_head,
+        heads={"out": "classifier"},
+        class_layers=("classifier.low_classifier", "classifier.high_classifier"),
+        stride=8,
+        pretrained={"imagenet": "mobilenet_v3_large", "coco": "lraspp_mobilenet_v3_large"},
+        torchvision=True,
+    ),
+}
+"""By the names that ``--model.arch`` offers (:data:`fastseg.config.Arch`)."""
