@@ -116,26 +116,20 @@ class DataSet:
     """Files that are left out, and why."""
 
     def summary(self) -> str:
-        """Return one line: ``Cityscapes, zip (leftImg8bit/… with gtFine/…): 2,975 train, 500 val``."""
+        """Return one line: ``Cityscapes, zip: 2,975 train, 500 val``."""
         counts = Counter(sample.split for sample in self.samples)
         kinds = sorted({sample.image.path.suffix[1:] for sample in self.samples if sample.image.name})
         splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
     def warnings(self) -> list[str]:
-        """Return what a person should know before it is packed: no val split, files that are left out."""
-        found = []
-        if "val" not in {sample.split for sample in self.samples}:
-            found.append(
-                "there is no val split, by which training is judged; make one with --val-fraction 0.1 "
-                "(frames of videos: --split-by video) or --split-file val=LIST.txt"
-            )
-        if self.skipped:
-            reasons = Counter(reason for _, reason in self.skipped)
-            first = {reason: name for name, reason in reversed(self.skipped)}
-            listed = "; ".join(f"{reason}: {count:,}, such as {first[reason]}" for reason, count in reasons.items())
-            found.append(f"{len(self.skipped):,} files are left out: {listed}")
-        return found
+        """Return a sentence that counts the files that are left out, by their reasons; none where there are none."""
+        if not self.skipped:
+            return []
+        reasons = Counter(reason for _, reason in self.skipped)
+        first = {reason: name for name, reason in reversed(self.skipped)}
+        listed = "; ".join(f"{count:,}: {reason} (such as {first[reason]})" for reason, count in reasons.items())
+        return [f"{len(self.skipped):,} files are left out, {listed}"]
 
 
 def open_source(
