@@ -188,7 +188,7 @@ def recognize(
     for source in SOURCES[:-1]:
         named = path.is_file() and any(path.match(pattern) for pattern in source.archives)
         tree = trees[named].with_archives(source.archives)
-        found += [(source, inner) for inner in _nested(tree) if source.recognize(inner)][:1]
+        found += [(source, inner) for inner in _nested(tree) if source.recognize(inner)][-1:]
     if len(found) > 1:
         found = [(source, tree) for source, tree in found if source.classes(tree) == table] or found
     if len(found) > 1:
@@ -201,9 +201,9 @@ def recognize(
 def _nested(tree: Tree) -> Iterator[Tree]:
     """Yield the tree, and the one folder in it that holds all images, and so on, up to a name that says what it is."""
     yield tree
-    while len(folders := {name.partition("/")[0] for name in tree.images}) == 1:
-        (folder,) = folders
-        if not tree.has(f"{folder}/") or read_folder(folder)[:2] != (None, None):
+    while len(tops := {name.partition("/")[:2] for name in tree.images}) == 1:
+        ((folder, slash),) = tops
+        if not slash or read_folder(folder)[:2] != (None, None):
             return
         tree = tree.below(folder)
         yield tree
