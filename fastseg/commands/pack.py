@@ -19,7 +19,7 @@ from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.relabel import relabel, write_classes
-from fastseg.packing.sources import open_source
+from fastseg.packing.sources import FindOptions, open_source
 from fastseg.parallel import worker_count
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
@@ -44,10 +44,13 @@ class Options:
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
-    """Folder with Cityscapes' two zips, or with {train,val,test}/{images,masks} and classes.json.
+    """Folder, zip or tar of images and masks, in any usual layout: Cityscapes, VOC, ADE20K, Mapillary, BDD100K, CamVid,
+    KITTI, mmsegmentation, COCO, folders or names that say images, masks, train, val (docs/data.md).
     Default: $CITYSCAPES_DATASET, then data/."""
-    classes: Annotated[Path | None, shown_as("FILE")] = None
-    """What the masks' values mean. Default: Cityscapes' labels, or SOURCE/classes.json."""
+    classes: Annotated[Path | None, shown_as("FILE|NAME")] = None
+    """What the masks' values mean: a classes.json, or the name of a table that is known, such as voc or camvid.
+    Default: SOURCE/classes.json, or the layout's own."""
+    find: tyro.conf.OmitArgPrefixes[FindOptions] = field(default_factory=FindOptions)
     preview: bool = False
     """Pack nothing: write one page with a few samples under their masks, and what stands out in all of them."""
     guess_classes: bool = False
@@ -90,7 +93,7 @@ def _main() -> None:
     elif options.preview:
         _preview(options)
     elif options.guess_classes:
-        _guess(options.source or Path("data"), options.classes, options.workers)
+        _guess(options.source or Path("data"), options.classes, options.workers, options.find)
     elif options.merge:
         _merge(Path(options.out or DEFAULT), options.overwrite)
     else:
@@ -111,8 +114,10 @@ def _check(options: Options) -> None:
 
 def _pack(options: Options) -> None:
     number = parse_part(options.part) if options.part else None
-    source = open_source(options.source, options.classes, options.splits)
+    source = open_source(options.source, options.classes, options.splits, options.find, options.skip_bad)
     print(f"recognized {source.summary()}")
+    for sentence in source.warnings():
+        print(f"warning: {one_line(sentence)}", file=sys.stderr)
     out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
     start, counts = time.monotonic(), list[int]()
     with show_progress(f"packing into {out}", "frames") as show:
@@ -154,7 +159,9 @@ def _preview(options: Options) -> None:
 
     path = options.source or Path("data")
     with show_progress(f"reading {path}", "samples") as show:
-        source = open_source_or_guess(options.source, options.classes, options.splits, options.workers)
+        source = open_source_or_guess(
+            options.source, options.classes, options.splits, options.workers, options.find, options.skip_bad
+        )
         found = preview(source, options.pack.reading, worker_count(options.workers), show)
     page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +174,9 @@ def _preview(options: Options) -> None:
     print(f"wrote {page}")
 
 
-def _guess(source: Path, out: Path | None, workers: int | None) -> None:
+def _guess(source: Path, out: Path | None, workers: int | None, find: FindOptions) -> None:
     with show_progress(f"reading the masks of {source}", "masks") as show:
-        guess, path = write_guess(source, workers, show, out)
+        guess, path = write_guess(source, workers, show, out, find)
     what = "color" if guess.by_color else "value"
     table = Table(what, "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left")
     total = sum(guess.pixels.values()) + guess.mixed

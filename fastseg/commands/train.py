@@ -15,6 +15,7 @@ from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
 from fastseg.recipes import RECIPES
 from fastseg.shards.manifest import read_manifest
+from fastseg.shards.set_warnings import refuse_unlearnable
 
 OFTEN = (
     *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
@@ -114,6 +115,7 @@ def _main() -> None:
         check_writable(config.runs, "--runs")
         check_writable(config.folder, "--name")
     manifest = read_manifest(config.shards)
+    refuse_unlearnable(manifest, config.train_split)
     # torch takes seconds to import: --help and wrong flags are answered before.
     from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.training.run import check, train

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,19 @@ def _one_or_many(entry: dict[str, Any], one: str, many: str, where: str) -> list
     if not isinstance(several, list):
         raise UserError(f'{where} has "{many}" {shown(several)}; it must be a list')
     return several
+
+
+def reduce_zero_label(table: LabelTable) -> LabelTable:
+    """Return the table of masks that mmsegmentation would read with ``reduce_zero_label``.
+
+    Their 0 and 255 are ignored, and their value n stands for what ``table`` calls n-1. Raises :class:`UserError` for a
+    table that ignores 0 already, or that has no values.
+    """
+    if not table.train_ids or table.train_ids.get(0) == IGNORE:
+        why = "ignores 0 already" if table.train_ids else "has colors only"
+        raise UserError(f"--reduce-zero-label does not go with the classes of {table.name}, which {why}; leave it out")
+    shifted = {value + 1: train_id for value, train_id in table.train_ids.items() if value < 254}
+    return replace(table, train_ids={0: IGNORE, **shifted, 255: IGNORE})
 
 
 def _refuse_unknown_keys(document: dict[str, Any], known: set[str], where: str) -> None:

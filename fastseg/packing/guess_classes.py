@@ -19,6 +19,7 @@ from fastseg.packing.classes_json import distinct_colors
 from fastseg.packing.masks import DecodedMask, color_codes, decode_color
 from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source
 from fastseg.packing.sources.samples import Mask
+from fastseg.packing.sources.splits import FindOptions
 from fastseg.parallel import ordered_map, worker_count
 
 Key = int | Color
@@ -98,7 +99,11 @@ class Guess:
 
 
 def write_guess(
-    root: Path, workers: int | None = None, progress: Progress | None = None, out: Path | None = None
+    root: Path,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    out: Path | None = None,
+    options: FindOptions | None = None,
 ) -> tuple[Guess, Path]:
     """Read all masks of the data set in ``root`` and write ``out`` (``root/classes.json``); the guess, and its path.
 
@@ -109,7 +114,7 @@ def write_guess(
         raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; name another: --classes FILE")
     if path.exists():
         raise UserError(f"{path} is there already; remove it to have it guessed anew")
-    guess = guess_classes(find_masks(root), workers, progress)
+    guess = guess_classes(find_masks(root, options), workers, progress)
     try:
         write_atomic(path, guess.to_json(root.resolve().name))
     except OSError as error:
@@ -118,17 +123,22 @@ def write_guess(
 
 
 def open_source_or_guess(
-    path: Path | None, classes: Path | None, splits: tuple[str, ...] | None, workers: int | None
+    path: Path | None,
+    classes: Path | None,
+    splits: tuple[str, ...] | None,
+    workers: int | None,
+    options: FindOptions | None = None,
+    skip_bad: bool = False,
 ) -> DataSet:
     """Open a data set as :func:`open_source` does; where it does not say what its masks mean, with a guess."""
-    if path is None or classes or has_classes(path):
-        return open_source(path, classes, splits)
-    guess = guess_classes(find_masks(path), workers)
+    if path is None or classes or has_classes(path, options):
+        return open_source(path, classes, splits, options, skip_bad)
+    guess = guess_classes(find_masks(path, options), workers)
     name = path.resolve().name
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(guess.to_json(name))
         file.flush()
-        return open_source(path, Path(file.name), splits)
+        return open_source(path, Path(file.name), splits, options, skip_bad)
 
 
 def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None) -> Guess:

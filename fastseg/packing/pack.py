@@ -185,6 +185,7 @@ def _digest(source: DataSet, options: PackOptions) -> str:
         [
             sample.key,
             sample.split,
+            sample.name,
             *((file.filename, file.size, file.stamp) for file in (sample.image, sample.mask) if file),
         ]
         for sample in source.samples

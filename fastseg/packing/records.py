@@ -125,7 +125,7 @@ def _describe(
     """Return what the record's JSON says; sizes are height, width."""
     return {
         "key": sample.key,
-        "name": sample.image.filename,
+        "name": sample.name,
         "original_size": original[::-1],
         "pixels": pixels,
         "size": size[::-1],

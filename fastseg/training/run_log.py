@@ -202,7 +202,7 @@ def record_evaluation(
 ) -> None:
     """Write the evaluation after ``step`` to the run's folder; ``keys`` of the split's frames by their index.
 
-    ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether no score of the run is higher.
+    ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether all earlier scores are lower.
     """
     counts = {"images": result.images, "corrupt_samples": result.corrupt_samples}
     speed = result.images_per_second

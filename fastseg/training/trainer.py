@@ -214,14 +214,15 @@ class Trainer:
             return False, True
         matrix, worst = confusion.compute(), worst_frames.compute()
         scores = score(matrix, classes)
-        improved = scores.miou > self.state.best
-        self.state.best = max(self.state.best, scores.miou)
+        # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
+        improved = scores.miou > self.state.best or self.state.best == -math.inf
+        self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known
         if self.log:
-            keys, best = self.eval_loader.sample_keys(), scores.miou == self.state.best
+            keys = self.eval_loader.sample_keys()
             step, weights = self.state.step, "ema" if self.state.average else "model"
             epoch = step / self.steps_per_epoch
             found = (result, matrix, worst, scores)
-            record_evaluation(self.log, *found, classes, keys, step=step, epoch=epoch, weights=weights, best=best)
+            record_evaluation(self.log, *found, classes, keys, step=step, epoch=epoch, weights=weights, best=improved)
         return improved, False
 
     def write_profile(self, profiler: StepProfiler) -> None:

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -86,6 +87,205 @@ def write_pair(folder: Path, split: str, stem: str, seed: int = 0, size: tuple[i
         path = folder / split / kind / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
+
+
+class Layout(NamedTuple):
+    """A tiny data set as one is handed on: which files it has, and which image and mask belong together."""
+
+    source: str
+    """Name of the entry that recognizes it."""
+    pairs: tuple[tuple[str, str, str | None], ...]
+    """Split, image and mask, by their paths."""
+    values: tuple[int, ...] = (0, 1, 4, 9)
+    """Of the masks' pixels."""
+    preset: str | None = None
+    """Name of the table of its classes; None: it has a classes.json, :data:`CLASSES`."""
+    others: tuple[str, ...] = ()
+    """Further image files, which are not meant."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """Further files and what they hold."""
+
+    def write(self, folder: Path, size: tuple[int, int] = (48, 32)) -> Path:
+        """Write it into ``folder``; ``size`` is width, height."""
+        names = [(image, False) for _, image, _ in self.pairs] + [(mask, True) for *_, mask in self.pairs if mask]
+        for seed, (name, is_mask) in enumerate([*names, *((name, False) for name in self.others)]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (labels(seed, size, self.values) if is_mask else noise(seed, size)).save(
+                folder / name, "JPEG" if name.endswith(".jfif") else None
+            )
+        for name, text in [*self.texts, *([] if self.preset else [("classes.json", json.dumps(CLASSES))])]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        return folder
+
+
+def _pairs(image: str, mask: str, train: str = "train", val: str = "val", stems: str = "ab") -> Any:
+    """Two pairs in train, the first in val as well: patterns with {split} and {stem}."""
+    spread = [("train", train, stem) for stem in stems] + [("val", val, stems[0])]
+    return tuple(
+        (split, image.format(split=word, stem=stem), mask.format(split=word, stem=stem)) for split, word, stem in spread
+    )
+
+
+_ANY = "images and masks by their names"
+_VOC = tuple(
+    (split, f"JPEGImages/2007_{number:06d}.jpg", f"SegmentationClass/2007_{number:06d}.png")
+    for number, split in enumerate(("train", "train", "val"))
+)
+_VOC_LISTS = (
+    ("ImageSets/Segmentation/train.txt", "2007_000000\n2007_000001\n"),
+    ("ImageSets/Segmentation/val.txt", "2007_000002\n"),
+    ("ImageSets/Segmentation/trainval.txt", "2007_000000\n2007_000001\n2007_000002\n"),
+)
+_ADE = (
+    ("train", "images/training/ADE_train_00000001.jpg", "annotations/training/ADE_train_00000001.png"),
+    ("train", "images/training/ADE_train_00000002.jpg", "annotations/training/ADE_train_00000002.png"),
+    ("val", "images/validation/ADE_val_00000001.jpg", "annotations/validation/ADE_val_00000001.png"),
+)
+_MAPILLARY = "{split}/images/{stem}_7iSKmiBgDGyIq6HFhlQ.jpg"
+_VISTAS = ("training", "validation", ("-a", "_b"))
+_TEST_VISTA = ("test", "testing/images/-c_7iSKmiBgDGyIq6HFhlQ.jpg", None)
+
+
+def _vistas(labels: str) -> Any:
+    mask = f"{{split}}/{labels}/{{stem}}_7iSKmiBgDGyIq6HFhlQ.png"
+    return (*_pairs(_MAPILLARY, mask, "training", "validation", _VISTAS[2]), _TEST_VISTA)  # type: ignore[arg-type]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "cityscapes": Layout(
+        "Cityscapes",
+        tuple(
+            (
+                split,
+                f"leftImg8bit/{split}/{city}/{city}_00000{n}_000019_leftImg8bit.png",
+                f"gtFine/{split}/{city}/{city}_00000{n}_000019_gtFine_labelIds.png",
+            )
+            for split, city, n in (("train", "aachen", 0), ("train", "aachen", 1), ("val", "lindau", 0))
+        ),
+        CITYSCAPES_IDS,
+        "cityscapes",
+        others=("gtFine/train/aachen/aachen_000000_000019_gtFine_color.png",),
+    ),
+    "voc": Layout(
+        "PASCAL VOC",
+        (*_VOC, ("test", "JPEGImages/2008_000001.jpg", None)),
+        (0, 7, 15, 255),
+        "voc",
+        ("JPEGImages/2008_000009.jpg", "SegmentationObject/2007_000000.png"),
+        (*_VOC_LISTS, ("ImageSets/Segmentation/test.txt", "2008_000001\n"), ("Annotations/2007_000000.xml", "<a/>")),
+    ),
+    "voc of a tool": Layout(
+        "PASCAL VOC",
+        tuple(("train", f"JPEGImages/{stem}.jpg", f"SegmentationClassPNG/{stem}.png") for stem in "abc"),
+        others=("SegmentationClassVisualization/a.jpg",),
+        texts=(("SegmentationClass/a.npy", ""), ("class_names.txt", "ground\nbox\n")),
+    ),
+    "camvid of SegNet": Layout(
+        "CamVid",
+        (
+            ("train", "train/0001TP_006690.png", "trainannot/0001TP_006690.png"),
+            ("train", "train/0001TP_006720.png", "trainannot/0001TP_006720.png"),
+            ("val", "val/0016E5_07959.png", "valannot/0016E5_07959.png"),
+            ("test", "test/Seq05VD_f00000.png", "testannot/Seq05VD_f00000.png"),
+        ),
+        (0, 3, 8, 11),
+        "camvid",
+        texts=(("train.txt", "/SegNet/CamVid/train/0001TP_006690.png /SegNet/CamVid/trainannot/0001TP_006690.png\n"),),
+    ),
+    "camvid of fast.ai": Layout(
+        "CamVid",
+        (
+            ("train", "images/0001TP_006690.png", "labels/0001TP_006690_P.png"),
+            ("train", "images/0006R0_f00930.png", "labels/0006R0_f00930_P.png"),
+            ("val", "images/0016E5_07959.png", "labels/0016E5_07959_P.png"),
+        ),
+        (4, 17, 21, 30),
+        "camvid32",
+        texts=(("valid.txt", "0016E5_07959.png\n"), ("codes.txt", "Animal\n")),
+    ),
+    "ade20k": Layout("ADE20K", _ADE, (0, 1, 13, 150), "ade20k", texts=(("objectInfo150.txt", "Idx\n"),)),
+    "mapillary": Layout("Mapillary Vistas (labels)", _vistas("labels"), (13, 27, 65), "mapillary"),
+    "mapillary 1.2": Layout("Mapillary Vistas (v1.2/labels)", _vistas("v1.2/labels"), (13, 27, 65), "mapillary"),
+    "mapillary 2.0": Layout(
+        "Mapillary Vistas (v2.0/labels)",
+        _vistas("v2.0/labels"),
+        (21, 108, 123),
+        "mapillary2",
+        ("training/v2.0/instances/-a_7iSKmiBgDGyIq6HFhlQ.png", "training/v2.0/panoptic/-a_7iSKmiBgDGyIq6HFhlQ.png"),
+    ),
+    "bdd100k": Layout(
+        "BDD100K",
+        (
+            *_pairs(
+                "images/10k/{split}/0{stem}04a0a2-f64ef1bb.jpg",
+                "labels/sem_seg/masks/{split}/0{stem}04a0a2-f64ef1bb.png",
+            ),
+            ("test", "images/10k/test/ac0455a7-d32b4a3e.jpg", None),
+        ),
+        (0, 2, 13, 255),
+        "bdd100k",
+        ("images/100k/train/0000f77c-6257be58.jpg", "labels/sem_seg/colormaps/train/0a04a0a2-f64ef1bb.png"),
+    ),
+    "bdd100k seg": Layout(
+        "BDD100K (seg)",
+        _pairs(
+            "seg/images/{split}/0{stem}04a0a2-f64ef1bb.jpg", "seg/labels/{split}/0{stem}04a0a2-f64ef1bb_train_id.png"
+        ),
+        (0, 2, 13, 255),
+        "bdd100k",
+        ("seg/color_labels/train/0a04a0a2-f64ef1bb_train_color.png",),
+    ),
+    "kitti": Layout(
+        "KITTI semantics",
+        (
+            ("train", "training/image_2/000000_10.png", "training/semantic/000000_10.png"),
+            ("train", "training/image_2/000001_10.png", "training/semantic/000001_10.png"),
+            ("test", "testing/image_2/000000_10.png", None),
+        ),
+        (7, 11, 26, 4),
+        "kitti",
+        ("training/semantic_rgb/000000_10.png", "training/instance/000000_10.png"),
+    ),
+    "split, kind": Layout(_ANY, _pairs("{split}/images/{stem}.png", "{split}/masks/{stem}.png")),
+    "kind, split": Layout(_ANY, _pairs("images/{split}/{stem}.jpg", "masks/{split}/{stem}.png")),
+    "mmsegmentation": Layout(
+        "mmsegmentation (img_dir, ann_dir)",
+        _pairs("img_dir/{split}/c/{stem}.jpg", "ann_dir/{split}/c/{stem}_labelTrainIds.png"),
+    ),
+    "synonyms": Layout(
+        _ANY,
+        (
+            ("train", "Training/Imgs/City A/1.JPEG", "Training/GroundTruth/City A/1.PNG"),
+            ("val", "Validation/Imgs/City A/1.JPEG", "Validation/GroundTruth/City A/1.PNG"),
+            ("test", "Testing/Imgs/City A/1.JPEG", None),
+        ),
+    ),
+    "glued": Layout(_ANY, _pairs("{split}_images/{stem}.jpg", "{split}_masks/{stem}.png")),
+    "x and y": Layout(_ANY, _pairs("x/{split}/{stem}.jpg", "y/{split}/{stem}.png")),
+    "no splits": Layout(
+        _ANY,
+        (
+            ("train", "photos/straße 1.jpg", "masks/straße 1.png"),
+            ("train", "photos/a.b [2].jfif", "masks/a.b [2].gif"),
+            ("train", "photos/deep/er/3.webp", "masks/deep/er/3.tif"),
+        ),
+    ),
+    "images beside": Layout(_ANY, tuple(("train", f"pictures of May/{s}.jpg", f"gt/{s}_gt.png") for s in "ab")),
+    "two prefixes": Layout(_ANY, tuple(("train", f"images/img_{s}.jpg", f"labels/mask_{s}.png") for s in "12")),
+    "flat by suffix": Layout(_ANY, tuple(("train", f"{s}_sat.jpg", f"{s}_mask.png") for s in ("1", "22"))),
+    "tree by suffix": Layout(
+        _ANY,
+        (
+            ("train", "train/benign/benign (1).png", "train/benign/benign (1)_mask.png"),
+            ("train", "train/other/benign (1).png", "train/other/benign (1)_mask.png"),
+            ("val", "valid/benign/benign (2).png", "valid/benign/benign (2)_mask.png"),
+        ),
+    ),
+    "flat by ending": Layout(_ANY, tuple(("train", f"{s}.jpg", f"{s}.png") for s in ("a", "b"))),
+    "one word for all": Layout(_ANY, tuple(("train", f"images/{s}.png", f"images/{s}-mask.png") for s in ("a", "b"))),
+}
+"""Layouts as data sets, tools and people have them."""
 
 
 def reference_crop(frame: np.ndarray, window: Window, crop: tuple[int, int], fill: object) -> np.ndarray:

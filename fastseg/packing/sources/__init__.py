@@ -2,18 +2,24 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fastseg.errors import UserError
 from fastseg.labels import LabelTable
-from fastseg.packing.classes_json import parse_classes, read_classes
+from fastseg.packing.classes_json import parse_classes, read_classes, reduce_zero_label
+from fastseg.packing.presets import PRESETS, preset_path
+from fastseg.packing.sources.by_names import ByNames, layout_of
+from fastseg.packing.sources.camvid import CamVid
 from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
-from fastseg.packing.sources.paired_folders import PairedFolders
-from fastseg.packing.sources.samples import Labeled, Mask, Sample, pair
-from fastseg.packing.sources.tree import Found, Tree, is_archive
+from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
+from fastseg.packing.sources.samples import Files, Mask, Sample, pair
+from fastseg.packing.sources.splits import FindOptions, split_files
+from fastseg.packing.sources.tree import Tree, is_archive
+from fastseg.packing.sources.voc import Voc
+from fastseg.packing.sources.words import read_folder
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -35,7 +41,7 @@ class Source(Protocol):
     def recognize(self, tree: Tree) -> bool:
         """Return whether the files are laid out so; no image is read."""
 
-    def find(self, tree: Tree) -> tuple[Sequence[Found], Sequence[Labeled]]:
+    def find(self, tree: Tree) -> Files:
         """Return all images and all masks; those of one split and one stem belong together (:func:`pair`)."""
 
     def classes(self, tree: Tree) -> LabelTable | None:
@@ -44,9 +50,58 @@ class Source(Protocol):
 
 SOURCES: tuple[Source, ...] = (
     Cityscapes(),
-    PairedFolders("{train,val}/{images,masks}", "{split}/images/{stem}.*", "{split}/masks/{stem}.*"),
+    Voc(),
+    CamVid(),
+    PairedFolders(
+        "ADE20K",
+        "images/{split}/{stem}.jpg",
+        "annotations/{split}/{stem}.png",
+        ("ADEChallengeData2016.zip",),
+        "ade20k",
+        r"ADE_(train|val)_\d{8}",
+    ),
+    PairedFolders(
+        "Mapillary Vistas (labels)",
+        "{split}/images/{stem}.jpg",
+        "{split}/labels/{stem}.png",
+        (),
+        "mapillary",
+        r"[\w-]{22}",
+    ),
+    PairedFolders(
+        "Mapillary Vistas (v1.2/labels)", "{split}/images/{stem}.jpg", "{split}/v1.2/labels/{stem}.png", (), "mapillary"
+    ),
+    PairedFolders(
+        "Mapillary Vistas (v2.0/labels)",
+        "{split}/images/{stem}.jpg",
+        "{split}/v2.0/labels/{stem}.png",
+        (),
+        "mapillary2",
+    ),
+    PairedFolders(
+        "BDD100K",
+        "images/10k/{split}/{stem}.jpg",
+        "labels/sem_seg/masks/{split}/{stem}.png",
+        ("bdd100k_images_10k*.zip", "10k_images*.zip", "bdd100k_sem_seg*.zip"),
+        "bdd100k",
+    ),
+    PairedFolders(
+        "BDD100K (seg)",
+        "seg/images/{split}/{stem}.jpg",
+        "seg/labels/{split}/{stem}_train_id.png",
+        ("bdd100k_seg.zip",),
+        "bdd100k",
+    ),
+    PairedFolders(
+        "KITTI semantics",
+        "{split}/image_2/{stem}.png",
+        "{split}/semantic/{stem}.png",
+        ("data_semantics.zip",),
+        "kitti",
+    ),
+    ByNames(),
 )
-"""The first that recognizes a folder is taken."""
+"""The last is asked where no other recognizes a folder."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +112,8 @@ class DataSet:
     samples: tuple[Sample, ...]
     layout: str = ""
     """Name of the source that recognized it."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Files that are left out, and why."""
 
     def summary(self) -> str:
         """Return one line: ``Cityscapes, zip: 2,975 train, 500 val``."""
@@ -65,73 +122,133 @@ class DataSet:
         splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
+    def warnings(self) -> list[str]:
+        """Return a sentence that counts the files that are left out, by their reasons; none where there are none."""
+        if not self.skipped:
+            return []
+        reasons = Counter(reason for _, reason in self.skipped)
+        first = {reason: name for name, reason in reversed(self.skipped)}
+        listed = "; ".join(f"{count:,}: {reason} (such as {first[reason]})" for reason, count in reasons.items())
+        return [f"{len(self.skipped):,} files are left out, {listed}"]
+
 
 def open_source(
-    path: Path | None = None, classes: Path | None = None, splits: tuple[str, ...] | None = None
+    path: Path | None = None,
+    classes: Path | None = None,
+    splits: tuple[str, ...] | None = None,
+    options: FindOptions | None = None,
+    skip_bad: bool = False,
 ) -> DataSet:
     """Find the samples of whatever data set lies in the folder, zip or tar ``path``; nothing is decoded yet.
 
     Recognized are the layouts of :data:`SOURCES`. Without ``path``: ``$CITYSCAPES_DATASET``, then ``data/``.
-    ``classes`` is a file that replaces the set's own classes; ``splits`` keeps only these of train, val, test.
+    ``classes`` is a file, or the name of a preset, that replaces the set's own classes; ``splits`` keeps only these of
+    train, val, test.
 
-    Raises :class:`UserError` where there is no data set, or an image without its mask or the reverse.
+    Raises :class:`UserError` where there is no data set, or one that can be read in two ways, and, unless
+    ``skip_bad``, for images without masks and the reverse.
     """
+    options = options or FindOptions()
+    table = _read_table(classes) if classes else None
     defaults = (Path(os.environ.get("CITYSCAPES_DATASET") or "data"), Path("data"))
     paths = list(dict.fromkeys(defaults)) if path is None else [path]
-    found = next((found for place in paths if (found := recognize(place))), None)
+    found = next((found for place in paths if (found := recognize(place, options, table))), None)
     if found is None:
         raise UserError(_describe_unknown(path) if path is not None else _nothing_at_defaults(paths))
     source, tree = found
-    table = read_classes(classes) if classes else source.classes(tree) or _own_classes(tree)
-    images, masks = source.find(tree)
-    return DataSet(table, _select(pair(images, masks), splits, tree.root), source.name)
+    files = split_files(source.find(tree), options, skip_bad)
+    table = table or _own_classes(source, tree, path or tree.root)
+    if options.reduce_zero_label:
+        table = reduce_zero_label(table)
+    samples, skipped = pair(files, skip_bad)
+    layout = layout_of(samples[0].name) if isinstance(source, ByNames) and samples else source.name
+    return DataSet(table, _select(samples, splits, tree.root), layout, skipped)
 
 
-def recognize(path: Path) -> tuple[Source, Tree] | None:
+def recognize(
+    path: Path, options: FindOptions | None = None, table: LabelTable | None = None
+) -> tuple[Source, Tree] | None:
     """Return the source that a folder, zip or tar is laid out as, and its files; None for none.
 
-    One of a source's archives stands for the folder that it lies in, and the others with it.
+    One of a source's archives stands for the folder that it lies in, and the others with it. A set may lie in a folder
+    of its own inside. Raises :class:`UserError` where it can be read in two ways, unless only one has the classes
+    ``table``.
     """
-    for source in SOURCES:
+    options = options or FindOptions()
+    if (path / MANIFEST).exists():
+        return None
+    if options.images and options.masks:
+        return by_hand(options.images, options.masks, path), Tree(path, ByNames.archives)
+    if options.mask_suffix:
+        source = ByNames(options.mask_suffix)
+        *_, tree = _nested(Tree(path, source.archives))
+        return (source, tree) if source.recognize(tree) else None
+    trees = {True: Tree(path.parent), False: Tree(path)}
+    found = []
+    for source in SOURCES[:-1]:
         named = path.is_file() and any(path.match(pattern) for pattern in source.archives)
-        tree = Tree(path.parent if named else path, source.archives)
-        if source.recognize(tree):
-            return source, tree
-    return None
+        tree = trees[named].with_archives(source.archives)
+        found += [(source, inner) for inner in _nested(tree) if source.recognize(inner)][-1:]
+    if len(found) > 1:
+        found = [(source, tree) for source, tree in found if source.classes(tree) == table] or found
+    if len(found) > 1:
+        names = " and as ".join(source.name for source, _ in found)
+        raise UserError(f"{path} can be read as {names}; say which by --classes, or by --images and --masks")
+    *_, tree = _nested(trees[False].with_archives(SOURCES[-1].archives))
+    return found[0] if found else (SOURCES[-1], tree) if SOURCES[-1].recognize(tree) else None
 
 
-def has_classes(path: Path) -> bool:
+def _nested(tree: Tree) -> Iterator[Tree]:
+    """Yield the tree, and the one folder in it that holds all images, and so on, up to a name that says what it is."""
+    yield tree
+    while len(tops := {name.partition("/")[:2] for name in tree.images}) == 1:
+        ((folder, slash),) = tops
+        if not slash or read_folder(folder)[:2] != (None, None):
+            return
+        tree = tree.below(folder)
+        yield tree
+
+
+def has_classes(path: Path, options: FindOptions | None = None) -> bool:
     """Return whether a data set says what its masks mean: by its layout, or by a classes.json."""
-    if (found := recognize(path)) is None:
+    if (found := recognize(path, options)) is None:
         raise UserError(_describe_unknown(path))
     source, tree = found
-    return source.classes(tree) is not None or tree.has(CLASSES)
+    return (path / CLASSES).is_file() or tree.has(CLASSES) or source.classes(tree) is not None
 
 
-def find_masks(path: Path) -> list[Mask]:
+def find_masks(path: Path, options: FindOptions | None = None) -> list[Mask]:
     """Return the masks of a data set whose classes are not known, in order.
 
     Raises :class:`UserError` where there are none.
     """
-    if (found := recognize(path)) is None:
+    if (found := recognize(path, options)) is None:
         raise UserError(_describe_unknown(path))
     source, tree = found
     if source.classes(tree):
         raise UserError(f"{path} is {source.name}, whose classes are known; pack it without --guess-classes")
-    masks = source.find(tree)[1]
-    if masks:
-        return [mask for _, _, mask in masks]
+    if masks := source.find(tree).masks:
+        return [mask.member for mask in masks]
     raise UserError(f"{path} holds no masks, from which --guess-classes could guess")
 
 
-def _own_classes(tree: Tree) -> LabelTable:
-    where = tree.root / CLASSES
-    if not tree.has(CLASSES):
-        raise UserError(
-            f"{where} does not exist; fastseg-pack --guess-classes makes one from the masks, "
-            "in which you then write the names"
-        )
-    return read_classes(where) if where.is_file() else parse_classes(tree[CLASSES].read(), str(tree[CLASSES]))
+def _read_table(classes: Path) -> LabelTable:
+    """Read a file, or the preset of that name."""
+    return read_classes(preset_path(str(classes)) if str(classes) in PRESETS and not classes.exists() else classes)
+
+
+def _own_classes(source: Source, tree: Tree, path: Path) -> LabelTable:
+    """The table of a classes.json beside or inside the set, or else the one that the layout stands for."""
+    if (path / CLASSES).is_file():
+        return read_classes(path / CLASSES)
+    if tree.has(CLASSES):
+        return parse_classes(tree[CLASSES].read(), str(tree[CLASSES]))
+    if table := source.classes(tree):
+        return table
+    raise UserError(
+        f"{path / CLASSES} does not exist; fastseg-pack --guess-classes makes one from the masks, "
+        f"in which you then write the names, or name one of the tables that exist: --classes {', '.join(PRESETS)}"
+    )
 
 
 def _select(samples: tuple[Sample, ...], splits: tuple[str, ...] | None, root: Path) -> tuple[Sample, ...]:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from fastseg.errors import UserError
 from fastseg.labels import MAX_NAME, LabelTable, cityscapes, parse_name
-from fastseg.packing.sources.tree import Found, Tree
+from fastseg.packing.sources.samples import Files
+from fastseg.packing.sources.tree import Tree
 
 PACKAGES = ("leftImg8bit", "gtFine")
 NAME_FILE = "leftImg8bit/name.txt"
@@ -25,7 +26,7 @@ class Cityscapes:
         """Return whether there is one of the two."""
         return any(tree.has(package) for package in PACKAGES)
 
-    def find(self, tree: Tree) -> tuple[list[Found], list[Found]]:
+    def find(self, tree: Tree) -> Files:
         """Return images and masks; raise :class:`UserError` where one of the two packages is missing."""
         if missing := [package for package in PACKAGES if not tree.has(package)]:
             here = f"neither the folder nor {missing[0]}_trainvaltest.zip"
@@ -33,7 +34,7 @@ class Cityscapes:
         images = tree.find("leftImg8bit/{split}/*/{stem}_leftImg8bit.png")
         masks = tree.find("gtFine/{split}/*/{stem}_gtFine_labelIds.png")
         # The masks of Cityscapes' test split are placeholders: its labels are not published.
-        return images, [mask for mask in masks if mask.split != "test"]
+        return Files(images, [mask for mask in masks if mask.split != "test"])
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return Cityscapes' classes, under the name of the set if it has one of its own."""

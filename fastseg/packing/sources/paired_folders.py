@@ -1,7 +1,14 @@
-"""Images and masks in folders of their own, paired by what their names have in common."""
+"""Images and masks in folders of their own, paired by patterns of their names."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from fastseg.errors import UserError
+from fastseg.labels import LabelTable
+from fastseg.packing.classes_json import read_classes
+from fastseg.packing.presets import preset_path
+from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.tree import Found, Tree
 
 
@@ -15,14 +22,63 @@ class PairedFolders:
     masks: str
     """The same of the masks."""
     archives: tuple[str, ...] = ()
+    preset: str | None = None
+    """Name of the table of its classes, if it has one."""
+    stems: str = ".+"
+    """Regular expression of all stems, where the folders' names alone do not tell this set from others."""
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is an image or a mask."""
-        return bool(tree.names(self.images) or tree.names(self.masks))
+        """Return whether there are images and masks, with such stems."""
+        images, masks = tree.find(self.images), tree.find(self.masks)
+        return bool(images and masks) and all(re.fullmatch(self.stems, file.stem) for file in (*images, *masks))
 
-    def find(self, tree: Tree) -> tuple[list[Found], list[Found]]:
+    def find(self, tree: Tree) -> Files:
         """Return images and masks."""
-        return tree.find(self.images), tree.find(self.masks)
+        return Files(tree.find(self.images), tree.find(self.masks))
 
-    def classes(self, tree: Tree) -> None:
-        """Return nothing: a classes.json says what the masks mean."""
+    def classes(self, tree: Tree) -> LabelTable | None:  # noqa: ARG002
+        """Return the preset, if there is one."""
+        return read_classes(preset_path(self.preset)) if self.preset else None
+
+
+def by_hand(images: str, masks: str, root: Path) -> PairedFolders:
+    """Return the source of ``--images`` and ``--masks``; raise :class:`UserError` for patterns that pair nothing."""
+    return _ByHand("by hand", *(_pattern(text, flag, root) for text, flag in ((images, "images"), (masks, "masks"))))
+
+
+class _ByHand(PairedFolders):
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks; folders of ``**/`` count where both have them, splits of one hold for both."""
+        images, masks = tree.find(self.images), tree.find(self.masks)
+        for flag, pattern, found in (("images", self.images, images), ("masks", self.masks, masks)):
+            if not found:
+                raise UserError(f"--{flag} is {pattern!r}, which no image file below {tree.root} fits")
+        if self.images.count("**/") != self.masks.count("**/"):
+            images, masks = _without_folders(images), _without_folders(masks)
+        if ("{split}" in self.images) != ("{split}" in self.masks):
+            split_of = {file.stem: file.split for file in (*images, *masks) if file.split}
+            images, masks = (
+                [file._replace(split=split_of.get(file.stem, file.split)) for file in files]
+                for files in (images, masks)
+            )
+        return Files(images, masks)
+
+
+def _without_folders(files: list[Found]) -> list[Found]:
+    return [file._replace(stem=file.stem.rpartition("/")[2]) for file in files]
+
+
+def _pattern(text: str, flag: str, root: Path) -> str:
+    """Make a pattern for :meth:`Tree.names` of what a person writes."""
+    text = text.removeprefix("./").removeprefix(f"{root}/").removeprefix(f"{root.absolute()}/")
+    if text.startswith("/"):
+        raise UserError(f"--{flag} is {text!r}, outside of {root}; give a pattern relative to it")
+    if unknown := [field for field in re.findall(r"\{[^}]*\}", text) if field not in ("{stem}", "{split}")]:
+        raise UserError(f"--{flag} has {unknown[0]}; it takes {{stem}}, {{split}}, *, ** and ?")
+    folder, slash, file = re.sub(r"\*\*+(?!/)", "**/*", text).rpartition("/")
+    if "{stem}" not in text:
+        head, star, tail = file.rpartition("*" if not file.endswith(".*") else "*.*")
+        if not star:
+            raise UserError(f"--{flag} is {text!r}; it needs {{stem}}, what an image and its mask share, or a *")
+        file = f"{head}{{stem}}{'.*' if star == '*.*' else ''}{tail}"
+    return folder + slash + file

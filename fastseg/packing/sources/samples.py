@@ -1,15 +1,21 @@
 """Samples: an image and its mask, found by their names."""
 
+import hashlib
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask
 from fastseg.packing.sources.tree import Found, Member
 from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
-File = TypeVar("File")
+OneFile = TypeVar("OneFile", bound="Found | Labeled")
+NAMED = 20
+"""Files of one kind that a message names."""
 
 
 class Mask(Protocol):
@@ -44,40 +50,124 @@ class Sample:
     image: Member
     mask: Mask | None
     """None in a split that is packed for prediction."""
+    name: str = ""
+    """The image's name relative to the data set, whatever it is called, so that a record can be traced."""
 
 
-Labeled = tuple[str, str, Mask]
-"""Split, stem and mask, as a :class:`Found` has them."""
+class Labeled(NamedTuple):
+    """A mask that is no file of its own, as a :class:`Found` is one."""
+
+    split: str
+    stem: str
+    member: Mask
+    name: str = ""
 
 
-def pair(images: Iterable[Found], masks: Iterable[Labeled]) -> tuple[Sample, ...]:
-    """Return samples ordered by split and key; only a test split may be without masks.
+class Files(NamedTuple):
+    """What a source finds."""
 
-    Raises :class:`UserError` for an image without its mask, a mask without its image, and names that cannot be keys.
+    images: Sequence[Found]
+    masks: Sequence[Found | Labeled]
+    """A mask belongs to the image of the same split and stem."""
+    unread: Sequence[tuple[str, str]] = ()
+    """Files that lie among them and cannot be read, and why: as bad as an image without a mask."""
+    strays: Sequence[tuple[str, str]] = ()
+    """Images that are not meant, and why: they are left out and named."""
+
+
+def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tuple[tuple[str, str], ...]]:
+    """Return samples ordered by split and key, and the files that are left out, each with the reason.
+
+    Only a test split may be without masks. Raises :class:`UserError` that names all images without a mask, masks
+    without an image and files that are not read; with ``skip_bad`` they are left out. Two images, or two masks, that
+    could be meant are always refused.
     """
-    image_of, mask_of = _by_key(images), _by_key(masks)
+    image_of, mask_of = _by_stem(files.images, "images"), _by_stem(files.masks, "masks")
     unlabeled = {"test"} - {split for split, _ in mask_of}
-    if lonely := [image_of[key] for key in sorted(image_of.keys() - mask_of.keys()) if key[0] not in unlabeled]:
-        raise UserError(f"the image {lonely[0]} has no mask{_more(lonely)}; add the mask or remove the image")
-    if orphans := [mask_of[key] for key in sorted(mask_of.keys() - image_of.keys())]:
-        raise UserError(f"the mask {orphans[0]} has no image{_more(orphans)}; add the image or remove the mask")
-    order = sorted(image_of, key=lambda key: (SPLITS.index(key[0]), key[1]))
-    return tuple(Sample(key, split, image_of[split, key], mask_of.get((split, key))) for split, key in order)
+    lonely = [image_of[at] for at in sorted(image_of.keys() - mask_of.keys()) if at[0] not in unlabeled]
+    orphans = [mask_of[at] for at in sorted(mask_of.keys() - image_of.keys())]
+    bad = [
+        *((str(image.member), "the image has no mask") for image in lonely),
+        *((str(mask.member), "the mask has no image") for mask in orphans),
+        *files.unread,
+    ]
+    if bad and not skip_bad:
+        raise _lonely_error(bad)
+    left = {at: image for at, image in image_of.items() if at in mask_of or at[0] in unlabeled}
+    samples = []
+    for split in SPLITS:
+        stems = {stem: image for (of, stem), image in left.items() if of == split}
+        keys = make_keys(stems)
+        for stem in sorted(stems, key=keys.__getitem__):
+            image, mask = stems[stem], mask_of.get((split, stem))
+            name = image.name or image.member.filename
+            samples.append(Sample(keys[stem], split, image.member, mask and mask.member, name))
+    return tuple(samples), (*bad, *files.strays)
 
 
-def _by_key(files: Iterable[tuple[str, str, File]]) -> dict[tuple[str, str], File]:
-    found: dict[tuple[str, str], File] = {}
-    for split, stem, member in files:
-        key = stem.lower()
-        if not KEY.fullmatch(key) or len(key) > MAX_KEY:
-            raise UserError(
-                f"the name of {member} is not allowed; rename it to at most {MAX_KEY} letters, digits, _ and -"
-            )
-        if (split, key) in found:
-            raise UserError(f"{found[split, key]} and {member} both have the key {key!r}; rename one of them")
-        found[split, key] = member
+def _by_stem(files: Iterable[OneFile], kind: str) -> dict[tuple[str, str], OneFile]:
+    found: dict[tuple[str, str], OneFile] = {}
+    twice = []
+    for file in files:
+        first = found.setdefault((file.split, file.stem), file)
+        if first is not file:
+            twice.append((first, file))
+    if twice:
+        one, other = twice[0]
+        raise UserError(
+            f"{one.member} and {other.member} could both be the {kind[:-1]} of one sample{_more(twice)}; say which "
+            f"{kind} are meant, such as --{kind} '{suggest_pattern(one.name)}' (--images and --masks go together)"
+        )
     return found
 
 
+def suggest_pattern(name: str) -> str:
+    """Return a pattern that a file fits: ``train/images/{stem}.png``."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{{stem}}.{file.rpartition('.')[2]}"
+
+
+def _lonely_error(bad: Sequence[tuple[str, str]]) -> UserError:
+    """Say what is wrong with how many files: the first of them, and the cure."""
+    cure = "add what is missing, or leave them out with --skip-bad"
+    if len(bad) == 1:
+        return UserError(f"{bad[0][0]}: {bad[0][1]}; add what is missing, or leave it out with --skip-bad")
+    details = []
+    for reason, count in Counter(reason for _, reason in bad).most_common():
+        alike = [name for name, why in bad if why == reason]
+        more = f" and {count - NAMED:,} more" if count > NAMED else ""
+        details.append(f"{reason}: {', '.join(alike[:NAMED])}{more}")
+    return UserError(f"{len(bad):,} files belong to no pair of an image and a mask; {cure}", details)
+
+
+def make_keys(stems: Iterable[str]) -> dict[str, str]:
+    """Return a key of the letters ``[a-z0-9_-]`` for each stem, all different, whatever the order.
+
+    A stem that is a key already stays as it is. Others lose case and accents, and what is not allowed becomes ``-``, a
+    folder's slash ``_``; where that is too long, or another's, a piece of the stem's SHA-256 is added.
+    """
+    wanted = {stem: stem if _is_key(stem) else _sanitize(stem) for stem in stems}
+    often = Counter(wanted.values())
+    keys = {stem: key for stem, key in wanted.items() if stem == key or (often[key] == 1 and len(key) <= MAX_KEY)}
+    taken = set(keys.values())
+    for stem in sorted(wanted.keys() - keys.keys()):
+        digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()
+        marked = (f"{wanted[stem][: MAX_KEY - length - 1]}-{digest[:length]}" for length in (8, 16, 32, 64))
+        keys[stem] = next(key for key in marked if key not in taken)
+        taken.add(keys[stem])
+    return keys
+
+
+def _is_key(stem: str) -> bool:
+    return bool(KEY.fullmatch(stem)) and len(stem) <= MAX_KEY
+
+
+def _sanitize(stem: str) -> str:
+    """``Straße 7/Ärger (2)`` → ``strasse-7_arger-2``."""
+    plain = unicodedata.normalize("NFKD", stem.replace("/", "_")).casefold()
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-") or "x"
+
+
 def _more(members: Sequence[object]) -> str:
-    return f" (and {len(members) - 1} more)" if len(members) > 1 else ""
+    return f" (and {len(members) - 1:,} more times)" if len(members) > 1 else ""

@@ -5,7 +5,8 @@ import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -14,9 +15,10 @@ from typing import NamedTuple
 
 from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask, decode_mask
-from fastseg.shards.tar import MAX_FILE, SPLITS
+from fastseg.packing.sources.words import SPLIT_WORDS
+from fastseg.shards.tar import MAX_FILE
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 
 
@@ -84,43 +86,83 @@ class Found(NamedTuple):
     """A file of a split."""
 
     split: str
+    """train, val or test; empty where nothing says so."""
     stem: str
+    """What an image and its mask have in common: the name without its ending, behind folders of their own."""
     member: Member
+    name: str = ""
+    """Relative to the data set, with slashes."""
 
 
 class Tree:
-    """The files of a folder, or of an archive; names are relative and have slashes: ``train/images/a.png``."""
+    """The files of a folder, or of an archive; names are relative and have slashes: ``train/images/a.png``.
 
-    def __init__(self, root: Path, archives: tuple[str, ...] = ()) -> None:
-        """Look into the folder or archive ``root``.
+    Hidden files and folders are no part of it. Links are followed, into each real folder once.
+    """
+
+    def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
+        """Look into the folder or archive ``path``.
 
         ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself.
         """
-        self.root, self._archives = root, archives
+        self._files, self._archives, self._prefix = _Listing(path), archives, ""
+
+    @property
+    def root(self) -> Path:
+        """The folder, also one inside an archive, to which names are relative."""
+        return self._files.root / self._prefix
+
+    def with_archives(self, archives: tuple[str, ...]) -> "Tree":
+        """Return the same files with other archives; the folder is listed once for all."""
+        return self._like(archives, self._prefix)
+
+    def below(self, folder: str) -> "Tree":
+        """Return the files of one of its folders."""
+        return self._like(self._archives, f"{self._prefix}{folder}/")
+
+    def _like(self, archives: tuple[str, ...], prefix: str) -> "Tree":
+        other = copy(self)
+        other.__dict__ = {"_files": self._files, "_archives": archives, "_prefix": prefix}  # without what is cached
+        return other
 
     def has(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
-        below = f"{name}/"
-        return (self.root / name).exists() or any(n == name or n.startswith(below) for n in self._archived)
+        return (self.root / name).exists() or any(n == name or n.startswith(f"{name}/") for n in self._archived)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The names of all files in order: of the folder, and, where it has no image, of its archives.
+
+        Raises :class:`UserError` for a folder or archive that cannot be read.
+        """
+        has_images = any(is_image(name) for name in self._own)
+        return self._own if has_images else sorted({*self._own, *self._archived})
+
+    @cached_property
+    def images(self) -> list[str]:
+        """The names of all files that may be images, or masks, in order."""
+        return [name for name in self.files if is_image(name)]
 
     def names(self, pattern: str) -> list[str]:
         """Return the names of the images that fit a pattern such as ``{split}/images/{stem}.*``, in order.
 
-        ``{split}`` is train, val or test, ``*`` and ``{stem}`` are any part of a name without slashes, ``**/`` is any
-        number of folders. Hidden files are left out. All are of the folder, or else of its archives.
-        Raises :class:`UserError` for a folder or archive that cannot be read.
+        ``{split}`` is train, val, test or a synonym, ``*`` and ``{stem}`` are any part of a name without slashes,
+        ``**/`` is any number of folders; upper and lower case are alike. All are of the folder, or else of its
+        archives. Raises :class:`UserError` for a folder or archive that cannot be read.
         """
         shape = _compile(pattern)
-        files = {name: None for folder in _folders(pattern) for name in _walk(self.root, folder)}
-        for candidates in (files, self._archived):
-            if found := [name for name in candidates if shape.fullmatch(name) and _is_image(name)]:
+        for candidates in (self._own, self._archived):
+            if found := [name for name in candidates if is_image(name) and shape.fullmatch(name)]:
                 return sorted(found)
         return []
 
     def find(self, pattern: str) -> list[Found]:
-        """Return the files whose :meth:`names` fit a pattern; raise :class:`UserError` for what is no plain file."""
+        """Return the files whose :meth:`names` fit a pattern; raise :class:`UserError` for what is no plain file.
+
+        What ``**/`` and ``{stem}`` stand for is the stem.
+        """
         matches = ((name, _compile(pattern).fullmatch(name)) for name in self.names(pattern))
-        return [Found(match["split"], match["stem"], self[name]) for name, match in matches if match]
+        return [Found(*_split_and_stem(match), self[name], name) for name, match in matches if match]
 
     def __getitem__(self, name: str) -> Member:
         """Return a file of the folder, or else of its archives; raise :class:`KeyError` where there is none."""
@@ -128,12 +170,38 @@ class Tree:
         return file_member(path) if os.path.lexists(path) else self._archived[name]
 
     @cached_property
+    def _own(self) -> list[str]:
+        """The names of the folder's own files, in order."""
+        return sorted(self._visible(self._files.walked))
+
+    @cached_property
     def _archived(self) -> dict[str, Member]:
-        """Map names to the archives' members."""
+        """The archives' members by name."""
+        members = self._files.archived(self._archives)
+        return {name: members[self._prefix + name] for name in self._visible(members)}
+
+    def _visible(self, names: Iterable[str]) -> Iterator[str]:
+        """The names below the prefix, without it, that are not hidden."""
+        start = len(self._prefix)
+        relative = (name[start:] for name in names if name.startswith(self._prefix))
+        return (name for name in relative if not _is_hidden(name))
+
+
+class _Listing:
+    """The names of all files in a folder and its archives, read when they are first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def walked(self) -> list[str]:
+        return list(_walk(self.root))
+
+    def archived(self, patterns: tuple[str, ...]) -> dict[str, Member]:
         if not self.root.is_dir():
             paths = [self.root]
         else:
-            paths = [path for pattern in self._archives for path in sorted(self.root.glob(pattern))]
+            paths = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
         members = (archive_members(path, path.stat().st_mtime_ns) for path in paths if is_archive(path))
         return {member.name: member for member in chain.from_iterable(members)}
 
@@ -143,45 +211,58 @@ def is_archive(path: Path) -> bool:
     return path.suffix.lower() in ARCHIVE_SUFFIXES and path.is_file()
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.rpartition("/")[2].startswith(".")
+def is_image(name: str) -> bool:
+    """Return whether a file's name ends as an image's, or mask's, does."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX/")) or "/." in name
 
 
 _FIELDS = {
-    "{split}": rf"(?P<split>{'|'.join(SPLITS)})",
+    "{split}": rf"(?P<split>{'|'.join(SPLIT_WORDS)})",
     "{stem}": "(?P<stem>[^/]+)",
-    "**/": "(?:.+/)?",
     "*": "[^/]*",
+    "?": "[^/]",
 }
 
 
 @lru_cache
 def _compile(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"(\{split\}|\{stem\}|\*\*/|\*)", pattern)
-    return re.compile("".join(_FIELDS.get(part, re.escape(part)) for part in parts))
+    """Compile a pattern; what each ``**/`` stands for becomes a group without a name."""
+    parts = re.split(r"(\{split\}|\{stem\}|\*\*/|\*|\?)", pattern)
+    seen, text = set[str](), ""
+    for part in parts:
+        again = part in seen and part[:1] == "{"  # the same split, or stem, once more in the path
+        text += f"(?P={part[1:-1]})" if again else "((?:.+/)?)" if part == "**/" else _FIELDS.get(part, re.escape(part))
+        seen.add(part)
+    return re.compile(text, re.IGNORECASE)
 
 
-def _folders(pattern: str) -> list[str]:
-    """Return the deepest folders below which all that fits a pattern lies."""
-    patterns = [pattern.replace("{split}", split) for split in SPLITS]
-    return list(dict.fromkeys(re.split(r"[^/]*[*{]", text)[0] for text in patterns))
+def _split_and_stem(match: re.Match[str]) -> tuple[str, str]:
+    named = match.groupdict()
+    ours = {match.re.groupindex[name] for name in named}
+    folders = "".join(text for number, text in enumerate(match.groups(), 1) if number not in ours)
+    return SPLIT_WORDS[named["split"].lower()] if "split" in named else "", folders + named.get("stem", "")
 
 
-def _walk(root: Path, below: str) -> Iterator[str]:
-    """Yield the names of the files in a folder of ``root``; links are followed, into each real folder once."""
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the names of the files below ``root``; links are followed, into each real folder once."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
 
     seen = set[str]()
-    for parent, folders, files in os.walk(root / below, followlinks=True, onerror=refuse):
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
-        else:
-            seen.add(real)
-            relative = os.path.relpath(parent, root)
-            yield from files if relative == "." else (f"{relative}/{file}" for file in files)
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "lost+found")
+        relative = os.path.relpath(parent, root)
+        yield from (name if relative == "." else f"{relative}/{name}" for name in files)
 
 
 def file_member(path: Path) -> Member:

@@ -1,0 +1,59 @@
+"""CamVid, in whichever shape it is handed on, recognized by the names of its images."""
+
+import re
+
+from fastseg.errors import UserError
+from fastseg.labels import LabelTable
+from fastseg.packing.classes_json import read_classes
+from fastseg.packing.presets import preset_path
+from fastseg.packing.sources.by_names import ByNames
+from fastseg.packing.sources.samples import Files
+from fastseg.packing.sources.splits import parse_list
+from fastseg.packing.sources.tree import Tree
+from fastseg.packing.sources.words import without_ending
+
+FRAMES = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?\d+(_L|_P)?", re.IGNORECASE)
+"""Names of its frames, by video, and of their masks."""
+LIST = "valid.txt"
+"""In fast.ai's copy: the names of the val split's images."""
+LOOKED_AT = 5
+"""Masks whose values tell 11 classes from 32: each frame shows many."""
+
+
+class CamVid:
+    """The source: SegNet's {train,trainannot,…}, 701_StillsRaw_full and LabeledApproved_full, fast.ai's, and others."""
+
+    name = "CamVid"
+    archives = ("*CamVid*.zip", "*camvid*.zip", "701_StillsRaw_full.zip", "LabeledApproved_full.zip", "*camvid*.tar")
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether all images are CamVid's frames."""
+        names = tree.images
+        stems = (without_ending(name.rpartition("/")[2]) for name in names)
+        return bool(names) and all(FRAMES.fullmatch(stem) for stem in stems) and ByNames().recognize(tree)
+
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks; those of no split are val's where fast.ai's list says so."""
+        files = ByNames().find(tree)
+        if not tree.has(LIST):
+            return files
+        val = {without_ending(line) for line in parse_list(tree[LIST].read())}
+        split_of = {file.stem: file.split or ("val" if file.stem in val else "train") for file in files.images}
+        return files._replace(
+            images=[file._replace(split=split_of[file.stem]) for file in files.images],
+            masks=[file._replace(split=split_of.get(file.stem, file.split)) for file in files.masks],
+        )
+
+    def classes(self, tree: Tree) -> LabelTable | None:
+        """Return the table of 11 or of 32 classes, as the first masks' values tell.
+
+        Raises :class:`UserError` for masks of colors, which can be read by either.
+        """
+        decoded = [mask.member.decode() for mask in ByNames().find(tree).masks[:LOOKED_AT]]
+        if any(mask.image.mode == "RGB" for mask in decoded):
+            raise UserError(
+                f"{tree.root} is CamVid with masks of colors, which can be read as its 11 usual classes or as all 32; "
+                "say which: --classes camvid or --classes camvid32"
+            )
+        most = max((mask.image.getextrema()[1] for mask in decoded), default=0)
+        return read_classes(preset_path("camvid" if most <= 11 else "camvid32"))  # type: ignore[operator]

@@ -1,0 +1,203 @@
+"""Splits: which samples are trained on and which are not, where a data set does not say so or a person says more."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import tyro
+
+from fastseg.errors import UserError, shown
+from fastseg.packing.sources.samples import Files, Labeled
+from fastseg.packing.sources.tree import Found
+from fastseg.packing.sources.words import SPLIT_WORDS, without_ending
+from fastseg.shards.tar import SPLITS
+
+MAX_LIST = 1 << 27
+"""Bytes of a list of names."""
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """Which files of a data set are meant, and of which split they are, beyond what its layout says."""
+
+    images: Annotated[str | None, tyro.conf.arg(metavar="GLOB")] = None
+    """Images by hand, with --masks: a pattern in quotes, relative to SOURCE, such as 'photos/**/{stem}.jpg'. {stem} is
+    what image and mask share (without it: the last *), **/ any folders, {split} may say train, val or test."""
+    masks: Annotated[str | None, tyro.conf.arg(metavar="GLOB")] = None
+    """Masks by hand, such as 'labels/**/{stem}_mask.png'."""
+    mask_suffix: Annotated[str | None, tyro.conf.arg(metavar="SUFFIX")] = None
+    """Masks are the files whose names end so before the ending, such as _mask or _labelIds."""
+    split_file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SPLIT=LIST.txt")] = ()
+    """A list of what belongs to train, val or test: a name, path or stem a line; repeatable."""
+    val_fraction: Annotated[float | None, tyro.conf.arg(metavar="F")] = None
+    """Make a val split of this share of train, such as 0.1, chosen by SHA-256 of the names."""
+    split_seed: int = 0
+    """Another number chooses others."""
+    split_by: Literal["file", "folder", "video"] = "file"
+    """What --val-fraction keeps together: nothing, the files of a folder, or frames of a video (names that differ in
+    their last number)."""
+    reduce_zero_label: bool = False
+    """As mmsegmentation: the masks' 0 is ignored, and n stands for what classes.json calls n-1."""
+
+    def __post_init__(self) -> None:
+        if (self.images is None) != (self.masks is None):
+            given, missing = ("images", "masks") if self.images else ("masks", "images")
+            raise UserError(f"--{given} is given without --{missing}; say where both lie")
+        if self.images and self.mask_suffix:
+            raise UserError("--mask-suffix does not go with --masks; write the suffix into its pattern")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise UserError(f"--val-fraction is {self.val_fraction:g}; it must be between 0 and 1")
+
+
+def split_files(files: Files, options: FindOptions, skip_bad: bool = False) -> Files:
+    """Return files whose splits are train, val or test: as found, as lists say, or by a fraction.
+
+    Files of no split are train's. Raises :class:`UserError` where there is a val split beside ``val_fraction``, for
+    lists that name what is not there or one sample in two splits, and where only some files lie in folders of splits.
+    """
+    split_of = _found_splits(files)
+    if options.split_file:
+        split_of = _from_lists(files, split_of, options, skip_bad)
+    if options.val_fraction is not None:
+        split_of = _with_fraction(split_of, options.val_fraction, options)
+    names = {(image.split, image.stem): image.name for image in files.images}
+    left_out = [(names[at], "no --split-file names it") for at, split in split_of.items() if not split and at in names]
+    return files._replace(
+        images=[f._replace(split=split) for f in files.images if (split := split_of[f.split, f.stem])],
+        masks=[f._replace(split=split) for f in files.masks if (split := split_of[f.split, f.stem])],
+        strays=[*files.strays, *left_out],
+    )
+
+
+Splits = dict[tuple[str, str], str]
+"""Split as found and stem → split; empty for none."""
+
+
+def _found_splits(files: Files) -> Splits:
+    everything: list[Found | Labeled] = [*files.images, *files.masks]
+    counts = Counter(bool(file.split) for file in everything)
+    if counts[True] and counts[False]:
+        one = next(file for file in everything if file.split)
+        other = next(file for file in everything if not file.split)
+        raise UserError(
+            f"{counts[True]:,} files lie in folders of splits, such as {one.name}, and {counts[False]:,} do not, such "
+            f"as {other.name}; move them, or say what is meant: --images '{{split}}/…/{{stem}}.*' --masks …"
+        )
+    return {(file.split, file.stem): file.split or "train" for file in everything}
+
+
+def _with_fraction(split_of: Splits, fraction: float, options: FindOptions) -> Splits:
+    if "val" in split_of.values():
+        raise UserError("--val-fraction makes a val split, but there is one already; leave one of them out")
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for at, split in split_of.items():
+        if split == "train":
+            groups.setdefault(_group(at[1], options.split_by), []).append(at)
+    if len(groups) < 2:
+        raise UserError(f"all files of train are of one {options.split_by}; choose another --split-by")
+    order = sorted(groups, key=lambda name: _digest(name, options.split_seed))
+    wanted = round(fraction * sum(map(len, groups.values())))
+    chosen: list[tuple[str, str]] = []
+    for name in order[:-1]:
+        chosen += groups[name]
+        if len(chosen) >= wanted:
+            break
+    return split_of | dict.fromkeys(chosen, "val")
+
+
+def _group(stem: str, by: Literal["file", "folder", "video"]) -> str:
+    """What is not to be torn apart."""
+    if by == "folder":
+        return stem.rpartition("/")[0]
+    return re.sub(r"([_\-. ]*(frame|f)?[_\-. ]*)\d+\D{0,3}$", "", stem) if by == "video" else stem
+
+
+def _digest(name: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+
+
+def _from_lists(files: Files, found: Splits, options: FindOptions, skip_bad: bool) -> Splits:
+    known = _index(files)
+    listed: Splits = {}
+    for entry in options.split_file:
+        split, path = _parse_entry(entry)
+        at, unknown = match_list(_read_list(path), known, str(path))
+        if unknown and not skip_bad:
+            more = f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else ""
+            raise UserError(
+                f"{path} names {shown(unknown[0])}{more}, which is no image of the set; mend the list, or pass over "
+                "such lines with --skip-bad"
+            )
+        if twice := [name for name in at if listed.get(name, split) != split]:
+            raise UserError(f"{path} names {twice[0][1]}, which another --split-file puts into {listed[twice[0]]}")
+        listed |= dict.fromkeys(at, split)
+    if "train" in listed.values():
+        return {at: listed.get(at, "") for at in found}
+    return {at: listed.get(at, split) for at, split in found.items()}
+
+
+def _parse_entry(entry: str) -> tuple[str, Path]:
+    word, equals, path = entry.partition("=")
+    if not equals or word.lower() not in SPLIT_WORDS:
+        raise UserError(f"--split-file is {shown(entry)}; it must be {', '.join(SPLITS)} and a list: val=val.txt")
+    return SPLIT_WORDS[word.lower()], Path(path)
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > MAX_LIST:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; that is no list of names")
+        return parse_list(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); --split-file takes a text file of names") from None
+
+
+def parse_list(text: bytes) -> list[str]:
+    """Return the lines of a list of names that are not empty."""
+    lines = text.decode("utf-8-sig", errors="surrogateescape").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+Known = dict[str, set[tuple[str, str]]]
+"""What a line may call a sample → the samples' splits as found, and stems."""
+
+
+def _index(files: Files) -> Known:
+    known: Known = {}
+    for file in (*files.images, *files.masks):
+        for form in _forms(file.name) | _forms(file.stem + ".") | {file.stem}:
+            known.setdefault(form, set()).add((file.split, file.stem))
+    return known
+
+
+def _forms(name: str) -> set[str]:
+    path = PurePosixPath(name)
+    return {name, without_ending(name), path.name, without_ending(path.name)}
+
+
+def match_list(lines: Iterable[str], known: Known, where: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the samples that the lines name, and the lines that name none.
+
+    A line is a name, path or stem; where all of it is none, its first column. Raises :class:`UserError` for a line
+    that names several.
+    """
+    at, unknown = [], []
+    for line in lines:
+        candidates = [form for text in (line, line.split()[0]) for form in _ordered_forms(text)]
+        found = next((known[form] for form in candidates if form in known), set())
+        if len(found) > 1:
+            raise UserError(
+                f"{where} names {shown(line)}, which {len(found)} images are called; write their folders, too"
+            )
+        at += found
+        unknown += [] if found else [line]
+    return at, unknown
+
+
+def _ordered_forms(text: str) -> Sequence[str]:
+    text = text.removeprefix("./").lstrip("/")
+    return [text, without_ending(text), PurePosixPath(text).name, without_ending(PurePosixPath(text).name)]

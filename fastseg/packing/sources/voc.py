@@ -1,0 +1,69 @@
+"""PASCAL VOC's segmentation sets, and other sets in its layout, as annotation tools write them."""
+
+import re
+from pathlib import PurePosixPath
+
+from fastseg.errors import UserError
+from fastseg.labels import LabelTable
+from fastseg.packing.classes_json import read_classes
+from fastseg.packing.presets import preset_path
+from fastseg.packing.sources.samples import Files
+from fastseg.packing.sources.splits import parse_list
+from fastseg.packing.sources.tree import Found, Tree
+from fastseg.shards.tar import SPLITS
+
+MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
+LISTS = "ImageSets/Segmentation"
+YEARS = re.compile(r"20\d\d_\d{6}")
+"""Names of VOC's own images."""
+
+
+class Voc:
+    """The source: images in ``JPEGImages``, of which lists in ``ImageSets/Segmentation`` name those with a mask."""
+
+    name = "PASCAL VOC"
+    archives = ("VOCtrainval*.tar", "VOCtest*.tar", "VOC*.zip")
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether there are both folders; raise :class:`UserError` where there are several sets of them."""
+        roots = {name.partition("JPEGImages/")[0] for name in tree.images if "JPEGImages/" in name}
+        sets = [root for root in sorted(roots) if any(tree.has(f"{root}{folder}") for folder in MASKS)]
+        if len(sets) > 1:
+            raise UserError(f"{tree.root} holds several sets, {' and '.join(sets)}; name the folder of one of them")
+        return sets == [""]
+
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks of train, val and test as listed; all that have a mask where there are no lists.
+
+        Without train.txt, trainval.txt is train's. Images of a test list may be without masks.
+        """
+        images = {file.stem: file for file in tree.find("JPEGImages/{stem}.*")}
+        masks = {file.stem: file for file in _masks(tree)}
+        listed = _read_lists(tree)
+        if not listed:
+            return Files([file for stem, file in images.items() if stem in masks], list(masks.values()))
+        return Files(_of_splits(listed, images), _of_splits(listed, masks))
+
+    def classes(self, tree: Tree) -> LabelTable | None:
+        """Return VOC's 21 classes for its own images; None for other sets in its layout."""
+        own = all(YEARS.fullmatch(file.stem) for file in _masks(tree))
+        return read_classes(preset_path("voc")) if own else None
+
+
+def _masks(tree: Tree) -> list[Found]:
+    """The masks: of the first folder that holds any."""
+    return next((masks for folder in MASKS if (masks := tree.find(f"{folder}/{{stem}}.*"))), [])
+
+
+def _read_lists(tree: Tree) -> dict[str, list[str]]:
+    """Split → stems."""
+    names = {PurePosixPath(name).stem: name for name in tree.files if re.fullmatch(rf"{LISTS}/\w+\.txt", name)}
+    if "train" not in names and "trainval" in names and "val" not in names:
+        names["train"] = names["trainval"]
+    return {
+        split: [line.split()[0] for line in parse_list(tree[names[split]].read())] for split in SPLITS if split in names
+    }
+
+
+def _of_splits(listed: dict[str, list[str]], files: dict[str, Found]) -> list[Found]:
+    return [files[stem]._replace(split=split) for split, stems in listed.items() for stem in stems if stem in files]

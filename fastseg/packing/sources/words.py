@@ -1,0 +1,129 @@
+"""Words in the names of folders and files that say what lies there: images or masks, and of which split."""
+
+import re
+from functools import cache
+from typing import Literal, NamedTuple
+
+Role = Literal["image", "mask"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+"""What splits are called → train, val, test."""
+IMAGE_WORDS = _words(
+    "image images img imgs jpegimages rgb frame frames photo photos picture pictures pic pics original originals "
+    "input inputs"
+)
+MASK_WORDS = _words(
+    "mask masks label labels labeled labelled annotation annotations annotated ann anns annot annots gt gts truth "
+    "groundtruth segmentation segmentations segmented seg segs segmap segmaps segmask segmasks target targets"
+)
+LETTERS = {"x": "image", "y": "mask"}
+"""Words only where they are all of a folder's name."""
+FILLERS = _words(
+    "dir dirs folder folders file files data dataset set raw full all png jpg jpeg tif ground semantic class classes "
+    "color colors colored colour gray grey"
+)
+"""Words that say nothing where they stand beside one that does."""
+
+
+class Folder(NamedTuple):
+    """What the name of a folder says."""
+
+    role: Role | None
+    split: str | None
+    rest: str
+    """What remains of the name and tells samples apart; empty where all of it is said."""
+
+
+_BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|[\W_]+")
+_ROLES = "|".join(sorted(IMAGE_WORDS | MASK_WORDS, key=len, reverse=True))
+_SPLITS = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
+_GLUED = re.compile(rf"(?P<split>{_SPLITS})(?P<role>{_ROLES})|(?P<role2>{_ROLES})(?P<split2>{_SPLITS})")
+
+
+@cache
+def read_folder(name: str) -> Folder:
+    """Read the name of one folder: ``images``, ``valid``, ``train_masks``, ``trainannot``, ``SegmentationClass``.
+
+    A word for masks outweighs one for images (``image_masks``); a name with two splits is of neither (``trainval``).
+    """
+    if letter := LETTERS.get(name.lower()):
+        return Folder("image" if letter == "image" else "mask", None, "")
+    words = [word for token in _BOUNDARY.split(name) if token for word in _unglue(token.lower())]
+    splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    split = splits.pop() if len(splits) == 1 else None
+    role: Role | None = (
+        "mask" if MASK_WORDS.intersection(words) else "image" if IMAGE_WORDS.intersection(words) else None
+    )
+    if role is None and split is None:
+        return Folder(None, None, name)
+    known = {*MASK_WORDS, *IMAGE_WORDS, *FILLERS, *(SPLIT_WORDS if split else ())}
+    return Folder(role, split, "_".join(word for word in words if word not in known))
+
+
+def _unglue(word: str) -> tuple[str, ...]:
+    """Take ``trainannot`` apart."""
+    if match := _GLUED.fullmatch(word):
+        return tuple(filter(None, match.groups()))
+    return (word,)
+
+
+class Path(NamedTuple):
+    """What the folders of a file say."""
+
+    role: Role | None
+    split: str | None
+    stem: str
+    """The path without what was said and without the file's ending."""
+
+
+def read_path(name: str) -> Path:
+    """Read the path of a file; of two words of one kind that of the inner folder counts."""
+    *folders, file = name.split("/")
+    role: Role | None = None
+    split: str | None = None
+    rest = []
+    for folder in map(read_folder, folders):
+        role, split = folder.role or role, folder.split or split
+        rest += [folder.rest] if folder.rest else []
+    return Path(role, split, "/".join([*rest, without_ending(file)]))
+
+
+def without_ending(name: str) -> str:
+    """Return a name of a file without its last ending: ``a.b`` of ``a.b.png``."""
+    return name.rpartition(".")[0] or name
+
+
+_MASK_AFFIX = (
+    "masks?|gt|gtfine_labelids|labels?|labelids|labeltrainids|lab|seg|segs|segmentation|segmap|segmask|annotation|annot"
+    "|ann|ground_?truth|train_id|matte"
+)
+_IMAGE_AFFIX = "images?|imgs?|rgb|sat|photo|pic|frame|leftimg8bit|original|input"
+
+
+def _affixes(words: str, letters: str) -> re.Pattern[str]:
+    """Match a name with one of ``words`` at its end or beginning."""
+    return re.compile(
+        rf"(?P<base>.+?)(?:(?i:[_\-. ]+(?:{words}))+{letters})|(?i:(?:{words})(?:[_\-. ]+|(?=\d)))(?P<base2>.+)"
+    )
+
+
+_AFFIXES = {"mask": _affixes(_MASK_AFFIX, "|_[LP]"), "image": _affixes(_IMAGE_AFFIX, "")}
+
+
+def strip_affix(stem: str, role: Role) -> str | None:
+    """Return a stem without what marks a mask (``a_mask``, ``a_L``, ``mask-1``) or image (``img_1``); None without it.
+
+    Source of the marks: SegNet's, fast.ai's and DeepGlobe's files, Cityscapes, and the habits of labeling tools.
+    """
+    folder, slash, file = stem.rpartition("/")
+    match = _AFFIXES[role].fullmatch(file)
+    return f"{folder}{slash}{match['base'] or match['base2']}" if match else None
