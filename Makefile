@@ -38,7 +38,7 @@ quick: lint
 
 faults: $(PEERS)
 	FASTSEG_FAULTS_JSON=bench/results/faults.json $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
-	$(BIN)/python -m bench.suite.readme
+	$(BIN)/python -m bench.docs
 
 soak: $(PEERS)
 	FASTSEG_SOAK=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults

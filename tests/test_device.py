@@ -96,7 +96,7 @@ def test_a_gpu_hidden_on_purpose_is_said_and_not_used(hidden: str, fake: Path) -
         "from fastseg.distributed.ranks import joined_ranks; joined_ranks('auto').__enter__()",
         "from fastseg.distributed.ranks import joined_ranks; joined_ranks('cuda').__enter__()",
         "import fastseg; fastseg.open_shards({shards!r}, device='auto')",
-        "from bench.suite.options import Options, device; device(Options())",
+        "from bench.throughput import Options, find_device; find_device(Options())",
     ],
 )
 def test_all_that_picks_a_device_says_so(code: str, fake: Path, shards: Path) -> None:

@@ -59,7 +59,7 @@ def test_dali_is_named_with_its_cure(
 
 def test_what_predict_and_the_bench_import_says_it_too(tmp_path: Path) -> None:
     stub(tmp_path, "nvidia.dali", None)
-    for module in ("fastseg.data.loader", "bench.suite.stages.evaluation"):
+    for module in ("fastseg.data.loader", "bench.stages.evaluation"):
         code = f"from fastseg.errors import run_command; run_command(lambda: __import__({module!r}))"
         commands.refused(run(tmp_path, "-c", code), *MISSING)
 

@@ -38,7 +38,7 @@ def first_step(folder: Path, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     """Two variants, two seeds; Ctrl-C in the first run."""
-    runs, results = tmp_path / "runs", tmp_path / "out.json"
+    runs, out = tmp_path / "runs", tmp_path / "out.json"
     process = commands.start(*study(shards, runs))
     try:
         first_step(runs / "demo" / "base-0", process)
@@ -52,7 +52,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     begun = lines(runs / "demo" / "base-0", "train")
     assert 1 <= len(begun) < 10
 
-    done = commands.run(*study(shards, runs, "--json", results, "--plot", tmp_path / "out.png"))
+    done = commands.run(*study(shards, runs, "--json", out, "--plot", tmp_path / "out.png"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming after step" in (runs / "demo" / "base-0" / "train.log").read_text()
     assert [line["step"] for line in lines(runs / "demo" / "base-0", "train")] == list(range(1, 11))
@@ -62,14 +62,14 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
         ("3", "base", "1"),
         ("4", "ema-off", "1"),
     ]
-    document = json.loads(results.read_text())
-    assert str(tmp_path) not in results.read_text()
-    outcomes = document["studies"][0]["outcomes"]
-    assert [outcome["finished"] for outcome in outcomes] == [True] * 4
-    for outcome in outcomes:
-        logged = lines(runs / "demo" / f"{outcome['variant']}-{outcome['seed']}", "eval")
-        assert [e["miou"] for e in outcome["evaluations"]] == [line["miou"] for line in logged]
-        assert 0 < outcome["evaluating"] < outcome["seconds"] < outcome["process_seconds"]
+    document = json.loads(out.read_text())
+    assert str(tmp_path) not in out.read_text()
+    results = document["studies"][0]["results"]
+    assert [result["finished"] for result in results] == [True] * 4
+    for result in results:
+        logged = lines(runs / "demo" / f"{result['variant']}-{result['seed']}", "eval")
+        assert [e["miou"] for e in result["evaluations"]] == [line["miou"] for line in logged]
+        assert 0 < result["evaluating"] < result["seconds"] < result["process_seconds"]
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
     again = commands.run(*study(shards, runs))  # nothing is left to train
@@ -100,7 +100,7 @@ def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     assert re.search(r"^camvid: done in \d+ s$", done.stdout, re.MULTILINE), done.stdout
     assert "| base | 1 |" in done.stdout
     (study,) = json.loads((tmp_path / "accuracy-cpu-camvid.json").read_text())["studies"]
-    assert (study["planned"], study["outcomes"][0]["finished"]) == (1, True)
+    assert (study["planned"], study["results"][0]["finished"]) == (1, True)
     assert (tmp_path / "accuracy-cpu-camvid.svg").exists()
 
 
