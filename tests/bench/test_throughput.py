@@ -84,7 +84,7 @@ def test_requests_that_this_machine_cannot_meet_are_one_sentence(flags: tuple[st
 def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     flags = (*SMALL, "--peers", "seed", "--windows", "2", "--markdown", "--json", out)
-    done = commands.run(*COMMAND, *flags)
+    done = commands.typed(*COMMAND, *flags)
     assert done.returncode == 0, done.stderr
     assert "**compute (images/s)**" in done.stdout
     assert "| seed | " in done.stdout

@@ -201,7 +201,7 @@ def test_wrong_files_are_known_without_torch(trained: Path, tmp_path: Path) -> N
         (trained, "--shards", tmp_path): "holds no finished set of shards",
     }
     arguments = json.dumps([list(map(str, words)) for words in refused])
-    result = commands.run(sys.executable, "-c", WITHOUT_TORCH, arguments)
+    result = commands.typed(sys.executable, "-c", WITHOUT_TORCH, arguments)
     assert result.returncode == 0, result.stderr
     for line, says in zip(result.stderr.splitlines(), refused.values(), strict=True):
         assert line.startswith("error: ")

@@ -28,7 +28,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scores(trained: Path) -> dict:
     """What the command writes with --json."""
     path = trained.with_name("scores.json")
-    result = commands.run("fastseg-eval", trained, "--json", path, "--precision", "fp32")
+    result = commands.typed("fastseg-eval", trained, "--json", path, "--precision", "fp32")
     assert result.returncode == 0, result.stderr
     assert "mean of classes" in result.stdout
     assert "5 images of" in result.stdout

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, monk
 def two_ranks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run folder and the output of the command on two CPU ranks, for 2 epochs of 2 steps."""
     runs = tmp_path_factory.mktemp("runs")
-    result = commands.run(
+    result = commands.typed(
         *("torchrun", "fastseg/train.py", "--gpus", 2, *commands.TINY, "--shards", shards),
         *("--runs", runs, "--name", "two", "--optim.epochs", 2, "--eval-every", 1),
     )

@@ -235,7 +235,7 @@ for checkpoint, out, image in {requests}:
 print(sys.modules.keys() & {{"torch", "onnx"}})
 """
     arguments = [(str(path), str(out), str(tmp_path / image)) for path, out, image in requests.values()]
-    done = commands.run(sys.executable, "-c", code.format(requests=arguments))
+    done = commands.typed(sys.executable, "-c", code.format(requests=arguments))
     *said, imported = done.stdout.splitlines()
     assert [line.startswith(start) or start in line for line, start in zip(said, requests, strict=True)] == [True] * 4
     assert imported == "set()"
@@ -254,7 +254,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_command(trained: Path, tmp_path: Path) -> None:
     script = ("fastseg-export",)
-    done = commands.run(*script, trained, "--to", "safetensors", "--out", tmp_path / "a.safetensors")
+    done = commands.typed(*script, trained, "--to", "safetensors", "--out", tmp_path / "a.safetensors")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert "README.md is its model card" in done.stdout

@@ -2,7 +2,8 @@
 
 torch, torchvision and DALI take seconds to import, which a test that starts a command forty times cannot spend.
 multiprocessing's fork server imports them once; every command is then a process of its own, with its own signals,
-files and exit code, whose parent is that server.
+files and exit code, whose parent is that server. Only a process that has started no thread is forked; the Python
+processes that a command starts itself are forked from it likewise (interpreter.py).
 """
 
 import multiprocessing
@@ -12,17 +13,27 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-import torch
+import interpreter
 
 Hook = Callable[[], None]
 
 
 class Command:
-    """One started command and its output, stdout and stderr together."""
+    """One started command and its output, stdout and stderr together unless ``errors`` names a file for stderr."""
 
-    def __init__(self, main: Hook, words: tuple[object, ...], output: Path, before: Hook | None, **env: str) -> None:
+    def __init__(
+        self,
+        main: Hook,
+        words: tuple[object, ...],
+        output: Path,
+        before: Hook | None,
+        environment: dict[str, str],
+        errors: Path | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         self._output = output
-        arguments = (main, [str(word) for word in words], output, before, env)
+        streams = (output, errors or output)
+        arguments = (main, [str(word) for word in words], streams, before, environment, cwd)
         self.process = _context().Process(target=_become, args=arguments)
         self.process.start()
 
@@ -56,7 +67,7 @@ def start(main: Hook, *words: object, output: Path, before: Hook | None = None, 
     ``main`` and ``before``, which is called first and in the new process alone, are functions of a module's top
     level. ``environment`` is added to this process's. One thread computes.
     """
-    return Command(main, words, output, before, **environment)
+    return Command(main, words, output, before, {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
 
 def _context() -> ForkServerContext:
@@ -66,13 +77,20 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _become(main: Hook, words: list[str], output: Path, before: Hook | None, environment: dict[str, str]) -> None:
-    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(written, stream)
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    sys.argv = words
+def _become(
+    main: Hook,
+    words: list[str],
+    streams: tuple[Path, Path],
+    before: Hook | None,
+    environment: dict[str, str],
+    cwd: Path | None,
+) -> None:
+    for number, path in zip((1, 2), streams, strict=True):
+        written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(written, number)
+        os.close(written)
+    interpreter.hasten()
+    interpreter.begin(words, environment, cwd)
     if before:
         before()
-    main()
+    os._exit(interpreter.exit_code(main))
