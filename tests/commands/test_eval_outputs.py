@@ -278,7 +278,6 @@ def test_too_little_memory_is_one_sentence(
     assert f"GiB of memory are too little to {says}" in run(*flags, fails=True)
 
 
-@pytest.mark.slow
 def test_two_ranks_save_and_compare(run, trained: Path, shards: Path, tmp_path: Path) -> None:
     flags = ("--max-images", 3, "--window", 40, 48, "--official", shards.parent / "source")
     run("--save-predictions", tmp_path / "one", "--json", tmp_path / "one.json", *flags)

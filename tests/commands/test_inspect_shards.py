@@ -133,7 +133,6 @@ def test_help_fits_a_screen(command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(out.splitlines()) <= 45
 
 
-@pytest.mark.slow
 def test_as_installed(shards: Path, tmp_path: Path) -> None:
     words = ("fastseg-inspect", shards, "--crop", 48, 48, "--samples", 4, "--out", tmp_path)
     result = commands.typed(*words)

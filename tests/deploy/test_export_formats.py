@@ -76,7 +76,6 @@ def check_metadata(said: dict[str, str]) -> None:
     assert not any("/home/me" in value or "private" in value for value in said.values())
 
 
-@pytest.mark.slow
 def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
     path = run(trained, "onnx", out=tmp_path / "net.onnx")
     onnx.checker.check_model(path, full_check=True)
@@ -94,7 +93,6 @@ def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
     assert str(commands.ROOT).encode() not in path.read_bytes()
 
 
-@pytest.mark.slow
 def test_torch_export_is_loaded_by_torch_alone(trained: Path, tmp_path: Path) -> None:
     path = run(trained, "torch-export", out=tmp_path / "net.pt2")
     said = {"classes": "", "arch": "", "mean": "", "score": "", "recipe": ""}
@@ -251,7 +249,6 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check_installed("onnx")
 
 
-@pytest.mark.slow
 def test_the_command(trained: Path, tmp_path: Path) -> None:
     script = ("fastseg-export",)
     done = commands.typed(*script, trained, "--to", "safetensors", "--out", tmp_path / "a.safetensors")

@@ -285,7 +285,6 @@ def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> 
         find_inputs([tmp_path / "nowhere.png"], tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
     script = ("fastseg-predict",)
     (tmp_path / "cut.png").write_bytes((album / "b.png").read_bytes()[:500])
@@ -301,7 +300,6 @@ def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
     assert len(commands.run(*script, "--help").stdout.splitlines()) <= 48
 
 
-@pytest.mark.slow
 def test_without_out_there_is_a_place(trained: Path, album: Path, tmp_path: Path) -> None:
     done = commands.run("fastseg-predict", trained, album / "b.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

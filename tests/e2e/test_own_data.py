@@ -90,7 +90,6 @@ def adapted(words: list[str]) -> list[str]:
     return [*words, "--workers", "1"] if "tools/make_shards.py" in words else words
 
 
-@pytest.mark.slow
 def test_the_lines_of_the_guide_lead_to_a_report(tmp_path: Path) -> None:
     write_own(tmp_path / "mydata")
     for folder in ("tools", "fastseg"):

@@ -53,18 +53,10 @@ def typed(
     return subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def start(*command: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own."""
-    words = [str(word) for word in command]
-    return subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start(*command: object, output: Path, cwd: Path = ROOT, **variables: str) -> zygote.Command:
+    """Start a command as :func:`run` does; what it says goes to the file ``output``."""
+    words = tuple(str(word) for word in command)
+    return zygote.Command(interpreter.interpret, words, output, None, environment() | variables, cwd=cwd)
 
 
 def refused(result: subprocess.CompletedProcess[str], *says: str) -> None:

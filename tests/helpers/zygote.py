@@ -8,6 +8,7 @@ processes that a command starts itself are forked from it likewise (interpreter.
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
@@ -46,10 +47,24 @@ class Command:
     def running(self) -> bool:
         return self.process.is_alive()
 
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
+    @property
+    def pid(self) -> int:
         assert self.process.pid is not None
-        os.kill(self.process.pid, number)
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit code, as Popen does."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.process), timeout or 0)
+        return self.process.exitcode
 
     def finish(self, timeout: float = 300) -> int:
         """Wait for its end; returns the exit code, below 0 where a signal ended it. Fails after ``timeout`` s."""
