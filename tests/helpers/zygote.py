@@ -11,8 +11,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+
+import pytest
 
 import interpreter
 
@@ -85,10 +89,15 @@ def start(main: Hook, *words: object, output: Path, before: Hook | None = None, 
     return Command(main, words, output, before, {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
 
+@cache
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["preloaded"])  # of no effect once the server runs, as is the line below
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    context.set_forkserver_preload(["preloaded"])
+    path = os.pathsep.join(path for path in sys.path if path)
+    with pytest.MonkeyPatch.context() as patch:  # for the server alone: a command that is typed has none of it
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
     return context
 
 
