@@ -27,13 +27,13 @@ def stub(device_index, shards, split):
 probe.decoded_by_gpu = stub
 probe.engine_in_use = lambda *_: "cuda kernels"
 probe.may_use_gpu = lambda device: True
-probe.TIMEOUT = 20.0
+probe.TIMEOUT = {timeout}
 """
 """A sitecustomize.py: every Python process on this machine believes that it has a GPU, with this decoder."""
 ENDINGS = {
     "works": ("pass", ""),
     "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", "it crashed (SIGSEGV)"),
-    "hangs": ("time.sleep(1000)", "it did not answer within 20 seconds"),
+    "hangs": ("time.sleep(1000)", "it did not answer within 5 seconds"),
     "falls back": (
         "print('[Warning] [nvimgcodec] could not decode, falling back to the host', file=sys.stderr)",
         "it falls back to the CPU ([Warning] [nvimgcodec] could not decode, falling back to the host)",
@@ -47,24 +47,31 @@ ENDINGS = {
 }
 
 
+def timeout(ending: str) -> float:
+    """Seconds for the probe's answer: few for one that never comes."""
+    return 5.0 if ending == "hangs" else 60.0
+
+
 @pytest.fixture(params=ENDINGS)
 def stubbed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an ending, which every Python process that is started now produces."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(STUB.format(ending=ENDINGS[request.param][0]))
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        STUB.format(ending=ENDINGS[request.param][0], timeout=timeout(request.param))
+    )
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])  # which the probe's process inherits
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
     return request.param
 
 
 def test_every_ending_is_an_answer(stubbed: str, shards: Path) -> None:
-    ask = f"from fastseg.data.decoder_probe import *; print(repr(probe_gpu_decoder(0, 20.0, {str(shards)!r})))"
+    ask = f"from fastseg.data.decoder_probe import *; print(repr(probe_gpu_decoder(0, {timeout(stubbed)}, {str(shards)!r})))"
     done = run("python", "-c", ask, PYTHONPATH=os.environ["PYTHONPATH"])
     assert done.returncode == 0, done.stderr
     result = eval(done.stdout)  # a ProbeResult
     assert result.works == (stubbed == "works")
     assert result.reason.startswith(ENDINGS[stubbed][1])
-    assert 0 < result.seconds < 40
+    assert result.seconds > 0
 
 
 def test_a_run_trains_whatever_the_gpus_decoder_does(stubbed: str, shards: Path, tmp_path: Path) -> None:
