@@ -56,16 +56,16 @@ def timeout(ending: str) -> float:
 def stubbed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an ending, which every Python process that is started now produces."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        STUB.format(ending=ENDINGS[request.param][0], timeout=timeout(request.param))
-    )
+    code = STUB.format(ending=ENDINGS[request.param][0], timeout=timeout(request.param))
+    (tmp_path / "site" / "sitecustomize.py").write_text(code)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])  # which the probe's process inherits
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
     return request.param
 
 
 def test_every_ending_is_an_answer(stubbed: str, shards: Path) -> None:
-    ask = f"from fastseg.data.decoder_probe import *; print(repr(probe_gpu_decoder(0, {timeout(stubbed)}, {str(shards)!r})))"
+    code = "from fastseg.data.decoder_probe import *; print(repr(probe_gpu_decoder(0, {}, {!r})))"
+    ask = code.format(timeout(stubbed), str(shards))
     done = run("python", "-c", ask, PYTHONPATH=os.environ["PYTHONPATH"])
     assert done.returncode == 0, done.stderr
     result = eval(done.stdout)  # a ProbeResult
