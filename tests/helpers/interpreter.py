@@ -61,12 +61,12 @@ def interpret() -> None:
 
 def begin(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
     """Give this process the command line, the environment and the folder of a new one."""
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
     if cwd:
         os.chdir(cwd)
-    _prefer([path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in paths])
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    _prefer([path for path in paths if path and path not in sys.path])
     sys.argv = list(words)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
