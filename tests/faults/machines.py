@@ -40,6 +40,7 @@ class Machine:
         words = tuple(str(word) for word in command)
         if interpreter.understands(words):
             enter = partial(_enter, self.namespace) if self.namespace else None
+            output.touch()  # it may be read before the process writes
             started = zygote.Command(interpreter.interpret, words, output, enter, variables, cwd=commands.ROOT)
             return Agent(started, output)
         with output.open("ab") as file:
