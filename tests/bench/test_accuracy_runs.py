@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import commands
+import zygote
 from commands import BIN, ROOT
 from runs import lines
 
@@ -27,7 +28,7 @@ def study(shards: Path, runs: Path, *more: object) -> tuple[object, ...]:
     return ("python", *own, "--", "--shards", shards, *SMALL)
 
 
-def first_step(folder: Path, process: subprocess.Popen) -> None:
+def first_step(folder: Path, process: zygote.Command) -> None:
     """Wait until a run has logged one."""
     path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
     while not (path.exists() and path.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
@@ -35,18 +36,14 @@ def first_step(folder: Path, process: subprocess.Popen) -> None:
     assert path.exists()
 
 
-@pytest.mark.slow
 def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     """Two variants, two seeds; Ctrl-C in the first run."""
     runs, out = tmp_path / "runs", tmp_path / "out.json"
-    process = commands.start(*study(shards, runs))
-    try:
-        first_step(runs / "demo" / "base-0", process)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, output
+    process = commands.start(*study(shards, runs), output=tmp_path / "output")
+    first_step(runs / "demo" / "base-0", process)
+    process.send_signal(signal.SIGINT)
+    code, output = process.finish(120), process.output
+    assert code == 130, output
     assert "interrupted; the same command goes on from there" in output
     assert "0 of 4 runs are finished, 1 more begun (base, seed 0:" in output
     begun = lines(runs / "demo" / "base-0", "train")
@@ -79,7 +76,6 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     assert "2 seeds, too few to say" in again.stdout
 
 
-@pytest.mark.slow
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
     commands.refused(done, "demo, base, seed 0 could not begin: ", "--data.batch")
@@ -92,7 +88,6 @@ def script(*arguments: object, **variables: str) -> subprocess.CompletedProcess[
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
 def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     done = script(tmp_path, "camvid", "nonsense", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))
     assert done.returncode == 1  # nonsense
@@ -104,7 +99,6 @@ def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     assert (tmp_path / "accuracy-cpu-camvid.svg").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would begin to train")
 def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
     done = script(tmp_path / "out")

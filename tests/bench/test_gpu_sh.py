@@ -34,7 +34,6 @@ def run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would begin to measure")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = run(tmp_path / "out")
@@ -43,7 +42,6 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     """A wrong name and a set that is not there, then the page of what there is."""
     done = run(tmp_path, "nonsense", "profile", "loader", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(tmp_path / "none"))
@@ -60,7 +58,6 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert "\n- profile: failed (2) after" in page
 
 
-@pytest.mark.slow
 def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
     """And the other files have been run."""
     tests, out = tmp_path / "tests", tmp_path / "out"
@@ -79,7 +76,7 @@ def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
+def test_an_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
     """A library, which its loader's processes import, kills it; the others are measured."""
     stub = tmp_path / "stub" / "albumentations"
     stub.mkdir(parents=True)
@@ -97,7 +94,6 @@ def test_a_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "logs" / "loader.log").read_text()
 
 
-@pytest.mark.slow
 def test_it_goes_on_with_what_is_not_done(tmp_path: Path) -> None:
     """Parts with a whole result are left alone unless they are named; those that went wrong come last."""
     tests, out = tmp_path / "tests", tmp_path / "out"
@@ -155,7 +151,6 @@ def test_a_part_tells_how_it_ended(tmp_path: Path, command: str, says: str) -> N
     assert re.match(says, limited(tmp_path, "bash", "-c", command, seconds=20 if "sleep" in command else 60))
 
 
-@pytest.mark.slow
 def test_no_part_starts_without_time(tmp_path: Path) -> None:
     done = run(tmp_path, "tests", FASTSEG_DEVICE="cpu", FASTSEG_BUDGET="10")
     assert done.returncode == 1
@@ -206,7 +201,6 @@ def test_a_profile_takes_few_steps(device: str, frames: int) -> None:
     assert steps == 40 or config.optim.epochs == 2
 
 
-@pytest.mark.slow
 def test_a_profile_is_all_that_is_left(tmp_path: Path, shards: Path) -> None:
     """On frames of a set, and without a place of this machine."""
     done = run(tmp_path, "profile", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))

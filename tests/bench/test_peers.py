@@ -162,7 +162,6 @@ def first_batches(peer: ModuleType, frames: Frames, count: int) -> Iterator[tupl
     batches.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", peers.loaders())
 def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> None:
     peer, seen = peer_of(name), []

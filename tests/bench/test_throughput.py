@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -68,7 +69,6 @@ def test_cores_are_those_that_may_be_used() -> None:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -80,11 +80,10 @@ def test_requests_that_this_machine_cannot_meet_are_one_sentence(flags: tuple[st
     commands.refused(commands.run(*COMMAND, *flags), says)
 
 
-@pytest.mark.slow
 def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     flags = (*SMALL, "--peers", "notebook", "--windows", "2", "--markdown", "--json", out)
-    done = commands.run(*COMMAND, *flags)
+    done = commands.typed(*COMMAND, *flags)
     assert done.returncode == 0, done.stderr
     assert "**compute (images/s)**" in done.stdout
     assert "| notebook | " in done.stdout
@@ -101,19 +100,19 @@ def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     assert "The step computes " in done.stdout
 
 
-@pytest.mark.slow
 def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    process = commands.start(*COMMAND, *SMALL, "--peers", "none", "--windows", "100000", "--json", out)
-    assert process.stdout
+    flags = (*SMALL, "--peers", "none", "--windows", "100000", "--json", out)
+    process = commands.start(*COMMAND, *flags, output=tmp_path / "output")
     # Without a terminal there is a line every ten seconds: the second one comes when windows have been measured.
     deadline = time.monotonic() + 120
-    while "window" not in (line := process.stdout.readline()) or "window 1 of" in line:
-        assert line, "it ended"
+    while not re.search(r"window (?!1 of)\d", process.output):
+        assert process.running, process.output
         assert time.monotonic() < deadline
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    code, said = process.finish(60), process.output
+    assert code == 130, said
     assert "compute (images/s)" in said
     assert "interrupted; shown is what was measured before" in said
     (row,) = read_results(out).results

@@ -135,8 +135,7 @@ def test_a_gpu_that_is_too_small_gets_a_sentence(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_train_with_profile(gpus: int, shards: Path, tmp_path: Path) -> None:
     result = commands.run(
         *("torchrun", "fastseg/train.py", "--profile", "--gpus", gpus, *commands.TINY, "--shards", shards),
