@@ -1,6 +1,6 @@
 # make install   an environment in .venv with everything but the benchmark's peers
 # make bench     images per second beside the peers
-# make test      checks and all tests            make quick   without the slow ones
+# make test      checks and the tests            make test-all   and those that take minutes, as CI does
 # make faults    counts what was done to real processes and files, and survived, into the README
 # make soak      the same ten times as often
 # make demo      scenes → shards → training → scores → runs/demo/report.html
@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers
 
-.PHONY: install test quick lint faults soak bench demo clean
+.PHONY: install test test-all lint faults soak bench demo clean
 
 install: $(INSTALLED)
 
@@ -30,18 +30,21 @@ lint: $(PEERS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# As many at once as there are cores; whoever has nothing left takes over from the other.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-quick: lint
-	$(BIN)/python -m pytest -m "not slow"
+test: lint
+	FASTSEG_FAULTS=few $(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
 
 faults: $(PEERS)
-	FASTSEG_FAULTS_JSON=bench/results/faults.json $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
-	$(BIN)/python -m bench.suite.readme
+	FASTSEG_FAULTS_JSON=bench/results/faults.json $(PYTEST) tests/faults
+	$(BIN)/python -m bench.docs
 
 soak: $(PEERS)
-	FASTSEG_SOAK=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
+	FASTSEG_SOAK=1 $(PYTEST) tests/faults
 
 bench: $(PEERS)
 	$(BIN)/python bench/throughput.py

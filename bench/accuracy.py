@@ -6,28 +6,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    from bench.studies.results import StudyResults
 
 if __package__ in (None, ""):
     # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import tyro
-from rich.console import Console
-from rich.text import Text
 
-from bench.suite.accuracy_tables import NOTE, markdown, remarks, tables
-from bench.suite.outcomes import read_environment, read_outcome
-from bench.suite.plot import check_plot
-from bench.suite.studies import BASE, STUDIES, flags_of, words
-from bench.suite.summaries import Findings, write_findings
-from bench.suite.trials import Trial, plan
+from bench.docs.plots import check_plot
+from bench.studies.runs import RECORD, Run, plan
+from bench.studies.studies import BASE, STUDIES, flags_of, words
 from fastseg.cli_help import shown_as
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable, check_writable_file
 from fastseg.shards.manifest import read_manifest
 
-PLACE = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
+PATH = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
 """An absolute path; its last name is enough for others."""
 
 
@@ -56,7 +54,7 @@ class Options:
     show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train nothing; show what the runs have found so far."""
     json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write environment, outcomes and their summary there."""
+    """Write environment and results there."""
     plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
     """Draw mIoU against minutes."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -65,8 +63,9 @@ class Options:
 
 def main() -> None:
     """Parse the command line, train what is not yet trained, and show what was found."""
-    mine, extra = split_arguments(sys.argv[1:])
-    options = tyro.cli(Options, args=mine)
+    arguments = sys.argv[1:]
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options, extra = tyro.cli(Options, args=arguments[:at]), arguments[at + 1 :]
     if options.list:
         print(listing())
         return
@@ -75,28 +74,18 @@ def main() -> None:
     plans = {name: plan(name, options.variants, _seeds(options, name), options.runs, extra) for name in options.studies}
     stopped = 0
     if not options.show:
-        from bench.suite.studying import train_all  # torch takes seconds to import
+        from bench.studies.sessions import run_all  # torch takes seconds to import
 
-        stopped = train_all(plans, options.runs)
-    findings = [findings_of(name, trials, extra) for name, trials in plans.items()]
-    write(options, findings, [trial for trials in plans.values() for trial in trials])
-    show(options, findings)
+        stopped = run_all(plans, options.runs)
+    show(options, plans, extra)
     if stopped:
         print("interrupted; the same command goes on from there", file=sys.stderr)
-    failed = any(outcome.failure for found in findings for outcome in found.outcomes)
+    failed = any(run.read(RECORD).get("failure") for runs in plans.values() for run in runs)
     sys.exit(stopped or int(failed))
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Ours, and those behind ``--``."""
-    if "--" not in arguments:
-        return arguments, ()
-    at = list(arguments).index("--")
-    return arguments[:at], arguments[at + 1 :]
-
-
 def check(options: Options) -> None:
-    """:class:`UserError` for what can be known to fail before anything is trained."""
+    """Raise :class:`UserError` for what can be known to fail before anything is trained."""
     if not options.studies:
         raise UserError(f"no study is named; name one or more of: {', '.join(STUDIES)} (--list explains them)")
     for name in options.studies:
@@ -115,14 +104,14 @@ def check(options: Options) -> None:
 
 
 def _seeds(options: Options, name: str) -> Sequence[int]:
-    """Each once, in the order in which they are run."""
+    """Return each seed once, in the order in which they are run."""
     if options.seed is not None:
         return tuple(dict.fromkeys(options.seed))
     return range(options.seeds if options.seeds is not None else STUDIES[name].seeds)
 
 
 def listing() -> str:
-    """The studies for people."""
+    """Return the studies for people."""
     lines = []
     for name, study in STUDIES.items():
         lines += [f"{name}: {study.question}", f"  predicted  {study.prediction}"]
@@ -131,66 +120,59 @@ def listing() -> str:
     return "\n".join(lines).rstrip()
 
 
-def findings_of(name: str, trials: Sequence[Trial], extra: Sequence[str]) -> Findings:
-    """What a study's folders hold."""
-    study, manifest = STUDIES[name], read_manifest(trials[0].config.shards)
+def show(options: Options, plans: dict[str, list[Run]], extra: Sequence[str]) -> None:
+    """Print the tables, and write the files that were asked for."""
+    from bench.docs.accuracy import NOTE, study_tables
+    from bench.docs.plots import plot_studies
+    from bench.studies.results import write_studies
+
+    studies = [results_of(name, runs, extra) for name, runs in plans.items()]
+    if options.json or options.plot:
+        environment = _environment([run for runs in plans.values() for run in runs])
+    if options.json:
+        write_studies(options.json, environment, studies)
+    if options.plot and any(found.finished() for found in studies):
+        plot_studies(environment, studies, options.plot)
+    for found in studies:
+        title = f"**{found.name}**: {found.question}\n" if options.markdown else f"{found.name}: {found.question}\n"
+        print(f"{title}\n{study_tables(found, pad=not options.markdown)}\n")
+    if any(found.finished() for found in studies):
+        print(NOTE)
+
+
+def results_of(name: str, runs: Sequence[Run], extra: Sequence[str]) -> "StudyResults":
+    """Read what a study's folders hold."""
+    from bench.studies.results import StudyResults, read_result
+
+    study, config = STUDIES[name], runs[0].config
+    manifest = read_manifest(config.shards)
     changed = {**study.variants, BASE: study.base | flags_of(extra)}
-    variants = dict.fromkeys([BASE, *(trial.variant for trial in trials)])
-    images, held_out = (manifest.split(split).samples for split in splits(trials[0]))
-    outcomes = [outcome for trial in trials if (outcome := read_outcome(trial))]
-    return Findings(
+    variants = dict.fromkeys([BASE, *(run.variant for run in runs)])
+    images, held_out = (manifest.split(split).samples for split in (config.train_split, config.eval_split))
+    results = [result for run in runs if (result := read_result(run))]
+    return StudyResults(
         name=name,
         question=study.question,
         prediction=study.prediction,
-        marks=study.marks,
-        flags={variant: without_places(shlex.join(words(changed[variant]))) for variant in variants},
+        targets=study.targets,
+        flags={variant: without_paths(shlex.join(words(changed[variant]))) for variant in variants},
         data=f"{manifest.name}, {images} images to train on and {held_out} to evaluate on",
-        outcomes=tuple(replace(o, failure=without_places(o.failure) if o.failure else None) for o in outcomes),
-        planned=len(trials),
+        results=tuple(replace(r, failure=without_paths(r.failure) if r.failure else None) for r in results),
+        planned=len(runs),
     )
 
 
-def splits(trial: Trial) -> tuple[str, str]:
-    """To train on, and to evaluate on."""
-    return trial.config.train_split, trial.config.eval_split
+def _environment(runs: Sequence[Run]) -> dict[str, str]:
+    """Return what the runs ran on, which may be another machine than the one that shows them."""
+    from bench.runner.machine import machine
+
+    ran_on = {name: text for run in runs for name, text in run.read("environment.json").items() if name != "command"}
+    return {name: without_paths(text) for name, text in (machine() | ran_on).items()}
 
 
-def without_places(text: str) -> str:
-    """A text that may go to others: of absolute paths only the last name."""
-    return PLACE.sub(r"\1", text)
-
-
-def show(options: Options, findings: Sequence[Findings]) -> None:
-    """The tables."""
-    console = Console(markup=False) if sys.stdout.isatty() else Console(width=200, markup=False)
-    for found in findings:
-        if options.markdown:
-            print(f"**{found.name}**: {found.question}\n\n{markdown(found)}\n")
-            continue
-        print(f"{found.name}: {found.question}")
-        for table in tables(found):
-            console.print(table)
-        for sentence in remarks(found):
-            console.print(Text(sentence), soft_wrap=True)
-    if any(found.finished() for found in findings):
-        print(f"\n{NOTE}")
-
-
-def write(options: Options, findings: Sequence[Findings], trials: Sequence[Trial]) -> None:
-    """The files that were asked for."""
-    if not (options.json or options.plot):
-        return
-    from bench.suite.machine import machine
-
-    # What the runs ran on, which may be another machine than the one that shows them.
-    ran_on = {name: text for trial in trials for name, text in read_environment(trial).items() if name != "command"}
-    environment = {name: without_places(text) for name, text in (machine() | ran_on).items()}
-    if options.json:
-        write_findings(options.json, environment, findings)
-    if options.plot and any(found.finished() for found in findings):
-        from bench.suite.accuracy_plot import draw
-
-        draw(environment, findings, options.plot)
+def without_paths(text: str) -> str:
+    """Return a text that may go to others: of absolute paths only the last name."""
+    return PATH.sub(r"\1", text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What got slower between two runs of the suite: python bench/compare.py A.json B.json"""
+"""What got slower between two runs of the bench: python bench/compare.py A.json B.json"""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 if __package__ in (None, ""):
     # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
@@ -13,12 +12,10 @@ if __package__ in (None, ""):
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from scipy.stats import bootstrap, permutation_test, rankdata
 
-from bench.suite.rows import Results, Row, read_results
-from bench.suite.show import number
+from bench.docs.tables import number, table
+from bench.runner.results import Results, Row, read_results
 from fastseg.errors import run_command
 
 LEVEL = 0.05
@@ -37,7 +34,7 @@ class Options:
 
     Example: python bench/compare.py before.json after.json
 
-    Beyond noise is a change of a contestant's median for which all three hold: an exact rank test (Mann–Whitney,
+    Beyond noise is a change of an entry's median for which all three hold: an exact rank test (Mann–Whitney,
     two-sided) of its windows gives p < 0.05, for which each run must have 4 windows or more; the 95 % bootstrap
     interval of the ratio of medians leaves out 1; and it is 3 % or more, because two runs of the same code differ that
     much. The exit code is 1 if something of fastseg's got slower beyond noise; parts of it alone, and fastseg without
@@ -56,10 +53,10 @@ class Change(NamedTuple):
     ratio: float
     """Median after over median before."""
     low: float
-    """Of the 95 % bootstrap interval of the ratio."""
+    """Lower end of the 95 % bootstrap interval of the ratio."""
     high: float
     p: float
-    """Of the rank test."""
+    """By the rank test."""
 
     @property
     def verdict(self) -> str:
@@ -69,27 +66,32 @@ class Change(NamedTuple):
 
 
 def compare(before: tuple[float, ...], after: tuple[float, ...]) -> Change:
-    """The change from the windows of one run to those of another."""
-    a, b = np.asarray(before), np.asarray(after)
+    """Return the change from the windows of one run to those of another."""
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        return np.median(b, axis=axis) / np.median(a, axis=axis)
+
     rng = np.random.default_rng(0)
-    medians = [np.median(rng.choice(x, (ROUNDS, len(x))), axis=1) for x in (a, b)]
-    low, high = np.quantile(medians[1] / medians[0], (0.025, 0.975))
-    return Change(float(np.median(b) / np.median(a)), float(low), float(high), rank_test(a, b, rng))
+    with np.errstate(invalid="ignore"):
+        found = bootstrap((before, after), ratio, n_resamples=ROUNDS, method="percentile", vectorized=True, rng=rng)
+    low, high = found.confidence_interval
+    return Change(
+        float(ratio(np.array(before), np.array(after))), float(low), float(high), rank_test(before, after, rng)
+    )
 
 
-def rank_test(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> float:
-    """Two-sided p of Mann–Whitney's test: over all ways to deal out the values, or over many random ones."""
+def rank_test(a: tuple[float, ...], b: tuple[float, ...], rng: np.random.Generator) -> float:
+    """Return the two-sided p of Mann–Whitney's test: over all ways to deal out the values, or over many random ones."""
     values = np.concatenate([a, b])
-    # The mean of the places that equal values take.
-    ranks = (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) + 1) / 2
-    if comb(len(values), len(a)) <= ROUNDS:
-        hands = np.array(list(combinations(range(len(values)), len(a))))
-    else:
-        hands = rng.permuted(np.tile(np.arange(len(values)), (ROUNDS, 1)), axis=1)[:, : len(a)]
-        hands = np.concatenate([hands, np.arange(len(a))[None]])  # The one that was seen is possible.
+    ranks = rankdata(values)
     expected = len(a) * (len(values) + 1) / 2
-    distances = np.abs(ranks[hands].sum(1) - expected)
-    return float((distances >= abs(ranks[: len(a)].sum() - expected) - 1e-9).mean())
+
+    def distance(hand: np.ndarray, _other: np.ndarray, axis: int) -> Any:
+        return abs(hand.sum(axis=axis) - expected)
+
+    hands = ranks[: len(a)], ranks[len(a) :]
+    options: dict[str, Any] = {"n_resamples": ROUNDS, "alternative": "greater", "vectorized": True, "rng": rng}
+    return float(permutation_test(hands, distance, permutation_type="independent", **options).pvalue)
 
 
 def main() -> None:
@@ -98,13 +100,12 @@ def main() -> None:
     runs = read_results(options.before), read_results(options.after)
     pairs = _pairs(*runs)
     changes = [compare(before.windows, after.windows) for before, after in pairs]
-    console = Console()
     if pairs:
-        console.print(_table(pairs, changes))
-    for sentence in [*_differences(*runs), *_settings(pairs), *_few(pairs), *_lonely(*runs)]:
-        console.print(Text(sentence), soft_wrap=True)
+        print(_table(pairs, changes), end="\n\n")
+    for sentence in [*_machines(*runs), *_settings(pairs), *_few(pairs), *_lonely(*runs)]:
+        print(f"note: {sentence}")
     slower = [
-        row.contestant
+        row.entry
         for (row, _), change in zip(pairs, changes, strict=True)
         if _counts(row, runs[0]) and change.verdict == "slower"
     ]
@@ -114,75 +115,62 @@ def main() -> None:
 
 def _counts(row: Row, run: Results) -> bool:
     """Whether it is something that people use: of a run with --settings only what stands beside the other settings."""
-    changed = any(word in row.contestant for word in (" without ", " with "))
+    changed = any(word in row.entry for word in (" without ", " with "))
     swept = run.settings.get("options", {}).get("settings", False)
-    return row.ours and not row.part and not changed and (not swept or row.contestant == "fastseg")
+    return row.ours and not row.part and not changed and (not swept or row.entry == "fastseg")
+
+
+def _by_name(run: Results) -> dict[tuple[str, str], Row]:
+    return {(row.stage, row.entry): row for row in run.results if row.windows}
 
 
 def _pairs(before: Results, after: Results) -> list[tuple[Row, Row]]:
-    later = {(row.stage, row.contestant): row for row in after.rows if row.windows}
-    return [
-        (row, later[row.stage, row.contestant])
-        for row in before.rows
-        if row.windows and (row.stage, row.contestant) in later
-    ]
+    later = _by_name(after)
+    return [(row, later[name]) for name, row in _by_name(before).items() if name in later]
 
 
-def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> Table:
-    table = Table("stage", "contestant")
-    for column in ("before", "after", "change", "95 % interval", "p"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    colors = {"slower": "red", "faster": "green", "within noise": None}
+def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> str:
+    header = ("stage", "entry", "before", "after", "change", "95 % interval", "p", "verdict")
+    rows = []
     for (before, after), change in zip(pairs, changes, strict=True):
         medians = (f"{number(row.spread.median)} {row.unit}" for row in (before, after))
-        interval = f"{_percent(change.low)} to {_percent(change.high)}"
-        cells = (before.stage, before.contestant, *medians, _percent(change.ratio), interval, f"{change.p:.3f}")
-        table.add_row(*map(Text, (*cells, change.verdict)), style=colors[change.verdict])
-    return table
+        ratio, low, high = (f"{100 * (value - 1):+.1f} %" for value in change[:3])
+        rows.append(
+            (before.stage, before.entry, *medians, ratio, f"{low} to {high}", f"{change.p:.3f}", change.verdict)
+        )
+    return table(header, rows, left=(0, 1, 7), pad=True)
 
 
-def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %"
-
-
-def _differences(before: Results, after: Results) -> list[str]:
-    """What of the machine is not the same."""
+def _machines(before: Results, after: Results) -> Iterator[str]:
+    """Yield what of the machine is not the same."""
     a, b = before.environment, after.environment
-    named = [name for name in MACHINE if a.get(name) != b.get(name)]
-    versions = [
-        name for name in a.keys() | b.keys() if name not in (*MACHINE, "command") and a.get(name) != b.get(name)
-    ]
-    return [
-        f"note: {name} was {a.get(name, 'not recorded')} and is {b.get(name, 'not recorded')}"
-        for name in [*named, *sorted(versions)]
-    ]
+    versions = sorted((a.keys() | b.keys()) - {*MACHINE, "command"})
+    for name in (*MACHINE, *versions):
+        if a.get(name) != b.get(name):
+            yield f"{name} was {a.get(name, 'not recorded')} and is {b.get(name, 'not recorded')}"
 
 
-def _settings(pairs: list[tuple[Row, Row]]) -> list[str]:
-    found = []
+def _settings(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
     for a, b in pairs:
         names = [name for name in {**a.settings, **b.settings} if a.settings.get(name) != b.settings.get(name)]
-        changed = ", ".join(f"{name} {a.settings.get(name)} → {b.settings.get(name)}" for name in names)
-        if changed:
-            found.append(f"note: {a.stage}, {a.contestant} had other settings: {changed}")
-    return found
+        if names:
+            changed = ", ".join(f"{name} {a.settings.get(name)} → {b.settings.get(name)}" for name in names)
+            yield f"{a.stage}, {a.entry} had other settings: {changed}"
 
 
-def _few(pairs: list[tuple[Row, Row]]) -> list[str]:
-    """One note for all that were measured too few times."""
+def _few(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
+    """Yield one note for all that were measured too few times."""
     least = min((len(row.windows) for pair in pairs for row in pair), default=ENOUGH)
-    if least >= ENOUGH:
-        return []
-    said = f"{least} window{'s' * (least != 1)}"
-    return [f"note: a run has only {said} of a contestant; with fewer than {ENOUGH} nothing can be called slower"]
+    if least < ENOUGH:
+        said = f"{least} window{'s' * (least != 1)}"
+        yield f"a run has only {said} of an entry; with fewer than {ENOUGH} nothing can be called slower"
 
 
-def _lonely(before: Results, after: Results) -> list[str]:
-    """Who was measured in one of the runs only."""
-    names = [{(row.stage, row.contestant) for row in run.rows if row.windows} for run in (before, after)]
-    found = [("before", names[0] - names[1]), ("after", names[1] - names[0])]
-    return [f"note: {stage}, {name} was measured only {when}" for when, which in found for stage, name in sorted(which)]
+def _lonely(before: Results, after: Results) -> Iterator[str]:
+    """Yield who was measured in one of the runs only."""
+    one, other = _by_name(before).keys(), _by_name(after).keys()
+    for when, names in (("before", one - other), ("after", other - one)):
+        yield from (f"{stage}, {name} was measured only {when}" for stage, name in sorted(names))
 
 
 if __name__ == "__main__":

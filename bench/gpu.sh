@@ -4,9 +4,9 @@
 # Runs from a checkout after `pip install -e '.[test,bench]'`, on one GPU in under 20 minutes, and nobody need be there:
 # each part has a time limit of its own, and one that fails, hangs or crashes stops no other; what was measured until
 # then is kept. So it is within a part: a test that takes its process along is named, and the others go on in a new one;
-# a contestant that crashes has a row that says so. Files go to OUT (bench/results), named by the GPU
+# an entry that crashes has a row that says so. Files go to OUT (bench/results), named by the GPU
 # (throughput-h200-compute.json, …); last comes a page of all results, summary-h200.md. Logs, which are not to be
-# committed, go to OUT/logs; `python -m bench.suite.readme` makes the tables of README and docs of the files.
+# committed, go to OUT/logs; `python -m bench.docs` makes the tables of README and docs of the files.
 #
 # PART: tests compute loader profile candidates ablation ablation-loader settings-loader settings-compute max-autotune.
 # Without any, those of which OUT does not have the whole result yet, the failed ones last: where a machine is lent for
@@ -76,18 +76,18 @@ if [ "$device" = cpu ]; then
 fi
 export PYTHONUNBUFFERED=1 COLUMNS=140
 
-"$python" -m bench.suite.machine "$out/environment-$gpu.json" bench/gpu.sh "$@" || failed=1
+"$python" -m bench.runner.machine "$out/environment-$gpu.json" bench/gpu.sh "$@" || failed=1
 # Not -q, which tells serial numbers.
 [ "$device" = cpu ] || nvidia-smi --format=csv >"$out/logs/nvidia-smi.csv" 2>&1 \
     --query-gpu=name,driver_version,power.limit,power.draw,clocks.max.sm,clocks.max.mem,clocks.sm,clocks.mem
 
 for part in $parts; do
     case $part in
-        tests) limited tests "$python" -m bench.suite.isolated "$out/${result[tests]}" "${FASTSEG_TESTS:-tests/gpu}" \
+        tests) limited tests "$python" -m bench.runner.isolated_tests "$out/${result[tests]}" "${FASTSEG_TESTS:-tests/gpu}" \
             -v -rfEs "${chosen[@]}" ;;
         compute) measured compute --stages compute train evaluation ;;
         loader) measured loader --stages loader --no-sweep ;;
-        profile) limited profile "$python" -m bench.suite.profiled "$device" "$out/${result[profile]}" \
+        profile) limited profile "$python" -m bench.stages.profile_step "$device" "$out/${result[profile]}" \
             ${FASTSEG_SHARDS:+"$FASTSEG_SHARDS"} ;;
         candidates) FASTSEG_CANDIDATES=-max-autotune measured candidates --candidates --stages compute ;;
         ablation) measured ablation --ablate --stages compute ;;
@@ -102,5 +102,5 @@ for part in $parts; do
 done
 
 for part in "${all[@]}"; do pairs+=("$part=${result[$part]}"); done
-"$python" -m bench.suite.summary "$out" "$gpu" "${pairs[@]}" | tee "$out/summary-$gpu.md"
+"$python" -m bench.docs.gpu_page "$out" "$gpu" "${pairs[@]}" | tee "$out/summary-$gpu.md"
 exit "$failed"

@@ -18,7 +18,7 @@ find_device() {
         out=${2:-$1}
     else
         gpu=$("$python" -c 'import torch
-from bench.suite.summary import short_name
+from bench.docs.gpu_page import short_name
 print(short_name(torch.cuda.get_device_name(0)))') ||
             { echo "error: torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses on the CPU" >&2; exit 2; }
         out=${2:-bench/results}

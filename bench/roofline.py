@@ -1,6 +1,6 @@
 """Predict a training step's speed on a GPU that is not here: every kernel's bytes and FLOPs under a roofline.
 
-The step is traced and lowered for the GPU as it would be there (bench/suite/lowering.py), and each kernel takes the
+The step is traced and lowered for the GPU as it would be there (bench/lowering.py), and each kernel takes the
 longer of its arithmetic and its memory traffic. A prediction, not a measurement: which algorithms cuDNN chooses, how
 near Triton's kernels come to the memory's bandwidth, and the gaps between kernels are assumed.
 
@@ -19,9 +19,9 @@ if __package__ in (None, ""):
 
 import tyro
 
-from bench.suite.absent_gpu import GPUS, Gpu, Moved, pretend
-from bench.suite.lowering import GATHERED, Kernel, Lowered, compile_cubins, lower_step
-from bench.suite.marks import MARKS
+from bench.absent_gpu import GPUS, Gpu, Moved, pretend
+from bench.docs.targets import TARGETS
+from bench.lowering import GATHERED, Kernel, Lowered, compile_cubins, lower_step
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
@@ -68,7 +68,7 @@ class Row:
 
 
 def category(kernel: Kernel) -> str:
-    """What a kernel is for, by the names that Inductor makes of the operators in it."""
+    """Name what a kernel is for, by the names that Inductor makes of the operators in it."""
     names, way = " ".join(kernel.names), kernel.direction
     if way == "update":
         return names
@@ -91,14 +91,14 @@ def category(kernel: Kernel) -> str:
 
 
 def seconds(kernel: Kernel, gpu: Gpu) -> float:
-    """Under the roofline: the longer of arithmetic and memory traffic, and no kernel shorter than a launch."""
+    """Return the longer of arithmetic and memory traffic; no kernel is shorter than a launch."""
     if kernel.calls:
         return sum(max(flop / gpu.rate, moved / gpu.bandwidth, LAUNCH) for flop, moved in kernel.calls.values())
     return max(kernel.bytes / gpu.bandwidth, kernel.atomics / ATOMICS, LAUNCH * kernel.launches)
 
 
 def updates(config: Config, classes: int) -> list[Kernel]:
-    """What follows the backward pass, uncompiled and in float32: the gradient's norm, fused SGD and the average."""
+    """Return what follows the backward pass, uncompiled and float32: the gradient's norm, fused SGD and the average."""
     model = DeepLab(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
     weights = 4 * sum(p.numel() for p in model.parameters())
     state = weights + 4 * sum(b.numel() for b in model.net.buffers() if b.is_floating_point())
@@ -108,7 +108,7 @@ def updates(config: Config, classes: int) -> list[Kernel]:
 
 
 def tabulate(kernels: list[Kernel], gpu: Gpu) -> dict[str, Row]:
-    """Sums of each category, the longest first."""
+    """Return sums of each category, the longest first."""
     rows: dict[str, Row] = defaultdict(Row)
     for kernel in kernels:
         row = rows[category(kernel)]
@@ -127,7 +127,7 @@ def correct_gathers(kernels: list[Kernel], classes: int) -> None:
 
 
 def summarize(found: Lowered, rows: dict[str, Row]) -> dict[str, float | int | list[str]]:
-    """The figures that a test holds to what they were."""
+    """Return the figures that a test holds to what they were."""
     convolutions = [kernel for kernel in found.kernels if kernel.calls and "product" not in kernel.calls]
     return {
         "kernels": sum(row.kernels for row in rows.values()),
@@ -145,7 +145,7 @@ def summarize(found: Lowered, rows: dict[str, Row]) -> dict[str, float | int | l
 
 
 def show(config: Config, options: Options, gpu: Gpu, rows: dict[str, Row], figures: dict[str, object]) -> None:
-    """Print the table, the prediction and the marks beside it."""
+    """Print the table, the prediction and the targets beside it."""
     batch, crop, ms = config.data.batch, config.data.crop, sum(row.milliseconds for row in rows.values())
     print(f"{config.model.arch}, batch {batch} of {crop[0]}×{crop[1]}; {gpu.name} at an assumed "
           f"{gpu.bandwidth / 1e12:.2f} TB/s and {gpu.rate / 1e12:.0f} TFLOP/s")  # fmt: skip
@@ -163,9 +163,9 @@ def show(config: Config, options: Options, gpu: Gpu, rows: dict[str, Row], figur
     share = f", {100 * counted / (ms / 1e3) / (peak * 1e12):.0f} % MFU" if peak else ""
     print(f"a prediction, not a measurement: {1e3 * batch / ms:.0f} images/s{share}, if every kernel reaches the "
           "assumed rates and nothing waits")  # fmt: skip
-    mark = next((m for m in MARKS if m.what == f"train on one {options.gpu}, {crop[0]}² crops"), None)
-    if mark and options.recipe == "cityscapes":
-        print(f"the mark, {mark.what}: at least {mark.shown(mark.least)}")
+    target = next((m for m in TARGETS if m.what == f"train on one {options.gpu}, {crop[0]}² crops"), None)
+    if target and options.recipe == "cityscapes":
+        print(f"the target, {target.what}: at least {target.shown(target.least)}")
 
 
 def show_longest(kernels: list[Kernel], gpu: Gpu, count: int) -> None:
@@ -208,7 +208,7 @@ def predict(options: Options) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     try:
         predict(tyro.cli(Options, description=__doc__))
     except Moved as error:

@@ -2,10 +2,12 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 if __package__ in (None, ""):
     # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
@@ -15,141 +17,315 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from bench.suite import options as asked
-from bench.suite.contest import Contest, Contestant, Entry, Timing, choose, with_settings
-from bench.suite.frames import Frames, frames_of_shards, procedural_frames
-from bench.suite.options import Options
-from bench.suite.plot import plot
-from bench.suite.request import Request
-from bench.suite.rows import Results, Row
-from bench.suite.show import markdown, measured, sentences, show_line, skipped, stage_table
+from bench import peers
+from bench.docs.plots import check_plot, plot_throughput
+from bench.docs.tables import measured, sentences, stage_table
+from bench.runner.processes import ROOT
+from bench.runner.results import Results, Row
+from bench.runner.runner import Entry, Measurement, Runner, Tell, Timing, choose
+from bench.stages import NETWORKS, READERS, STAGES, Request
+from bench.stages.frames import Frames, frames_of_shards, procedural_frames
+from fastseg.cli_help import shown_as
+from fastseg.config import Arch
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.files import check_writable_file
+from fastseg.parallel import usable_cores
+
+VARIANTS = {"ablate": "take away from", "candidates": "add to", "settings": "set in"}
+"""Flag → what it does: tables of bench/variants, variants of ours to measure instead of peers."""
+PLAIN_LINES = 10.0
+"""Seconds between two plain lines of progress."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure loading, computing, training, packing and evaluating, ours beside its peers on the same work.
+
+    Entries take turns in processes of their own, all others stopped. Ctrl-C shows what has been measured so far.
+
+    Example: python bench/throughput.py --stages loader compute --json results.json --plot results.svg
+    """
+
+    stages: Annotated[tuple[str, ...] | None, shown_as("STAGE ...")] = None
+    """Of loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
+    peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
+    """all, none, or names of files below bench/peers."""
+    shards: Annotated[Path | None, shown_as("DIR")] = None
+    """Set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
+    frames: Annotated[int | None, shown_as("N")] = None
+    """How many frames all entries read. Default: 32."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU if there is one."""
+    crop: Annotated[tuple[int, int] | None, shown_as("H W")] = None
+    """Training crop, pixels. Default: 768 768; 256 256 for networks on a CPU."""
+    scale: Annotated[tuple[float, float], shown_as("LOW HIGH")] = (0.5, 2.0)
+    """Ratio by which frames are resized before the crop."""
+    batch: Annotated[int | None, shown_as("N")] = None
+    """Images per step and rank. Default: 8; 4 for networks on a CPU."""
+    arch: Annotated[Arch | None, shown_as("NAME")] = None
+    """torchvision's network. Default: deeplabv3_resnet50; deeplabv3_mobilenet_v3_large on a CPU."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Of our network's products, as in training."""
+    ranks: Annotated[int | None, shown_as("N")] = None
+    """Gloo ranks on the CPU that scaling goes up to. Default: one rank for each GPU."""
+    windows: Annotated[int | None, shown_as("N")] = None
+    """Measurements of each entry. Default: 5."""
+    seconds: Annotated[float | None, shown_as("S")] = None
+    """Length of a window. Default: 3."""
+    warmup: Annotated[float | None, shown_as("S")] = None
+    """Seconds before every window that do not count. Default: 1.5."""
+    sweep: bool = True
+    """Try several settings of each entry first (workers, threads, …), and go on with its best."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Two minutes on two cores: few frames, short windows, small crops, fewer entries, no sweep."""
+    ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No peers: ours with one optimization taken away at a time."""
+    candidates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No peers: ours with one candidate optimization added at a time."""
+    settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No peers: ours with one setting changed at a time (decoder, threads, images per step, …)."""
+    json: Annotated[Path | None, shown_as("FILE")] = None
+    """Write environment, settings and results there."""
+    plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
+    """Draw the results."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the tables as GitHub shows them."""
+
+    def check(self) -> None:
+        """Raise :class:`UserError` for what can be known to fail before anything is measured."""
+        chosen = tuple(name for name in self.peers if name not in ("all", "none"))
+        for flag, names, known in (("--stages", self.stages or (), STAGES), ("--peers", chosen, peers.known())):
+            for name in names:
+                if name not in known:
+                    raise UserError(f"{flag} has {name!r}; it must be of: {', '.join(known)}")
+        given = [flag for flag in VARIANTS if getattr(self, flag)]
+        if len(given) > 1:
+            raise UserError(f"--{given[0]} and --{given[1]} are both given; measure them one after the other")
+        for name, least in {"frames": 1, "batch": 2, "ranks": 1, "windows": 1, "seconds": 0.01, "warmup": 0}.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < 1e6:
+                raise UserError(f"--{name} is {value}; it must be at least {least}")
+        if self.crop and not all(16 <= side <= 8192 for side in self.crop):
+            raise UserError(f"--crop is {self.crop[0]} {self.crop[1]}; each way it must be 16 to 8192 pixels")
+        if not 0 < self.scale[0] <= self.scale[1] <= 16:
+            raise UserError(f"--scale is {self.scale[0]} {self.scale[1]}; give a low and a high ratio up to 16")
+        if self.plot:
+            check_plot(self.plot)
+        for flag, path in (("json", self.json), ("plot", self.plot)):
+            if path:
+                check_writable_file(path, f"--{flag}")
+
+    @property
+    def variants(self) -> str | None:
+        """The one of :data:`VARIANTS` that is asked for; None: the stages with their peers."""
+        return next((flag for flag in VARIANTS if getattr(self, flag)), None)
+
+    def timing(self) -> Timing:
+        """Return how long to measure."""
+        usual = Timing(windows=3, seconds=0.5, warmup=0.2, together=usable_cores()) if self.quick else Timing()
+        given = {name: getattr(self, name) for name in ("windows", "seconds", "warmup")}
+        return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+    def request(self, device: str, stage: str) -> Request:
+        """Return what a stage is asked to measure, without the frames."""
+        small = stage in NETWORKS and device == "cpu"
+        side = (128 if self.quick else 256) if small else 768
+        named = tuple(peers.known()) if "all" in self.peers else tuple(name for name in self.peers if name != "none")
+        return Request(
+            device=device,
+            crop=self.crop or (side, side),
+            scale=self.scale,
+            batch=self.batch or (4 if small else 8),
+            arch=self.arch or ("deeplabv3_mobilenet_v3_large" if device == "cpu" else "deeplabv3_resnet50"),
+            peers=named,
+            cores=usable_cores(),
+            ranks=self.ranks,
+            quick=self.quick,
+            precision=self.precision,
+        )
 
 
 def main() -> None:
     """Parse the command line, measure, and show what was found; exits with 1 if something of ours went wrong."""
     options = tyro.cli(Options)
     unwind_on_sigterm()
-    asked.check(options)
-    requests = _requests(options)
-    run = Run(options, asked.timing(options), asked.device(options))
-    stopped = run.measure(_contestants(options, requests))
-    write(options, run, requests)
+    options.check()
+    device = find_device(options)
+    requests = {stage: options.request(device, stage) for stage in _chosen_stages(options, device)}
+    if any(stage in READERS for stage in requests):
+        frames = find_frames(options)
+        requests |= {stage: replace(requests[stage], frames=frames) for stage in requests if stage in READERS}
+    bench = Bench(options, options.timing(), device)
+    stopped = bench.measure(_entries(options, requests))
+    bench.write(requests)
     if stopped:
         print("interrupted; shown is what was measured before", file=sys.stderr)
-    sys.exit(stopped or int(any(entry.contestant.ours for entry in run.failures)))
+    sys.exit(stopped or int(any(measurement.entry.ours for measurement in bench.failures)))
 
 
-def _requests(options: Options) -> dict[str, Request]:
-    """Every stage's request, with the frames where it reads some."""
-    device = asked.device(options)
-    requests = {stage: asked.request(options, device, stage) for stage in asked.chosen_stages(options, device)}
-    readers = [stage for stage in requests if stage in asked.READERS]
-    if readers:
-        frames = _frames(options)
-        requests |= {stage: replace(requests[stage], frames=frames) for stage in readers}
-    return requests
+def find_device(options: Options) -> str:
+    """Return cuda or cpu. Raises :class:`UserError` for a GPU that cannot be used, as for one that is not here."""
+    # torch takes seconds to import.
+    from fastseg.device import count_gpus, require_gpus
+
+    if options.device == "cpu":
+        return "cpu"
+    return "cuda" if (require_gpus() if options.device == "cuda" else count_gpus()) else "cpu"
 
 
-def _frames(options: Options) -> Frames:
-    source, sentence = asked.frame_source(options)
+def _chosen_stages(options: Options, device: str) -> list[str]:
+    """Return the stages asked for, in the order in which they are run."""
+    import torch
+
+    several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
+    if options.stages and "scaling" in options.stages and not several:
+        raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
+    left_out = {"scaling": not several, "evaluation": options.quick}
+    return [stage for stage in STAGES if (stage in options.stages if options.stages else not left_out.get(stage))]
+
+
+def frame_source(options: Options) -> tuple[Path | None, str]:
+    """Return the set of shards that the frames come from, None for procedural streets; and a line that says so."""
+    if options.shards:
+        return options.shards, f"frames from {options.shards}"
+    sets = sorted(path.parent for path in (ROOT / "shards").glob("*/manifest.json"))
+    usual = ROOT / "shards" / "cityscapes"
+    found = usual if usual in sets else sets[0] if len(sets) == 1 else None
+    if found:
+        return found, f"frames from {found.relative_to(ROOT)} (--shards names another set)"
+    why = f"there are {len(sets)} sets below shards/ and none is named" if sets else "there is no set below shards/"
+    return None, f"procedural frames of 2048x1024: {why} (--shards DIR)"
+
+
+@contextmanager
+def show_line() -> Iterator[Tell]:
+    """Yield a function that tells on stderr what is being done: one changing line, or now and then a plain one."""
+    console, last = Console(stderr=True), -PLAIN_LINES
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda text: status.update(Text(text))
+        return
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_LINES:
+            last = time.monotonic()
+            console.print(Text(text), soft_wrap=True)
+
+    yield tell
+
+
+def find_frames(options: Options) -> Frames:
+    """Return the frames that all entries read, made now where they are not in the cache."""
+    source, sentence = frame_source(options)
     print(sentence, file=sys.stderr)
+    count = options.frames or (8 if options.quick else 32)
     with show_line() as tell:
 
         def show(what: str, done: int, total: int) -> None:
             tell(f"making {what}: {done} of {total}")
 
-        count = asked.frame_count(options)
         return frames_of_shards(source, count, progress=show) if source else procedural_frames(count, progress=show)
 
 
-def _contestants(options: Options, requests: dict[str, Request]) -> dict[str, list[Contestant]]:
-    """Who is measured in which stage; a stage's module is imported only if it is asked for."""
-    flag = asked.variants(options)
+def _entries(options: Options, requests: dict[str, Request]) -> dict[str, list[Entry]]:
+    """Return who is measured in which stage; a stage's module is imported only if it is asked for."""
+    flag = options.variants
     if flag is None:
-        return {stage: _module(stage).contestants(request) for stage, request in requests.items()}
-    module, does = asked.VARIANTS[flag]
-    variants = importlib.import_module(f"bench.suite.{module}")
-    found = {stage: variants.contestants(request, stage) for stage, request in requests.items()}
+        return {stage: _module(stage).entries(request) for stage, request in requests.items()}
+    from bench import variants
+
+    found = {stage: variants.entries(flag, request, stage) for stage, request in requests.items()}
     if not any(found.values()):
-        raise UserError(f"--{flag} has nothing to {does} {', '.join(found)}; add --stages compute")
-    return {stage: contestants for stage, contestants in found.items() if contestants}
+        raise UserError(f"--{flag} has nothing to {VARIANTS[flag]} {', '.join(found)}; add --stages compute")
+    return {stage: entries for stage, entries in found.items() if entries}
 
 
 def _module(stage: str) -> Any:
-    return importlib.import_module(f"bench.suite.stages.{stage}")
+    return importlib.import_module(f"bench.stages.{stage}")
 
 
-class Run:
-    """Stage after stage, each shown when it is done."""
+class Bench:
+    """Measures stage after stage, each shown when it is done."""
 
     def __init__(self, options: Options, timing: Timing, device: str) -> None:
         self.options, self.timing = options, timing
-        self.sweep_timing = asked.sweep_timing(timing, device)
+        self.sweep_timing = sweep_timing(timing, device)
         # Through a pipe, too, a table is as wide as it needs.
         self.console = Console() if sys.stdout.isatty() else Console(width=140)
         self.rows: list[Row] = []
         self.derived: list[dict[str, Any]] = []
-        self.failures: list[Entry] = []
+        self.failures: list[Measurement] = []
 
-    def measure(self, stages: dict[str, list[Contestant]]) -> int:
+    def measure(self, stages: dict[str, list[Entry]]) -> int:
         """Measure all stages. Returns 0, or the exit code that says how it was interrupted."""
         try:
-            for stage, contestants in stages.items():
-                self._stage(stage, contestants)
+            for stage, entries in stages.items():
+                self._stage(stage, entries)
         except KeyboardInterrupt:
             return 130
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
 
-    def _stage(self, stage: str, contestants: Sequence[Contestant]) -> None:
-        contest = Contest(contestants, self.timing)
+    def _stage(self, stage: str, entries: Sequence[Entry]) -> None:
+        runner = Runner(entries, self.timing)
         try:
             with show_line() as tell:
-                contest = Contest([self._settled(contestant, tell) for contestant in contestants], self.timing, tell)
-                contest.run()
+                runner = Runner([self._settled(entry, tell) for entry in entries], self.timing, tell)
+                runner.run()
         finally:
-            rows = contest.rows()
+            rows = runner.rows()
             self.rows += rows
-            self.failures += contest.failures
-            alone = asked.variants(self.options)
-            derive = None if alone else getattr(_module(stage), "derived", None)
+            self.failures += runner.failures
+            derive = None if self.options.variants else getattr(_module(stage), "derived", None)
             derived = derive(self.rows) if derive else []
             self.derived += derived
-            self._show(rows, contest.failures, sentences(derived))
+            self._show(rows, runner.failures, sentences(derived))
 
-    def _settled(self, contestant: Contestant, tell: Any) -> Contestant:
+    def _settled(self, entry: Entry, tell: Tell) -> Entry:
         if not self.options.sweep or self.options.quick:
-            return with_settings(contestant, next(iter(contestant.candidates), {}))
-        return choose(contestant, self.sweep_timing, tell)
+            return entry.with_settings(next(iter(entry.candidates), {}))
+        return choose(entry, self.sweep_timing, tell)
 
-    def _show(self, rows: Sequence[Row], failures: Sequence[Entry], said: Sequence[str]) -> None:
-        if self.options.markdown:
-            print("\n".join([markdown(rows), *(f"\n{sentence}" for sentence in said)]), end="\n\n")
-        else:
-            if measured(rows):
-                self.console.print(stage_table(rows))
-            for sentence in [*(f"not measured: {line}" for line in skipped(rows)), *said]:
-                self.console.print(Text(sentence), soft_wrap=True)
-            print()
-        for entry in failures:
-            if entry.traceback:
-                print(f"{entry.contestant.stage}, {entry.contestant.name}:\n{entry.traceback}", file=sys.stderr)
+    def _show(self, rows: Sequence[Row], failures: Sequence[Measurement], said: Sequence[str]) -> None:
+        for text in (stage_table(rows, pad=not self.options.markdown), *said):
+            self.console.print(Text(text), soft_wrap=True, end="\n\n")
+        for measurement in failures:
+            if measurement.traceback:
+                print(f"{measurement.entry.stage}, {measurement.entry.name}:\n{measurement.traceback}", file=sys.stderr)
+
+    def write(self, requests: dict[str, Request]) -> None:
+        """Write the files that were asked for."""
+        if not (self.options.json or self.options.plot):
+            return
+        from bench.runner.machine import machine
+
+        settings = settings_document(self.options, self.timing, requests)
+        results = Results(machine(), settings, tuple(self.rows), tuple(self.derived))
+        if self.options.json:
+            results.write(self.options.json)
+        if self.options.plot and measured(self.rows):
+            plot_throughput(results, self.options.plot)
 
 
-def write(options: Options, run: Run, requests: dict[str, Request]) -> None:
-    """The files that were asked for."""
-    if not (options.json or options.plot):
-        return
-    from bench.suite.machine import machine
+def sweep_timing(timing: Timing, device: str) -> Timing:
+    """Return how long to measure each of the settings to choose from: three whole windows.
 
-    settings = asked.to_json(options, run.timing, requests)
-    results = Results(machine(), settings, tuple(run.rows), tuple(run.derived))
-    if options.json:
-        results.write(options.json)
-    if options.plot and measured(run.rows):
-        plot(results, options.plot)
+    One, or shorter ones, are a coin toss: a slow loader makes a few batches in them, which come in bursts.
+    On a CPU they start side by side; a GPU's memory may not have room for several that tune themselves.
+    """
+    return replace(timing, windows=3, together=usable_cores() if device == "cpu" else timing.together)
+
+
+def settings_document(options: Options, timing: Timing, requests: dict[str, Request]) -> dict[str, Any]:
+    """Return the settings of a run as numbers, strings, lists and None."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    asked = {stage: {k: v for k, v in vars(r).items() if k != "frames"} for stage, r in requests.items()}
+    found, source = next((r.frames for r in requests.values() if r.frames), None), frame_source(options)[0]
+    origin = source.resolve().name if source else "procedural"
+    frames = found and {"origin": origin, "count": len(found.keys), "size": found.about["size"]}
+    return {"options": plain, "timing": vars(timing), "stages": asked, "frames": frames}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class AugmentConfig:
     resize: Literal["crop", "stretch"] = "crop"
     """crop: the crop is cut from the frame resized by scale. stretch: the whole frame is resized to the crop's height
     and width, whatever its proportions, in training and in all use of the network; scale does not apply. For
-    comparisons with networks trained so (recipe seed)."""
+    comparisons with networks trained so (recipe notebook)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
     brightness: float = 0.4

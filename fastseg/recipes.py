@@ -21,8 +21,8 @@ def cityscapes() -> Config:
     return Config()
 
 
-def seed() -> Config:
-    """The settings of the project that fastseg replaces, to compare with.
+def notebook() -> Config:
+    """The settings of the notebook project, which fastseg replaces, to compare with.
 
     loicduchesne/SemanticSegmentation.
 
@@ -33,7 +33,7 @@ def seed() -> Config:
     score is the official one, at full resolution; DDP for DataParallel; resizing is antialiased.
     """
     return Config(
-        name="seed",
+        name="notebook",
         eval_every=1,
         save_every=1,
         data=DataConfig(
@@ -106,4 +106,4 @@ def demo() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (cityscapes, seed, camvid, demo)}
+RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (cityscapes, notebook, camvid, demo)}

@@ -45,8 +45,8 @@ def tiny(shards: Path, tmp_path: Path) -> Config:
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    """Tests share the machine with the processes that they start."""
-    torch.set_num_threads(2)
+    """Tests share the machine with each other and with the processes that they start."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -58,7 +58,6 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
     result = commands.run(*command_words(command), "--help")
@@ -69,7 +68,6 @@ def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
     assert any(words in result.stdout for words in ("efault", "values of the recipe", "(required)"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "predict", "export", "inspect"])
 def test_help_in_groups_fits_a_narrow_screen(command: str) -> None:
     text = commands.run(f"fastseg-{command}", "--help", columns=80).stdout
@@ -77,7 +75,6 @@ def test_help_in_groups_fits_a_narrow_screen(command: str) -> None:
     assert text.count(" options ─") >= 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_is_printed(shell: str) -> None:
     done = commands.run("fastseg-eval", "--tyro-print-completion", shell)

@@ -1,7 +1,6 @@
 """Which device is taken, and what is said of a GPU that is here and cannot be used."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,13 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drivers.build(tmp_path_factory.mktemp("driver"))
 
 
-def python(code: str, folder: Path, **answers: object) -> subprocess.CompletedProcess[str]:
-    """Run code as a command of ours with the drivers in ``folder``."""
+def python(code: str, folder: Path, anew: bool = False, **answers: object) -> subprocess.CompletedProcess[str]:
+    """Run code as a command of ours with the drivers in ``folder``; ``anew``: in a process that begins with nothing."""
     script = f"from fastseg.errors import run_command\ndef main():\n    {code}\nrun_command(main)"
     environment = drivers.environment(folder, **answers)
-    command = [sys.executable, "-c", script]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    if anew:
+        return commands.typed("python", "-c", script, **environment)
+    return commands.run("python", "-c", drivers.LOAD.format(folder=str(folder)) + script, **environment)
 
 
 DEVICE_OF = "from fastseg.device import device_of; print(device_of('{}'))"
@@ -44,7 +44,7 @@ DEVICE_OF = "from fastseg.device import device_of; print(device_of('{}'))"
 @pytest.mark.parametrize("check", ["0", "1"])
 def test_a_driver_that_is_too_old_is_no_silent_cpu_run(name: str, check: str, fake: Path) -> None:
     """With PYTORCH_NVML_BASED_CUDA_CHECK torch believes NVML, and only an attempt shows the truth."""
-    done = python(DEVICE_OF.format(name), fake, PYTORCH_NVML_BASED_CUDA_CHECK=check)
+    done = python(DEVICE_OF.format(name), fake, anew=name == "auto", PYTORCH_NVML_BASED_CUDA_CHECK=check)
     commands.refused(done, *(OLD if check == "0" else ["GPU 0 (NVIDIA H200) cannot be used", "too old"]))
     assert len(done.stderr.splitlines()) == 1  # without torch's own warning
     assert python(DEVICE_OF.format("cpu"), fake).stdout == "cpu\n"
@@ -96,7 +96,7 @@ def test_a_gpu_hidden_on_purpose_is_said_and_not_used(hidden: str, fake: Path) -
         "from fastseg.distributed.ranks import joined_ranks; joined_ranks('auto').__enter__()",
         "from fastseg.distributed.ranks import joined_ranks; joined_ranks('cuda').__enter__()",
         "import fastseg; fastseg.open_shards({shards!r}, device='auto')",
-        "from bench.suite.options import Options, device; device(Options())",
+        "from bench.throughput import Options, find_device; find_device(Options())",
     ],
 )
 def test_all_that_picks_a_device_says_so(code: str, fake: Path, shards: Path) -> None:
@@ -104,15 +104,12 @@ def test_all_that_picks_a_device_says_so(code: str, fake: Path, shards: Path) ->
 
 
 @without_gpu
-@pytest.mark.slow
 def test_training_says_so_and_trains_on_the_cpu_when_told(fake: Path, shards: Path, tmp_path: Path) -> None:
-    train = [sys.executable, "fastseg/train.py", *commands.TINY, "--optim.epochs", "1", "--shards", shards]
+    train = ["python", "fastseg/train.py", *commands.TINY, "--optim.epochs", "1", "--shards", shards]
     train += ["--runs", tmp_path, "--name", "x", "--model.weights", "none"]
 
     def run(*flags: str, **answers: object) -> subprocess.CompletedProcess[str]:
-        environment = drivers.environment(fake, **answers)
-        words = [str(word) for word in (*train, *flags)]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        return commands.typed(*train, *flags, **drivers.environment(fake, **answers))
 
     for flags in ([], ["--device", "cuda"], ["--gpus", "2"]):
         commands.refused(run(*flags), *OLD)

@@ -1,7 +1,6 @@
 """Libraries that are missing or cannot be loaded: one sentence wherever a user's command imports them first."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,9 +31,7 @@ def stub(folder: Path, package: str, code: str | None) -> Path:
 
 def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
     """A command of ours, the stubs before everything else."""
-    environment = {**commands.environment(), "PYTHONPATH": str(folder)}
-    words = [sys.executable, *map(str, command)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return commands.run("python", *command, PYTHONPATH=str(folder))
 
 
 COMMANDS = {
@@ -59,7 +56,7 @@ def test_dali_is_named_with_its_cure(
 
 def test_what_predict_and_the_bench_import_says_it_too(tmp_path: Path) -> None:
     stub(tmp_path, "nvidia.dali", None)
-    for module in ("fastseg.data.loader", "bench.suite.stages.evaluation"):
+    for module in ("fastseg.data.loader", "bench.stages.evaluation"):
         code = f"from fastseg.errors import run_command; run_command(lambda: __import__({module!r}))"
         commands.refused(run(tmp_path, "-c", code), *MISSING)
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.suite import readme
-from bench.suite.marks import MARKS, NOT_YET, table
-from bench.suite.rows import Results, Row, Spread
+from bench.docs import documents as readme
+from bench.docs.targets import NOT_YET, TARGETS, target_table
+from bench.runner.results import Results, Row, Spread
 from fastseg.errors import UserError
 
 
 @pytest.mark.parametrize("name", readme.SECTIONS)
 def test_the_documents_are_up_to_date(name: str) -> None:
     text = (readme.ROOT / name).read_text(encoding="utf-8")
-    assert readme.up_to_date(name, text) == text, "run: python -m bench.suite.readme"
+    assert readme.up_to_date(name, text) == text, "run: python -m bench.docs"
 
 
 def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch
         Row("loader", "other", "images/s", {}, skipped="not installed: other"),
         Row("packing", "fastseg", "frames/s", {}, (7.25,)),
     )
-    derived = ({"name": "loader/seed", "value": 2.0, "sentence": "twice"},)
+    derived = ({"name": "loader/notebook", "value": 2.0, "sentence": "twice"},)
     frames = {"origin": "procedural", "count": 5, "size": [1024, 2048]}
     cpu = Results(where, {"frames": frames}, rows, derived)
     cpu.write(tmp_path / "throughput-cpu.json")
@@ -44,34 +44,36 @@ def test_a_section_shows_every_stage_of_every_result(tmp_path: Path, monkeypatch
     assert text.index("1 × Card") < text.index("Chip, 2 cores")
 
 
-def test_marks_are_met_or_not() -> None:
-    """A figure that reaches its mark, one that does not, and what no run may say."""
+def test_targets_are_met_or_not() -> None:
+    """A figure that reaches its target, one that does not, and what no run may say."""
     loads = {"settings": {"work": {"crop": [768, 768]}}}
     loader = (
         Row("loader", "fastseg", "images/s", windows=(2100.0,), **loads),
-        Row("loader", "fastseg, resident", "images/s", windows=(5500.0,), **loads),
-        Row("loader", "seed", "images/s", windows=(200.0,), ratio=Spread(0.1, 0.1, 0.1), **loads),
-        Row("loader", "quick", "images/s", windows=(2400.0,), ratio=Spread(1.25, 1.2, 1.3), **loads),
+        Row("loader", "fastseg, cached", "images/s", windows=(5500.0,), **loads),
+        Row("loader", "notebook", "images/s", windows=(200.0,), ratio_to_ours=Spread(0.1, 0.1, 0.1), **loads),
+        Row("loader", "quick", "images/s", windows=(2400.0,), ratio_to_ours=Spread(1.25, 1.2, 1.3), **loads),
         Row("loader", "gone", "images/s", {}, skipped="not installed: gone"),
         Row("train", "fastseg", "images/s", {"crop": [768, 768]}, (220.0,)),
-        Row("compute", "seed", "images/s", {"crop": [128, 128]}, (9.0,), Spread(0.05, 0.05, 0.05)),
+        Row("compute", "notebook", "images/s", {"crop": [128, 128]}, (9.0,), Spread(0.05, 0.05, 0.05)),
     )
     shares = ({"name": "train/compute", "value": 0.991}, {"name": "packing/bare", "value": 0.87})
     settings = {"frames": {"origin": "procedural", "count": 32, "size": [1024, 2048]}}
     cpu = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, settings, loader, shares)
     card = dataclasses.replace(cpu, environment=cpu.environment | {"gpus": "1 × NVIDIA H200"})
     slice_ = dataclasses.replace(cpu, environment=cpu.environment | {"gpus": "1 × NVIDIA H200 MIG 1g.18gb"})
-    on_cpu, on_card, on_slice = (table([(Path(f"{n}.json"), r)]) for n, r in (("c", cpu), ("h", card), ("m", slice_)))
+    on_cpu, on_card, on_slice = (
+        target_table([(Path(f"{n}.json"), r)]) for n, r in (("c", cpu), ("h", card), ("m", slice_))
+    )
     assert "| 10.0×, [Chip, 2 cores](bench/results/c.json) | yes |" in on_cpu
     assert "| 0.800× (quick, gone not measured), [Chip, 2 cores](bench/results/c.json) | **no** |" in on_cpu
     assert "| 90 % | 87.0 %, [Chip, 2 cores](bench/results/c.json) | **no** |" in on_cpu
-    assert on_cpu.count(NOT_YET) == len(MARKS) - 3
+    assert on_cpu.count(NOT_YET) == len(TARGETS) - 3
     assert "| 98 % | 99.1 %, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
     assert "| 157 images/s | 220 images/s, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
     assert "| 2,000 images/s | 2,100 images/s, [1 × NVIDIA H200](bench/results/h.json) | yes |" in on_card
     assert "| 6,000 images/s | 5,500 images/s, [1 × NVIDIA H200](bench/results/h.json) | **no** |" in on_card
-    assert on_card.count(NOT_YET) == len(MARKS) - 5  # The seed's step was on other crops.
-    assert on_slice.count(NOT_YET) == len(MARKS) - 2
+    assert on_card.count(NOT_YET) == len(TARGETS) - 5  # The notebook project's step was on other crops.
+    assert on_slice.count(NOT_YET) == len(TARGETS) - 2
 
 
 def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +82,8 @@ def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pyt
     loads = {"settings": {"work": {"crop": [768, 768]}}}
     rows = (
         Row("loader", "fastseg", "images/s", windows=(1234.0,), **loads),
-        Row("loader", "seed", "images/s", windows=(100.0,), ratio=Spread(0.1, 0.1, 0.1), **loads),
-        Row("loader", "quick", "images/s", windows=(400.0,), ratio=Spread(0.5, 0.5, 0.5), **loads),
+        Row("loader", "notebook", "images/s", windows=(100.0,), ratio_to_ours=Spread(0.1, 0.1, 0.1), **loads),
+        Row("loader", "quick", "images/s", windows=(400.0,), ratio_to_ours=Spread(0.5, 0.5, 0.5), **loads),
     )
     settings = {"frames": {"origin": "procedural", "count": 32, "size": [1024, 2048]}}
     results = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, settings, rows, ())
@@ -97,7 +99,7 @@ def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pyt
 
 def test_recipes_stand_side_by_side() -> None:
     table = readme.recipes()
-    assert table.startswith("| setting | cityscapes | seed | camvid | demo |")
+    assert table.startswith("| setting | cityscapes | notebook | camvid | demo |")
     assert "| `--data.crop` | 768 768 | 768 1024 | 360 480 | 192 256 |" in table
     assert "--optim.momentum" not in table  # the same in all
 
@@ -135,16 +137,16 @@ def test_a_profile_is_shown_as_tables(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| batch norm | 1.25 | 100.0 % |" in text
     assert "| stem | 1.00 | 100.0 % | 0.5 | 500 | 25.0 % |" in text
     (tmp_path / "profile-card.json").write_text(json.dumps({**profile, "step": {}}))
-    with pytest.raises(UserError, match=r"profile-card\.json is no profile \(KeyError"):
+    with pytest.raises(UserError, match=r"profile-card\.json holds no profile \(KeyError"):
         readme.measurements()
 
 
 def test_without_results_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     assert readme.measurements() == readme.NO_GPU
-    assert readme.reached().endswith(f"| {NOT_YET} | – |")
+    assert readme.target_section().endswith(f"| {NOT_YET} | – |")
 
 
-def test_a_document_without_marks_is_refused() -> None:
+def test_a_document_without_targets_is_refused() -> None:
     with pytest.raises(UserError, match="lacks one of the lines"):
-        readme.with_section("# nothing", "marks", "text")
+        readme.with_section("# nothing", "targets", "text")

@@ -1,6 +1,6 @@
-"""The rivals: a small file for each, the real library used as its own documentation recommends.
+"""The peers: a small file for each, the real library used as its own documentation recommends.
 
-A loader's peer ``bench/peers/NAME.py`` has
+A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
 
 - ``NAME``, as tables show it; ``REQUIRES``, the distributions that it needs; perhaps ``ENVIRONMENT``, the environment
   variable that names another Python interpreter to run it with;
@@ -20,34 +20,52 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from fastseg.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.stages.frames import Frames
 
 STEP = "step_"
 
 
 def known() -> list[str]:
-    """Names of all peers, by their files."""
+    """Return names of all peers, by their files."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def loaders() -> list[str]:
-    """Names of the loaders among them."""
+    """Return names of the loaders among them."""
     return [name for name in known() if not name.startswith(STEP)]
 
 
 def load(name: str) -> ModuleType:
-    """The peer called ``name``; :class:`UserError` for any other name."""
+    """Return the peer called ``name``; :class:`UserError` for any other name."""
     if name not in known():
         raise UserError(f"there is no peer {name!r}; choose from: {', '.join(known())}")
     return importlib.import_module(f"bench.peers.{name}")
 
 
 def worker_counts(cores: int) -> list[int]:
-    """Numbers of worker processes or threads worth trying: one a core, and half as many more."""
+    """Return numbers of worker processes or threads worth trying: one a core, and half as many more."""
     return [cores, cores + max(cores // 2, 1)]
 
 
+def by_workers(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
+    """Return candidates that differ in the number of workers."""
+    return [{"workers": workers} for workers in worker_counts(cores)]
+
+
+def by_workers_and_masks(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
+    """Return candidates that differ in the number of workers and in how masks are stored."""
+    return [{"workers": workers, "masks": masks} for workers in worker_counts(cores) for masks in ("tif", "png")]
+
+
+def nothing(_frames: "Frames") -> None:
+    """Prepare nothing: it reads the frames as they are."""
+
+
 def interpreter(peer: ModuleType) -> str:
-    """The Python that runs it: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
+    """Return the Python that runs it: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
     return os.environ.get(getattr(peer, "ENVIRONMENT", ""), "") or sys.executable

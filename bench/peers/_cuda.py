@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.peers._opencv import decode, opencv
 from bench.peers._samples import Files, from_files
 from bench.peers.torchvision_v2 import show_labels
-from bench.suite.frames import Draw, Frames, Work
+from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 
 Show = Callable[[list[bytes], list[Window], Work], list[Tensor]]
@@ -20,20 +20,20 @@ _Sample = tuple[bytes, Window, Tensor]
 def batches_decoded_on_gpu(
     frames: Frames, work: Work, workers: int, show: Show, mask: str = "png"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield uint8 N×H×W×3 images and N×H×W labels without an end."""
     dataset = Files(frames, work, partial(encoded_sample, work=work), mask=mask)
     for images, windows, labels in from_files(dataset, work, workers, collate_fn=collate):
         yield torch.stack(show(images, windows, work)), labels.to(work.device, non_blocking=True)
 
 
 def encoded_sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> _Sample:
-    """The image as it is, the window that it has to show, and the labels that it shows."""
+    """Return the image as it is, the window that it has to show, and the labels that it shows."""
     labels = torch.from_numpy(decode(mask, opencv().IMREAD_GRAYSCALE))
     window = draw((labels.shape[0], labels.shape[1]))
     return image, window, show_labels(labels[None], window, work)
 
 
 def collate(samples: list[_Sample]) -> tuple[list[bytes], list[Window], Tensor]:
-    """A batch: lists of what has no common shape."""
+    """Return a batch: lists of what has no common shape."""
     images, windows, labels = zip(*samples, strict=True)
     return list(images), list(windows), torch.stack(labels)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.suite.frames import Draw, Work
+from bench.stages.frames import Draw, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
 
 
 @cache
 def opencv() -> Any:
-    """The library, without threads of its own: the loader has its workers."""
+    """Return the library, without threads of its own: the loader has its workers."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -39,7 +39,7 @@ def decode(data: bytes, flags: int) -> np.ndarray:
 
 
 def cut(array: np.ndarray, window: Window) -> np.ndarray:
-    """A view of the part of a frame that the window shows."""
+    """Return a view of the part of a frame that the window shows."""
     return array[window.top : window.bottom, window.left : window.right]
 
 
@@ -58,7 +58,7 @@ def resize(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
 
 
 def pad(array: np.ndarray, window: Window, work: Work, value: int | tuple[int, int, int]) -> Tensor:
-    """The finished crop."""
+    """Return the finished crop."""
     below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
     if window.pad_top or window.pad_left or below or after:
         edges = (window.pad_top, below, window.pad_left, after)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from bench.suite.frames import Draw, Frames, Work
+from bench.stages.frames import Draw, Frames, Work
 
 Ticket = tuple[int, int]
 """Epoch and sample: enough to draw what a sample shows."""
@@ -50,13 +50,13 @@ class Files(Dataset[Any]):
 
 
 def read(path: str) -> bytes:
-    """All bytes of a file."""
+    """Return all bytes of a file."""
     with open(path, "rb") as file:  # noqa: PTH123 - a Path would be built for every sample
         return file.read()
 
 
 def from_files(dataset: Files, work: Work, workers: int, **options: Any) -> Iterable[Any]:
-    """torch's DataLoader over a dataset of files, without an end."""
+    """Return torch's DataLoader over a dataset of files, without an end."""
     return DataLoader(
         dataset,
         work.batch,
@@ -68,19 +68,19 @@ def from_files(dataset: Files, work: Work, workers: int, **options: Any) -> Iter
 
 
 def hand_over(batches: Iterable[Any], work: Work) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (image, label) on the device; from pinned memory the copy goes on beside the work there."""
+    """Yield batches of (image, label) on the device; from pinned memory the copy goes on beside the work there."""
     for image, label in batches:
         yield image.to(work.device, non_blocking=True), label.to(work.device, non_blocking=True)
 
 
 def stacked(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A batch out of samples."""
+    """Return a batch out of samples."""
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
 def own_numbers(seed: int) -> np.random.Generator:
-    """The random numbers of this worker process, for loaders that do not say which epoch and sample they are at."""
+    """Return this worker process's random numbers, for loaders that do not say which epoch and sample they are at."""
     worker = get_worker_info()
     return _numbers(seed, worker.id if worker else 0)
 

@@ -7,31 +7,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work, once
+from bench.peers import by_workers
+from bench.peers.torchvision_v2 import sample
+from bench.stages.frames import Frames, Work, once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "LitData + torchvision v2"
 REQUIRES = ("litdata", "torchvision")
+candidates = by_workers
 CHUNK = "8MB"
 """A chunk; its usual 64 MB would put all frames of a benchmark into one."""
-
-
-def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
-    """Numbers of workers."""
-    return [{"workers": workers} for workers in worker_counts(cores)]
 
 
 def prepare(frames: Frames) -> None:
     """Write the encoded frames into chunks, once."""
     os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # It would ask the network.
-    once(frames.root / "litdata", partial(_optimise, frames))
+    once(frames.root / "litdata", partial(_optimize, frames))
 
 
 def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     import litdata
 
     from bench.peers._samples import hand_over
@@ -48,19 +45,12 @@ def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor"
     return hand_over(loader, work)
 
 
-def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
-    """Decode and augment one sample: uint8 h×w×3 and h×w."""
-    from bench.peers import torchvision_v2
-
-    return torchvision_v2.sample(image, mask, draw, work)
-
-
 def _augment(samples: tuple[dict[str, bytes]], rngs: dict[str, Any], work: Work) -> tuple["Tensor", "Tensor"]:
-    """What LitData's own random numbers draw of a sample."""
+    """Return what LitData's own random numbers draw of a sample."""
     return sample(samples[0]["image"], samples[0]["mask"], work.draw(rngs["numpy"]), work)
 
 
-def _optimise(frames: Frames, folder: Path) -> None:
+def _optimize(frames: Frames, folder: Path) -> None:
     # LitData would work in, and first empty, /tmp/chunks and /tmp/data, whosever they are.
     with TemporaryDirectory(dir=folder.parent) as temporary:
         os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{temporary}/chunks"

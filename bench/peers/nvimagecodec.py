@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work
+from bench.peers import nothing, worker_counts
+from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 NAME = "nvImageCodec + OpenCV"
 REQUIRES = ("nvidia-nvimgcodec-cu13", "opencv-python-headless")
+prepare = nothing
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Where images are decoded, numbers of workers, and how masks are stored."""
+    """Return where images are decoded, numbers of workers, and how masks are stored."""
     ways = ("cuda", "cpu") if device == "cuda" else ("cpu",)
     return [
         {"decode": way, "workers": workers, "masks": masks}
@@ -33,14 +34,10 @@ def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
     ]
 
 
-def prepare(frames: Frames) -> None:
-    """It reads the JPEGs and the masks' TIFFs or PNGs."""
-
-
 def batches(
     frames: Frames, work: Work, workers: int, masks: str = "png", decode: str = "cpu"
 ) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     from bench.peers._samples import Files, from_files, hand_over
 
     if decode == "cuda":
@@ -66,7 +63,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
 
 
 def _region(coded: Any, window: Window) -> Any:
-    """The part of a coded image that the window shows."""
+    """Return the part of a coded image that the window shows."""
     from nvidia import nvimgcodec
 
     region = nvimgcodec.Region(window.top, window.left, window.bottom, window.right)
@@ -75,7 +72,7 @@ def _region(coded: Any, window: Window) -> Any:
 
 @cache
 def _decoder(device: str, _process: int) -> tuple[Any, Any]:
-    """A decoder and its parameters for masks; each process has its own, as threads do not survive a fork."""
+    """Return a decoder and its parameters for masks; each process has its own, as threads do not survive a fork."""
     from nvidia import nvimgcodec
 
     gray = nvimgcodec.DecodeParams(color_spec=nvimgcodec.ColorSpec.GRAY)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work
+from bench.peers import nothing, worker_counts
+from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 NAME = "SPDL"
 REQUIRES = ("spdl-core", "spdl-io", "opencv-python-headless")
+prepare = nothing
 QUEUE = 2
 """Finished batches that wait."""
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Who decodes, how masks are stored, and numbers of threads."""
+    """Return who decodes, how masks are stored, and numbers of threads."""
     decoders = [("opencv", "tif"), ("opencv", "png")]
     decoders += [("ffmpeg", "tif")] if has_ffmpeg() else []
     decoders += [("nvjpeg", "tif")] if device == "cuda" else []
@@ -42,14 +43,10 @@ def has_ffmpeg() -> bool:
     return find_library("avfilter") is not None
 
 
-def prepare(frames: Frames) -> None:
-    """It reads the JPEGs and the masks' TIFFs or PNGs."""
-
-
 def batches(
     frames: Frames, work: Work, threads: int, decoder: str = "opencv", masks: str = "png"
 ) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     from spdl.pipeline import PipelineBuilder
 
     from bench.peers._cuda import encoded_sample

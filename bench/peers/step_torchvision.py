@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from bench.suite.steps import CLASSES, RATE, Steps, first_device, normalized, synthetic_batch
+from bench.stages.steps import CLASSES, RATE, Steps, first_device, normalized, synthetic_batch
 from fastseg.device import autocast, precision_of
 from fastseg.labels import IGNORE
 from fastseg.training.flops import step_flops
@@ -39,7 +39,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def train(self, image: Tensor, label: Tensor) -> float:
-        """One step on float32 N×3×H×W and int64 N×H×W; returns the loss."""
+        """Do one step on float32 N×3×H×W and int64 N×H×W; returns the loss."""
         with autocast(self.precision, self.device):
             output = self.model(image)
             losses = {key: nn.functional.cross_entropy(x, label, ignore_index=IGNORE) for key, x in output.items()}
@@ -53,7 +53,7 @@ class Step:
 
 
 def open_step(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:
-    """A contender; for ``precision`` auto it is the script's float16 on a GPU, what the CPU does best on a CPU."""
+    """Build the benchmark; ``precision`` auto: the script's float16 on a GPU, what a CPU does best there."""
     torch.backends.cudnn.benchmark = True  # as the script does
     place, size = first_device(device), (crop[0], crop[1])
     if precision == "auto":

@@ -10,33 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work, once
+from bench.peers import by_workers_and_masks
+from bench.stages.frames import Draw, Frames, Work, once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "mosaicml-streaming + OpenCV"
 REQUIRES = ("mosaicml-streaming", "opencv-python-headless", "cityscapesScripts")
+candidates = by_workers_and_masks
 ENVIRONMENT = "FASTSEG_BENCH_STREAMING_PYTHON"
-MASKS = ("tif", "png")
 EPOCH = 1 << 16
 """Samples of an epoch: the frames many times over, so that its end does not come within a measurement."""
 
 
-def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
-    """Numbers of workers, and how masks are stored."""
-    return [{"workers": workers, "masks": masks} for workers in worker_counts(cores) for masks in MASKS]
-
-
 def prepare(frames: Frames) -> None:
     """Write the encoded frames into its shards, once."""
-    for masks in MASKS:
+    for masks in ("tif", "png"):
         once(frames.root / f"mds-{masks}", partial(_write, frames, masks))
 
 
 def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
     from torch.utils.data import DataLoader
@@ -69,7 +64,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
 
 
 def _augment(encoded: list[dict[str, bytes]], work: Work) -> tuple["Tensor", "Tensor"]:
-    """A batch, in the worker that read it."""
+    """Return a batch, in the worker that read it."""
     from bench.peers._samples import own_numbers, stacked
 
     draw = work.draw(own_numbers(work.seed))

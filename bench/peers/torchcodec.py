@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work
+from bench.peers import nothing, worker_counts
+from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 
 if TYPE_CHECKING:
@@ -16,20 +16,17 @@ if TYPE_CHECKING:
 
 NAME = "torchcodec + torchvision v2"
 REQUIRES = ("torchcodec", "torchvision")
+prepare = nothing
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Where images are decoded, and numbers of workers."""
+    """Return where images are decoded, and numbers of workers."""
     ways = ("cuda", "cpu") if device == "cuda" else ("cpu",)
     return [{"decode": way, "workers": workers} for way in ways for workers in worker_counts(cores)]
 
 
-def prepare(frames: Frames) -> None:
-    """It reads the JPEGs and the masks' PNGs."""
-
-
 def batches(frames: Frames, work: Work, workers: int, decode: str = "cpu") -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     from bench.peers._samples import Files, from_files, hand_over
 
     if decode == "cuda":

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work
+from bench.peers import by_workers, nothing
+from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
 
@@ -17,19 +17,12 @@ if TYPE_CHECKING:
 
 NAME = "torchvision v2 + torchvision.io"
 REQUIRES = ("torchvision",)
-
-
-def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
-    """Numbers of workers."""
-    return [{"workers": workers} for workers in worker_counts(cores)]
-
-
-def prepare(frames: Frames) -> None:
-    """It reads the JPEGs and the masks' PNGs."""
+candidates = by_workers
+prepare = nothing
 
 
 def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     from bench.peers._samples import Files, from_files, hand_over
 
     return hand_over(from_files(Files(frames, work, partial(sample, work=work)), work, workers), work)
@@ -47,7 +40,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
 
 
 def show_image(frame: "Tensor", window: Window, work: Work) -> "Tensor":
-    """What the window shows of a frame 3×H×W (bilinear, antialiased): h×w×3.
+    """Return what the window shows of a frame 3×H×W (bilinear, antialiased): h×w×3.
 
     Its decoders give channels-last memory, and resizing keeps it: channels last is no copy.
     """
@@ -57,7 +50,7 @@ def show_image(frame: "Tensor", window: Window, work: Work) -> "Tensor":
 
 
 def show_labels(labels: "Tensor", window: Window, work: Work) -> "Tensor":
-    """The same of labels 1×H×W (nearest): h×w."""
+    """Return the same of labels 1×H×W (nearest): h×w."""
     from torchvision.transforms.v2 import InterpolationMode
 
     return _show(labels, window, work, InterpolationMode.NEAREST_EXACT, [IGNORE])[0].contiguous()

@@ -7,29 +7,22 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import worker_counts
-from bench.suite.frames import Draw, Frames, Work
+from bench.peers import by_workers_and_masks, nothing
+from bench.stages.frames import Draw, Frames, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "webdataset + OpenCV"
 REQUIRES = ("webdataset", "opencv-python-headless")
+candidates = by_workers_and_masks
+prepare = nothing
 SHUFFLE = 64
 """Encoded samples among which each worker shuffles."""
 
 
-def candidates(cores: int, _device: str = "cpu") -> list[dict[str, Any]]:
-    """Numbers of workers, and how masks are stored."""
-    return [{"workers": workers, "masks": masks} for workers in worker_counts(cores) for masks in ("tif", "png")]
-
-
-def prepare(frames: Frames) -> None:
-    """It reads our shards as they are."""
-
-
 def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Iterator[tuple["Tensor", "Tensor"]]:
-    """Endless uint8 N×H×W×3 images and N×H×W labels."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     import webdataset
 
     from bench.peers._samples import hand_over, stacked
@@ -57,7 +50,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
 
 
 def _samples(encoded: Iterable[tuple[bytes, bytes]], work: Work) -> Iterator[tuple["Tensor", "Tensor"]]:
-    """A worker's stream of samples."""
+    """Yield a worker's stream of samples."""
     from bench.peers._samples import own_numbers
 
     draw = work.draw(own_numbers(work.seed))

@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from fastseg.config import Config
+from fastseg.device import environment, precision_of
+from fastseg.distributed.ranks import Ranks
+from fastseg.training.compiled import wants_compiling
 from fastseg.training.kernel_categories import analyze
 
 WARMUP, STEPS = 10, 5
@@ -107,11 +111,6 @@ class Table(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def tables(document: dict[str, Any]) -> list[Table]:
-    """Return a profile (``profile.json``) as tables: categories of kernels, stages of the network."""
-    return [category_table(document["step"]), *([stage_table(document["stages"])] if document["stages"] else [])]
-
-
 def category_table(step: dict[str, Any]) -> Table:
     """Return a table of a step's milliseconds; ``hidden`` ones ran beneath other kernels and cost nothing."""
     plain = f", {step['plain_step_ms']:.4g} without the profiler" if step["plain_step_ms"] else ""
@@ -130,22 +129,17 @@ def category_table(step: dict[str, Any]) -> Table:
     return Table(f"A step of {step['step_ms']:.4g} ms ({step['steps']} profiled{plain})", columns, [*rows, total])
 
 
-def stage_table(stages: list[dict[str, Any]]) -> Table:
-    """Return a table of each stage's forward and backward pass and how well it uses the processor."""
-    peak = any(stage["mfu"] is not None for stage in stages)
-    whole = {key: sum(stage[key] for stage in stages) for key in ("ms", "tflop")}
-    whole |= {"stage": "all stages", "tflops": 1000 * whole["tflop"] / whole["ms"]}
-    whole["mfu"] = sum(stage["mfu"] * stage["ms"] for stage in stages) / whole["ms"] if peak else None
-    rows = [
-        (
-            stage["stage"],
-            f"{stage['ms']:.2f}",
-            f"{100 * stage['ms'] / whole['ms']:.1f} %",
-            f"{stage['tflop']:.3g}",
-            f"{stage['tflops']:.3g}",
-            *([f"{100 * stage['mfu']:.1f} %"] if peak else []),
-        )
-        for stage in (*stages, whole)
-    ]
-    columns = ("stage", "ms", "share", "TFLOP", "TFLOP/s", *(["MFU"] if peak else []))
-    return Table("Forward and backward pass of each stage alone", columns, rows)
+def profile_document(step: dict[str, Any], config: Config, ranks: Ranks) -> dict[str, Any]:
+    """Return what ``profile.json`` holds; ``step`` is what :meth:`StepProfiler.finish` returned."""
+    device, model, data = ranks.device, config.model, config.data
+    settings = {
+        "arch": model.arch,
+        "batch": data.batch,
+        "crop": list(data.crop),
+        "precision": precision_of(model.precision, device),
+        "channels_last": model.channels_last,
+        "compile": wants_compiling(config.model, device),
+        "ranks": ranks.world,
+        "device": device.type,
+    }
+    return {"environment": environment(), "settings": settings, "step": step}

@@ -24,9 +24,8 @@ from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
 from fastseg.training.optim import lr_at, peak_lr, total_steps
-from fastseg.training.profiler import StepProfiler, span, tables
+from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
 from fastseg.training.run_log import RunLog, record_evaluation
-from fastseg.training.stage_profile import profile_document, stages_beside
 from fastseg.training.state import RunState
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
@@ -226,20 +225,14 @@ class Trainer:
         return improved, False
 
     def write_profile(self, profiler: StepProfiler) -> None:
-        """Write the profile and the measured stages, without counting the time for the run."""
+        """Write the profile, without counting the time for the run."""
         begin = time.perf_counter()
         self.profiler = None
         step = profiler.finish()
         if self.log:
-            self.say(f"profiled {step['steps']} steps")
-            config = self.state.train_step.config
-            # At once, because stages take minutes to compile and the run may be stopped meanwhile.
-            self.log.write("profile/profile", profile_document(step, [], config, self.ranks))
-            stages = stages_beside(config, len(self.manifest.classes), self.ranks)
-            document = profile_document(step, stages, config, self.ranks)
+            document = profile_document(step, self.state.train_step.config, self.ranks)
             self.log.write("profile/profile", document)
-            for table in tables(document):
-                self.log.show(table)
+            self.log.show(category_table(step))
             self.say(f"the profile is in {profiler.folder}")
         self.clock.leave_out(time.perf_counter() - begin)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import commands
+import zygote
 from commands import BIN, ROOT
 from runs import lines
 
@@ -27,7 +28,7 @@ def study(shards: Path, runs: Path, *more: object) -> tuple[object, ...]:
     return ("python", *own, "--", "--shards", shards, *SMALL)
 
 
-def first_step(folder: Path, process: subprocess.Popen) -> None:
+def first_step(folder: Path, process: zygote.Command) -> None:
     """Wait until a run has logged one."""
     path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
     while not (path.exists() and path.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
@@ -35,24 +36,20 @@ def first_step(folder: Path, process: subprocess.Popen) -> None:
     assert path.exists()
 
 
-@pytest.mark.slow
 def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     """Two variants, two seeds; Ctrl-C in the first run."""
-    runs, results = tmp_path / "runs", tmp_path / "out.json"
-    process = commands.start(*study(shards, runs))
-    try:
-        first_step(runs / "demo" / "base-0", process)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, output
+    runs, out = tmp_path / "runs", tmp_path / "out.json"
+    process = commands.start(*study(shards, runs), output=tmp_path / "output")
+    first_step(runs / "demo" / "base-0", process)
+    process.send_signal(signal.SIGINT)
+    code, output = process.finish(120), process.output
+    assert code == 130, output
     assert "interrupted; the same command goes on from there" in output
     assert "0 of 4 runs are finished, 1 more begun (base, seed 0:" in output
     begun = lines(runs / "demo" / "base-0", "train")
     assert 1 <= len(begun) < 10
 
-    done = commands.run(*study(shards, runs, "--json", results, "--plot", tmp_path / "out.png"))
+    done = commands.run(*study(shards, runs, "--json", out, "--plot", tmp_path / "out.png"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming after step" in (runs / "demo" / "base-0" / "train.log").read_text()
     assert [line["step"] for line in lines(runs / "demo" / "base-0", "train")] == list(range(1, 11))
@@ -62,14 +59,14 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
         ("3", "base", "1"),
         ("4", "ema-off", "1"),
     ]
-    document = json.loads(results.read_text())
-    assert str(tmp_path) not in results.read_text()
-    outcomes = document["studies"][0]["outcomes"]
-    assert [outcome["finished"] for outcome in outcomes] == [True] * 4
-    for outcome in outcomes:
-        logged = lines(runs / "demo" / f"{outcome['variant']}-{outcome['seed']}", "eval")
-        assert [e["miou"] for e in outcome["evaluations"]] == [line["miou"] for line in logged]
-        assert 0 < outcome["evaluating"] < outcome["seconds"] < outcome["process_seconds"]
+    document = json.loads(out.read_text())
+    assert str(tmp_path) not in out.read_text()
+    results = document["studies"][0]["results"]
+    assert [result["finished"] for result in results] == [True] * 4
+    for result in results:
+        logged = lines(runs / "demo" / f"{result['variant']}-{result['seed']}", "eval")
+        assert [e["miou"] for e in result["evaluations"]] == [line["miou"] for line in logged]
+        assert 0 < result["evaluating"] < result["seconds"] < result["process_seconds"]
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
     again = commands.run(*study(shards, runs))  # nothing is left to train
@@ -79,7 +76,6 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     assert "2 seeds, too few to say" in again.stdout
 
 
-@pytest.mark.slow
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
     commands.refused(done, "demo, base, seed 0 could not begin: ", "--data.batch")
@@ -92,7 +88,6 @@ def script(*arguments: object, **variables: str) -> subprocess.CompletedProcess[
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
 def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     done = script(tmp_path, "camvid", "nonsense", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))
     assert done.returncode == 1  # nonsense
@@ -100,11 +95,10 @@ def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     assert re.search(r"^camvid: done in \d+ s$", done.stdout, re.MULTILINE), done.stdout
     assert "| base | 1 |" in done.stdout
     (study,) = json.loads((tmp_path / "accuracy-cpu-camvid.json").read_text())["studies"]
-    assert (study["planned"], study["outcomes"][0]["finished"]) == (1, True)
+    assert (study["planned"], study["results"][0]["finished"]) == (1, True)
     assert (tmp_path / "accuracy-cpu-camvid.svg").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would begin to train")
 def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
     done = script(tmp_path / "out")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.candidates import chunked_loss, fused_loss
+from bench.variants.candidates import chunked_loss, fused_loss
 from fastseg.labels import IGNORE
 from fastseg.model import loss as plain_loss
 from fastseg.model.deeplab import Logits
@@ -145,7 +145,7 @@ def test_loss_in_one_kernel() -> None:
 
 def check_the_kernel() -> None:
     """What the test above runs: float32, to a relative 1e-5; strides even, odd and none; what compilers rely on."""
-    from bench.candidates._cells import upsampled_cross_entropy
+    from bench.variants.candidates._cells import upsampled_cross_entropy
 
     random = torch.Generator().manual_seed(0)
     shapes = [(2, 19, 2, 3, 16, 24), (1, 5, 2, 3, 6, 9), (2, 3, 1, 3, 4, 12), (1, 2, 3, 3, 3, 3), (1, 4, 1, 2, 16, 32)]

@@ -11,13 +11,13 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 import commands
-from bench import candidates
-from bench.candidates import live_taps, space_to_batch, wide_aspp
-from bench.suite import candidates as suite
-from bench.suite.contest import Contest, Timing
-from bench.suite.request import Request
-from bench.suite.stages.compute import Ours, alone
-from bench.suite.steps import recipe
+from bench import variants
+from bench.runner.runner import Runner, Timing
+from bench.stages import Request
+from bench.stages.compute import Ours, alone
+from bench.stages.steps import recipe
+from bench.variants import candidates
+from bench.variants.candidates import live_taps, space_to_batch, wide_aspp
 from fastseg.training.flops import step_flops
 
 ARCH = "deeplabv3_mobilenet_v3_large"
@@ -151,30 +151,32 @@ def test_changed_layers_compile(change: str | Callable[[nn.Module], None], rando
 
 
 def test_listed_is_what_can_run() -> None:
-    on_cpu = [c.name for c in suite.contestants(request(arch="deeplabv3_resnet50"), "compute")]
+    on_cpu = [c.name for c in variants.entries("candidates", request(arch="deeplabv3_resnet50"), "compute")]
     assert on_cpu[0] == "fastseg"
     assert sorted(on_cpu[1:]) == [f"fastseg with {name}" for name in ON_CPU]
     big = request("cuda", "deeplabv3_resnet50", crop=(768, 768))
-    on_gpu = [c.settings.get("added") for c in suite.contestants(big, "compute")]
+    on_gpu = [c.settings.get("added") for c in variants.entries("candidates", big, "compute")]
     assert {None, "loss in one kernel", "max-autotune", "CUDA graphs", "dilation by folding"} < set(on_gpu)
     assert "live taps only" not in on_gpu
     assert "dilation by folding" not in candidates.fitting(request(), "compute")  # MobileNetV3
-    assert suite.contestants(request(), "loader") == suite.contestants(request(), "scaling") == []
-    ranked = [c.settings.get("added") for c in suite.contestants(request(ranks=2), "scaling")]
+    assert (
+        variants.entries("candidates", request(), "loader")
+        == variants.entries("candidates", request(), "scaling")
+        == []
+    )
+    ranked = [c.settings.get("added") for c in variants.entries("candidates", request(ranks=2), "scaling")]
     assert ranked == [None, "bf16 gradients", "buckets of 50 MB", "buckets of 100 MB"]
     every = [name for module in candidates.modules() for name in module.VARIANTS]
     assert len(every) == len(set(every)) == 10
 
 
-@pytest.mark.slow
 def test_ranks_with_candidates() -> None:
-    """Real ranks under torchrun, driven by the contest."""
-    contest = Contest(suite.contestants(request(ranks=2), "scaling"), Timing(2, 0.1, 0.0, patience=120))
-    contest.run()
-    assert [row.skipped for row in contest.rows()] == [None] * 4
+    """Real ranks under torchrun, driven by the runner."""
+    runner = Runner(variants.entries("candidates", request(ranks=2), "scaling"), Timing(2, 0.1, 0.0, patience=120))
+    runner.run()
+    assert [row.skipped for row in runner.rows()] == [None] * 4
 
 
-@pytest.mark.slow
 def test_the_command_measures_candidates(tmp_path: Path) -> None:
     out = tmp_path / "candidates.json"
     flags = ("--candidates", "--stages", "compute", "--device", "cpu", "--crop", "32", "32", "--batch", "2")

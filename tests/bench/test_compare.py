@@ -10,7 +10,7 @@ import pytest
 
 import commands
 from bench.compare import compare, rank_test
-from bench.suite.rows import Results, Row
+from bench.runner.results import Results, Row
 
 STEADY = (100.0, 101.0, 99.0, 100.5, 99.5)
 
@@ -55,7 +55,7 @@ def test_the_rank_test_counts_pairs() -> None:
         distances = [abs(u(other) - 8) for other in combinations(range(8), 4)]
         expected = np.mean([distance >= abs(u(hand) - 8) for distance in distances])
         rest = [i for i in range(8) if i not in hand]
-        a, b = (np.array([values[i] for i in part]) for part in (hand, rest))
+        a, b = ([values[i] for i in part] for part in (hand, rest))
         assert rank_test(a, b, np.random.default_rng(0)) == pytest.approx(expected)
 
 
@@ -79,13 +79,15 @@ def _compare(folder: Path, before: Results, after: Results) -> subprocess.Comple
 BEFORE = Results(
     {"processor": "A", "torch": "2.11"},
     {},
-    (_row("fastseg", STEADY, threads=2), _row("seed", STEADY), _row("x", STEADY)),
+    (_row("fastseg", STEADY, threads=2), _row("notebook", STEADY), _row("x", STEADY)),
 )
 
 
 def test_slower_is_exit_code_1(tmp_path: Path) -> None:
     slow = tuple(0.8 * rate for rate in STEADY)
-    after = Results({"processor": "B", "torch": "2.12"}, {}, (_row("fastseg", slow, threads=4), _row("seed", STEADY)))
+    after = Results(
+        {"processor": "B", "torch": "2.12"}, {}, (_row("fastseg", slow, threads=4), _row("notebook", STEADY))
+    )
     done = _compare(tmp_path, BEFORE, after)
     assert done.returncode == 1, done.stderr
     said = " ".join(done.stdout.split())
@@ -98,17 +100,17 @@ def test_slower_is_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_a_slower_peer_is_none_of_our_business(tmp_path: Path) -> None:
-    rows = (_row("fastseg", STEADY), _row("seed", tuple(0.5 * rate for rate in STEADY)))
-    done = _compare(tmp_path, BEFORE, replace(BEFORE, rows=rows))
+    rows = (_row("fastseg", STEADY), _row("notebook", tuple(0.5 * rate for rate in STEADY)))
+    done = _compare(tmp_path, BEFORE, replace(BEFORE, results=rows))
     assert done.returncode == 0, done.stderr
     assert "nothing of fastseg's got slower beyond noise" in done.stdout
-    assert done.stdout.count("slower") == 2  # The seed's row, and the last line.
+    assert done.stdout.count("slower") == 2  # The notebook project's row, and the last line.
 
 
 def test_parts_and_fastseg_without_a_part_do_not_count(tmp_path: Path) -> None:
     names = ("fastseg: reading", "fastseg without compile", "fastseg with loss in chunks")
-    before = replace(BEFORE, rows=tuple(_row(name, STEADY) for name in names))
-    after = replace(BEFORE, rows=tuple(_row(name, tuple(0.5 * rate for rate in STEADY)) for name in names))
+    before = replace(BEFORE, results=tuple(_row(name, STEADY) for name in names))
+    after = replace(BEFORE, results=tuple(_row(name, tuple(0.5 * rate for rate in STEADY)) for name in names))
     done = _compare(tmp_path, before, after)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("-50.0 %") == len(names) + done.stdout.count("-50.0 % to")
@@ -120,17 +122,19 @@ def test_other_settings_do_not_count(tmp_path: Path) -> None:
     """Of a run with --settings, what stands beside them does."""
     swept = replace(BEFORE, settings={"options": {"settings": True}})
     slow = tuple(0.5 * rate for rate in STEADY)
-    before = replace(swept, rows=tuple(_row(name, STEADY) for name in ("fastseg", "fastseg, 1 threads")))
-    done = _compare(tmp_path, before, replace(swept, rows=(_row("fastseg", STEADY), _row("fastseg, 1 threads", slow))))
+    before = replace(swept, results=tuple(_row(name, STEADY) for name in ("fastseg", "fastseg, 1 threads")))
+    done = _compare(
+        tmp_path, before, replace(swept, results=(_row("fastseg", STEADY), _row("fastseg, 1 threads", slow)))
+    )
     assert done.returncode == 0, done.stderr
     assert "-50.0 %" in done.stdout
-    done = _compare(tmp_path, before, replace(swept, rows=(_row("fastseg", slow),)))
+    done = _compare(tmp_path, before, replace(swept, results=(_row("fastseg", slow),)))
     assert done.returncode == 1, done.stderr
     assert "slower beyond noise: fastseg\n" in done.stdout
 
 
 def test_too_few_windows_are_said(tmp_path: Path) -> None:
-    done = _compare(tmp_path, BEFORE, replace(BEFORE, rows=(_row("fastseg", STEADY[:3], threads=2),)))
+    done = _compare(tmp_path, BEFORE, replace(BEFORE, results=(_row("fastseg", STEADY[:3], threads=2),)))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("with fewer than 4 nothing can be called slower") == 1
 
@@ -138,4 +142,4 @@ def test_too_few_windows_are_said(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     BEFORE.write(tmp_path / "before.json")
     done = commands.run(commands.BIN / "python", "bench/compare.py", tmp_path / "before.json", tmp_path / "no.json")
-    commands.refused(done, "no.json cannot be read: No such file or directory; name a file that --json wrote")
+    commands.refused(done, "no.json cannot be read: No such file or directory; name a file that holds results of")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.suite.frames import CODECS, Frames, Work, frames_of_shards, once, procedural_frames
+from bench.stages.frames import CODECS, Frames, Work, frames_of_shards, once, procedural_frames
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.packing.sources import open_source

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.suite import candidates, profiled, summary
-from bench.suite.isolated import Verdict
-from bench.suite.request import Request
-from bench.suite.rows import Results, Row, read_results
+from bench import variants
+from bench.docs import gpu_page as summary
+from bench.runner.isolated_tests import Verdict
+from bench.runner.results import Results, Row, read_results
+from bench.stages import Request
+from bench.stages import profile_step as profiled
 from commands import BIN, ROOT, environment
 from fastseg.commands.train import parse
 
@@ -32,7 +34,6 @@ def run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would begin to measure")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = run(tmp_path / "out")
@@ -41,7 +42,6 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     """A wrong name and a set that is not there, then the page of what there is."""
     done = run(tmp_path, "nonsense", "profile", "loader", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(tmp_path / "none"))
@@ -58,7 +58,6 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert "\n- profile: failed (2) after" in page
 
 
-@pytest.mark.slow
 def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
     """And the other files have been run."""
     tests, out = tmp_path / "tests", tmp_path / "out"
@@ -77,7 +76,7 @@ def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_contestant_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
+def test_an_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
     """A library, which its loader's processes import, kills it; the others are measured."""
     stub = tmp_path / "stub" / "albumentations"
     stub.mkdir(parents=True)
@@ -85,17 +84,16 @@ def test_a_contestant_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> Non
     settings = {"FASTSEG_SHARDS": str(shards), "PYTHONPATH": str(stub.parent), "FASTSEG_BUDGET": "3000"}
     done = run(tmp_path, "loader", FASTSEG_DEVICE="cpu", **settings)
     assert done.returncode == 0, done.stdout + (tmp_path / "logs/loader.log").read_text()
-    rows = {row.contestant: row for row in read_results(tmp_path / "throughput-cpu-loader.json").rows}
-    assert str(rows["seed"].skipped).startswith("crashed (SIGSEGV); the last it said: ")
+    rows = {row.entry: row for row in read_results(tmp_path / "throughput-cpu-loader.json").results}
+    assert str(rows["notebook"].skipped).startswith("crashed (SIGSEGV); the last it said: ")
     assert rows["fastseg"].windows
     assert sum(bool(row.windows) for row in rows.values()) > 2
     page = (tmp_path / "summary-cpu.md").read_text()
-    assert "  - loader, seed: crashed (SIGSEGV); the last it said: " in page
+    assert "  - loader, notebook: crashed (SIGSEGV); the last it said: " in page
     assert "  - loader: " in page  # our own rate
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "logs" / "loader.log").read_text()
 
 
-@pytest.mark.slow
 def test_it_goes_on_with_what_is_not_done(tmp_path: Path) -> None:
     """Parts with a whole result are left alone unless they are named; those that went wrong come last."""
     tests, out = tmp_path / "tests", tmp_path / "out"
@@ -153,7 +151,6 @@ def test_a_part_tells_how_it_ended(tmp_path: Path, command: str, says: str) -> N
     assert re.match(says, limited(tmp_path, "bash", "-c", command, seconds=20 if "sleep" in command else 60))
 
 
-@pytest.mark.slow
 def test_no_part_starts_without_time(tmp_path: Path) -> None:
     done = run(tmp_path, "tests", FASTSEG_DEVICE="cpu", FASTSEG_BUDGET="10")
     assert done.returncode == 1
@@ -175,7 +172,7 @@ def test_candidates_can_be_measured_apart(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = Request("cuda", (768, 768), (0.5, 2.0), 8, "deeplabv3_resnet50", (), 2)
 
     def names() -> list[str]:
-        return [c.settings["added"] for c in candidates.contestants(wanted, "compute")[1:]]
+        return [c.settings["added"] for c in variants.entries("candidates", wanted, "compute")[1:]]
 
     every = names()
     monkeypatch.setenv("FASTSEG_CANDIDATES", "-max-autotune")
@@ -204,7 +201,6 @@ def test_a_profile_takes_few_steps(device: str, frames: int) -> None:
     assert steps == 40 or config.optim.epochs == 2
 
 
-@pytest.mark.slow
 def test_a_profile_is_all_that_is_left(tmp_path: Path, shards: Path) -> None:
     """On frames of a set, and without a place of this machine."""
     done = run(tmp_path, "profile", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))
@@ -219,7 +215,7 @@ def test_a_profile_is_all_that_is_left(tmp_path: Path, shards: Path) -> None:
 def test_the_page_has_tests_and_tables(tmp_path: Path) -> None:
     rows = (
         Row("compute", "fastseg", "images/s", {}, (210.0,), None, {"tflops": 490.5, "mfu_datasheet": 0.496}),
-        Row("compute", "seed", "images/s", {}, skipped="not installed: x"),
+        Row("compute", "notebook", "images/s", {}, skipped="not installed: x"),
         Row("compute", "SPDL", "images/s", {}, skipped="crashed (SIGSEGV); the last it said: x"),
     )
     Results({}, {}, rows).write(tmp_path / "throughput-h200-compute.json")
@@ -235,6 +231,6 @@ def test_the_page_has_tests_and_tables(tmp_path: Path) -> None:
     assert "- tests: failed (1) after 9 s: one: two\n  - 1 passed, 1 failed, 1 skipped\n  - failed: a::c: no\n" in text
     assert "- compute: not run\n  - compute: 210 images/s, 50 % of the datasheet's peak\n" in text
     assert "| compute | fastseg | 210 |  | 490 | 50 % |  |  |" in text
-    assert "- seed: not installed: x" in text
-    assert "  - compute, seed" not in text
+    assert "- notebook: not installed: x" in text
+    assert "  - compute, notebook" not in text
     assert "  - compute, SPDL: crashed (SIGSEGV); the last it said: x" in text

@@ -1,27 +1,23 @@
 """The benchmark's loader stage: all of ours run, and variants hand over the same crops."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from bench.suite import loader_ablation
-from bench.suite.frames import Frames, Work, frames_of_shards
-from bench.suite.request import Request
-from bench.suite.rows import Row, ratio_to_ours
-from bench.suite.stages import loader as stage
-from bench.suite.worker import build
+from bench import variants
+from bench.runner.results import Row, ratio_to_ours
+from bench.runner.runner import Runner, Timing
+from bench.runner.worker import build
+from bench.stages import Request
+from bench.stages import loader as stage
+from bench.stages.frames import Frames, Work
+from bench.variants import loader_ablation
 from fastseg.data import dali_graph, loader, sampler
 from fastseg.data.dali_graph import CpuResizer
 from fastseg.data.loader import Batch, TrainLoader, open_files
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.shards.manifest import read_manifest
-
-
-@pytest.fixture(scope="module")
-def frames(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    return frames_of_shards(shards, 6, cache=tmp_path_factory.mktemp("cache"), workers=1)
 
 
 @pytest.fixture
@@ -42,15 +38,19 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(place, name, getattr(place, name))
 
 
-def test_every_contestant_runs(request_: Request) -> None:
-    found = stage.contestants(request_)
+def test_every_entry_runs(request_: Request) -> None:
+    found = stage.entries(request_)
     assert [c.name for c in found][:3] == [*stage.SETS.values()]
     assert len(found) == 9
-    for contestant in found:
-        settings = contestant.settings | (contestant.candidates[0] if contestant.candidates else {})
-        contender = build(json.loads(json.dumps({"factory": contestant.factory, "settings": settings})))
-        assert [contender.step() for _ in range(3)] == [3, 3, 3]
-        contender.close()
+    *ours, peer = found
+    for entry in ours:
+        benchmark = build(json.loads(json.dumps({"factory": entry.factory, "settings": entry.settings})))
+        assert [benchmark.step() for _ in range(3)] == [3, 3, 3]
+        benchmark.close()
+    # In a worker: a process full of DALI's threads must not fork.
+    runner = Runner([peer.with_settings(peer.candidates[0])], Timing(windows=1, seconds=0.0, warmup=0.0, patience=120))
+    runner.run()
+    assert [row.skipped for row in runner.rows()] == [None]
 
 
 def first_batch(frames: Frames, codecs: str = "jpg-tif") -> Batch:
@@ -83,7 +83,7 @@ def test_other_codecs_show_the_same(frames: Frames, codecs: str) -> None:
 
 
 def test_the_ablation_takes_away_what_is_in_use(request_: Request) -> None:
-    found = loader_ablation.contestants(request_)
+    found = variants.entries("ablate", request_, "loader")
     names = [c.name for c in found]
     assert names[0] == "fastseg"
     assert "fastseg without resizing by torch" in names
@@ -93,7 +93,7 @@ def test_the_ablation_takes_away_what_is_in_use(request_: Request) -> None:
 
 
 def test_the_bottleneck_has_a_name() -> None:
-    rates = {"fastseg": 100.0, "seed": 10.0}
+    rates = {"fastseg": 100.0, "notebook": 10.0}
     rates |= dict(zip(stage.PARTS.values(), (1000.0, 200.0, 500.0), strict=True))
     rows = [
         Row("loader", name, "images/s", {"way": "cpu"}, (rate,), ratio_to_ours((rate,), (100.0,)))

@@ -1,4 +1,4 @@
-"""The rivals of the loader do the same work as an independent reference, and as their docstrings promise."""
+"""The loader's peers do the same work as an independent reference, and as their docstrings promise."""
 
 import inspect
 import itertools
@@ -16,9 +16,9 @@ from PIL import Image
 
 import layouts
 from bench import peers
-from bench.suite import contest
-from bench.suite.contest import Contestant
-from bench.suite.frames import Frames, Work, frames_of_shards
+from bench.runner import runner as runner
+from bench.runner.runner import Entry, _version
+from bench.stages.frames import Frames, Work, frames_of_shards
 from fastseg.data.augment import Window, random_numbers
 from fastseg.errors import UserError
 from fastseg.packing.pack import pack
@@ -30,13 +30,13 @@ WORK = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4)
 COLORS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
 UNTAUGHT = np.array([240, 220, 60], np.uint8)
 """What ignored pixels look like."""
-SMOOTH = {"seed", "webdataset_opencv", "nvimagecodec", "streaming"}
+SMOOTH = {"notebook", "webdataset_opencv", "nvimagecodec", "streaming"}
 """They do not antialias, which a frame without fine detail does not show."""
 
 
 def why_not(peer: ModuleType) -> str | None:
     """Why it cannot be measured here."""
-    return contest.why_not(Contestant("loader", "", "", "", {}, requires=peer.REQUIRES, python=peers.interpreter(peer)))
+    return Entry("loader", "", "", "", {}, requires=peer.REQUIRES, python=peers.interpreter(peer)).why_not()
 
 
 INSTALLED = [name for name in peers.loaders() if not why_not(peers.load(name))]
@@ -119,7 +119,7 @@ def codecs(peer: ModuleType) -> list[dict[str, Any]]:
 
 
 def as_bytes(image: torch.Tensor) -> np.ndarray:
-    """An image as uint8 h×w×3; the seed's is normalized, channels first."""
+    """An image as uint8 h×w×3; the notebook project's is normalized, channels first."""
     if image.dtype == torch.uint8:
         return image.numpy()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -162,12 +162,11 @@ def first_batches(peer: ModuleType, frames: Frames, count: int) -> Iterator[tupl
     batches.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", peers.loaders())
 def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> None:
     peer, seen = peer_of(name), []
     for image, label in first_batches(peer, frames, 6):
-        if name == "seed":
+        if name == "notebook":
             assert (image.shape, image.dtype, label.dtype) == ((4, 3, 96, 96), torch.float32, torch.int64)
         else:
             assert (image.shape, image.dtype, label.dtype) == ((4, 96, 96, 3), torch.uint8, torch.uint8)
@@ -201,14 +200,14 @@ def test_all_that_can_be_tested_without_an_environment_of_its_own_is_installed()
 
 
 def test_names() -> None:
-    assert {"seed", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming"} <= set(peers.loaders())
+    assert {"notebook", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming"} <= set(peers.loaders())
     assert set(peers.loaders()) <= set(peers.known())
     assert not any(name.startswith("_") for name in peers.known())
     for name in INSTALLED:
         candidates = peers.load(name).candidates(2, "cpu")
         assert candidates == peers.load(name).candidates(2)
         assert all(settings.get("decode") != "cuda" and settings.get("decoder") != "nvjpeg" for settings in candidates)
-    with pytest.raises(UserError, match=r"no peer 'ffcv'; choose from: .*seed"):
+    with pytest.raises(UserError, match=r"no peer 'ffcv'; choose from: .*notebook"):
         peers.load("ffcv")
     shown = [peers.load(name).NAME for name in peers.loaders()]
     assert len(set(shown)) == len(shown)
@@ -224,7 +223,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert why_not(peer) == "not installed: numpy, no-such-distribution"
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "python").chmod(0o755)
-    contest._version.cache_clear()
+    _version.cache_clear()
     assert why_not(peer) == "not installed: no-such-distribution"
 
 

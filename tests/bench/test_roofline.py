@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.absent_gpu import GPUS
+from bench.lowering import Kernel
 from bench.roofline import category, correct_gathers, seconds
-from bench.suite.absent_gpu import GPUS
-from bench.suite.lowering import Kernel
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +54,16 @@ def lower(recipe: str, gpu: str, folder: Path) -> dict:
     return json.loads(path.read_text())["figures"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("gpu", ["H200", "A100"])  # sm_90 and sm_80
-@pytest.mark.parametrize("recipe", LIMITS)
+SMALL = ("demo", "H200")
+"""The trace that every run of the tests takes."""
+TRACES = [
+    pytest.param(recipe, gpu, marks=[] if (recipe, gpu) == SMALL else pytest.mark.slow)
+    for recipe in LIMITS
+    for gpu in ("H200", "A100")  # sm_90 and sm_80
+]
+
+
+@pytest.mark.parametrize(("recipe", "gpu"), TRACES)
 def test_a_recipes_step_takes_no_more_than_it_did(recipe: str, gpu: str, tmp_path: Path) -> None:
     figures, limits = lower(recipe, gpu, tmp_path), LIMITS[recipe]
     assert figures["graphs"] == 2  # of the forward pass and of the backward pass, each in one piece
@@ -69,9 +76,12 @@ def test_a_recipes_step_takes_no_more_than_it_did(recipe: str, gpu: str, tmp_pat
 
 
 def test_a_step_that_is_not_compiled_is_refused() -> None:
-    command = [sys.executable, "bench/roofline.py", "--recipe", "seed"]
+    command = [sys.executable, "bench/roofline.py", "--recipe", "notebook"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: --recipe is seed, whose step is not compiled; take another\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --recipe is notebook, whose step is not compiled; take another\n",
+    )
 
 
 def test_a_kernel_takes_the_longer_of_its_parts() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's stages: peers do the work that ours does, variants too, and every contestant runs."""
+"""The benchmark's stages: peers do the work that ours does, variants too, and every entry runs."""
 
 import json
 import signal
@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from bench.peers import step_seed, step_torchvision
-from bench.suite import ablation
-from bench.suite.contest import Contest, Contestant, Timing
-from bench.suite.frames import Frames, frames_of_shards
-from bench.suite.request import Request
-from bench.suite.rows import Row, Spread
-from bench.suite.stages import compute, evaluation, packing, scaling, train
-from bench.suite.stages.compute import Ours, alone
-from bench.suite.steps import normalized, recipe
-from bench.suite.worker import build
+from bench import variants
+from bench.peers import step_notebook, step_torchvision
+from bench.runner.results import Row, Spread
+from bench.runner.runner import Entry, Runner, Timing
+from bench.runner.worker import build
+from bench.stages import Request, compute, evaluation, packing, scaling, train
+from bench.stages.compute import Ours, alone
+from bench.stages.frames import Frames
+from bench.stages.steps import normalized, recipe
+from bench.variants import ablation
 from fastseg.config import Config
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.training.step import StepMetrics
@@ -36,20 +36,17 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def frames(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Frames:
-    return frames_of_shards(shards, 6, cache=tmp_path_factory.mktemp("cache"), workers=1)
-
-
 @pytest.fixture
 def request_(frames: Frames) -> Request:
-    return Request("cpu", (64, 64), (0.5, 2.0), 2, ARCH, ("step_seed", "step_torchvision"), 1, frames, precision="fp32")
+    return Request(
+        "cpu", (64, 64), (0.5, 2.0), 2, ARCH, ("step_notebook", "step_torchvision"), 1, frames, precision="fp32"
+    )
 
 
-def contender(contestant: Contestant) -> object:
+def benchmark(entry: Entry) -> object:
     """Built as the worker does, from what travels as JSON."""
-    chosen = contestant.settings | (contestant.candidates[-1] if contestant.candidates else {})
-    return build(json.loads(json.dumps({"factory": contestant.factory, "settings": chosen})))
+    chosen = entry.settings | (entry.candidates[-1] if entry.candidates else {})
+    return build(json.loads(json.dumps({"factory": entry.factory, "settings": chosen})))
 
 
 def without_dropout(network: nn.Module) -> None:
@@ -79,12 +76,12 @@ def learnt(made: Ours) -> list[dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("make", "aux"),
     [
-        (lambda: step_seed.Step(ARCH, CPU), 0.0),
+        (lambda: step_notebook.Step(ARCH, CPU), 0.0),
         (lambda: step_torchvision.Step(ARCH, CPU, "fp32"), 0.5),
     ],
-    ids=["seed", "torchvision"],
+    ids=["notebook", "torchvision"],
 )
-def test_step_peers_do_our_work(make: Callable[[], step_seed.Step | step_torchvision.Step], aux: float) -> None:
+def test_step_peers_do_our_work(make: Callable[[], step_notebook.Step | step_torchvision.Step], aux: float) -> None:
     """The same weights and batch: the same loss, and the same gradient of every parameter."""
     mine, peer = ours(aux), make()
     peer.model.load_state_dict(mine.state.model.net.state_dict())
@@ -141,7 +138,7 @@ def test_evaluation_peer_finds_our_matrix(frames: Frames) -> None:
     mine = evaluation.Evaluation(png, alone("cpu"), val)
     mine.model.mean.copy_(torch.tensor(IMAGENET_MEAN))
     mine.model.std.copy_(torch.tensor(IMAGENET_STD))
-    peer = step_seed.Evaluation(frames.source / "val", CPU, ARCH, mine.classes, 1, 0)
+    peer = step_notebook.Evaluation(frames.source / "val", CPU, ARCH, mine.classes, 1, 0)
     weights = mine.model.net.state_dict()
     peer.model.load_state_dict({name: weights[name] for name in peer.model.state_dict()})
     assert mine.step() == sum(peer.step() for _ in range(val)) == val
@@ -153,12 +150,12 @@ def test_evaluation_peer_finds_our_matrix(frames: Frames) -> None:
 
 
 @pytest.mark.parametrize("stage", [compute, train, evaluation, packing])
-def test_every_contestant_runs(stage: object, request_: Request) -> None:
+def test_every_entry_runs(stage: object, request_: Request) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    contestants = stage.contestants(request_)  # type: ignore[attr-defined]
-    assert contestants[0].ours
-    for contestant in contestants:
-        made = contender(contestant)
+    entries = stage.entries(request_)  # type: ignore[attr-defined]
+    assert entries[0].ours
+    for entry in entries:
+        made = benchmark(entry)
         assert all(made.step() > 0 for _ in range(2))  # type: ignore[attr-defined]
         assert all(value >= 0 for value in made.figures().values())  # type: ignore[attr-defined]
         made.close()  # type: ignore[attr-defined]
@@ -166,10 +163,10 @@ def test_every_contestant_runs(stage: object, request_: Request) -> None:
 
 
 def test_a_gpu_trains_streamed_too(request_: Request) -> None:
-    """Where frames would be resident; built here, it streams."""
-    assert train.STREAMED not in [c.name for c in train.contestants(request_)]
-    streamed = next(c for c in train.contestants(replace(request_, device="cuda")) if c.name == train.STREAMED)
-    made = contender(replace(streamed, settings=streamed.settings | {"device": "cpu"}))
+    """Where frames would be cached; built here, it streams."""
+    assert train.STREAMED not in [c.name for c in train.entries(request_)]
+    streamed = next(c for c in train.entries(replace(request_, device="cuda")) if c.name == train.STREAMED)
+    made = benchmark(replace(streamed, settings=streamed.settings | {"device": "cpu"}))
     assert isinstance(made, train.Train)
     assert made.trainer.config.data.cache_frames == "off"
     assert not made.trainer.loader.cached
@@ -188,8 +185,8 @@ def test_an_evaluation_goes_on_where_the_last_stretch_ended(frames: Frames) -> N
 
 
 def test_packing_has_frames_enough(request_: Request) -> None:
-    """The same for both contestants, whose keys a set may hold."""
-    settings = [c.settings for c in packing.contestants(request_)]
+    """The same for both entries, whose keys a set may hold."""
+    settings = [c.settings for c in packing.entries(request_)]
     assert settings[0] == settings[1]
     assert settings[0]["tasks"] == packing.TASKS
     folder = Path(settings[0]["source"])
@@ -200,7 +197,7 @@ def test_packing_has_frames_enough(request_: Request) -> None:
 
 
 def test_packing_cleans_up(request_: Request) -> None:
-    made = contender(packing.contestants(request_)[0])
+    made = benchmark(packing.entries(request_)[0])
     assert isinstance(made, packing.Packing)
     assert made.step() == len(made.source.samples) == packing.TASKS
     assert (made.folder / "manifest.json").exists()
@@ -210,35 +207,34 @@ def test_packing_cleans_up(request_: Request) -> None:
 
 def test_peers_can_be_left_out(request_: Request) -> None:
     without = replace(request_, peers=())
-    assert [c.name for c in compute.contestants(without)] == ["fastseg"]
-    assert [c.name for c in evaluation.contestants(without)] == ["fastseg"]
+    assert [c.name for c in compute.entries(without)] == ["fastseg"]
+    assert [c.name for c in evaluation.entries(without)] == ["fastseg"]
 
 
 def test_ablation_lists_what_is_in_use(request_: Request) -> None:
-    names = [c.name for c in ablation.contestants(request_, "compute")]
+    names = [c.name for c in variants.entries("ablate", request_, "compute")]
     assert names[0] == "fastseg"
     assert "fastseg without channels_last" in names
     assert "fastseg without compile" not in names  # not on a CPU
     assert "fastseg without mixed precision" not in names  # fp32 was asked for
-    assert ablation.contestants(request_, "scaling") == []
-    ranked = ablation.contestants(replace(request_, ranks=2), "scaling")
+    assert variants.entries("ablate", request_, "scaling") == []
+    ranked = variants.entries("ablate", replace(request_, ranks=2), "scaling")
     assert [c.settings.get("without") for c in ranked] == [None, *ablation.DDP_OPTIONS]
 
 
-@pytest.mark.slow
 def test_ranks_scale_and_end(request_: Request) -> None:
-    """Real ranks under torchrun, driven by the contest."""
+    """Real ranks under torchrun, driven by the runner."""
     two = replace(request_, ranks=2)
-    variant = ablation.contestants(two, "scaling")[1]
-    contest = Contest([*scaling.contestants(two), variant], Timing(windows=2, seconds=0.1, warmup=0.0, patience=120))
-    contest.run()
-    rows = contest.rows()
+    variant = variants.entries("ablate", two, "scaling")[1]
+    runner = Runner([*scaling.entries(two), variant], Timing(windows=2, seconds=0.1, warmup=0.0, patience=120))
+    runner.run()
+    rows = runner.rows()
     assert [row.skipped for row in rows] == [None] * 3
     assert [row.settings["ranks"] for row in rows] == [1, 2, 2]
 
 
-def row(stage: str, rate: float, contestant: str = "fastseg", **parts: object) -> Row:
-    return Row(stage, contestant, "images/s", **{"settings": {}, "windows": (rate,) * 3} | parts)  # type: ignore[arg-type]
+def row(stage: str, rate: float, entry: str = "fastseg", **parts: object) -> Row:
+    return Row(stage, entry, "images/s", **{"settings": {}, "windows": (rate,) * 3} | parts)  # type: ignore[arg-type]
 
 
 def test_what_rows_say_together() -> None:
@@ -258,7 +254,7 @@ def test_what_rows_say_together() -> None:
     }
     both = [loop, row("train", 40.0, train.STREAMED), row("train", 50.0, train.COMPUTE)]
     assert [(f["name"], round(f["value"], 2)) for f in train.derived(both)][1:] == [("train/streamed", 0.8)]
-    bare = row("packing", 20.0, packing.BARE, ratio=Spread(2.0, 2.0, 2.0))
+    bare = row("packing", 20.0, packing.BARE, ratio_to_ours=Spread(2.0, 2.0, 2.0))
     assert packing.derived([bare])[0]["value"] == 0.5
     ranks = [row("scaling", rate, f"fastseg, {n}", settings={"ranks": n}) for n, rate in ((1, 10.0), (2, 19.0))]
     assert scaling.derived(ranks)[0]["value"] == pytest.approx(0.95)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 
 import commands
-from bench.suite.contest import Timing
-from bench.suite.frames import frames_of_shards
-from bench.suite.machine import machine
-from bench.suite.options import Options, request, sweep_timing, to_json
-from bench.suite.rows import read_results
+from bench.runner.machine import machine
+from bench.runner.results import read_results
+from bench.runner.runner import Timing
+from bench.stages.frames import frames_of_shards
+from bench.throughput import Options, settings_document, sweep_timing
 
 COMMAND = (commands.BIN / "python", "bench/throughput.py")
 TINY = ("--stages", "compute", "--device", "cpu", "--arch", "deeplabv3_mobilenet_v3_large", "--crop", "32", "32")
@@ -26,7 +27,7 @@ SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
     ("flags", "says"),
     [
         (("--stages", "load"), "--stages has 'load'; it must be of: loader, compute, train, packing, evaluation"),
-        (("--peers", "seed", "ffcv"), "--peers has 'ffcv'; it must be of: "),
+        (("--peers", "notebook", "ffcv"), "--peers has 'ffcv'; it must be of: "),
         (("--plot", "bars.jpg"), "--plot is bars.jpg; its name must end in .png or .svg"),
         (("--json", "."), "--json is ., which is a folder; name a file"),
         (("--json", "README.md/x.json"), "--json is README.md/x.json, but README.md is a file"),
@@ -51,8 +52,8 @@ def test_settings_are_chosen_by_several_windows() -> None:
 def test_frames_are_described(shards: Path, tmp_path: Path) -> None:
     frames = frames_of_shards(shards, 2, cache=tmp_path, workers=1)
     options = Options(shards=shards)
-    asked = {"loader": replace(request(options, "cpu", "loader"), frames=frames)}
-    found = json.loads(json.dumps(to_json(options, Timing(), asked)))["frames"]
+    asked = {"loader": replace(options.request("cpu", "loader"), frames=frames)}
+    found = json.loads(json.dumps(settings_document(options, Timing(), asked)))["frames"]
     height, width = found["size"]
     with Image.open(frames.image(frames.keys[0])) as image:
         assert image.size == (width, height)
@@ -68,7 +69,6 @@ def test_cores_are_those_that_may_be_used() -> None:
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -80,41 +80,40 @@ def test_requests_that_this_machine_cannot_meet_are_one_sentence(flags: tuple[st
     commands.refused(commands.run(*COMMAND, *flags), says)
 
 
-@pytest.mark.slow
 def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    flags = (*SMALL, "--peers", "seed", "--windows", "2", "--markdown", "--json", out)
-    done = commands.run(*COMMAND, *flags)
+    flags = (*SMALL, "--peers", "notebook", "--windows", "2", "--markdown", "--json", out)
+    done = commands.typed(*COMMAND, *flags)
     assert done.returncode == 0, done.stderr
     assert "**compute (images/s)**" in done.stdout
-    assert "| seed | " in done.stdout
+    assert "| notebook | " in done.stdout
     results = read_results(out)
-    assert [row.contestant for row in results.rows] == ["fastseg", "seed"]
-    assert all(len(row.windows) == 2 and row.threads for row in results.rows)
-    assert results.rows[1].ratio is not None
+    assert [row.entry for row in results.results] == ["fastseg", "notebook"]
+    assert all(len(row.windows) == 2 and row.threads for row in results.results)
+    assert results.results[1].ratio_to_ours is not None
     assert {"commit", "affinity", "threads", "governor", "torch", "processor"} <= results.environment.keys()
     asked = json.loads(out.read_text())["settings"]
     assert asked["stages"]["compute"]["crop"] == [32, 32]
     assert asked["timing"]["windows"] == 2
     assert asked["frames"] is None  # of the stage that reads none
-    assert results.rows[1].versions.keys() == {"torchvision"}
+    assert results.results[1].versions.keys() == {"torchvision"}
     assert "The step computes " in done.stdout
 
 
-@pytest.mark.slow
 def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
-    process = commands.start(*COMMAND, *SMALL, "--peers", "none", "--windows", "100000", "--json", out)
-    assert process.stdout
+    flags = (*SMALL, "--peers", "none", "--windows", "100000", "--json", out)
+    process = commands.start(*COMMAND, *flags, output=tmp_path / "output")
     # Without a terminal there is a line every ten seconds: the second one comes when windows have been measured.
     deadline = time.monotonic() + 120
-    while "window" not in (line := process.stdout.readline()) or "window 1 of" in line:
-        assert line, "it ended"
+    while not re.search(r"window (?!1 of)\d", process.output):
+        assert process.running, process.output
         assert time.monotonic() < deadline
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    code, said = process.finish(60), process.output
+    assert code == 130, said
     assert "compute (images/s)" in said
     assert "interrupted; shown is what was measured before" in said
-    (row,) = read_results(out).rows
+    (row,) = read_results(out).results
     assert 0 < len(row.windows) < 100000

@@ -201,7 +201,7 @@ def test_wrong_files_are_known_without_torch(trained: Path, tmp_path: Path) -> N
         (trained, "--shards", tmp_path): "holds no finished set of shards",
     }
     arguments = json.dumps([list(map(str, words)) for words in refused])
-    result = commands.run(sys.executable, "-c", WITHOUT_TORCH, arguments)
+    result = commands.typed(sys.executable, "-c", WITHOUT_TORCH, arguments)
     assert result.returncode == 0, result.stderr
     for line, says in zip(result.stderr.splitlines(), refused.values(), strict=True):
         assert line.startswith("error: ")
@@ -278,7 +278,6 @@ def test_too_little_memory_is_one_sentence(
     assert f"GiB of memory are too little to {says}" in run(*flags, fails=True)
 
 
-@pytest.mark.slow
 def test_two_ranks_save_and_compare(run, trained: Path, shards: Path, tmp_path: Path) -> None:
     flags = ("--max-images", 3, "--window", 40, 48, "--official", shards.parent / "source")
     run("--save-predictions", tmp_path / "one", "--json", tmp_path / "one.json", *flags)

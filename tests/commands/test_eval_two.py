@@ -147,7 +147,6 @@ def test_what_cannot_be_compared_gets_a_sentence(
     assert says in str(error.value)
 
 
-@pytest.mark.slow
 def test_two_ranks_say_the_same_as_one(pair: tuple[Path, Path], tmp_path: Path) -> None:
     documents = []
     for ranks in (1, 2):

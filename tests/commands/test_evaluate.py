@@ -28,14 +28,13 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scores(trained: Path) -> dict:
     """What the command writes with --json."""
     path = trained.with_name("scores.json")
-    result = commands.run("fastseg-eval", trained, "--json", path, "--precision", "fp32")
+    result = commands.typed("fastseg-eval", trained, "--json", path, "--precision", "fp32")
     assert result.returncode == 0, result.stderr
     assert "mean of classes" in result.stdout
     assert "5 images of" in result.stdout
     return json.loads(path.read_text())
 
 
-@pytest.mark.slow
 def test_equals_the_official_evaluator(scores: dict, trained: Path, shards: Path, tmp_path: Path) -> None:
     predictions, label_ids = predict_val(trained, shards)
     expected = official(predictions, label_ids, tmp_path)
@@ -57,7 +56,6 @@ def predict_val(trained: Path, shards: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(predictions), np.stack([np.asarray(Image.open(path)) for path in truths])
 
 
-@pytest.mark.slow
 def test_two_ranks_give_the_same_matrix(scores: dict, trained: Path, tmp_path: Path) -> None:
     two = on_two_ranks(trained, 1, tmp_path)
     assert two["matrix"] == scores["matrix"]
@@ -72,7 +70,6 @@ def on_two_ranks(trained: Path, batch: int, folder: Path) -> dict:
     return json.loads((folder / "two.json").read_text())
 
 
-@pytest.mark.slow
 def test_other_batches_count_every_pixel_once(scores: dict, trained: Path, tmp_path: Path) -> None:
     """Also where ranks have an uneven number of frames, and batches are filled up."""
     two = on_two_ranks(trained, 2, tmp_path)
@@ -83,7 +80,6 @@ def test_other_batches_count_every_pixel_once(scores: dict, trained: Path, tmp_p
     assert np.abs(one - other).sum() / 2 <= one.sum() / 1000
 
 
-@pytest.mark.slow
 def test_frames_of_several_sizes(trained: Path, tmp_path: Path) -> None:
     source = layouts.write_cityscapes(tmp_path / "source", 2, 2, size=(96, 64))
     for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
@@ -96,7 +92,6 @@ def test_frames_of_several_sizes(trained: Path, tmp_path: Path) -> None:
     assert "2 images of" in result.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -113,7 +108,6 @@ def test_what_cannot_be_done_gets_one_sentence(arguments: list[str], says: list[
     commands.refused(commands.run("fastseg-eval", *words), *says)
 
 
-@pytest.mark.slow
 def test_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
     source = open_source(layouts.write_folder_dataset(tmp_path / "source"))
     pack(source, tmp_path / "shards", workers=1)
@@ -121,7 +115,6 @@ def test_other_classes_are_refused(trained: Path, tmp_path: Path) -> None:
     commands.refused(result, f"the number of classes of {trained} is 19, of {tmp_path / 'shards'} 3; name the set")
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     document = torch.load(trained, weights_only=True)
     del document["model"]["classifier.1.weight"]

@@ -133,9 +133,8 @@ def test_help_fits_a_screen(command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(out.splitlines()) <= 45
 
 
-@pytest.mark.slow
 def test_as_installed(shards: Path, tmp_path: Path) -> None:
     words = ("fastseg-inspect", shards, "--crop", 48, 48, "--samples", 4, "--out", tmp_path)
-    result = commands.run(*words)
+    result = commands.typed(*words)
     assert result.returncode == 0, result.stderr
     assert f"wrote {tmp_path}" in result.stdout

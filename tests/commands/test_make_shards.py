@@ -15,8 +15,6 @@ from layouts import write_cityscapes, write_folder_dataset
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
 
-pytestmark = pytest.mark.slow
-
 
 def _run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "CITYSCAPES_DATASET"}

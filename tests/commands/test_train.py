@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, monk
 def two_ranks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run folder and the output of the command on two CPU ranks, for 2 epochs of 2 steps."""
     runs = tmp_path_factory.mktemp("runs")
-    result = commands.run(
+    result = commands.typed(
         *("torchrun", "fastseg/train.py", "--gpus", 2, *commands.TINY, "--shards", shards),
         *("--runs", runs, "--name", "two", "--optim.epochs", 2, "--eval-every", 1),
     )
@@ -73,7 +73,6 @@ def two_ranks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return runs / "two", result.stderr
 
 
-@pytest.mark.slow
 def test_torchrun_with_two_gpus_without_a_gpu(two_ranks: tuple[Path, str]) -> None:
     folder, output = two_ranks
     assert "2 ranks on the CPU, joined by gloo: there is no GPU here" in output
@@ -96,7 +95,6 @@ def test_torchrun_with_two_gpus_without_a_gpu(two_ranks: tuple[Path, str]) -> No
     assert saved["best"] == max(record["miou"] for record in evaluations)
 
 
-@pytest.mark.slow
 def test_torchvision_takes_the_checkpoint(two_ranks: tuple[Path, str]) -> None:
     from torchvision.models import get_model
 
@@ -106,7 +104,6 @@ def test_torchvision_takes_the_checkpoint(two_ranks: tuple[Path, str]) -> None:
     network.load_state_dict(saved["ema"])
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(two_ranks: tuple[Path, str], shards: Path) -> None:
     folder, _ = two_ranks
     before = (folder / "metrics.jsonl").read_bytes()
@@ -118,7 +115,6 @@ def test_a_finished_run_is_not_trained_again(two_ranks: tuple[Path, str], shards
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_other_ranks_go_on_at_the_same_epoch(two_ranks: tuple[Path, str], shards: Path) -> None:
     folder, _ = two_ranks
     result = commands.run(
@@ -130,7 +126,6 @@ def test_other_ranks_go_on_at_the_same_epoch(two_ranks: tuple[Path, str], shards
     assert [record["step"] for record in lines(folder.parent / "resumed", "train")] == [11, 12]
 
 
-@pytest.mark.slow
 def test_ranks_of_torchrun_and_a_loss_that_explodes(shards: Path, tmp_path: Path) -> None:
     """Both ranks stop on the same step; what was saved before stays."""
     result = commands.run(
@@ -149,7 +144,6 @@ def test_ranks_of_torchrun_and_a_loss_that_explodes(shards: Path, tmp_path: Path
         assert value.isfinite().all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -170,7 +164,6 @@ def test_what_cannot_be_done_gets_one_sentence(flags: list[str], says: list[str]
     assert not (tmp_path / "demo" / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_help_groups_and_explains() -> None:
     result = commands.run("python", "fastseg/train.py", "--recipe", "camvid", "--help-verbose")
     assert result.returncode == 0

@@ -76,7 +76,6 @@ def check_metadata(said: dict[str, str]) -> None:
     assert not any("/home/me" in value or "private" in value for value in said.values())
 
 
-@pytest.mark.slow
 def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
     path = run(trained, "onnx", out=tmp_path / "net.onnx")
     onnx.checker.check_model(path, full_check=True)
@@ -94,7 +93,6 @@ def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
     assert str(commands.ROOT).encode() not in path.read_bytes()
 
 
-@pytest.mark.slow
 def test_torch_export_is_loaded_by_torch_alone(trained: Path, tmp_path: Path) -> None:
     path = run(trained, "torch-export", out=tmp_path / "net.pt2")
     said = {"classes": "", "arch": "", "mean": "", "score": "", "recipe": ""}
@@ -235,7 +233,7 @@ for checkpoint, out, image in {requests}:
 print(sys.modules.keys() & {{"torch", "onnx"}})
 """
     arguments = [(str(path), str(out), str(tmp_path / image)) for path, out, image in requests.values()]
-    done = commands.run(sys.executable, "-c", code.format(requests=arguments))
+    done = commands.typed(sys.executable, "-c", code.format(requests=arguments))
     *said, imported = done.stdout.splitlines()
     assert [line.startswith(start) or start in line for line, start in zip(said, requests, strict=True)] == [True] * 4
     assert imported == "set()"
@@ -251,10 +249,9 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check_installed("onnx")
 
 
-@pytest.mark.slow
 def test_the_command(trained: Path, tmp_path: Path) -> None:
     script = ("fastseg-export",)
-    done = commands.run(*script, trained, "--to", "safetensors", "--out", tmp_path / "a.safetensors")
+    done = commands.typed(*script, trained, "--to", "safetensors", "--out", tmp_path / "a.safetensors")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert "README.md is its model card" in done.stdout

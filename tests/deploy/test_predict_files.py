@@ -267,7 +267,7 @@ for checkpoint, source, out in {[tuple(map(str, paths)) for paths in requests.va
         print(error)
 print(sys.modules.keys() & {{"torch", "nvidia"}})
 """
-    *said, imported = commands.run(sys.executable, "-c", code).stdout.splitlines()
+    *said, imported = commands.typed(sys.executable, "-c", code).stdout.splitlines()
     for sentence, words in zip(said, requests, strict=True):
         assert words in sentence
     assert imported == "set()"
@@ -285,11 +285,10 @@ def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> 
         find_inputs([tmp_path / "nowhere.png"], tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
     script = ("fastseg-predict",)
     (tmp_path / "cut.png").write_bytes((album / "b.png").read_bytes()[:500])
-    done = commands.run(*script, trained, album / "b.png", tmp_path / "cut.png", "--out", tmp_path / "out", "--masks")
+    done = commands.typed(*script, trained, album / "b.png", tmp_path / "cut.png", "--out", tmp_path / "out", "--masks")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "cut.png is damaged" in errors[0]
@@ -301,7 +300,6 @@ def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
     assert len(commands.run(*script, "--help").stdout.splitlines()) <= 48
 
 
-@pytest.mark.slow
 def test_without_out_there_is_a_place(trained: Path, album: Path, tmp_path: Path) -> None:
     done = commands.run("fastseg-predict", trained, album / "b.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

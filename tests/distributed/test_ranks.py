@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import commands
 from fastseg.distributed import ranks
 from fastseg.distributed.ranks import become_ranks
 from fastseg.distributed.watchdog import _Seen, hanging
@@ -41,11 +42,11 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("must not start ranks"))
 
 
-@pytest.mark.parametrize("launcher", [[sys.executable], [str(Path(sys.executable).parent / "torchrun")]])
-def test_one_process_becomes_two(launcher: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+def test_one_process_becomes_two(launcher: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    run = subprocess.run([*launcher, str(script), "2"], capture_output=True, text=True, timeout=120, check=False)
+    run = commands.run(launcher, script, 2)
     assert run.returncode == 0, run.stderr
     states = "[{'rank': 0}, {'rank': 1}]"
     assert sorted(line for line in run.stdout.splitlines() if line) == [
@@ -56,8 +57,7 @@ def test_one_process_becomes_two(launcher: list[str], tmp_path: Path) -> None:
 def test_ranks_that_torchrun_started_are_kept(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2", str(script)]
-    run = subprocess.run([*torchrun, "2"], capture_output=True, text=True, timeout=120, check=False)
+    run = commands.run("torchrun", "--nproc-per-node", 2, script, 2)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("of 2: 3") == 2
 
@@ -110,13 +110,12 @@ run_command(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("gpus", "dies", "code"), [(2, "0", 0), (1, "0", 0), (2, "01", 137)])
 def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(MORTAL)
     command = [sys.executable, str(script), str(gpus), str(tmp_path), dies]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = commands.run(*command)
     assert run.returncode == code, run.stderr
     assert [(tmp_path / str(rank)).read_text() for rank in range(gpus)] == ["started started "] * gpus
     says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again, a run resumes"
@@ -175,7 +174,6 @@ time.sleep(1000)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("silent", ["never", "later"])
 def test_one_of_three_falls_silent(silent: str, tmp_path: Path) -> None:
     """One of the two others says so, once; the other stays until it has."""
@@ -209,9 +207,8 @@ time.sleep(1000)
 """
 
 
-@pytest.mark.slow
 def test_a_store_that_goes_ends_the_process() -> None:
-    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60, check=False)
+    run = commands.run(sys.executable, "-c", ORPHAN)
     assert run.returncode == 1
     assert "error: the process that the ranks speak through is gone" in run.stderr
 
@@ -238,13 +235,12 @@ run_command(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gets on", "hangs"])
 def test_a_slow_rank_is_waited_for(how: str, tmp_path: Path) -> None:
     """For much longer than the timeout, of the library too; and no longer than that once it does nothing more."""
     script = tmp_path / "script.py"
     script.write_text(SLOW)
-    run = subprocess.run([sys.executable, str(script), how], capture_output=True, text=True, timeout=120, check=False)
+    run = commands.run(sys.executable, script, how)
     assert run.returncode == (how == "hangs"), run.stderr
     assert ("error: no progress for 4 s: the others wait for rank 1" in run.stderr) == (how == "hangs")
 
@@ -270,7 +266,6 @@ run_command(main)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "how", "code", "starts"),
     [("0", "user", 2, 1), ("1", "user", 2, 1), ("both", "user", 2, 1), ("0", "bug", 1, 2)],
@@ -280,7 +275,7 @@ def test_of_ranks_that_fail_one_says_why(rank: str, how: str, code: int, starts:
     script = tmp_path / "script.py"
     script.write_text(FAILING)
     command = [sys.executable, str(script), rank, how, str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = commands.run(*command)
     assert run.returncode == code, run.stderr
     assert [(tmp_path / name).read_text() for name in "01"] == ["started " * starts] * 2
     sentences = [line for line in run.stderr.splitlines() if line.startswith("error: ")]

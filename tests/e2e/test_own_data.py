@@ -90,7 +90,6 @@ def adapted(words: list[str]) -> list[str]:
     return [*words, "--workers", "1"] if "tools/make_shards.py" in words else words
 
 
-@pytest.mark.slow
 def test_the_lines_of_the_guide_lead_to_a_report(tmp_path: Path) -> None:
     write_own(tmp_path / "mydata")
     for folder in ("tools", "fastseg"):
@@ -98,7 +97,7 @@ def test_the_lines_of_the_guide_lead_to_a_report(tmp_path: Path) -> None:
     *typed, (opens, report) = lines()
     assert opens == "xdg-open"
     for words in typed:
-        result = commands.run(*adapted(words), cwd=tmp_path)
+        result = commands.typed(*adapted(words), cwd=tmp_path)
         assert result.returncode == 0, f"{words}: {result.stderr}"
     assert "road" in result.stdout  # the scores
     assert "<svg" in (tmp_path / report).read_text()

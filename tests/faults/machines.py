@@ -4,6 +4,7 @@ A namespace has its own interfaces and addresses, so the two reach each other th
 disk, as nodes of a cluster do. A process killed by SIGKILL stands for a machine that goes down.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -13,12 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import commands
+import interpreter
+import zygote
 
 CABLE = "cable"
 """The name of either end."""
+CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,16 @@ class Machine:
 
     def start(self, *command: object, output: Path, **environment: str) -> "Agent":
         """Start a command here, its output in a file."""
-        enter = ["ip", "netns", "exec", self.namespace] if self.namespace else []
         interface = CABLE if self.namespace else "lo"
+        variables = {**commands.environment(), "GLOO_SOCKET_IFNAME": interface, **environment}
+        words = tuple(str(word) for word in command)
+        if interpreter.understands(words):
+            enter = partial(_enter, self.namespace) if self.namespace else None
+            output.touch()  # it may be read before the process writes
+            started = zygote.Command(interpreter.interpret, words, output, enter, variables, cwd=commands.ROOT)
+            return Agent(started, output)
         with output.open("ab") as file:
-            process = subprocess.Popen(
-                [*enter, *(str(word) for word in command)],
-                cwd=commands.ROOT,
-                env={**commands.environment(), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface, **environment},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            process = subprocess.Popen(words, cwd=commands.ROOT, env=variables, stdout=file, stderr=file)
         return Agent(process, output)
 
 
@@ -48,7 +52,7 @@ class Machine:
 class Agent:
     """A started torchrun with the ranks below it."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | zygote.Command
     file: Path
 
     @property
@@ -129,6 +133,14 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
 def set_cable(machine: Machine, connected: bool) -> None:
     """Plug in this machine's end of the cable, or pull it: no connection is closed, nothing arrives any more."""
     _ip("-n", machine.namespace, "link", "set", CABLE, "up" if connected else "down")
+
+
+def _enter(namespace: str) -> None:
+    """Let this process, which has one thread, and all that it starts see the machine's network alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/var/run/netns", namespace).open() as file:
+        if libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def _may_make_namespaces(name: str) -> bool:

@@ -25,8 +25,6 @@ MOMENTUM_ALONE = ("--optim.clip", 1e-9)
 """Nothing is left of a gradient: every step is that of the momentum and the decay, the same whatever the batch."""
 OTHERWISE = {"number of ranks": (), "batch": ("--data.batch", 4)}
 
-pytestmark = pytest.mark.slow
-
 
 def stopped_in_mid_epoch() -> None:
     """The process is asked to stop as its step STEP begins."""

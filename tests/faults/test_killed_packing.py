@@ -10,20 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zygote
-from soak import TIMES
+from soak import THOROUGH, TIMES
 
 import commands
+import zygote
 from fastseg.shards.verify import verify
 from layouts import write_cityscapes
 from tools import make_shards
 
 Tally = Callable[[str, int, int], None]
-KILLS = 20 * TIMES
+KILLS = (20 if THOROUGH else 6) * TIMES
 ROOMS = (100, 600, 1100)
 """KiB free for a set of some 1,500."""
-
-pytestmark = pytest.mark.slow
 
 
 def start(source: Path, out: Path, log: Path) -> zygote.Command:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,10 @@ import pytest
 from trainings import EPOCHS, EVERY_STEP, finish, grown, ranks, stop, words
 
 import commands
+import zygote
 from runs import assert_same_run, weights
 
 Tally = Callable[[str, int, int], None]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +36,12 @@ LAUNCHERS = {
 }
 
 
-def launch(launcher: str, command: tuple[object, ...], restarts: int = 0) -> subprocess.Popen[str]:
+def launch(launcher: str, command: tuple[object, ...], output: Path, restarts: int = 0) -> zygote.Command:
     """Start two ranks by torchrun, or as ``train.py --gpus 2`` does."""
     flags = ("--max-restarts", restarts) if restarts else ()
     if launcher == "torchrun":
-        return commands.start(*LAUNCHERS[launcher], *flags, *command)
-    return commands.start(*LAUNCHERS[launcher], *command, "--gpus", 2, *flags)
+        return commands.start(*LAUNCHERS[launcher], *flags, *command, output=output)
+    return commands.start(*LAUNCHERS[launcher], *command, "--gpus", 2, *flags, output=output)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -50,10 +49,10 @@ def test_two_ranks_asked_to_stop(
     launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:
     folder = tmp_path / "stopped"
-    job = launch(launcher, words(shards, folder))
+    job = launch(launcher, words(shards, folder), tmp_path / "output")
     stop(job, folder / "metrics.jsonl", after=3 + again % 8)
-    output = job.communicate(timeout=20)[0]
-    assert job.returncode == (143 if launcher == "ours" else 1), output  # torchrun has an exit code of its own
+    code, output = job.finish(60), job.output
+    assert code == (143 if launcher == "ours" else 1), output  # torchrun has an exit code of its own
     step = weights(folder / "checkpoints" / "last.pt")["step"]
     assert f"stopped at step {step} of {2 * EPOCHS}" in output
     for command in ranks(shards, folder):
@@ -62,13 +61,12 @@ def test_two_ranks_asked_to_stop(
     tally(f"SIGTERM to two ranks ({'train.py --gpus 2' if launcher == 'ours' else 'torchrun'})", 1, 1)
 
 
-def process_of(rank: int, job: subprocess.Popen[str]) -> int:
-    """The process id of a rank that the job's launcher has started."""
-    for children in Path(f"/proc/{job.pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
-                return int(child)
-    raise AssertionError(f"the launcher has no rank {rank}")
+def process_of(rank: int, job: zygote.Command) -> int:
+    """The process id of a rank that the job's launcher has started: they start one after the other."""
+    files = Path(f"/proc/{job.pid}/task").glob("*/children")
+    children = sorted(int(child) for children in files for child in children.read_text().split())
+    assert len(children) == 2
+    return children[rank]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -76,12 +74,12 @@ def test_a_rank_dies_and_the_job_comes_back_by_itself(
     launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:
     folder = tmp_path / "killed"
-    job = launch(launcher, words(shards, folder, *EVERY_STEP), restarts=3)
+    job = launch(launcher, words(shards, folder, *EVERY_STEP), tmp_path / "output", restarts=3)
     assert grown(folder / "metrics.jsonl", 4 + again % 8, job)
     rank = ((launcher == "ours") + again) % 2
     os.kill(process_of(rank, job), signal.SIGKILL)
-    output = job.communicate(timeout=120)[0]
-    assert job.returncode == 0, output
+    assert job.finish() == 0, job.output
+    output = job.output
     assert re.search(r"resuming after step \d+\n", output), output
     assert_same_run(unbroken_pair, folder)
     tally(f"SIGKILL of one of two ranks, with --max-restarts ({launcher})", 1, 1)
@@ -122,7 +120,7 @@ def test_a_rank_hangs(how: str, shards: Path, tmp_path: Path, tally: Tally, agai
     try:
         assert grown(folder / "metrics.jsonl", 3 + again % 8 * (how == "SIGSTOP"), pair[0]), pair[0].output
         if how == "SIGSTOP":
-            pair[1].signal(signal.SIGSTOP)
+            pair[1].send_signal(signal.SIGSTOP)
         assert pair[0].finish(60) == 1, pair[0].output
     finally:
         pair[1].process.kill()

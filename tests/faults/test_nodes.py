@@ -14,8 +14,6 @@ from machines import Agent, Machine, descendants, free_port, set_cable, two_mach
 import commands
 from runs import assert_same_run
 
-pytestmark = pytest.mark.slow
-
 Start = Callable[..., Agent]
 Tally = Callable[[str, int, int], None]
 EPOCHS = 12
@@ -154,6 +152,7 @@ def test_machines_that_see_different_runs_are_refused(
     assert not (tmp_path / "own").exists()
 
 
+@pytest.mark.slow
 def test_a_job_of_slurm_that_is_preempted(
     shards: Path, one_machine: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:

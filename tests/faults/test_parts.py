@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from soak import TIMES
+from soak import THOROUGH, TIMES
 
 from commands import ROOT, environment
 from fastseg.errors import UserError
@@ -25,7 +25,7 @@ from layouts import write_cityscapes, zip_cityscapes
 COMMAND = [sys.executable, str(ROOT / "tools" / "make_shards.py")]
 SMALL = PackOptions(samples_per_shard=3)
 PARTS = [PartNumber(index, 3) for index in range(3)]
-KILLS = 20 * TIMES
+KILLS = (20 if THOROUGH else 6) * TIMES
 Tally = Callable[[str, int, int], None]
 
 
@@ -59,7 +59,6 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.slow
 def test_parts_of_several_machines(folder: Path, undisturbed: Path, tmp_path: Path, tally: Tally, again: int) -> None:
     """The commands, at once, each on a copy of the zips of its own; the first is killed and started again."""
     out, command = tmp_path / "out", [*COMMAND, "--samples-per-shard", "3", "--workers", "1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import commands
-from bench.suite import readme
+from bench.docs import documents as readme
 
 TESTS = """
 import pytest

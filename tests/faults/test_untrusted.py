@@ -22,8 +22,6 @@ import layouts
 from fastseg.labels import cityscapes
 from fastseg.model.checkpoint import REQUIRED, pack_classes
 
-pytestmark = pytest.mark.slow
-
 Tally = Callable[[str, int, int], None]
 ARCH = "deeplabv3_mobilenet_v3_large"
 LITTLE = 3 << 29

@@ -2,14 +2,12 @@
 
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import zygote
-
 import commands
+import zygote
 from fastseg.commands.train import main
 
 EPOCHS = 8
@@ -57,26 +55,26 @@ def count(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait(job: zygote.Command | subprocess.Popen[str], until: Callable[[], bool], seconds: float = 200) -> bool:
+def wait(job: zygote.Command, until: Callable[[], bool], seconds: float = 200) -> bool:
     """Whether it came to that while the job ran."""
     end = time.monotonic() + seconds
     while not until():
-        if not (job.running if isinstance(job, zygote.Command) else job.poll() is None):
+        if not job.running:
             return False
         assert time.monotonic() < end, f"nothing happened in {seconds} s"
         time.sleep(0.005)
     return True
 
 
-def grown(metrics: Path, more: int, job: zygote.Command | subprocess.Popen[str]) -> bool:
+def grown(metrics: Path, more: int, job: zygote.Command) -> bool:
     """Whether the job wrote so many more lines."""
     wanted = count(metrics) + more
     return wait(job, lambda: count(metrics) >= wanted)
 
 
-def stop(job: zygote.Command | subprocess.Popen[str], metrics: Path, after: int) -> None:
+def stop(job: zygote.Command, metrics: Path, after: int) -> None:
     """SIGTERM, twice as batch systems send it, after so many steps."""
     assert grown(metrics, after, job)
     for _ in range(2):
-        (job.signal if isinstance(job, zygote.Command) else job.send_signal)(signal.SIGTERM)
+        job.send_signal(signal.SIGTERM)
         time.sleep(0.1)

@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from one_gpu import ALONE, CUDA, REHEARSED, full_precision, needs_gpu, without_dropout
 
-from bench.suite.steps import synthetic_manifest
+from bench.stages.steps import synthetic_manifest
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
 from fastseg.training.run import build_state

@@ -1,9 +1,13 @@
-"""Running our commands as a user types them, for tests."""
+"""Running our commands for tests: as a user types them, and forked from a process that has the imports behind it."""
 
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import interpreter
+import zygote
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -22,27 +26,37 @@ def environment(columns: int = 100) -> dict[str, str]:
 
 
 def run(
-    *command: object, cwd: Path = ROOT, timeout: float = 300, columns: int = 100
+    *command: object, cwd: Path = ROOT, timeout: float = 300, columns: int = 100, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command of ours, or any of Python's, to its end, without the seconds of its imports.
+
+    It is a process of its own all the same (zygote.py), and so are those that it starts. ``variables`` are added to
+    its environment. What the dynamic linker or an import reads there has been read already: such a command is one
+    for :func:`typed`.
+    """
     words = [str(word) for word in command]
-    return subprocess.run(
-        words, cwd=cwd, env=environment(columns), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    assert interpreter.understands(words), words
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder) / "stdout", Path(folder) / "stderr"
+        variables = environment(columns) | variables
+        started = zygote.Command(interpreter.interpret, tuple(words), output, None, variables, errors, cwd)
+        code = started.finish(timeout)
+        return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
 
 
-def start(*command: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own."""
+def typed(
+    *command: object, cwd: Path = ROOT, timeout: float = 300, columns: int = 100, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end as a user types it: a new process that begins with nothing imported."""
     words = [str(word) for word in command]
-    return subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    variables = environment(columns) | variables
+    return subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def start(*command: object, output: Path, cwd: Path = ROOT, **variables: str) -> zygote.Command:
+    """Start a command as :func:`run` does; what it says goes to the file ``output``."""
+    words = tuple(str(word) for word in command)
+    return zygote.Command(interpreter.interpret, words, output, None, environment() | variables, cwd=cwd)
 
 
 def refused(result: subprocess.CompletedProcess[str], *says: str) -> None:

@@ -70,9 +70,18 @@ def build(folder: Path, *, cuda: bool = True, nvml: bool = True) -> Path:
     """
     for name, source, wanted in (("libcuda.so.1", CUDA, cuda), ("libnvidia-ml.so.1", NVML, nvml)):
         if wanted:
-            command = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", str(folder / name), "-ldl"]
+            linked = ("-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), "-ldl")
+            command = ["cc", "-w", "-x", "c", "-", *linked]
             subprocess.run(command, input=source, text=True, check=True)
     return folder
+
+
+LOAD = """
+import ctypes, pathlib
+for library in sorted(pathlib.Path({folder!r}).glob("lib*.so.1")):
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+"""
+"""Code for a process that runs already, for which LD_LIBRARY_PATH comes too late: it finds them by name then."""
 
 
 def environment(folder: Path, **answers: object) -> dict[str, str]:

@@ -180,7 +180,6 @@ def test_the_camera_sees_parallels_meet_at_the_vanishing_point() -> None:
     assert seen == pytest.approx((0.3 * 2048, 0.8 * 1024))
 
 
-@pytest.mark.slow
 def test_the_command_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
     def make(name: str, workers: str) -> dict[str, bytes]:
         options = ["--train", "3", "--val", "1", "--test", "1", "--size", "128x64", "--seed", "9"]

@@ -14,7 +14,7 @@ from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.shards.manifest import read_manifest
 from fastseg.training import run
-from fastseg.training.profiler import StepProfiler, span, tables
+from fastseg.training.profiler import StepProfiler, category_table, span
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.step import TrainStep
 from fastseg.training.trainer import Trainer
@@ -100,24 +100,18 @@ def test_ranges_are_in_a_trace_and_let_errors_through() -> None:
     assert {"outer", "inner"} <= {event.name for event in seen.events()}
 
 
-def test_tables_hold_what_was_measured() -> None:
+def test_the_table_holds_what_was_measured() -> None:
     categories = [
         {"category": "loss", "ms": 1.5, "share": 0.75, "hidden_ms": 0.0},
         {"category": "data", "ms": 0.5, "share": 0.25, "hidden_ms": 0.125},
     ]
     step = {"step_ms": 2.0, "plain_step_ms": 1.9, "steps": 5, "categories": categories, "device": "gpu"}
-    stages = [
-        {"stage": "stem", "ms": 1.0, "tflop": 0.25, "tflops": 250.0, "mfu": 0.25},
-        {"stage": "ASPP", "ms": 3.0, "tflop": 1.75, "tflops": 583.3, "mfu": 0.583},
-    ]
-    first, second = tables({"step": step, "stages": stages})
+    first = category_table(step)
     assert "2 ms" in first.title
     assert "1.9" in first.title
     assert first.columns == ("category", "ms", "share", "hidden ms")
     assert first.rows[1] == ("data", "0.50", "25.0 %", "0.12")
     assert first.rows[-1][1] == "2.00"
-    assert second.rows[-1] == ("all stages", "4.00", "100.0 %", "2", "500", "50.0 %")
-    assert len(tables({"step": step, "stages": []})) == 1
 
 
 @pytest.mark.parametrize(
@@ -141,8 +135,7 @@ def test_a_gpu_that_is_too_small_gets_a_sentence(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_train_with_profile(gpus: int, shards: Path, tmp_path: Path) -> None:
     result = commands.run(
         *("torchrun", "fastseg/train.py", "--profile", "--gpus", gpus, *commands.TINY, "--shards", shards),
@@ -155,11 +148,9 @@ def test_train_with_profile(gpus: int, shards: Path, tmp_path: Path) -> None:
     assert (document["settings"]["ranks"], document["settings"]["compile"]) == (gpus, False)
     assert document["step"]["steps"] == len(step_ranges(folder / "trace.json.gz")) == 5
     assert sum(row["ms"] for row in document["step"]["categories"]) == pytest.approx(document["step"]["step_ms"])
-    # With several ranks the others would wait while one measures the stages.
-    assert [row["stage"] for row in document["stages"]][-2:] == (["auxiliary head", "loss"] if gpus == 1 else [])
-    for table in tables(document):
-        assert table.title in result.stderr
-        assert all(row[0] in result.stderr for row in table.rows)
+    table = category_table(document["step"])
+    assert table.title in result.stderr
+    assert all(row[0] in result.stderr for row in table.rows)
     assert "finished; the report is" in result.stderr
     lines = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["tflops"] > 0 and "mfu" not in line for line in lines if line["event"] == "train")

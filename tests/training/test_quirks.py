@@ -147,7 +147,6 @@ def test_other_quirks_are_refused(path: Path, tmp_path: Path, quirk: dict, says:
         checkpoint.load(tmp_path / "x.pt")
 
 
-@pytest.mark.slow
 def test_an_export_stretches_by_itself_or_is_refused(path: Path, tmp_path: Path) -> None:
     console = Console(width=300)
     with pytest.raises(UserError, match="use --to onnx or torch-export"):
@@ -161,16 +160,15 @@ def test_an_export_stretches_by_itself_or_is_refused(path: Path, tmp_path: Path)
     assert export.export(export.Options(tmp_path / "ckpt.pt", "safetensors"), console).exists()
 
 
-@pytest.mark.slow
 def test_the_recipe_runs_and_fastseg_eval_agrees(shards: Path, tmp_path: Path) -> None:
     result = commands.run(
-        *("torchrun", "fastseg/train.py", "--gpus", 1, "--recipe", "seed", "--shards", shards, "--runs", tmp_path),
+        *("torchrun", "fastseg/train.py", "--gpus", 1, "--recipe", "notebook", "--shards", shards, "--runs", tmp_path),
         *("--model.arch", ARCH, "--model.weights", "none", "--data.crop", 48, 64, "--data.threads", 1),
         *("--optim.epochs", 2, "--log-every", 1),
     )
     assert result.returncode == 0, result.stderr
-    last = lines(tmp_path / "seed", "eval")[-1]
-    path, scores = tmp_path / "seed" / "checkpoints" / "last.pt", tmp_path / "scores.json"
+    last = lines(tmp_path / "notebook", "eval")[-1]
+    path, scores = tmp_path / "notebook" / "checkpoints" / "last.pt", tmp_path / "scores.json"
     result = commands.run("fastseg-eval", path, "--json", scores, "--precision", "fp32")
     assert result.returncode == 0, result.stderr
     found = json.loads(scores.read_text())

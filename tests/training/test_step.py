@@ -148,7 +148,6 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
         assert torch.equal(parameter, before[name])
 
 
-@pytest.mark.slow
 def test_network_and_loss_compile_to_one_graph() -> None:
     network_and_loss = LossNetwork(network(channels_last=True), OptimConfig(dice=0.5), torch.full((5,), 0.5)).eval()
     network_and_loss.model.net.training = True  # the auxiliary head too, without dropout

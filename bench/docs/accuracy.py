@@ -1,0 +1,155 @@
+"""Studies as tables: in a terminal, as a part of docs/recipes.md, and in short for the README."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bench.docs.tables import number, table
+from bench.runner.machine import hardware, on_gpu, short_commit
+from bench.studies.results import ENOUGH, StudyResults, read_studies
+from bench.studies.studies import BASE, flags_of
+
+NONE_YET = "No study has been measured yet: `python bench/accuracy.py --list`."
+NOTE = (
+    "Last, best: mIoU of the last evaluation and of the best one (which is picked on the images that it is measured "
+    "on), mean ± standard deviation over seeds. To the base: mean difference of last ones with the same seed, in "
+    "points, with Student's 95 % interval; noise: it holds 0 (of twenty changes that change nothing one will be "
+    "called better or worse). Minutes: medians; in all: from the first step to the last evaluation, evaluations "
+    "included; to a target: until the first evaluation that reached it; process: from start to end, with imports, "
+    "compilation and the report, interruptions and what was done twice included; images/s: of training alone."
+)
+
+
+def study_tables(found: StudyResults, pad: bool = False) -> str:
+    """Return how good, how fast, and class by class; below it what has to be said beside the numbers."""
+    summary, parts = found.summary(), []
+    if not summary.empty:
+        score_columns = ("variant", "seeds", "last", "best", "to the base", "verdict")
+        scores = [_scores(found, variant, row) for variant, row in summary.iterrows()]
+        times = _times(found, summary)
+        classes = [[name, *map(_percent, row)] for name, row in found.classes().iterrows()]
+        for title, header, rows in (
+            ("mIoU, %", score_columns, scores),
+            ("Minutes", ["variant", *times.columns], [[str(name), *row] for name, row in times.iterrows()]),
+            ("IoU of each class, %", ["class", *map(str, summary.index)], classes),
+        ):
+            parts += [f"{title}:", table(header, rows, pad=pad)]
+    return "\n\n".join([*parts, *(f"*{line}*" for line in warnings(found))])
+
+
+def _percent(value: float, std: float = float("nan")) -> str:
+    return "–" if pd.isna(value) else f"{100 * value:.1f}" + ("" if pd.isna(std) else f" ± {100 * std:.1f}")
+
+
+def _scores(found: StudyResults, variant: str, row: pd.Series) -> list[str]:
+    change, points = found.difference(variant), "–"
+    if change:
+        interval = f" ({100 * change.low:+.1f} to {100 * change.high:+.1f})" if change.n >= ENOUGH else ""
+        points = f"{100 * change.mean:+.1f}{interval}"
+    means = [_percent(row[name], row[f"{name}_std"]) for name in ("last", "best")]
+    return [variant, f"{row['seeds']:.0f}", *means, points, change.verdict if change else "–"]
+
+
+def _times(found: StudyResults, summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the table of minutes; the energy only where it is known of a variant."""
+    names = {"minutes": "in all", "evaluating": "evaluating", "process": "process", "images_per_second": "images/s"}
+    cells = summary[list(names)].map(lambda value: "–" if pd.isna(value) else number(value)).rename(columns=names)
+    for column in (column for column in summary if column.startswith("to ")):
+        for variant, minutes in summary[column].items():
+            of_all = found.runs().groupby("variant")[column].agg(lambda m: m.lt(float("inf")).sum())[variant]
+            seeds = int(summary["seeds"][variant])
+            few = f"only {of_all} of {seeds}" if of_all else "never"
+            some = f" ({of_all} of {seeds})" if of_all < seeds else ""
+            cells.loc[variant, column] = few if minutes == float("inf") else f"{number(minutes)}{some}"
+    if summary["watt_hours"].notna().any():
+        cells["Wh"] = summary["watt_hours"].map(lambda value: "–" if pd.isna(value) else number(value))
+    return cells
+
+
+def warnings(found: StudyResults) -> Iterator[str]:
+    """Yield what has to be said beside the numbers."""
+    for result in found.results:
+        if result.failure:
+            yield f"{result.variant}, seed {result.seed}, ended early: {result.failure}"
+    done, begun = found.finished(), [r for r in found.results if not r.finished and not r.failure]
+    if len(done) < found.planned:
+        states = [f"{100 * r.last:.1f} % so far" if r.evaluations else "not yet evaluated" for r in begun]
+        listed = ", ".join(f"{r.variant}, seed {r.seed}: {state}" for r, state in zip(begun, states, strict=True))
+        under_way = f", {len(begun)} more begun ({listed})" if begun else ""
+        yield f"{len(done)} of {found.planned} runs are finished{under_way}; the others count nowhere"
+    machines = dict.fromkeys(result.hardware for result in done)
+    if len(machines) > 1:
+        yield f"the runs are of several machines ({', '.join(machines)}): their minutes do not compare"
+    commits = _commits(found)
+    if len(commits) > 1:
+        yield f"the runs are of several commits: {', '.join(commits)}"
+
+
+def _commits(found: StudyResults) -> list[str]:
+    """Return the commits of the runs, which may be older than the table."""
+    return list(dict.fromkeys(short_commit(commit) for result in found.finished() for commit in result.commits))
+
+
+def page(paths: Sequence[Path]) -> str:
+    """Return the committed studies, those of a GPU first, for docs/recipes.md."""
+    parts = _of_all(paths, _part)
+    return "\n\n".join([*parts, f"*{NOTE}*"]) if parts else NONE_YET
+
+
+def _of_all(paths: Sequence[Path], part: Callable[[Path, dict[str, str], StudyResults], str]) -> list[str]:
+    read = [(path, read_studies(path)) for path in paths]
+    read.sort(key=lambda one: not on_gpu(one[1].environment))
+    return [part(path, document.environment, found) for path, document in read for found in document.studies]
+
+
+def _part(path: Path, environment: dict[str, str], found: StudyResults) -> str:
+    changes = [f"- {name}: `{flags}`" for name, flags in found.flags.items() if name != BASE]
+    commits = ", ".join(_commits(found)) or short_commit(environment["commit"])
+    picture = path.with_suffix(".svg")
+    return "\n\n".join(
+        [
+            f"### {found.name}: {hardware(environment)}",
+            f"{found.question} Predicted: {found.prediction}.",
+            f"Base: `{found.flags[BASE]}` on {found.data}. [{path.name}](../bench/results/{path.name}), "
+            f"`{environment['command']}` at {commits} with torch {environment['torch']}.",
+            *(["\n".join(changes)] if changes else []),
+            *([f"![what was found, as a picture](../bench/results/{picture.name})"] if picture.exists() else []),
+            study_tables(found),
+        ]
+    )
+
+
+def short_table(paths: Sequence[Path]) -> str:
+    """Return a line for each study, those of a GPU first: what was asked, on what, and what was found."""
+
+    def row(path: Path, environment: dict[str, str], found: StudyResults) -> str:
+        place = f"[{hardware(environment)}](bench/results/{path.name})"
+        said = [_in_short(found, variant, row) for variant, row in found.summary().iterrows()]
+        return f"| {found.question} | {_what_was_trained(found)}; {place} | {'; '.join(said) or 'not finished'} |"
+
+    header = ["| question | measured on | mIoU of the last evaluation |", "|---|---|---|"]
+    return "\n".join([*header, *_of_all(paths, row)]) if paths else NONE_YET
+
+
+def _what_was_trained(found: StudyResults) -> str:
+    """Return set, network, start, epochs and crop of the base, where its flags name them."""
+    flags = flags_of(shlex.split(found.flags[BASE]))
+    start = flags.get("--model.weights", "none")
+    parts = [
+        found.data.partition(",")[0],
+        flags.get("--model.arch", "").removeprefix("deeplabv3_"),
+        "from a checkpoint" if start not in ("none", "imagenet", "coco") else "",
+        f"{flags['--optim.epochs']} epochs" if "--optim.epochs" in flags else "",
+        f"crops of {flags['--data.crop'].replace(' ', '×')}" if "--data.crop" in flags else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _in_short(found: StudyResults, variant: str, row: pd.Series) -> str:
+    change = found.difference(variant)
+    name = "" if variant == BASE else f"{variant}: "
+    runs = f" ({row['seeds']:.0f} seeds, best {100 * row['best']:.1f}, {number(row['minutes'])} minutes each)"
+    beside = f" ({100 * change.mean:+.1f}, {change.verdict})" if change else runs
+    return f"{name}{_percent(row['last'], row['last_std'])} %{beside}"

@@ -1,0 +1,169 @@
+"""Results as pictures: bars of images per second, a panel for each stage; curves of mIoU, a panel for each study."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.docs.tables import factor, measured, number, reference_row, stages
+from bench.runner.machine import hardware, on_gpu
+from bench.runner.results import Results, Row
+from fastseg.errors import UserError
+from fastseg.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bench.studies.results import StudyResults
+
+SUFFIXES = (".png", ".svg")
+OURS, THEIRS, INK, FAINT = "#1b7f5c", "#b4bcc4", "#22282e", "#68727c"
+COLORS = ("#c2410c", "#1d4ed8", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f", "#64748b", "#92400e", "#334155")
+"""Colors of the variants in order; the base has the green that is fastseg's in all pictures."""
+BAR, AROUND, TEXTS = 0.36, 0.75, 0.9
+"""Inches of height: of a bar with the space around it, of a panel's title and scale, of the texts above and below."""
+WHAT = {
+    "loader": "Loading: from files to batches ready for training",
+    "compute": "Compute: the training step alone, on a batch already there",
+    "train": "Training: loader and step together",
+    "packing": "Packing: from PNGs to shards",
+    "evaluation": "Evaluation: from whole frames to scores",
+    "scaling": "Scaling: the training step on several ranks",
+}
+CURVES = (
+    "Lines: mean over seeds, evaluation by evaluation, evaluations included in the time. Bands: from the lowest to the "
+    "highest seed.\nDotted: the targets. In brackets: the last mIoU, %, and the number of seeds."
+)
+
+
+def check_plot(path: Path) -> None:
+    """Raise :class:`UserError` where drawing would fail, before anything is measured."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--plot is {path}; its name must end in {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("--plot needs matplotlib; install it with: pip install 'fastseg-deeplab[bench]'") from None
+
+
+@contextmanager
+def _figure(path: Path, heights: Sequence[float], height: float, title: str, legend: str) -> Iterator[list["Axes"]]:
+    """Yield axes one above the other, and write them to a PNG or SVG of ``height`` inches."""
+    check_plot(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
+    with pyplot.rc_context(style):
+        layout = ConstrainedLayoutEngine(h_pad=0.1)
+        figure, axes = pyplot.subplots(
+            len(heights), figsize=(9.5, height), height_ratios=heights, squeeze=False, layout=layout
+        )
+        yield list(axes[:, 0])
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.supxlabel(legend, x=0.01, ha="left", fontsize=8.5, color=FAINT)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white")
+        pyplot.close(figure)
+
+
+def plot_throughput(results: Results, path: Path) -> None:
+    """Draw the measured rows: a bar for each entry, a whisker from its least to its greatest window."""
+    whole = [row for row in results.results if not row.part]
+    panels = {name: found for name, rows in stages(whole).items() if (found := measured(rows))}
+    if not panels:
+        raise UserError(f"there is nothing to draw into {path}: no entry was measured")
+    bars = [len(rows) for rows in panels.values()]
+    height = BAR * sum(bars) + AROUND * len(bars) + TEXTS
+    with _figure(path, bars, height, _title(results.environment), _legend(results.results)) as axes:
+        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+            _bars(axis, name, rows)
+
+
+def _bars(axis: "Axes", name: str, rows: Sequence[Row]) -> None:
+    ours = reference_row(rows)
+    rows = sorted(rows, key=lambda row: -row.spread.median)
+    medians = [row.spread.median for row in rows]
+    lowest, highest = [row.spread.min for row in rows], [row.spread.max for row in rows]
+    whiskers = [np.subtract(medians, lowest), np.subtract(highest, medians)]
+    axis.barh(range(len(rows)), medians, height=0.66, color=[OURS if row.ours else THEIRS for row in rows])
+    axis.errorbar(medians, range(len(rows)), xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+    for line, row in enumerate(rows):
+        beside = "" if ours is None or row is ours or row.ratio_to_ours is None else f", {factor(row)}"
+        text = f"{number(row.spread.median)} {row.unit}{beside}"
+        place = (row.spread.max, line)
+        axis.annotate(text, place, xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.entry, 34)) for row in rows])
+    for label, row in zip(axis.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row.ours else "normal")
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(0, 1.3 * max(highest))  # Room for the words.
+    axis.set_title(f"{WHAT.get(name, name)} ({rows[0].unit}; longer is better)", loc="left", fontsize=10)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8, colors=FAINT)
+
+
+def _title(environment: dict[str, str]) -> str:
+    machine = f"{environment.get('processor', '')}, {environment.get('cores', '?')} cores"
+    gpus = f"{environment['gpus']}; " if on_gpu(environment) else ""
+    return f"fastseg beside its peers, on {gpus}{machine}"
+
+
+def _legend(rows: Sequence[Row]) -> str:
+    windows = max(len(row.windows) for row in rows)
+    lines = [f"Bars: median of {windows} windows, measured in turns. Whiskers: from the slowest to the fastest window."]
+    firsts = [ours.entry for found in stages(rows).values() if (ours := reference_row(found))]
+    if firsts:
+        lines.append(f"Green: fastseg. Factors compare with {' or '.join(dict.fromkeys(firsts))}, window by window.")
+    absent = dict.fromkeys(row.entry for row in rows if row.skipped)
+    return "\n".join([*lines, *([f"Not measured: {', '.join(absent)}."] if absent else [])])
+
+
+def plot_studies(environment: dict[str, str], studies: Sequence["StudyResults"], path: Path) -> None:
+    """Draw the finished runs: mIoU against minutes, a line for each variant, a band over its seeds."""
+    panels = [found for found in studies if found.finished()]
+    if not panels:
+        raise UserError(f"there is nothing to draw into {path}: no run is finished")
+    title, count = f"mIoU, measured on {hardware(environment)}", len(panels)
+    with _figure(path, [1] * count, 4.4 * count + 0.9, title, CURVES) as axes:
+        for axis, found in zip(axes, panels, strict=True):
+            _curves(axis, found)
+
+
+def curve(found: "StudyResults", variant: str) -> list[tuple[float, float, float, float]]:
+    """Return (mean minutes, mean, lowest, highest mIoU in %) of every evaluation that all finished seeds had."""
+    points = []
+    for together in zip(*(result.evaluations for result in found.finished(variant)), strict=False):
+        scores = [100 * evaluation.miou for evaluation in together]
+        minutes = sum(evaluation.seconds for evaluation in together) / 60 / len(together)
+        points.append((minutes, sum(scores) / len(scores), min(scores), max(scores)))
+    return points
+
+
+def _curves(axis: "Axes", found: "StudyResults") -> None:
+    base, *variants = found.flags
+    colors = {base: OURS, **dict(zip(variants, COLORS * 9, strict=False))}
+    for name, row in found.summary().sort_values("last", ascending=False, kind="stable").iterrows():
+        minutes, means, lowest, highest = zip(*curve(found, str(name)), strict=True)
+        label = f"{name} ({100 * row['last']:.1f}, {row['seeds']:.0f})"
+        width, front, alpha = (2.4, 3, 0.18) if name == base else (1.3, 2, 0.1)
+        axis.plot(minutes, means, ".-", color=colors[str(name)], lw=width, zorder=front, label=label)
+        axis.fill_between(minutes, lowest, highest, color=colors[str(name)], alpha=alpha, lw=0)
+    axis.set_ylim(0)
+    axis.set_xlim(0)
+    for target in found.targets:
+        if 100 * target < 1.15 * axis.get_ylim()[1]:
+            axis.axhline(100 * target, ls=":", color=FAINT, lw=0.9, zorder=1)
+    axis.set_title(textwrap.fill(f"{found.name}: {found.question}", 95), loc="left", fontsize=10)
+    axis.set_ylabel("mIoU, %")
+    axis.set_xlabel("minutes")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8, colors=FAINT)
+    axis.legend(loc="lower right", frameon=False, fontsize=8.5)

@@ -1,0 +1,251 @@
+"""A training step lowered to a GPU's kernels without the GPU: each kernel with the bytes and the FLOPs that it takes.
+
+Network and batch are fake tensors; Dynamo, AOTAutograd and Inductor run as they do for real, and what they generate is
+kept instead of loaded. Needs :func:`bench.absent_gpu.pretend` before.
+"""
+
+import math
+import re
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.absent_gpu import naming_what_moved
+from fastseg.config import Config
+from fastseg.device import autocast, precision_of
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.training.step import LossNetwork
+
+GATHERED = "nll_loss2d_forward"
+"""In a kernel's name: it reads one class's value of a pixel, where Inductor counts those of all classes."""
+
+
+@dataclass
+class Kernel:
+    """A node of Inductor's schedule: a Triton kernel (or several) or a call of a library."""
+
+    direction: str
+    """forward, backward or update."""
+    names: list[str]
+    reads: int = 0
+    """Bytes, as Inductor counts them."""
+    writes: int = 0
+    calls: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of a convolution or product: FLOP and bytes of what it computes (fprop, dgrad, wgrad or product)."""
+    shape: str = ""
+    channels_last: bool = True
+    """Whether a convolution reads and writes channels-last 16-bit tensors."""
+    atomics: int = 0
+    """Atomic additions."""
+    modules: list[str] = field(default_factory=list)
+    operators: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(moved for _, moved in self.calls.values()) if self.calls else self.reads + self.writes
+
+    @property
+    def launches(self) -> int:
+        return len(self.calls) or max(len(self.names), 1)
+
+
+@dataclass
+class Lowered:
+    """What became of a step."""
+
+    kernels: list[Kernel] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    """Triton kernels by name."""
+    codes: list[str] = field(default_factory=list)
+    """Inductor's whole output: the forward pass's, the backward pass's."""
+    saved: int = 0
+    """Bytes that the forward pass leaves for the backward pass."""
+    misordered: list[str] = field(default_factory=list)
+    """Gradients in another memory order than their weights, which fused optimizers read wrongly."""
+    seconds: float = 0.0
+
+
+def lower_step(config: Config, classes: int) -> Lowered:
+    """Lower forward and backward pass of a recipe's step on one GPU. Raises where Dynamo breaks the graph."""
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+    from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses import FakeTensorMode
+
+    device, mode = torch.device("cuda", 0), FakeTensorMode(allow_non_fake_inputs=True)
+    model, data, optim = config.model, config.data, config.optim
+    deeplab = DeepLab(model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last)
+    weights = torch.ones(classes) if optim.class_weights else None
+    with mode:
+        image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8, device=device)
+        label = torch.empty(data.batch, *data.crop, dtype=torch.uint8, device=device)
+        network = LossNetwork(deeplab, optim, None if weights is None else torch.ones(classes, device=device)).train()
+    _make_fake(network, mode, device)
+    found, begin = Lowered(), time.perf_counter()
+    with naming_what_moved():
+        outputs = _record(found)
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compile_fx(graph, inputs)
+        return graph.forward  # of which fake tensors make fake results: there is no GPU to run kernels on
+
+    with (
+        mode,
+        inductor.patch(shape_padding=False, compile_threads=1, force_disable_caches=True),  # padding is measured
+        functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
+        autocast(precision_of(model.precision, device), device),
+    ):
+        torch.compile(network, backend=backend, fullgraph=True)(image, label)
+    _look_at_outputs(found, outputs, network)
+    for kernel in found.kernels:  # whose sources are known only when all is loaded
+        kernel.atomics = sum(_atomics(found.sources.get(name, "")) for name in kernel.names)
+    found.seconds = time.perf_counter() - begin
+    return found
+
+
+def _make_fake(network: nn.Module, mode: Any, device: torch.device) -> None:
+    def fake(value: Tensor) -> Tensor:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+
+    with mode:
+        for part in network.modules():
+            for name, parameter in part._parameters.items():
+                part._parameters[name] = None if parameter is None else nn.Parameter(fake(parameter))
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = None if buffer is None else fake(buffer)
+
+
+def _record(found: Lowered) -> list[tuple[str, list[Any]]]:
+    """Keep what Inductor generates from now on; returns where it puts each graph's direction and outputs."""
+    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.codegen.triton import TritonScheduling
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.scheduler import BaseSchedulerNode
+    from torch._inductor.virtualized import V
+
+    kernels_of: dict[str, list[str]] = defaultdict(list)
+    outputs: list[tuple[str, list[Any]]] = []
+    define, codegen = TritonScheduling.define_kernel, GraphLowering.codegen
+
+    def triton(_self: Any, name: str, source: str, *_more: Any, **_options: Any) -> Any:
+        found.sources[name] = source
+        return object()
+
+    def define_kernel(self: Any, source: str, schedule: Any, kernel: Any, *more: Any, **options: Any) -> str:
+        name: str = define(self, source, schedule, kernel, *more, **options)
+        for node in schedule:
+            if isinstance(node, BaseSchedulerNode):
+                kernels_of[f"{id(V.graph)} {node.get_name()}"].append(name)
+        return name
+
+    def recorded(self: Any) -> Any:
+        result = codegen(self)
+        code: Any = result[0]
+        found.codes.append(getattr(code, "value", code))
+        direction = "backward" if self.is_backward else "forward"
+        outputs.append((direction, list(self.graph_outputs)))
+        for node in self.scheduler.nodes:
+            names = [name for n in node.get_nodes() for name in kernels_of[f"{id(self)} {n.get_name()}"]]
+            if kernel := _kernel(node, direction, list(dict.fromkeys(names))):
+                found.kernels.append(kernel)
+        return result
+
+    AsyncCompile.triton = triton  # type: ignore[assignment, method-assign]
+    TritonScheduling.define_kernel = define_kernel  # type: ignore[assignment, method-assign]
+    GraphLowering.codegen = recorded  # type: ignore[method-assign]
+    return outputs
+
+
+def _atomics(source: str) -> int:
+    elements = re.search(r"    xnumel = (\d+)", source)
+    return source.count("tl.atomic_add(") * int(elements[1] if elements else 0)
+
+
+def _kernel(node: Any, direction: str, names: list[str]) -> Kernel | None:
+    """Describe one node of the schedule; None for one that runs nothing."""
+    from torch._inductor import ir
+    from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
+
+    if isinstance(node, NopKernelSchedulerNode):
+        return None
+    kernel = Kernel(direction, names)
+    if isinstance(node, ExternKernelSchedulerNode):
+        inner: Any = node.node
+        if isinstance(inner, ir.MultiOutput):
+            return None
+        name = getattr(inner, "op_overload", None) or getattr(inner, "python_kernel_name", None) or type(inner).__name__
+        kernel.names = [str(name)]
+        _count_calls(kernel, inner)
+    reads = node.get_read_write_buffer_accesses(include_reads=True, include_writes=False)
+    writes = node.get_read_write_buffer_accesses(include_reads=False, include_writes=True)
+    kernel.reads, kernel.writes = sum(reads.values()), sum(writes.values())
+    origins = [origin for n in node.get_nodes() if n.node is not None for origin in n.node.get_origins()]
+    kernel.operators = sorted({str(origin.target) for origin in origins})
+    stacks = [origin.meta.get("nn_module_stack") or origin.meta.get("fwd_nn_module_stack") for origin in origins]
+    kernel.modules = sorted({list(stack.values())[-1][0].removeprefix("L['self'].") for stack in stacks if stack})
+    return kernel
+
+
+def _count_calls(kernel: Kernel, inner: Any) -> None:
+    """Count FLOPs and bytes of a library's convolution or product: all inputs and outputs once for each result."""
+    matching = (o for o in inner.get_origins() if "convolution" in str(o.target) or "mm" in str(o.target))
+    origin = next(matching, None)
+    if origin is None:
+        return
+    if "convolution" not in str(origin.target):
+        a, b = [arg.meta["val"] for arg in origin.args if isinstance(arg, torch.fx.Node)][-2:]
+        kernel.calls["product"] = (2 * a.numel() * b.shape[-1], sum(map(_size, (a, b, origin.meta["val"]))))
+        kernel.shape = f"{tuple(a.shape)} @ {tuple(b.shape)}"
+        return
+    if "backward" in str(origin.target):
+        y, x, w = (arg.meta["val"] for arg in origin.args[:3])
+        results = [name for name, wanted in zip(("dgrad", "wgrad"), origin.args[-1], strict=False) if wanted]
+    else:
+        x, w, y, results = origin.args[0].meta["val"], origin.args[1].meta["val"], origin.meta["val"], ["fprop"]
+    flop = 2 * y.shape[0] * y.shape[2] * y.shape[3] * math.prod(w.shape)
+    kernel.calls = {name: (flop, sum(map(_size, (x, w, y)))) for name in results}
+    kernel.shape = f"{tuple(x.shape)} * {tuple(w.shape)}"
+    ordered = all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, y))
+    kernel.channels_last = ordered and x.element_size() == 2
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _look_at_outputs(found: Lowered, outputs: list[tuple[str, list[Any]]], network: nn.Module) -> None:
+    """Add up what is saved, and find gradients whose strides are none of a weight of their shape."""
+    orders: dict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
+    for parameter in network.parameters():
+        orders[tuple(parameter.shape)].add(parameter.stride())
+    for direction, values in outputs:
+        for value in values:
+            if not hasattr(value, "get_stride") or value.maybe_get_size() is None or value.maybe_get_layout() is None:
+                continue
+            shape, stride = (tuple(int(n) for n in part) for part in (value.get_size(), value.get_stride()))
+            if direction == "forward":
+                found.saved += math.prod(shape) * value.get_dtype().itemsize
+            elif shape in orders and stride not in orders[shape]:
+                found.misordered.append(f"{shape} with strides {stride}")
+
+
+def compile_cubins(found: Lowered) -> list[str]:
+    """Compile every Triton kernel to machine code by Triton's own ptxas; returns those that fail, with the reason."""
+    from torch._inductor.async_compile import _load_triton_kernel_from_source
+    from torch._inductor.runtime import triton_helpers
+
+    triton_helpers.set_driver_to_gpu = lambda: None  # would look for libcuda
+    failed = []
+    for name, source in found.sources.items():
+        try:
+            kernel: Any = _load_triton_kernel_from_source(name, source)
+            kernel.precompile(warm_cache_only=True)
+            if not kernel.compile_results:
+                failed.append(f"{name}: nothing was compiled")
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+    return failed

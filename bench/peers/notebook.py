@@ -1,0 +1,78 @@
+"""The notebook project's way: PNG by Pillow, Albumentations, torch's DataLoader; float32 images and int64 labels.
+
+Its geometry is Albumentations at its cheapest: the functions behind Crop, Resize, HorizontalFlip and PadIfNeeded, in
+this order, without the checks of a Compose. Their resize is OpenCV's, which does not antialias.
+"""
+
+import io
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.peers import by_workers, nothing
+from bench.stages.frames import Draw, Frames, Work
+from fastseg.data.augment import Window
+from fastseg.labels import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "notebook"
+REQUIRES = ("albumentations", "opencv-python-headless", "Pillow", "torch")
+candidates = by_workers
+prepare = nothing
+
+
+def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Yield endless normalized float32 N×3×H×W images and int64 N×H×W labels."""
+    from bench.peers._samples import Files, from_files, hand_over
+
+    dataset = Files(frames, work, partial(sample, work=work), image="png")
+    return hand_over(from_files(dataset, work, workers), work)
+
+
+def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor", "Tensor"]:
+    """Decode, augment and normalize one sample: float32 3×h×w and int64 h×w."""
+    import torch
+    from PIL import Image
+
+    tools = _tools()
+    frame = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+    labels = np.asarray(Image.open(io.BytesIO(mask)))
+    window = draw((frame.shape[0], frame.shape[1]))
+    shown = _show(frame, window, work, tools.cv2.INTER_LINEAR, work.fill)
+    crop = _show(labels, window, work, tools.cv2.INTER_NEAREST_EXACT, IGNORE)
+    # As ToTensorV2 does it: a view, which becomes contiguous when the batch is put together.
+    return torch.from_numpy(tools.normalize(shown)).permute(2, 0, 1), torch.from_numpy(crop).long()
+
+
+def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fill: Any) -> np.ndarray:
+    """Return crop, resize, flip, pad."""
+    tools = _tools()
+    array = tools.crop(array, window.left, window.top, window.right, window.bottom)
+    array = tools.resize(array, (window.height, window.width), interpolation)
+    array = tools.flip(array) if window.flip else array
+    below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
+    if not (window.pad_top or window.pad_left or below or after):
+        return array
+    return tools.pad(array, window.pad_top, below, window.pad_left, after, tools.cv2.BORDER_CONSTANT, fill)
+
+
+class _Tools:
+    """What it uses of Albumentations; the libraries are imported where the first sample is made."""
+
+    def __init__(self) -> None:
+        import cv2
+        from albucore import hflip
+        from albumentations import Normalize
+        from albumentations.augmentations.crops.functional import crop
+        from albumentations.augmentations.geometric.functional import pad_with_params, resize
+
+        cv2.setNumThreads(0)  # The loader has its workers.
+        self.cv2, self.crop, self.resize, self.flip, self.pad = cv2, crop, resize, hflip, pad_with_params
+        self.normalize = Normalize().apply
+
+
+_tools = cache(_Tools)

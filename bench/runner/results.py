@@ -1,0 +1,127 @@
+"""What was measured, as rows: arithmetic, and JSON whose every field is checked when it is read."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from fastseg.errors import UserError
+from fastseg.files import write_atomic
+
+T = TypeVar("T")
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and greatest of a few numbers."""
+
+    median: float
+    min: float
+    max: float
+
+
+def spread(numbers: Sequence[float]) -> Spread:
+    """Return the spread of at least one number."""
+    return Spread(statistics.median(numbers), min(numbers), max(numbers))
+
+
+def ratio_to_ours(theirs: Sequence[float], ours: Sequence[float]) -> Spread | None:
+    """Return theirs over ours, window by window: 0.16 is a sixth of our speed. None without a window of both.
+
+    A pair is of one round, so that a machine which slows down for a while slows both. Within a round the two lie as
+    far apart as the entries between them take; since every other round goes backwards, what a steady drift does to
+    one pair it undoes in the next.
+    """
+    pairs = list(zip(theirs, ours, strict=False))  # Interrupted, one of them may have a window more.
+    return spread([one / other for one, other in pairs]) if pairs else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of one stage: measured, or skipped for a reason."""
+
+    stage: str
+    entry: str
+    unit: str
+    """The unit of the rates, such as images/s."""
+    settings: dict[str, Any]
+    windows: tuple[Rate, ...] = ()
+    """The rate of every window; none of an entry that was skipped."""
+    ratio_to_ours: Spread | None = None
+    """To the stage's first entry of ours that is no part."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Further figures, medians over the windows."""
+    cores_used: float | None = None
+    """Processor seconds per second, of all its processes."""
+    threads: int | None = None
+    """torch's threads in the entry's process."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the distributions that the entry requires."""
+    skipped: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.windows and self.skipped is None:
+            raise ValueError(f"{self.entry!r} has neither windows nor a reason why it was skipped")
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is fastseg's."""
+        return self.entry.startswith("fastseg")
+
+    @property
+    def part(self) -> bool:
+        """Whether it is a part of ours alone ("fastseg: reading"), which does not compare with the others."""
+        return self.entry.startswith("fastseg: ")
+
+    @property
+    def spread(self) -> Spread:
+        """Spread of the rates; only for a row that was measured."""
+        return spread(self.windows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return numbers, strings, lists and None."""
+        if self.skipped is not None:
+            return {name: getattr(self, name) for name in ("stage", "entry", "unit", "settings", "skipped")}
+        fields = asdict(self)
+        del fields["skipped"]
+        return fields | asdict(self.spread)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run of bench/throughput.py found."""
+
+    environment: dict[str, str]
+    settings: dict[str, Any]
+    results: tuple[Row, ...]
+    derived: tuple[dict[str, Any], ...] = ()
+    """Figures that come of several rows, each with a ``sentence``."""
+
+    def write(self, path: Path) -> None:
+        """Write JSON."""
+        write_json(path, {**vars(self), "results": [row.to_json() for row in self.results]})
+
+
+def read_results(path: Path) -> Results:
+    """Read what :meth:`Results.write` wrote; :class:`UserError` for anything else."""
+    return read_json(path, Results, "results of bench/throughput.py", "measure again with --json")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document, whole or not at all."""
+    write_atomic(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, kind: type[T], what: str, cure: str) -> T:
+    """Read a file that holds ``what``, every field checked; :class:`UserError`, with the cure, for any other."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; name a file that holds {what}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} holds no {what}: {error}; {cure}") from None

@@ -1,0 +1,228 @@
+"""The frames that all entries share, in every format that one of them reads, and the work that all do on them.
+
+The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs and as shards of several codecs. The
+JPEGs that peers read are plain: with the restart markers of ours, decoders take up to a fifth longer (see "Restart
+Markers" in libjpeg-turbo's README), which only cutting makes up for. The frames come out of a set of shards, or are
+procedural where there is none, and are cached: a second call finds them. Imports nothing heavy at its top: a peer's
+environment may lack what packing needs.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from fastseg.config import AugmentConfig
+from fastseg.data.augment import Window, random_numbers, sample_crop
+from fastseg.errors import UserError
+
+CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
+"""Image and mask of the sets of shards; plain: JPEGs without restart markers, which cannot be cut."""
+SHARDS = 4
+"""Shards of the train split in each set: readers that share work by shards have some to share."""
+DONE = "done"
+VERSION = 2
+
+Draw = Callable[[tuple[int, int]], Window]
+"""Draws a window of a frame of (height, width) pixels."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is made, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every loader does: resize by a random ratio, crop, flip, pad, and hand over batches."""
+
+    crop: tuple[int, int] = (768, 768)
+    """Height and width of the crops, pixels."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the ratio by which frames are resized before the crop."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    batch: int = 8
+    """Samples in a batch."""
+    fill: tuple[int, int, int] = (124, 116, 104)
+    """RGB of the padding; labels are padded with 255."""
+    device: str = "cpu"
+    """Where the batches have to be in the end: cpu or cuda."""
+    seed: int = 0
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Work":
+        """Build it from its fields as JSON has them, lists for tuples."""
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in document.items()}
+        return cls(**fields)
+
+    @property
+    def augment(self) -> AugmentConfig:
+        """The same as settings of ours: no color is changed."""
+        plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """Return a draw from ``rng``; loaders that see a stream of samples have one for each worker."""
+        return partial(sample_crop, rng, config=self.augment)
+
+    def draw_for(self, epoch: int, sample: int) -> Draw:
+        """Return the draw of one sample of one epoch, for loaders that know them."""
+        return self.draw(random_numbers(self.seed, epoch, sample))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A finished folder of frames; raises :class:`UserError` on first use if it is none."""
+
+    root: Path
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """keys (of train, in order), val (how many), size (height, width of the first), classes (how many)."""
+        try:
+            return json.loads((self.root / DONE).read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{self.root} holds no finished frames; remove it and start the benchmark again") from None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the training frames, in order."""
+        return tuple(self.about["keys"])
+
+    @property
+    def source(self) -> Path:
+        """A data set of own images: ``{train,val}/{images,masks}/KEY.png`` (train ids, 255 = ignored), classes.json."""
+        return self.root / "source"
+
+    @property
+    def plain(self) -> Path:
+        """The training frames with plain JPEGs for images."""
+        return self.root / "plain"
+
+    def image(self, key: str, suffix: str = "jpg") -> Path:
+        """Return a training image: ``png``, the source; ``jpg``, plain, of our quality."""
+        return (self.source if suffix == "png" else self.plain) / "train/images" / f"{key}.{suffix}"
+
+    def mask(self, key: str, suffix: str = "png") -> Path:
+        """Return its mask of train ids: ``png``, the source; ``tif``, what the shards hold."""
+        return self.source / "train/masks" / f"{key}.png" if suffix == "png" else self.root / "tif" / f"{key}.tif"
+
+    def shards(self, codecs: str = "jpg-tif") -> Path:
+        """Return the set of shards of one of :data:`CODECS`."""
+        return self.root / "shards" / codecs
+
+
+def frames_of_shards(
+    shards: Path,
+    count: int = 32,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Frames:
+    """Return the first ``count`` training frames (a quarter as many of val) of a set of shards, or all it has.
+
+    Raises :class:`UserError` where ``shards`` is no finished set or its train split has no masks.
+    """
+    from bench.stages.frame_files import write_from_shards
+    from fastseg.shards.manifest import read_manifest
+
+    manifest = read_manifest(shards)
+    if not manifest.split("train").labeled:
+        raise UserError(f"the split 'train' of {shards} has no masks; name a set that can be trained on: --shards")
+    made_from = {"shards": manifest.digest(), "count": count}
+    return _frames(made_from, partial(write_from_shards, shards, manifest, count), cache, workers, progress)
+
+
+def procedural_frames(
+    count: int = 32,
+    size: tuple[int, int] = (2048, 1024),
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Frames:
+    """Return ``count`` procedural scenes of ``size`` (width, height) for training, and a quarter as many for val."""
+    from bench.stages.frame_files import write_scenes
+
+    made_from = {"scenes": size, "count": count}
+    return _frames(made_from, partial(write_scenes, count, size), cache, workers, progress)
+
+
+def once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return ``folder``; where it is missing, ``build`` first fills it in a temporary place: it is whole or absent."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            build(made)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # Another process was faster.
+                    raise
+    return folder
+
+
+def _frames(
+    made_from: dict[str, Any],
+    write_source: Callable[..., None],
+    cache: Path | None,
+    workers: int | None,
+    progress: Progress | None,
+) -> Frames:
+    """Return the frames that ``write_source(folder, workers, progress)`` gives, made now or long ago."""
+    if made_from["count"] < 1:
+        raise UserError(f"--frames is {made_from['count']}; it must be at least 1")
+    named = json.dumps([VERSION, made_from, _code()], sort_keys=True)
+    home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastseg/bench"
+    show: Progress = progress or (lambda *_: None)
+
+    def build(root: Path) -> None:
+        write_source(root / "source", workers, show)
+        _pack(root, workers, show)
+        (root / DONE).write_text(json.dumps({"made_from": made_from, **_describe(root)}))
+
+    return Frames(once(home / hashlib.sha256(named.encode()).hexdigest()[:16], build))
+
+
+def _code() -> str:
+    """Name the code that encodes frames: when it changes, so do the bytes that a benchmark should read."""
+    from fastseg.packing import records
+    from fastseg.shards import images, jpeg_tiles, tar
+
+    files = [Path(str(module.__file__)).read_bytes() for module in (images, records, tar, jpeg_tiles)]
+    return hashlib.sha256(b"".join(files)).hexdigest()
+
+
+def _pack(root: Path, workers: int | None, show: Progress) -> None:
+    """Write the sets of shards, and the TIFFs of the training frames as files."""
+    from bench.stages.frame_files import extract_masks, write_plain
+    from fastseg.packing.pack import PackOptions, pack
+    from fastseg.packing.records import Codec
+    from fastseg.packing.sources import open_source
+
+    write_plain(root / "source", root / "plain", workers, show)
+    for name in CODECS:
+        image, mask = name.split("-")
+        source = open_source(root / ("plain" if image == "plain" else "source"))
+        per_shard = -(-sum(sample.split == "train" for sample in source.samples) // SHARDS)
+        # Plain JPEGs are packed as they are.
+        codec = Codec(image="png" if image == "png" else "jpg", mask=mask)  # type: ignore[arg-type]
+        show_set = partial(show, f"shards {name}")
+        pack(source, root / "shards" / name, PackOptions(codec, per_shard), workers, progress=show_set)
+    extract_masks(root / "shards/jpg-tif", root / "tif")
+
+
+def _describe(root: Path) -> dict[str, Any]:
+    from fastseg.shards.manifest import read_manifest
+
+    manifest = read_manifest(root / "shards" / CODECS[0])
+    keys = sorted(path.stem for path in (root / "tif").iterdir())
+    height, width, _ = manifest.split("train").sizes[0]
+    val = manifest.splits["val"].samples if "val" in manifest.splits else 0
+    return {"keys": keys, "val": val, "size": [height, width], "classes": len(manifest.classes)}

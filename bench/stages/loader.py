@@ -1,0 +1,214 @@
+"""Loading: from records or files to batches that are ready to train on; ours whole and part by part, then the peers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import peers
+from bench.runner.results import Row
+from bench.runner.runner import Entry
+from bench.runner.worker import Benchmark
+from bench.stages import Request
+from bench.stages.frames import Frames, Work
+
+SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
+"""Codecs of image and mask → the entry that reads them."""
+WAY: dict[str, dict[str, Any]] = {"cuda": {"way": "stream"}, "cpu": {"way": "cpu"}}
+"""Our way in on a device."""
+QUICK = ("notebook", "torchvision_v2", "nvimagecodec")
+"""Peers of a quick run."""
+PARTS = {
+    "read": "fastseg: reading and cutting alone",
+    "image": "fastseg: … and decoding images",
+    "mask": "fastseg: … and decoding masks",
+}
+"""Of the way of a batch: each with those before it, but images and masks are not decoded together."""
+
+
+def entries(request: Request) -> list[Entry]:
+    """Return ours from every kind of shards, parts of ours, and the peers that take part."""
+    assert request.frames is not None
+    settings = settings_of(request)
+    takes = [name for name in peers.loaders() if request.takes(name)]
+    if request.quick:
+        return [ours("fastseg", settings | WAY[request.device])] + [_peer(name, request, settings) for name in takes]
+    ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
+    found = [
+        ours(f"{name}{' on the CPU' * (way == 'cpu' != request.device)}", settings | {"codecs": codecs, "way": way})
+        for way in ways
+        for codecs, name in SETS.items()
+    ]
+    found.append(ours("fastseg, cached", settings | WAY[request.device] | {"cached": True}))
+    found.append(ours("fastseg, colors drawn too", settings | WAY[request.device] | {"colors": True}))
+    found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
+    return found + [_peer(name, request, settings) for name in takes]
+
+
+def settings_of(request: Request) -> dict[str, Any]:
+    """Return the frames and the work, as every factory of this stage takes them."""
+    assert request.frames is not None
+    work = {"crop": request.crop, "scale": request.scale, "batch": request.batch, "device": request.device}
+    return {"root": str(request.frames.root), "work": work, "threads": request.cores}
+
+
+def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Entry:
+    """Return one entry of ours."""
+    return Entry("loader", name, "images/s", f"{__name__}:{factory}", settings)
+
+
+def _peer(name: str, request: Request, settings: dict[str, Any]) -> Entry:
+    module = peers.load(name)
+    absent = "left out by --quick" if request.quick and name not in QUICK else None
+    candidates = () if absent else tuple(module.candidates(request.cores, request.device))
+    factory = f"{__name__}:open_peer"
+    settings = {key: settings[key] for key in ("root", "work")} | {"peer": name}
+    title, python = module.NAME, peers.interpreter(module)
+    return Entry(
+        "loader", title, "images/s", factory, settings, candidates, module.REQUIRES, absent=absent, python=python
+    )
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Say how much slower the notebook project is, and where a frame's time goes in ours."""
+    rates = {row.entry: row.spread.median for row in rows if row.stage == "loader" and row.windows}
+    found = []
+    ratios = {row.entry: row.ratio_to_ours for row in rows if row.stage == "loader"}
+    if notebook := ratios.get("notebook"):
+        times = 1 / notebook.median
+        found.append(
+            {
+                "name": "loader/notebook",
+                "value": times,
+                "sentence": f"ours loads {times:.1f}× what the notebook project does",
+            }
+        )
+    # Where all parts share the cores, times add up; a GPU works beside them.
+    on_cpu = any(row.settings.get("way") == "cpu" and row.entry == "fastseg" for row in rows)
+    if on_cpu and {"fastseg", *PARTS.values()} <= rates.keys():
+        whole, read, image, mask = (1000 / rates[name] for name in ("fastseg", *PARTS.values()))
+        spent = {
+            "reading and cutting": read,
+            "decoding the image": image - read,
+            "decoding the mask": mask - read,
+            "resizing and handing over": whole - image - mask + read,
+        }
+        slowest = max(spent, key=lambda part: spent[part])
+        listed = ", ".join(f"{part} {milliseconds:.2f} ms" for part, milliseconds in spent.items())
+        sentence = f"a frame takes {whole:.2f} ms: {listed}; the bottleneck is {slowest}"
+        found.append({"name": "loader/parts", "value": spent[slowest] / whole, "parts": spent, "sentence": sentence})
+    return found
+
+
+class Batches(Benchmark):
+    """A benchmark: one batch a step."""
+
+    def __init__(self, batches: Iterator[int], warmup_steps: int) -> None:
+        """Take ``batches``, which yields how many images each has; ``warmup_steps`` empties what was made ahead."""
+        self._batches, self.warmup_steps = batches, warmup_steps
+
+    def step(self) -> int:
+        """Take the next batch; returns its images."""
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Let the library end what it has started."""
+        if hasattr(self._batches, "close"):
+            self._batches.close()
+
+
+def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Batches:
+    """Build a peer's batches, from the frames below ``root``."""
+    module, frames, what = peers.load(peer), Frames(Path(root)), Work.from_json(work)
+    module.prepare(frames)
+
+    def images() -> Iterator[int]:
+        for image, _label in module.batches(frames, what, **settings):
+            yield len(image)
+
+    # Workers of a DataLoader hold two finished batches each.
+    return Batches(images(), 2 * settings.get("workers", settings.get("threads", 1)) + 2)
+
+
+def open_ours(
+    root: str,
+    work: dict[str, Any],
+    threads: int,
+    codecs: str = "jpg-tif",
+    way: str = "cpu",
+    prefetch: int = 2,
+    colors: bool = False,
+    cached: bool = False,
+) -> Batches:
+    """Build our training batches, from one of :data:`SETS`; ``way``: stream (the GPU decodes) or cpu; ``colors``: with
+    the changes of color that the Cityscapes recipe draws; ``cached``: of frames that stay decoded in memory."""
+    import torch
+
+    from fastseg.config import AugmentConfig
+    from fastseg.data.frame_cache import allocate_arena
+    from fastseg.data.loader import TrainLoader, open_files
+    from fastseg.shards.manifest import read_manifest
+
+    shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
+    manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
+    recipe = AugmentConfig()
+    changes = {name: getattr(recipe, name) * colors for name in ("brightness", "contrast", "saturation", "hue")}
+    loader = TrainLoader(
+        open_files(shards, manifest, "train"),
+        manifest.split("train"),
+        replace(what.augment, **changes),
+        fill=what.fill,
+        batch=what.batch,
+        device=device,
+        threads=threads,
+        prefetch=prefetch,
+        seed=0,
+        decoder="gpu" if way == "stream" else "cpu",
+        arena=allocate_arena(manifest.split("train"), device) if cached else None,
+    )
+
+    def images() -> Iterator[int]:
+        while True:
+            yield len(loader.next().image)
+
+    # The first epoch decodes what then is cached.
+    return Batches(images(), prefetch + 2 + cached * loader.steps_per_epoch)
+
+
+def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
+    """Build our batches as far as one of :data:`PARTS`."""
+    from fastseg.data.loader import open_files
+    from fastseg.data.reader import Reader
+    from fastseg.data.sampler import crop_batches
+    from fastseg.shards.manifest import read_manifest
+
+    shards, what = Frames(Path(root)).shards(), Work.from_json(work)
+    reader = Reader(open_files(shards, read_manifest(shards), "train"))
+    source = crop_batches(reader, what.augment, batch=what.batch, seed=0, start=(0, 0), ahead=2)
+    run = source if part == "read" else _decoding(part, source, what, threads)
+
+    def images() -> Iterator[int]:
+        while True:
+            run()
+            yield what.batch
+
+    return Batches(images(), 4)
+
+
+def _decoding(part: str, source: Callable[[], Any], work: Work, threads: int) -> Callable[[], Any]:
+    """Build a graph that decodes images or masks and does nothing else."""
+    from nvidia.dali import pipeline_def
+
+    from fastseg.data import dali_graph
+
+    device = "gpu" if work.device == "cuda" else "cpu"
+
+    @pipeline_def
+    def graph() -> Any:
+        crops = dali_graph.take(source, dali_graph.DECODING, device, "jpg")
+        if part == "image":
+            return dali_graph.decode_image(crops, device, "jpg")
+        return dali_graph.decode_mask(crops, "tif")
+
+    number = 0 if device == "gpu" else None
+    return graph(batch_size=work.batch, num_threads=threads, device_id=number, prefetch_queue_depth=2).run

@@ -1,0 +1,265 @@
+"""The network cut into its parts, each measured alone: where the arithmetic is, and how fast it goes there."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from bench.docs.tables import table
+from fastseg.config import Config
+from fastseg.device import autocast, precision_of
+from fastseg.labels import IGNORE
+from fastseg.model.architectures import ARCHITECTURES
+from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
+from fastseg.training.compiled import wants_compiling
+from fastseg.training.flops import device_peak, moment, seconds_between
+from fastseg.training.profiler import category_table
+from fastseg.training.step import LossNetwork
+
+RUNS, SECONDS = 20, 2.0
+"""A part is run this often, or until it took that long (but at least twice)."""
+
+
+class Part(NamedTuple):
+    """A piece of the network."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+    """Names of the parts whose outputs it takes, or ``image`` (uint8 N×H×W×3) and ``label`` (uint8 N×H×W)."""
+
+
+class _Stem(nn.Sequential):
+    """Normalization and the backbone's first layers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: DeepLab, layers: list[nn.Module]) -> None:
+        super().__init__(*layers)
+        self.memory_format = model.memory_format
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("std", model.std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # As DeepLab.forward; the tests hold the parts together to be the network, bit for bit.
+        normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        return super().forward(normalized.contiguous(memory_format=self.memory_format))
+
+
+class _Head(nn.Module):
+    """A head that reads several of the backbone's outputs, each under its name."""
+
+    def __init__(self, head: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.head, self.names = head, names
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return self.head(dict(zip(self.names, features, strict=True)))
+
+
+class _Loss(nn.Module):
+    """Upsampling and loss of both heads."""
+
+    def __init__(self, network: LossNetwork) -> None:
+        super().__init__()
+        self.loss = network.loss
+
+    def forward(self, label: Tensor, out: Tensor, aux: Tensor | None = None) -> Tensor:
+        return self.loss(Logits(out, aux), label)
+
+
+def parts_of(network: LossNetwork) -> list[Part]:
+    """Return stem, the backbone's parts, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
+
+    The modules are the network's own. Run one after the other they compute what the network does. Of a network whose
+    backbone is not torchvision's, which names the layers that heads read, all is one stage.
+    """
+    net: Any = network.model.net  # torchvision has no type hints
+    backbone = getattr(net, ARCHITECTURES[network.model.arch].backbone, None)
+    if not isinstance(backbone, IntermediateLayerGetter):
+        return [Part("network and loss", network, ("image", "label"))]
+    taps = backbone.return_layers
+    parts: list[Part] = []
+    before = "image"
+    heads: dict[str, str] = {}
+    for layers in _groups(backbone):
+        module = nn.Sequential(*layers.values()) if parts else _Stem(network.model, list(layers.values()))
+        parts.append(Part(_name(list(layers), first=not parts), module, (before,)))
+        before = parts[-1].name
+        heads |= {taps[layer]: before for layer in layers if layer in taps}
+    return [*parts, *_head_parts(network, heads)]
+
+
+def _head_parts(network: LossNetwork, read: dict[str, str]) -> Iterator[Part]:
+    """Yield the heads and the loss; ``read``: which part has each of the backbone's outputs."""
+    net: Any = network.model.net
+    logits = ["head"]
+    if isinstance(net.classifier[0] if isinstance(net.classifier, nn.Sequential) else None, ASPP):
+        yield Part("ASPP", net.classifier[0], (read["out"],))
+        yield Part("rest of the head", nn.Sequential(*list(net.classifier)[1:]), ("ASPP",))
+        logits = ["rest of the head"]
+    elif "out" in read:
+        yield Part("head", net.classifier, (read["out"],))
+    else:
+        yield Part("head", _Head(net.classifier, tuple(read)), tuple(read.values()))
+    if getattr(net, "aux_classifier", None) is not None:
+        yield Part("auxiliary head", net.aux_classifier, (read["aux"],))
+        logits.append("auxiliary head")
+    yield Part("loss", _Loss(network), ("label", *logits))
+
+
+def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
+    """Yield the backbone's children in parts: ResNet's layers, MobileNet's blocks of one resolution and dilation.
+
+    A new stage begins when the resolution falls or a dilation begins, and after what a head reads.
+    """
+    group: dict[str, nn.Module] = {}
+    dilated = False
+    for name, child in backbone.items():
+        convolutions = [module for module in child.modules() if isinstance(module, nn.Conv2d)]
+        dilates = any(max(c.dilation) > 1 for c in convolutions)
+        falls = any(max(c.stride) > 1 for c in convolutions)
+        read = bool(group) and next(reversed(group)) in backbone.return_layers
+        if group and (name.startswith("layer") or falls or read or (dilates and not dilated)):
+            yield group
+            group = {}
+        group[name], dilated = child, dilates
+    yield group
+
+
+def _name(layers: list[str], first: bool) -> str:
+    if first:
+        return "stem"
+    if not layers[0].isdigit():
+        return layers[0]
+    return f"blocks {layers[0]}–{layers[-1]}" if len(layers) > 1 else f"block {layers[0]}"
+
+
+def walk(parts: list[Part], image: Tensor, label: Tensor) -> Iterator[tuple[Part, list[Tensor], Tensor]]:
+    """Yield every part with its inputs, cut from what came before, and its output."""
+    values = {"image": image, "label": label}
+    for part in parts:
+        inputs = [values[name].detach() for name in part.inputs]
+        for value in inputs:
+            value.requires_grad_(value.is_floating_point())
+        values[part.name] = part.module(*inputs)
+        yield part, inputs, values[part.name]
+
+
+def part_flops(config: Config, classes: int) -> dict[str, int]:
+    """Count operations of each part's forward and backward pass, without computing anything."""
+    counts = {}
+    with torch.device("meta"):
+        parts = parts_of(_network(config, classes))
+        steps = walk(parts, *_batch(config, torch.device("meta")))
+        for _ in parts:
+            with FlopCounterMode(display=False) as counter:
+                part, _, out = next(steps)  # runs its forward pass
+                out.sum().backward()
+            counts[part.name] = int(counter.get_total_flops())
+    return counts
+
+
+def measure_parts(config: Config, classes: int, device: torch.device) -> list[dict[str, Any]]:
+    """Measure ``ms`` (median) of every part's forward and backward pass, ``tflop``, ``tflops`` (TFLOP/s) and ``mfu``.
+
+    Uses the run's shapes, dtypes and memory order, compiled if the run compiles, with fresh weights and batch norm
+    without other ranks. ``mfu`` is the share of the GPU's dense 16-bit peak by its datasheet, None without one.
+    """
+    flops, peak = part_flops(config, classes), device_peak(device)
+    rows = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the run goes on as if nothing had been
+        for name, seconds in _part_seconds(config, classes, device):
+            rate = flops[name] / seconds / 1e12
+            row = {"stage": name, "ms": 1000 * seconds, "tflop": flops[name] / 1e12, "tflops": rate}
+            rows.append(row | {"mfu": rate / peak if peak else None})
+    return rows
+
+
+def _part_seconds(config: Config, classes: int, device: torch.device) -> Iterator[tuple[str, float]]:
+    cast = partial(autocast, precision_of(config.model.precision, device), device)
+    parts, compiled = parts_of(_network(config, classes).to(device)), wants_compiling(config.model, device)
+    with torch.no_grad(), cast():
+        steps = [(part, inputs, torch.ones_like(out)) for part, inputs, out in walk(parts, *_batch(config, device))]
+    for part, inputs, gradient in steps:
+        # The parts share code, of which the compiler otherwise keeps eight versions.
+        with torch._dynamo.config.patch(recompile_limit=64):
+            module = torch.compile(part.module, dynamic=False) if compiled else part.module
+            leaves = [tensor for tensor in (*inputs, *part.module.parameters()) if tensor.requires_grad]
+            yield part.name, _median_seconds(partial(_both_passes, module, inputs, leaves, gradient, cast), device)
+
+
+def _both_passes(
+    module: Callable[..., Tensor],
+    inputs: list[Tensor],
+    leaves: list[Tensor],
+    gradient: Tensor,
+    cast: Callable[[], AbstractContextManager[object]],
+) -> None:
+    with cast():
+        out = module(*inputs)
+    torch.autograd.grad(out, leaves, gradient)
+
+
+def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of a run that is warm; on a GPU by events in its queue."""
+    for _ in range(3 if device.type == "cuda" else 1):
+        run()
+    times: list[tuple[Any, Any]] = []
+    start = time.perf_counter()
+    while len(times) < 2 or (len(times) < RUNS and time.perf_counter() - start < SECONDS):
+        begin = moment(device)
+        run()
+        times.append((begin, moment(device)))
+    return median(seconds_between(*pair) for pair in times)
+
+
+def profile_tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield titles and markdown tables of a profile: categories of kernels, and the network's parts if measured."""
+    kernels = category_table(document["step"])
+    yield kernels.title, table(kernels.columns, kernels.rows)
+    if document.get("stages"):
+        yield "Forward and backward pass of each stage alone", part_table(document["stages"])
+
+
+def part_table(parts: list[dict[str, Any]]) -> str:
+    """Return forward and backward pass of each part alone, and how well it uses the processor, as a table."""
+    found = pd.DataFrame(parts).set_index("stage")[["ms", "tflop", "mfu"]].astype(float)
+    found.loc["all stages"] = [*found[["ms", "tflop"]].sum(), (found["mfu"] * found["ms"]).sum() / found["ms"].sum()]
+    rows = [
+        [
+            str(name),
+            f"{row['ms']:.2f}",
+            f"{100 * row['ms'] / found['ms']['all stages']:.1f} %",
+            f"{row['tflop']:.3g}",
+            f"{1000 * row['tflop'] / row['ms']:.3g}",
+            *([f"{100 * row['mfu']:.1f} %"] if parts[0]["mfu"] is not None else []),
+        ]
+        for name, row in found.iterrows()
+    ]
+    columns = ("stage", "ms", "share", "TFLOP", "TFLOP/s", "MFU")
+    return table(columns[: len(rows[0])], rows)
+
+
+def _network(config: Config, classes: int) -> LossNetwork:
+    settings, statistics = config.model, (IMAGENET_MEAN, IMAGENET_STD)
+    model = DeepLab(settings.arch, classes, *statistics, config.aux_weight > 0, settings.channels_last)
+    return LossNetwork(model, config.optim).train()
+
+
+def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return noise, of whose labels one in twenty is ignored."""
+    data = config.data
+    image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
+    label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)
+    return image, label.masked_fill_(torch.rand(label.shape, device=device) < 0.05, IGNORE)

@@ -1,0 +1,103 @@
+"""Packing: source images and masks to a finished set of shards, beside the least that anybody has to do for it.
+
+Imports nothing heavy: every packing starts processes, which import this.
+"""
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bench.runner.results import Row
+from bench.runner.runner import Entry
+from bench.runner.worker import Benchmark
+from bench.stages import Request
+from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.records import Codec
+from fastseg.packing.sources import DataSet, open_source
+from fastseg.parallel import ordered_map
+from fastseg.shards.images import encode_jpeg
+from fastseg.shards.tar import SPLITS
+
+BARE = "bare PNG decode + JPEG encode"
+TASKS = 128
+"""Frames of a step at least: starting the worker processes, which a whole data set does once, then weighs little."""
+
+
+def entries(request: Request) -> list[Entry]:
+    """Return ours, then its two dearest parts alone."""
+    assert request.frames is not None
+    tasks = 1 if request.quick else TASKS
+    settings = {"source": str(request.frames.source), "workers": request.cores, "tasks": tasks}
+    return [
+        Entry("packing", "fastseg", "frames/s", f"{__name__}:Packing", settings),
+        Entry("packing", BARE, "frames/s", f"{__name__}:Bare", settings),
+    ]
+
+
+def at_least(tasks: int, source: Path) -> DataSet:
+    """Return the source's samples, again and again under other keys until there are ``tasks`` of them."""
+    found = open_source(source)
+    repeated = islice(cycle(found.samples), max(tasks, len(found.samples)))
+    samples = (replace(sample, key=f"{sample.key}-{i:04}") for i, sample in enumerate(repeated))
+    return replace(found, samples=tuple(sorted(samples, key=lambda sample: (SPLITS.index(sample.split), sample.key))))
+
+
+class Packing(Benchmark):
+    """A benchmark: a step packs all frames into a new folder."""
+
+    def __init__(self, source: str, workers: int, tasks: int) -> None:
+        self.source, self.workers = at_least(tasks, Path(source)), workers
+        self.folder = Path(tempfile.mkdtemp(prefix="fastseg-packing-"))
+
+    def step(self) -> int:
+        """Pack; returns the frames."""
+        # Into the folder of the step before: killed, it leaves one set behind and not many.
+        shutil.rmtree(self.folder)
+        pack(self.source, self.folder, PackOptions(), self.workers)
+        return len(self.source.samples)
+
+    def figures(self) -> dict[str, float]:
+        """Return the bytes of a packed frame, image and mask."""
+        size = sum(path.stat().st_size for path in self.folder.glob("*.tar"))
+        return {"bytes_per_frame": size / len(self.source.samples)}
+
+    def close(self) -> None:
+        """Remove what was packed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Bare(Benchmark):
+    """A benchmark: a step decodes and encodes the images of all frames by as many processes, and drops the bytes."""
+
+    def __init__(self, source: str, workers: int, tasks: int) -> None:
+        self.images = [sample.image.path for sample in at_least(tasks, Path(source)).samples]
+        self.workers = workers
+
+    def step(self) -> int:
+        """Decode and encode; returns the frames."""
+        tasks = ((str(path),) for path in self.images)
+        deque(ordered_map(decode_and_encode, tasks, min(self.workers, len(self.images))), maxlen=0)
+        return len(self.images)
+
+
+def decode_and_encode(path: str) -> int:
+    """Make the JPEG that a shard would hold of a PNG file; returns its bytes' number, since sending them costs time."""
+    codec = Codec()
+    return len(encode_jpeg(Image.open(path).convert("RGB"), codec.quality, codec.chroma))
+
+
+def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Say what share of its time packing spends on what has to be."""
+    bare = next((row for row in rows if row.stage == "packing" and row.entry == BARE and row.ratio_to_ours), None)
+    if bare is None or bare.ratio_to_ours is None:
+        return []
+    share = 1 / bare.ratio_to_ours.median
+    sentence = f"Packing reaches {100 * share:.0f} % of the speed of decoding and encoding the images alone"
+    return [{"name": "packing/bare", "value": share, "sentence": sentence}]

@@ -1,0 +1,160 @@
+"""The runs that a study takes: the command of each, its folder, and whether what lies there is its own."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.studies.studies import BASE, STUDIES, Flags, flags_of, words
+from fastseg.commands.train import Launch, parse
+from fastseg.config import Config
+from fastseg.errors import UserError
+from fastseg.shards.manifest import Manifest, read_manifest
+
+RECORD = "accuracy.json"
+"""File in a run's folder: what was made by bench/accuracy.py, and how often it was started."""
+ELSEWHERE = ("runs", "name", "shards", "cache", "cache_gb", "tracker", "resume", "timeout", "verify_shards", "seed")
+"""Settings that change where a run lies and nothing of what a variant is. (The data have a digest.)"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed."""
+
+    study: str
+    variant: str
+    words: tuple[str, ...]
+    """The command line of ``fastseg/train.py``."""
+    launch: Launch
+    config: Config
+    images: int
+    """Images of the training split."""
+    digest: str
+    """The manifest's."""
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def label(self) -> str:
+        return f"{self.study}, {self.variant}, seed {self.seed}"
+
+    @property
+    def work(self) -> int:
+        """How many images it sees."""
+        return round(self.config.optim.epochs * self.images)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of its folder; empty where there is none yet."""
+        path = self.folder / name
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def finished(self) -> bool:
+        """Whether it needs no process any more."""
+        return bool(self.read(RECORD).get("finished"))
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the records of its metrics.jsonl; a last line that is being written is left out."""
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def plan(
+    name: str, variants: Sequence[str] | None, seeds: Sequence[int], folder: Path, extra: Sequence[str]
+) -> list[Run]:
+    """Return the runs of a study, all variants of a seed before the next seed, so that an early end leaves it balanced.
+
+    ``extra`` are flags for all runs, which a variant's own flags override. Raises :class:`UserError` for what can be
+    known before: names, flags, data, and folders of other settings.
+    """
+    study = STUDIES[name]
+    for variant in variants or ():
+        if variant not in study.changed():
+            raise UserError(f"--variants has {variant!r}; the study {name} has: {', '.join(study.changed())}")
+    if study.needs and study.needs not in flags_of(extra):
+        raise UserError(f"{name} goes on from weights that it has to be given; add -- {study.needs} FILE")
+    chosen = [variant for variant in study.changed() if variant == BASE or variants is None or variant in variants]
+    flags = {v: {"--gpus": "1", **study.base, **flags_of(extra), **study.changed()[v]} for v in chosen}
+    runs = [_run(name, variant, flags[variant], seed, folder) for seed in seeds for variant in chosen]
+    _check_different(runs[: len(chosen)])
+    for run in runs:
+        check_folder(run)
+    return runs
+
+
+def _run(name: str, variant: str, flags: Flags, seed: int, folder: Path) -> Run:
+    own = ("--seed", str(seed), "--runs", str(folder / name), "--name", f"{variant}-{seed}", "--resume", "auto")
+    for flag in own[::2]:
+        if flag in flags:
+            raise UserError(f"{flag} stands behind --, but bench/accuracy.py gives it to each run; leave it out there")
+    if flags["--gpus"] != "1":
+        raise UserError(f"--gpus {flags['--gpus']} stands behind --; runs are compared on one GPU each, leave it out")
+    line = (*words(flags), *own)
+    launch, config = parse(line)
+    manifest = _manifest(config.shards)
+    return Run(name, variant, line, launch, config, manifest.split(config.train_split).samples, manifest.digest())
+
+
+@cache
+def _manifest(shards: str) -> Manifest:
+    return read_manifest(shards)
+
+
+def _check_different(runs: Sequence[Run]) -> None:
+    """Refuse variants of the same settings, which would be compared with themselves."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(json.dumps(_settings(run.config.to_dict())), run)
+        if other is not run:
+            raise UserError(
+                f"{run.study}'s {run.variant} has the settings of its {other.variant}; "
+                "leave the flag that makes them alike out of those behind --, or one of the two out of --variants"
+            )
+
+
+def check_folder(run: Run) -> None:
+    """Refuse a folder that is not this run's: other settings, other data, or of somebody else."""
+    found = run.read("config.json")
+    if not found:
+        return
+    cure = "remove that folder, or name another place with --runs"
+    record = run.read(RECORD)
+    if not record:
+        raise UserError(f"{run.folder} holds a run that bench/accuracy.py did not make; {cure}")
+    if record["dataset"] != run.digest:
+        raise UserError(f"{run.folder} holds a run on other data than {run.config.shards} has now; {cure}")
+    for key, then, now in _changes(found, run.config.to_dict()):
+        raise UserError(f"{run.folder} holds a run with {key} {then}, which is {now} now; {cure}")
+
+
+def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (setting, then, now) where they differ.
+
+    A setting that did not exist then had the value that is its default now: what new settings leave as it was. One that
+    exists no more was off, or the run was another.
+    """
+    defaults, then, now = _settings(Config().to_dict()), _settings(found), _settings(wanted)
+    for key, value in now.items():
+        before = then.get(key, defaults[key])
+        if before != value:
+            yield key, before, value
+    yield from ((key, before, "gone") for key, before in then.items() if key not in now and before)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return them flat, ``optim.lr`` for one within another, without those that do not count."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": deeper for inner, deeper in value.items()}
+        elif key not in ELSEWHERE:
+            flat[key] = value
+    return flat

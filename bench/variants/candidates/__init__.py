@@ -1,0 +1,81 @@
+"""Optimizations of the compute side that nobody has measured on a GPU: each predicted, proven equal, ready to be tried.
+
+``python bench/throughput.py --candidates --stages compute`` measures ours beside ours with each of them; where
+``FASTSEG_CANDIDATES=NAME`` only that one, ``FASTSEG_CANDIDATES=-NAME`` all others: bench/gpu.sh measures apart what
+takes minutes to compile, since the runner begins when all are compiled. One that pays moves into fastseg and leaves
+this folder; one that does not leaves it too, and its figure goes into the list below.
+
+A candidate ``bench/variants/candidates/NAME.py`` has
+
+- a docstring: what it does, the prediction with its arithmetic (one H100, crops of 768², batch 8, bf16), the source;
+- ``STAGE``, compute or scaling;
+- ``fits(request) -> bool``: whether it changes anything on that device and network;
+- ``VARIANTS``: name, as the tables show it after "fastseg with" → function that gets the built step
+  (:class:`bench.stages.compute.Ours`) before its first batch and changes the objects of this process.
+
+Names with an underscore belong to another candidate. The predictions set out from 18.7 TFLOP a step (8 × 2.336), which
+take 38 ms at half of the datasheet's 989 TFLOP/s, and from 3.35 TB/s of memory.
+
+Left out, by arithmetic:
+
+- FP8 convolutions: torch has products in FP8 (``torch._scaled_mm``) but no convolution, and nine products for every
+  3×3 convolution move more bytes than the arithmetic saves.
+- ASPP as one small product per tap and useful rectangle: 27 products of 256 columns do 170 operations a byte, where
+  the H100 needs 295 to keep busy; the 29 % of taps that read padding are paid for twice.
+- ASPP's single product without the rows that a tap drops: 16 % of 9.6 ms are saved, and 1.9 ms lost to seven
+  gradients of its input that have to be added up.
+- CUDA graphs around the optimizer too: its fused update is a handful of launches, far behind the device already.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.stages import Request, scaling
+from bench.stages.compute import Ours, alone, set_backends
+from bench.stages.scaling import RankedSteps
+from bench.stages.steps import Steps, recipe
+from bench.variants import Changes
+
+
+def modules() -> list[ModuleType]:
+    """Return all candidates, by their files."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+
+
+def fitting(request: Request, stage: str) -> list[str]:
+    """Return the names of the variants that change something in ``stage`` there."""
+    return [name for module in modules() if stage == module.STAGE and module.fits(request) for name in module.VARIANTS]
+
+
+def change(name: str) -> Callable[[Ours], None]:
+    """Return what the variant of that name does to a step."""
+    return {key: apply for module in modules() for key, apply in module.VARIANTS.items()}[name]
+
+
+def changes(request: Request, stage: str) -> Changes:
+    """Return the candidates that change something in a stage, of those asked for."""
+    chosen = os.environ.get("FASTSEG_CANDIDATES", "")
+    asked = [n for n in fitting(request, stage) if (n != chosen[1:] if chosen.startswith("-") else chosen in ("", n))]
+    factory = f"{__name__}:{'open_changed' if stage == 'compute' else 'open_ranked'}"
+    many = stage != "scaling" or scaling.largest(request) > 1
+    return {f" with {name}": (factory, {"added": name}) for name in asked if many}
+
+
+def open_changed(device: str, arch: str, crop: list[int], batch: int, precision: str, added: str) -> Steps:
+    """Build the step of the compute stage with one candidate."""
+    set_backends()
+    ours = Ours(recipe(arch, crop, batch, precision), alone(device))
+    change(added)(ours)
+    return ours.steps()
+
+
+def open_ranked(added: str, **settings: Any) -> RankedSteps:
+    """Build the step of the scaling stage with one candidate."""
+    made = scaling.open_ranks(**settings)
+    change(added)(made.ours)
+    return made
