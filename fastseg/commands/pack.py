@@ -2,8 +2,11 @@
 
 import re
 import sys
+import textwrap
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from inspect import getdoc
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import shown_as
+from fastseg.cli_help import WIDTH, Setting, command_name, explained, field_docs, listed, settings, shown_as
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
 from fastseg.packing.check import NAMED
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
@@ -38,9 +41,9 @@ MANY = 64
 
 @dataclass(frozen=True)
 class Options:
-    """Pack a data set into tar shards; interrupted, the same command goes on.
+    """Pack a data set into tar shards. If interrupted, run the same command again to resume.
 
-    Example: fastseg-pack mydata --out shards/mydata (docs/data.md tells the rest)
+    Example: fastseg-pack mydata --preview, then fastseg-pack mydata (docs/data.md tells the rest)
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
@@ -48,13 +51,13 @@ class Options:
     KITTI, mmsegmentation, COCO, folders or names that say images, masks, train, val (docs/data.md).
     Default: $CITYSCAPES_DATASET, then data/."""
     classes: Annotated[Path | None, shown_as("FILE|NAME")] = None
-    """What the masks' values mean: a classes.json, or the name of a table that is known, such as voc or camvid.
+    """What masks mean: a classes.json, or a known table such as voc or camvid.
     Default: SOURCE/classes.json, or the layout's own."""
     find: tyro.conf.OmitArgPrefixes[FindOptions] = field(default_factory=FindOptions)
     preview: bool = False
-    """Pack nothing: write one page with a few samples under their masks, and what stands out in all of them."""
+    """Write a page of samples under their masks, and what stands out in all of them."""
     guess_classes: bool = False
-    """Pack nothing: write SOURCE/classes.json as the masks suggest, for you to edit."""
+    """Write SOURCE/classes.json as the masks suggest, for you to edit."""
     splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
     """Which of train, val, test. Default: all there are."""
     out: Annotated[str | None, shown_as("DIR")] = None
@@ -69,12 +72,45 @@ class Options:
     part: Annotated[str | None, shown_as("I/N")] = None
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
-    """Pack nothing: make one set of the N parts in OUT."""
+    """Make one set of the N parts in OUT."""
     relabel: Annotated[Path | None, shown_as("FILE")] = None
-    """Pack nothing: give the set in SOURCE new names, colors or merged classes. FILE is a classes.json whose values are
+    """Give the set in SOURCE new names, colors or merged classes. FILE is a classes.json whose values are
     the set's train ids; where it does not exist it is written, for you to edit. Merges need a new folder, --out."""
     verify: bool = False
-    """Pack nothing: compare every byte and pixel in OUT (s3:// too) with its manifest."""
+    """Compare every byte and pixel in OUT (s3:// too) with its manifest."""
+
+
+def one_screen() -> str:
+    """Return what ``--help`` says: every flag, by what it is for."""
+    options = Options()
+    own = {row.flag: row for row in settings(options) if "." not in row.flag}
+    instead = [own[f"--{name}"] for name in MODES]
+    packing = [row for flag, row in own.items() if flag.removeprefix("--") not in (*MODES, "source")]
+    stored = [*settings(options.pack.codec), *(row for row in settings(options.pack) if "." not in row.flag)]
+    return "\n".join(
+        [
+            "usage: fastseg-pack [SOURCE] [--FLAG VALUE ...], also python tools/make_shards.py\n",
+            *(getdoc(Options) or "").splitlines(),
+            "",
+            *textwrap.wrap(f"SOURCE: {field_docs(Options)['source']}", WIDTH),
+            "\npacking",
+            *explained(_bare(packing)),
+            "\ninstead of packing",
+            *explained(_bare(instead)),
+            "\nwhere images and masks lie, and their splits",
+            *explained(_bare(settings(options.find))),
+            "\nwhat their pixels mean",
+            *explained(_bare(settings(options.pack.reading))),
+            "\nhow they are stored, with the defaults",
+            *listed("", stored),
+            "\n-H, --help-verbose explains every one of them.",
+        ]
+    )
+
+
+def _bare(rows: Iterable[Setting]) -> list[Setting]:
+    """The flags without defaults that say nothing."""
+    return [row._replace(value="") if row.value in ("None", "False", "", "()") else row for row in rows]
 
 
 def main() -> None:
@@ -84,7 +120,10 @@ def main() -> None:
 
 def _main() -> None:
     unwind_on_sigterm()
-    options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(one_screen())
+        return
+    options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,), compact_help=True)
     _check(options)
     if options.verify:
         _verify(options.out or DEFAULT, options.workers)

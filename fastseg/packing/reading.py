@@ -20,11 +20,11 @@ class ReadOptions:
     """Read masks by their pixels' values (a palette's index) or by their colors. auto: by whichever classes.json has;
     where a palette contradicts it, packing is refused."""
     color_tolerance: int = 0
-    """Most that a mask's color or value may be off (0–255), for anti-aliased or JPEG masks; the rest is ignored."""
+    """How far a mask's color or value may be off, 0 to 255. For soft edges and JPEG masks; the rest is ignored."""
     resize_masks: bool = False
-    """Bring masks of another size, but the same proportions, to their image's, by nearest neighbors."""
+    """Resize masks of the same proportions to their image, by nearest neighbors."""
     masks_drawn: Literal["auto", "upright", "stored"] = "auto"
-    """Whether masks show images that have an EXIF orientation turned upright or as stored. auto: as the sizes tell."""
+    """Whether masks show images with an EXIF orientation upright or as stored. auto: as the sizes tell."""
     white: int | None = None
     """Value of white in images of 16 bits. Default: the largest in the set."""
 
