@@ -77,8 +77,9 @@ def _pattern(text: str, flag: str, root: Path) -> str:
         raise UserError(f"--{flag} has {unknown[0]}; it takes {{stem}}, {{split}}, *, ** and ?")
     folder, slash, file = re.sub(r"\*\*+(?!/)", "**/*", text).rpartition("/")
     if "{stem}" not in text:
-        head, star, tail = file.rpartition("*" if not file.endswith(".*") else "*.*")
+        base, ending = (file[:-2], ".*") if file.endswith(".*") else (file, "")
+        head, star, tail = base.rpartition("*")
         if not star:
             raise UserError(f"--{flag} is {text!r}; it needs {{stem}}, what an image and its mask share, or a *")
-        file = f"{head}{{stem}}{'.*' if star == '*.*' else ''}{tail}"
+        file = f"{head}{{stem}}{tail}{ending}"
     return folder + slash + file

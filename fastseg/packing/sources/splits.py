@@ -117,7 +117,7 @@ def _group(stem: str, by: Literal["file", "folder", "video"]) -> str:
 
 
 def _digest(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogatepass")).digest()
 
 
 def _from_lists(files: Files, found: Splits, options: FindOptions, skip_bad: bool) -> Splits:

@@ -100,12 +100,13 @@ class Tree:
     Hidden files and folders are no part of it. Links are followed, into each real folder once.
     """
 
-    def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, archives: tuple[str, ...] = (), archives_only: bool = False) -> None:
         """Look into the folder or archive ``path``.
 
-        ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself.
+        ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself;
+        ``archives_only``: what else lies in the folder is no part of the set.
         """
-        self._files, self._archives, self._prefix = _Listing(path), archives, ""
+        self._files, self._archives, self._prefix = _Listing(path, archives_only), archives, ""
 
     @property
     def root(self) -> Path:
@@ -127,7 +128,8 @@ class Tree:
 
     def has(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
-        return (self.root / name).exists() or any(n == name or n.startswith(f"{name}/") for n in self._archived)
+        exists = not self._files.archives_only and (self.root / name).exists()
+        return exists or any(n == name or n.startswith(f"{name}/") for n in self._archived)
 
     @cached_property
     def files(self) -> list[str]:
@@ -167,7 +169,8 @@ class Tree:
     def __getitem__(self, name: str) -> Member:
         """Return a file of the folder, or else of its archives; raise :class:`KeyError` where there is none."""
         path = self.root / name
-        return file_member(path) if os.path.lexists(path) else self._archived[name]
+        own = not self._files.archives_only and os.path.lexists(path)
+        return file_member(path) if own else self._archived[name]
 
     @cached_property
     def _own(self) -> list[str]:
@@ -190,12 +193,12 @@ class Tree:
 class _Listing:
     """The names of all files in a folder and its archives, read when they are first asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, archives_only: bool) -> None:
+        self.root, self.archives_only = root, archives_only
 
     @cached_property
     def walked(self) -> list[str]:
-        return list(_walk(self.root))
+        return [] if self.archives_only else list(_walk(self.root))
 
     def archived(self, patterns: tuple[str, ...]) -> dict[str, Member]:
         if not self.root.is_dir():
