@@ -52,9 +52,9 @@ class ByNames:
     name = "images and masks by their names"
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether the names tell images and masks apart, or all is of a test split, which needs no masks."""
+        """Return whether the names tell images and masks apart, or say that all are of one kind."""
         reading = self._read(tree)
-        return bool(reading.masks or _only_test(reading)) and bool(reading.images)
+        return bool(reading.masks) or {read_path(file.name).role for file in reading.images} == {"image"}
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks, and the files that lie among them and cannot be read."""
@@ -74,7 +74,9 @@ class ByNames:
         roles = {read_path(name).role for name in names}
         if "mask" in roles and len(roles) > 1:
             return _by_folder(names)
-        return _by_affix(names) or _by_ending(names) or _Reading(_files(names), [], [])
+        if found := _by_affix(names) or _by_ending(names):
+            return found
+        return _Reading([], _files(names), []) if roles == {"mask"} else _Reading(_files(names), [], [])
 
 
 def layout_of(name: str) -> str:
@@ -82,10 +84,6 @@ def layout_of(name: str) -> str:
     if "img_dir" in PurePosixPath(name).parts:
         return "mmsegmentation (img_dir, ann_dir)"
     return ByNames.name
-
-
-def _only_test(reading: _Reading) -> bool:
-    return {file.split for file in reading.images} == {"test"}
 
 
 def _files(names: Iterable[str]) -> list[_File]:
