@@ -29,8 +29,8 @@ class PairedFolders:
 
     def recognize(self, tree: Tree) -> bool:
         """Return whether there are images and masks, with such stems."""
-        images, masks = tree.find(self.images), tree.find(self.masks)
-        return bool(images and masks) and all(re.fullmatch(self.stems, file.stem) for file in (*images, *masks))
+        images, masks = tree.stems(self.images), tree.stems(self.masks)
+        return bool(images and masks) and all(re.fullmatch(self.stems, stem) for stem in (*images, *masks))
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks."""

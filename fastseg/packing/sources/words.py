@@ -1,7 +1,7 @@
 """Words in the names of folders and files that say what lies there: images or masks, and of which split."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 Role = Literal["image", "mask"]
@@ -85,6 +85,7 @@ class Path(NamedTuple):
     """The path without what was said and without the file's ending."""
 
 
+@lru_cache(maxsize=1 << 18)  # some layouts are asked for all names several times
 def read_path(path: str) -> Path:
     """Read the path of a file; of two words of one kind that of the inner folder counts."""
     *folders, file = path.split("/")
