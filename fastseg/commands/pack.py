@@ -47,9 +47,8 @@ class Options:
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
-    """Folder, zip or tar of images and masks, in any usual layout: Cityscapes, VOC, ADE20K, Mapillary, BDD100K, CamVid,
-    KITTI, mmsegmentation, COCO, folders or names that say images, masks, train, val (docs/data.md).
-    Default: $CITYSCAPES_DATASET, then data/."""
+    """Folder, zip or tar of images and masks, in the layout of a known data set or with names that say images, masks,
+    train, val. Default: $CITYSCAPES_DATASET, then data/."""
     classes: Annotated[Path | None, shown_as("FILE|NAME")] = None
     """What masks mean: a classes.json, or a known table such as voc or camvid.
     Default: SOURCE/classes.json, or the layout's own."""

@@ -1,52 +1,25 @@
 """Sources: what is found in each layout, and every refusal by its sentence."""
 
 import gzip
+import hashlib
 import pickle
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.packing.sources import SOURCES, Source, open_source
-from fastseg.packing.sources.samples import Sample
-from fastseg.packing.sources.tree import Member, Tree
+from fastseg.packing.sources import FindOptions, open_source
+from fastseg.packing.sources.samples import Sample, make_keys
+from fastseg.packing.sources.tree import Member
 from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
-
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "Cityscapes": write_cityscapes,
-    "{train,val}/{images,masks}": write_folder_dataset,
-}
-"""For every source its tiny set."""
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_a_source_recognizes_its_own_set_and_no_other(source: Source, tmp_path: Path) -> None:
-    """In a folder, a zip and a tar; the samples are the same."""
-    assert [entry.name for entry in SOURCES] == list(WRITERS)
-    for name, write in WRITERS.items():
-        folder = write(tmp_path / "".join(filter(str.isalnum, name)))
-        for path in (folder, write_zip(folder), write_tar(folder)):
-            assert source.recognize(Tree(path, source.archives)) == (name == source.name)
-            if name == source.name:
-                found, expected = open_source(path), open_source(folder)
-                assert (found.layout, found.table) == (name, expected.table)
-                assert found.summary().startswith(", ".join([name, *filter(None, [path.suffix[1:]])]) + ": 4 train, ")
-                assert [contents(sample) for sample in found.samples] == [contents(s) for s in expected.samples]
 
 
 def contents(sample: Sample) -> tuple[object, ...]:
     assert sample.mask
     return sample.key, sample.split, sample.image.read(), sample.mask.decode().image.tobytes()
-
-
-def write_zip(folder: Path) -> Path:
-    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
-        for path in folder.rglob("*"):
-            archive.write(path, path.relative_to(folder))
-    return folder.with_suffix(".zip")
 
 
 def write_tar(folder: Path) -> Path:
@@ -84,7 +57,7 @@ def test_a_zip_as_the_source_means_its_folder(tmp_path: Path) -> None:
 def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
-    with pytest.raises(UserError, match=rf"no Cityscapes .*{tmp_path}/data; download it with: csDownload -d data left"):
+    with pytest.raises(UserError, match=rf"no Cityscapes.*{tmp_path}/data; download it with: csDownload -d data left"):
         open_source()
     write_cityscapes(tmp_path / "data", train=1, val=0)
     monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path / "elsewhere"))
@@ -110,25 +83,36 @@ def test_a_test_split_needs_no_masks_but_may_have_them(tmp_path: Path) -> None:
     write_pair(tmp_path, "test", "b")
     assert all(sample.mask for sample in open_source(tmp_path).samples)
     (tmp_path / "test" / "masks" / "a.png").unlink()
-    with pytest.raises(UserError, match=r"test/images/a\.png has no mask"):
+    with pytest.raises(
+        UserError, match=r"test/images/a\.png: the image has no mask; add it, say which .* or leave the file out"
+    ):
         open_source(tmp_path)
     (tmp_path / "test" / "masks" / "b.png").unlink()
     assert [sample.mask for sample in open_source(tmp_path, splits=("test",)).samples] == [None, None]
 
 
-@pytest.mark.parametrize(
-    ("kind", "sentence"),
-    [
-        ("masks", r"the image \S+images/train_001\.png has no mask \(and 1 more\); add the mask"),
-        ("images", r"the mask \S+masks/train_001\.png has no image \(and 1 more\); add the image"),
-    ],
-)
-def test_lonely_files_are_refused(tmp_path: Path, kind: str, sentence: str) -> None:
-    write_folder_dataset(tmp_path)
-    for number in (1, 2):
-        (tmp_path / "train" / kind / f"train_00{number}.png").unlink()
-    with pytest.raises(UserError, match=sentence):
+def test_lonely_files_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=30)
+    for number in range(23):
+        (tmp_path / "train" / "masks" / f"train_{number:03d}.png").unlink()
+    (tmp_path / "val" / "images" / "val_001.png").unlink()
+    (tmp_path / "val" / "masks" / "val_001.npy").touch()
+    with pytest.raises(UserError, match=r"25 files belong to no pair of an image and its mask; add .*bad") as e:
         open_source(tmp_path)
+    images, mask, other = e.value.details
+    assert images.startswith(f"the image has no mask: {tmp_path}/train/images/train_000.png, ")
+    assert images.count(".png") == 20
+    assert images.endswith("train_019.png and 3 more")
+    assert mask == f"the mask has no image: {tmp_path}/val/masks/val_001.png"
+    assert other == f"no image or mask can be read from .npy, save it as PNG: {tmp_path}/val/masks/val_001.npy"
+    left = open_source(tmp_path, skip_bad=True)
+    assert left.summary() == "images and masks by their names: 7 train, 1 val"
+    assert len(left.skipped) == 25
+    assert left.warnings() == [
+        f"25 files are left out, 23: the image has no mask (such as {tmp_path}/train/images/train_000.png); "
+        f"1: the mask has no image (such as {tmp_path}/val/masks/val_001.png); "
+        f"1: no image or mask can be read from .npy, save it as PNG (such as {tmp_path}/val/masks/val_001.npy)"
+    ]
 
 
 def test_lonely_cityscapes_files_are_refused(tmp_path: Path) -> None:
@@ -136,23 +120,77 @@ def test_lonely_cityscapes_files_are_refused(tmp_path: Path) -> None:
     (folder / "gtFine/val/lindau/lindau_000001_000019_gtFine_labelIds.png").unlink()
     zips = zip_cityscapes(folder, tmp_path / "zips")
     for place in (folder, zips):
-        with pytest.raises(UserError, match=r"lindau_000001_000019_leftImg8bit\.png has no mask"):
+        with pytest.raises(UserError, match=r"lindau_000001_000019_leftImg8bit\.png: the image has no mask"):
             open_source(place)
 
 
-@pytest.mark.parametrize("stem", ["with space", "dot.ted", "straße", "x" * 91])
-def test_names_outside_the_allowed_characters_are_refused(tmp_path: Path, stem: str) -> None:
+def test_any_name_becomes_a_key_of_its_own(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=1, val=0)
+    stems = ["with space", "dot.ted", "Straße Ü", "(1)", "1", "TRAIN_000", "x" * 91, "犬", "猫", "a/b/Ü 2"]
+    for stem in stems:
+        write_pair(tmp_path, "train", stem)
+    samples = open_source(tmp_path).samples
+    digest = {stem: hashlib.sha256(stem.encode()).hexdigest()[:8] for stem in stems}
+    assert {sample.name.removeprefix("train/images/").removesuffix(".png"): sample.key for sample in samples} == {
+        "train_000": "train_000",
+        "with space": "with-space",
+        "dot.ted": "dot-ted",
+        "Straße Ü": "strasse-u",
+        "1": "1",
+        "(1)": f"1-{digest['(1)']}",
+        "TRAIN_000": f"train_000-{digest['TRAIN_000']}",
+        "x" * 91: f"{'x' * 81}-{digest['x' * 91]}",
+        "犬": f"x-{digest['犬']}",
+        "猫": f"x-{digest['猫']}",
+        "a/b/Ü 2": "a_b_u-2",
+    }
+    assert make_keys(reversed(stems)) == make_keys(stems) | {}
+
+
+def test_files_that_could_be_of_one_sample_are_refused(tmp_path: Path) -> None:
     write_folder_dataset(tmp_path)
-    write_pair(tmp_path, "train", stem)
-    with pytest.raises(UserError, match=rf"{stem}\.png is not allowed; rename it"):
+    noise(1, (8, 8)).save(tmp_path / "train" / "images" / "train_000.jpg")
+    says = (
+        r"masks/train_000\.png could be of train/images/train_000\.jpg and of train/images/train_000\.png; say which "
+    )
+    with pytest.raises(
+        UserError, match=says + r"images are meant, such as --images 'train/images/\{stem\}\.jpg' --masks"
+    ):
+        open_source(tmp_path)
+    (tmp_path / "train" / "images" / "train_000.jpg").unlink()
+    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "color_labels")
+    with pytest.raises(
+        UserError, match=r"color_labels/\S+ and \S+masks/\S+ could both be the mask .*\(and 3 more times"
+    ):
+        open_source(tmp_path)
+    chosen = FindOptions("train/images/{stem}.*", "train/masks/{stem}.*")
+    assert len(open_source(tmp_path, options=chosen).samples) == 4
+
+
+def test_a_mask_of_two_images_is_refused(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=0, val=0)
+    for name in ("img_1", "photo_1"):
+        write_pair(tmp_path, "train", name)
+        (tmp_path / "train" / "masks" / f"{name}.png").rename(tmp_path / "train" / "masks" / "mask_1.png")
+    with pytest.raises(UserError, match=r"mask_1\.png could be of train/images/img_1\.png and of \S+photo_1\.png; say"):
         open_source(tmp_path)
 
 
-def test_colliding_keys_are_refused(tmp_path: Path) -> None:
+def test_pictures_beside_the_folders_are_left_out_and_named(tmp_path: Path) -> None:
     write_folder_dataset(tmp_path)
-    write_pair(tmp_path, "train", "TRAIN_000")
-    with pytest.raises(UserError, match="both have the key 'train_000'"):
-        open_source(tmp_path)
+    noise(1, (8, 8)).save(tmp_path / "logo.png")
+    found = open_source(tmp_path)
+    assert len(found.samples) == 6
+    assert found.skipped == (("logo.png", "lies in no folder of images or masks, as others do"),)
+
+
+def test_names_that_differ_in_case_or_normal_form_are_paired(tmp_path: Path) -> None:
+    write_folder_dataset(tmp_path, train=0, val=0)
+    for image, mask in (("A.PNG", "a.png"), ("u\u0308.png", "\u00fc.png")):
+        write_pair(tmp_path, "train", "x")
+        (tmp_path / "train" / "images" / "x.png").rename(tmp_path / "train" / "images" / image)
+        (tmp_path / "train" / "masks" / "x.png").rename(tmp_path / "train" / "masks" / mask)
+    assert [sample.key for sample in open_source(tmp_path).samples] == ["a", "u"]
 
 
 def test_missing_halves_and_splits_are_named(tmp_path: Path) -> None:
@@ -171,31 +209,30 @@ def test_missing_halves_and_splits_are_named(tmp_path: Path) -> None:
         open_source(own)
 
 
-def test_own_images_without_splits_are_told_where_to_go(tmp_path: Path) -> None:
-    (tmp_path / "mine" / "images").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"mine holds images but no splits; put images into \S+mine/train/images"):
-        open_source(tmp_path / "mine")
-    with pytest.raises(UserError, match="yours does not exist"):
-        open_source(tmp_path / "yours")
-
-
 def test_a_source_that_is_none_is_told_what_it_holds(tmp_path: Path) -> None:
-    mix, packed, empty, archive = (tmp_path / name for name in ("mix", "packed", "empty", "mine.zip"))
-    for folder in (mix, packed, empty):
-        folder.mkdir()
-    for name in ("a.jpg", "b.jpg", "c.png", "d.png", "e.txt", ".hidden"):
+    mix, two, packed, empty, archive = (tmp_path / name for name in ("mix", "two", "packed", "empty", "mine.zip"))
+    for name in ("a.jpg", "b.jpg", "e.txt", ".hidden"):
+        mix.mkdir(exist_ok=True)
         (mix / name).touch()
+    for name in ("images/a.jpg", "depth/a.png", "depth/b.png"):
+        (two / name).parent.mkdir(parents=True, exist_ok=True)
+        (two / name).touch()
+    for folder in (packed, empty):
+        folder.mkdir()
     (packed / "manifest.json").touch()
     zipfile.ZipFile(archive, "w").close()
     for place, sentence in (
+        (mix, r"mix holds images \(2 in it\), but nothing tells which are masks; give them .* _mask .*docs/data\.md"),
         (
-            mix,
-            r"mix holds a\.jpg, b\.jpg, c\.png, d\.png and 1 more, but none of Cityscapes, .*; put .*docs/data\.md",
+            two,
+            r"two holds images \(2 in depth, 1 in images\), but .*; say it, such as --images 'depth/\{stem\}\.png' "
+            r"--masks 'images/\{stem\}\.jpg', or put",
         ),
         (packed, r"packed is a packed set already; train on it with --shards \S+packed"),
-        (empty, r"empty is empty; put images into \S+empty/train/images"),
+        (empty, r"empty is empty; name the folder of the data set, with images in train/images and"),
         (mix / "e.txt", r"e\.txt is neither a folder nor a \.zip or \.tar; name the folder"),
-        (archive, r"mine\.zip holds none of Cityscapes, .*; name the folder"),
+        (archive, r"mine\.zip holds no images; name the folder"),
+        (tmp_path / "yours", "yours does not exist"),
     ):
         with pytest.raises(UserError, match=sentence) as refused:
             open_source(place)

@@ -15,7 +15,7 @@ from fastseg.packing.sources.by_names import ByNames, layout_of
 from fastseg.packing.sources.camvid import CamVid
 from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
-from fastseg.packing.sources.samples import Files, Mask, Sample, pair
+from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, split_files
 from fastseg.packing.sources.tree import Tree, is_archive
 from fastseg.packing.sources.voc import Voc
@@ -23,6 +23,8 @@ from fastseg.packing.sources.words import read_folder
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
+HOW_TO_LIE = "images in train/images and val/images, masks of the same names in train/masks and val/masks: docs/data.md"
+"""The layout that a message recommends."""
 CLASSES = "classes.json"
 """Beside the splits of one's own data: what their masks' pixels mean."""
 
@@ -170,32 +172,45 @@ def recognize(
 ) -> tuple[Source, Tree] | None:
     """Return the source that a folder, zip or tar is laid out as, and its files; None for none.
 
-    One of a source's archives stands for the folder that it lies in, and the others with it. A set may lie in a folder
-    of its own inside. Raises :class:`UserError` where it can be read in two ways, unless only one has the classes
-    ``table``.
+    A set may lie in a folder of its own inside. One of a source's archives that is not all of the set stands for the
+    folder that it lies in, and the others with it. Raises :class:`UserError` where the set can be read in two ways,
+    unless only one of them has the classes ``table``.
     """
     options = options or FindOptions()
     if (path / MANIFEST).exists():
         return None
     if options.images and options.masks:
         return by_hand(options.images, options.masks, path), Tree(path, ByNames.archives)
+    tree = Tree(path)
     if options.mask_suffix:
-        source = ByNames(options.mask_suffix)
-        *_, tree = _nested(Tree(path, source.archives))
-        return (source, tree) if source.recognize(tree) else None
-    trees = {True: Tree(path.parent), False: Tree(path)}
-    found = []
-    for source in SOURCES[:-1]:
-        named = path.is_file() and any(path.match(pattern) for pattern in source.archives)
-        tree = trees[named].with_archives(source.archives)
-        found += [(source, inner) for inner in _nested(tree) if source.recognize(inner)][-1:]
-    if len(found) > 1:
-        found = [(source, tree) for source, tree in found if source.classes(tree) == table] or found
-    if len(found) > 1:
-        names = " and as ".join(source.name for source, _ in found)
+        return _recognize_by(ByNames(options.mask_suffix), tree)
+    known = [found for source in SOURCES[:-1] if (found := _with_others(source, path) or _recognize_by(source, tree))]
+    if len(known) > 1:
+        known = [(source, inner) for source, inner in known if source.classes(inner) == table] or known
+    if len(known) > 1:
+        names = " and as ".join(source.name for source, _ in known)
         raise UserError(f"{path} can be read as {names}; say which by --classes, or by --images and --masks")
-    *_, tree = _nested(trees[False].with_archives(SOURCES[-1].archives))
-    return found[0] if found else (SOURCES[-1], tree) if SOURCES[-1].recognize(tree) else None
+    return known[0] if known else _recognize_by(SOURCES[-1], tree)
+
+
+def _recognize_by(source: Source, tree: Tree) -> tuple[Source, Tree] | None:
+    """The source and the innermost folder that it recognizes."""
+    nested = [*_nested(tree.with_archives(source.archives))]
+    return next(((source, inner) for inner in reversed(nested) if source.recognize(inner)), None)
+
+
+def _with_others(source: Source, path: Path) -> tuple[Source, Tree] | None:
+    """The source and all of its archives, where ``path`` is one of them and not enough."""
+    if not path.is_file() or not any(path.match(pattern) for pattern in source.archives):
+        return None
+    alone = _recognize_by(source, Tree(path))
+    try:
+        files = alone[0].find(alone[1]) if alone else Files((), ())
+    except UserError:
+        files = Files((), ())
+    if files.images and files.masks:
+        return alone
+    return _recognize_by(source, Tree(path.parent, archives_only=True))
 
 
 def _nested(tree: Tree) -> Iterator[Tree]:
@@ -263,31 +278,36 @@ def _select(samples: tuple[Sample, ...], splits: tuple[str, ...] | None, root: P
 
 def _nothing_at_defaults(paths: list[Path]) -> str:
     looked = " nor in ".join(str(path.absolute()) for path in paths)
-    return f"no {' and no '.join(source.name for source in SOURCES)} in {looked}; {DOWNLOAD}"
+    return f"no Cityscapes, nor another data set, in {looked}; {DOWNLOAD}, or name the folder of yours"
 
 
 def _describe_unknown(path: Path) -> str:
     """Say what is in a place that holds no data set, and what should be."""
     if not path.exists():
         return f"{path} does not exist; name the folder of the data set"
-    known = ", ".join(source.name for source in SOURCES)
-    if is_archive(path):
-        return f"{path} holds none of {known}; name the folder of the data set"
-    if not path.is_dir():
+    if not (path.is_dir() or is_archive(path)):
         return f"{path} is neither a folder nor a .zip or .tar; name the folder of the data set"
     if (path / MANIFEST).exists():
         return f"{path} is a packed set already; train on it with --shards {path}, or name the folder it came from"
-    if (path / "images").is_dir():
-        found = "holds images but no splits"
-    elif names := _visible_names(path):
+    if images := Tree(path, ByNames.archives).images:
+        return _describe_images(path, images)
+    if path.is_dir() and (names := _visible_names(path)):
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        found = f"holds {', '.join(names[:4])}{more}, but none of {known}"
+        found = f"holds {', '.join(names[:4])}{more}, but no images"
     else:
-        found = "is empty"
-    return (
-        f"{path} {found}; put images into {path}/train/images and {path}/val/images, "
-        "and the masks into …/masks beside them (docs/data.md)"
-    )
+        found = "holds no images" if is_archive(path) else "is empty"
+    return f"{path} {found}; name the folder of the data set, with {HOW_TO_LIE}"
+
+
+def _describe_images(path: Path, images: list[str]) -> str:
+    """Say why the images in a place are no data set: nothing tells which are masks."""
+    folders = Counter(name.rpartition("/")[0] for name in images).most_common()
+    listed = ", ".join(f"{count:,} in {folder or 'it'}" for folder, count in folders[:4])
+    more = f" and {len(folders) - 4:,} more folders" if len(folders) > 4 else ""
+    last = next(name for name in images if name.rpartition("/")[0] == folders[-1][0])
+    flags = f"--images '{suggest_pattern(images[0])}' --masks '{suggest_pattern(last)}'"
+    cure = f"say it, such as {flags}" if len(folders) > 1 else "give them the images' names with _mask at the end"
+    return f"{path} holds images ({listed}{more}), but nothing tells which are masks; {cure}, or put {HOW_TO_LIE}"
 
 
 def _visible_names(folder: Path) -> list[str]:

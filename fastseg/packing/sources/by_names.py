@@ -6,6 +6,7 @@ say so are what an image and its mask share.
 """
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fastseg.errors import UserError
 from fastseg.labels import LabelTable
 from fastseg.packing.sources.samples import Files, suggest_pattern
 from fastseg.packing.sources.tree import Found, Tree, is_image
-from fastseg.packing.sources.words import read_path, strip_affix
+from fastseg.packing.sources.words import Role, read_path, strip_affix
 
 PHOTOS = (".jpg", ".jpeg", ".jfif")
 """Endings of files that are images where others of the same names are beside them: masks are never JPEGs."""
@@ -51,9 +52,9 @@ class ByNames:
     name = "images and masks by their names"
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether the names tell images and masks apart, or all is of a test split, which needs no masks."""
+        """Return whether the names tell images and masks apart, or say that all are of one kind."""
         reading = self._read(tree)
-        return bool(reading.masks or _only_test(reading)) and bool(reading.images)
+        return bool(reading.masks) or {read_path(file.name).role for file in reading.images} == {"image"}
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks, and the files that lie among them and cannot be read."""
@@ -73,7 +74,9 @@ class ByNames:
         roles = {read_path(name).role for name in names}
         if "mask" in roles and len(roles) > 1:
             return _by_folder(names)
-        return _by_affix(names) or _by_ending(names) or _Reading(_files(names), [], [])
+        if found := _by_affix(names) or _by_ending(names):
+            return found
+        return _Reading([], _files(names), []) if roles == {"mask"} else _Reading(_files(names), [], [])
 
 
 def layout_of(name: str) -> str:
@@ -81,10 +84,6 @@ def layout_of(name: str) -> str:
     if "img_dir" in PurePosixPath(name).parts:
         return "mmsegmentation (img_dir, ann_dir)"
     return ByNames.name
-
-
-def _only_test(reading: _Reading) -> bool:
-    return {file.split for file in reading.images} == {"test"}
 
 
 def _files(names: Iterable[str]) -> list[_File]:
@@ -136,25 +135,36 @@ def _by_ending(names: Sequence[str]) -> _Reading | None:
     return _Reading(images, masks, []) if any((mask.split, mask.stem) in stems for mask in masks) else None
 
 
-Stems = dict[tuple[str, str], list[_File]]
+Stems = dict[tuple[object, ...], list[_File]]
+"""Split, whether what marks an image was taken off, whether case was, and the stem → the images."""
+
+
+def _forms(stem: str, role: Role) -> list[tuple[bool, str]]:
+    """A stem as it is, and without what marks its kind."""
+    bare = strip_affix(stem, role)
+    return [(False, stem)] if bare is None else [(False, stem), (True, bare)]
+
+
+def _in_case(stem: str, any_case: bool) -> str:
+    return unicodedata.normalize("NFC", stem).casefold() if any_case else stem
 
 
 def _stems(images: Iterable[_File]) -> Stems:
-    """Split and stem, as it is and without what marks an image → the images."""
     known: Stems = defaultdict(list)
     for file in images:
-        known[file.split, file.stem].append(file)
-        if (bare := strip_affix(file.stem, "image")) is not None:
-            known[file.split, f"{bare}\0"].append(file)  # no file's own stem
+        for bare, stem in _forms(file.stem, "image"):
+            for any_case in (False, True):
+                known[file.split, bare, any_case, _in_case(stem, any_case)].append(file)
     return dict(known)
 
 
 def _partners(mask: _File, known: Stems) -> list[_File]:
     """The images of a mask: of its very stem, or else with one or both of them stripped of what marks them."""
-    bare = strip_affix(mask.stem, "mask")
-    for stem in (mask.stem, bare, f"{mask.stem}\0", f"{bare}\0"):
-        if found := known.get((mask.split, stem)) if stem is not None else None:
-            return found
+    for any_case in (False, True):
+        for _, stem in _forms(mask.stem, "mask"):
+            for bare in (False, True):
+                if found := known.get((mask.split, bare, any_case, _in_case(stem, any_case))):
+                    return found
     return []
 
 
@@ -186,7 +196,7 @@ def _unread(tree: Tree, files: Sequence[_File]) -> list[tuple[str, str]]:
     names = (name for name in tree.files if not is_image(name) and name.rpartition("/")[0] in folders)
     endings = ((name, PurePosixPath(name).suffix.lower()) for name in names)
     return [
-        (str(tree[name]), f"files ending with {ending} are not read, save it as PNG")
+        (str(tree[name]), f"no image or mask can be read from {ending}, save it as PNG")
         for name, ending in endings
         if not NO_PICTURES.fullmatch(ending)
     ]

@@ -29,8 +29,8 @@ class PairedFolders:
 
     def recognize(self, tree: Tree) -> bool:
         """Return whether there are images and masks, with such stems."""
-        images, masks = tree.find(self.images), tree.find(self.masks)
-        return bool(images and masks) and all(re.fullmatch(self.stems, file.stem) for file in (*images, *masks))
+        images, masks = tree.stems(self.images), tree.stems(self.masks)
+        return bool(images and masks) and all(re.fullmatch(self.stems, stem) for stem in (*images, *masks))
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks."""
@@ -77,8 +77,9 @@ def _pattern(text: str, flag: str, root: Path) -> str:
         raise UserError(f"--{flag} has {unknown[0]}; it takes {{stem}}, {{split}}, *, ** and ?")
     folder, slash, file = re.sub(r"\*\*+(?!/)", "**/*", text).rpartition("/")
     if "{stem}" not in text:
-        head, star, tail = file.rpartition("*" if not file.endswith(".*") else "*.*")
+        base, ending = (file[:-2], ".*") if file.endswith(".*") else (file, "")
+        head, star, tail = base.rpartition("*")
         if not star:
             raise UserError(f"--{flag} is {text!r}; it needs {{stem}}, what an image and its mask share, or a *")
-        file = f"{head}{{stem}}{'.*' if star == '*.*' else ''}{tail}"
+        file = f"{head}{{stem}}{tail}{ending}"
     return folder + slash + file

@@ -129,15 +129,16 @@ def suggest_pattern(name: str) -> str:
 
 def _lonely_error(bad: Sequence[tuple[str, str]]) -> UserError:
     """Say what is wrong with how many files: the first of them, and the cure."""
-    cure = "add what is missing, or leave them out with --skip-bad"
+    which = "say which files are meant (--mask-suffix, --images and --masks)"
     if len(bad) == 1:
-        return UserError(f"{bad[0][0]}: {bad[0][1]}; add what is missing, or leave it out with --skip-bad")
+        return UserError(f"{bad[0][0]}: {bad[0][1]}; add it, {which}, or leave the file out with --skip-bad")
+    cure = f"add what is missing, {which}, or leave them out with --skip-bad"
     details = []
     for reason, count in Counter(reason for _, reason in bad).most_common():
         alike = [name for name, why in bad if why == reason]
         more = f" and {count - NAMED:,} more" if count > NAMED else ""
         details.append(f"{reason}: {', '.join(alike[:NAMED])}{more}")
-    return UserError(f"{len(bad):,} files belong to no pair of an image and a mask; {cure}", details)
+    return UserError(f"{len(bad):,} files belong to no pair of an image and its mask; {cure}", details)
 
 
 def make_keys(stems: Iterable[str]) -> dict[str, str]:
@@ -148,10 +149,10 @@ def make_keys(stems: Iterable[str]) -> dict[str, str]:
     """
     wanted = {stem: stem if _is_key(stem) else _sanitize(stem) for stem in stems}
     often = Counter(wanted.values())
-    keys = {stem: key for stem, key in wanted.items() if stem == key or (often[key] == 1 and len(key) <= MAX_KEY)}
+    keys = {stem: key for stem, key in wanted.items() if _is_key(stem) or (often[key] == 1 and len(key) <= MAX_KEY)}
     taken = set(keys.values())
     for stem in sorted(wanted.keys() - keys.keys()):
-        digest = hashlib.sha256(stem.encode(errors="surrogateescape")).hexdigest()
+        digest = hashlib.sha256(stem.encode(errors="surrogatepass")).hexdigest()
         marked = (f"{wanted[stem][: MAX_KEY - length - 1]}-{digest[:length]}" for length in (8, 16, 32, 64))
         keys[stem] = next(key for key in marked if key not in taken)
         taken.add(keys[stem])

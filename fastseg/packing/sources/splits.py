@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastseg.cli_help import shown_as
 from fastseg.errors import UserError, shown
 from fastseg.packing.sources.samples import Files, Labeled
 from fastseg.packing.sources.tree import Found
@@ -24,24 +25,24 @@ MAX_LIST = 1 << 27
 class FindOptions:
     """Which files of a data set are meant, and of which split they are, beyond what its layout says."""
 
-    images: Annotated[str | None, tyro.conf.arg(metavar="GLOB")] = None
+    images: Annotated[str | None, shown_as("GLOB")] = None
     """Images by hand, with --masks: a pattern in quotes, relative to SOURCE, such as 'photos/**/{stem}.jpg'. {stem} is
-    what image and mask share (without it: the last *), **/ any folders, {split} may say train, val or test."""
-    masks: Annotated[str | None, tyro.conf.arg(metavar="GLOB")] = None
+    what image and mask share (without it: the last *), **/ is any folders, {split} a name of train, val or test."""
+    masks: Annotated[str | None, shown_as("GLOB")] = None
     """Masks by hand, such as 'labels/**/{stem}_mask.png'."""
-    mask_suffix: Annotated[str | None, tyro.conf.arg(metavar="SUFFIX")] = None
-    """Masks are the files whose names end so before the ending, such as _mask or _labelIds."""
-    split_file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SPLIT=LIST.txt")] = ()
-    """A list of what belongs to train, val or test: a name, path or stem a line; repeatable."""
-    val_fraction: Annotated[float | None, tyro.conf.arg(metavar="F")] = None
+    mask_suffix: Annotated[str | None, shown_as("SUFFIX")] = None
+    """Masks are the files whose names end so before their ending, such as _mask or _labelIds."""
+    split_file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, shown_as("SPLIT=LIST.txt")] = ()
+    """A list of what belongs to train, val or test: a name, path or stem a line. Can be given for each."""
+    val_fraction: Annotated[float | None, shown_as("F")] = None
     """Make a val split of this share of train, such as 0.1, chosen by SHA-256 of the names."""
     split_seed: int = 0
-    """Another number chooses others."""
+    """Another number chooses other ones."""
     split_by: Literal["file", "folder", "video"] = "file"
-    """What --val-fraction keeps together: nothing, the files of a folder, or frames of a video (names that differ in
-    their last number)."""
+    """What --val-fraction keeps together: nothing, the files of a folder, or the frames of a video (names that differ
+    in their last number)."""
     reduce_zero_label: bool = False
-    """As mmsegmentation: the masks' 0 is ignored, and n stands for what classes.json calls n-1."""
+    """As in mmsegmentation: 0 in masks is ignored, and n is what classes.json calls n-1."""
 
     def __post_init__(self) -> None:
         if (self.images is None) != (self.masks is None):
@@ -117,7 +118,7 @@ def _group(stem: str, by: Literal["file", "folder", "video"]) -> str:
 
 
 def _digest(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogatepass")).digest()
 
 
 def _from_lists(files: Files, found: Splits, options: FindOptions, skip_bad: bool) -> Splits:

@@ -100,12 +100,13 @@ class Tree:
     Hidden files and folders are no part of it. Links are followed, into each real folder once.
     """
 
-    def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, archives: tuple[str, ...] = (), archives_only: bool = False) -> None:
         """Look into the folder or archive ``path``.
 
-        ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself.
+        ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself;
+        ``archives_only``: what else lies in the folder is no part of the set.
         """
-        self._files, self._archives, self._prefix = _Listing(path), archives, ""
+        self._files, self._archives, self._prefix = _Listing(path, archives_only), archives, ""
 
     @property
     def root(self) -> Path:
@@ -127,7 +128,8 @@ class Tree:
 
     def has(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
-        return (self.root / name).exists() or any(n == name or n.startswith(f"{name}/") for n in self._archived)
+        exists = not self._files.archives_only and (self.root / name).exists()
+        return exists or any(n == name or n.startswith(f"{name}/") for n in self._archived)
 
     @cached_property
     def files(self) -> list[str]:
@@ -135,8 +137,7 @@ class Tree:
 
         Raises :class:`UserError` for a folder or archive that cannot be read.
         """
-        has_images = any(is_image(name) for name in self._own)
-        return self._own if has_images else sorted({*self._own, *self._archived})
+        return self._own if self._own_images() else sorted({*self._own, *self._archived})
 
     @cached_property
     def images(self) -> list[str]:
@@ -151,28 +152,43 @@ class Tree:
         archives. Raises :class:`UserError` for a folder or archive that cannot be read.
         """
         shape = _compile(pattern)
-        for candidates in (self._own, self._archived):
-            if found := [name for name in candidates if is_image(name) and shape.fullmatch(name)]:
-                return sorted(found)
+        for candidates in (self._own_images, self._archived_images):
+            if found := [name for name in candidates() if shape.fullmatch(name)]:
+                return found
         return []
+
+    def stems(self, pattern: str) -> list[str]:
+        """Return the stems of the files whose :meth:`names` fit a pattern; the files are not looked at."""
+        return [stem for _, stem, _ in self._match(pattern)]
 
     def find(self, pattern: str) -> list[Found]:
         """Return the files whose :meth:`names` fit a pattern; raise :class:`UserError` for what is no plain file.
 
         What ``**/`` and ``{stem}`` stand for is the stem.
         """
+        return [Found(split, stem, self[name], name) for split, stem, name in self._match(pattern)]
+
+    def _match(self, pattern: str) -> Iterator[tuple[str, str, str]]:
         matches = ((name, _compile(pattern).fullmatch(name)) for name in self.names(pattern))
-        return [Found(*_split_and_stem(match), self[name], name) for name, match in matches if match]
+        return ((*_split_and_stem(match), name) for name, match in matches if match)
 
     def __getitem__(self, name: str) -> Member:
         """Return a file of the folder, or else of its archives; raise :class:`KeyError` where there is none."""
         path = self.root / name
-        return file_member(path) if os.path.lexists(path) else self._archived[name]
+        if not self._files.archives_only and os.path.lexists(path):
+            return file_member(path)
+        return self._archived[name]
 
     @cached_property
     def _own(self) -> list[str]:
         """The names of the folder's own files, in order."""
-        return sorted(self._visible(self._files.walked))
+        return sorted(self._visible(self._files.walked)) if self._prefix else self._files.walked
+
+    def _own_images(self) -> list[str]:
+        return self._files.images if not self._prefix else [name for name in self._own if is_image(name)]
+
+    def _archived_images(self) -> list[str]:
+        return sorted(name for name in self._archived if is_image(name))
 
     @cached_property
     def _archived(self) -> dict[str, Member]:
@@ -190,12 +206,18 @@ class Tree:
 class _Listing:
     """The names of all files in a folder and its archives, read when they are first asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, archives_only: bool) -> None:
+        self.root, self.archives_only = root, archives_only
 
     @cached_property
     def walked(self) -> list[str]:
-        return list(_walk(self.root))
+        """The visible ones of the folder, in order."""
+        return [] if self.archives_only else sorted(name for name in _walk(self.root) if not _is_hidden(name))
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Those of them that may be images."""
+        return [name for name in self.walked if is_image(name)]
 
     def archived(self, patterns: tuple[str, ...]) -> dict[str, Member]:
         if not self.root.is_dir():

@@ -1,7 +1,7 @@
 """Words in the names of folders and files that say what lies there: images or masks, and of which split."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 Role = Literal["image", "mask"]
@@ -85,13 +85,16 @@ class Path(NamedTuple):
     """The path without what was said and without the file's ending."""
 
 
-def read_path(name: str) -> Path:
+@lru_cache(maxsize=1 << 18)  # some layouts are asked for all names several times
+def read_path(path: str) -> Path:
     """Read the path of a file; of two words of one kind that of the inner folder counts."""
-    *folders, file = name.split("/")
+    *folders, file = path.split("/")
     role: Role | None = None
     split: str | None = None
     rest = []
-    for folder in map(read_folder, folders):
+    for name in folders:
+        letter = role is not None and name.lower() in LETTERS  # in a folder of masks, one called x says nothing
+        folder = Folder(None, None, name) if letter else read_folder(name)
         role, split = folder.role or role, folder.split or split
         rest += [folder.rest] if folder.rest else []
     return Path(role, split, "/".join([*rest, without_ending(file)]))
