@@ -85,7 +85,7 @@ def test_wrong_input_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     (own / "train" / "masks" / "train_001.png").unlink()
     for arguments, sentence in (
         ((), "no Cityscapes"),
-        ((own,), "train_001.png has no mask"),
+        ((own,), "train_001.png: the image has no mask; add it"),
         ((folder, "--quality", "0"), "--quality is 0"),
         ((folder, "--workers", "0"), "--workers is 0"),
         (

@@ -13,6 +13,7 @@ from fastseg.errors import UserError
 from fastseg.labels import IGNORE
 from fastseg.packing.guess_classes import guess_classes
 from fastseg.packing.sources import DataSet, FindOptions, find_masks, open_source
+from fastseg.packing.sources.words import read_path
 from layouts import LAYOUTS, Layout, write_folder_dataset
 
 ANY = "images and masks by their names"
@@ -210,3 +211,31 @@ def test_camvid_of_colors_asks_which_table(tmp_path: Path) -> None:
         open_source(tmp_path)
     found = open_source(tmp_path, Path("camvid32"), options=FindOptions(val_fraction=0.5, split_by="video"))
     assert found.summary() == "CamVid: 1 train, 1 val"
+
+
+def test_voc_names_what_its_lists_do_not_agree_with(tmp_path: Path) -> None:
+    folder = LAYOUTS["voc"].write(tmp_path)
+    found = open_source(folder)
+    assert found.skipped == (("JPEGImages/2008_000009.jpg", "no list in ImageSets/Segmentation names it"),)
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_000002\n2007_000777\n")
+    with pytest.raises(
+        UserError, match=r"JPEGImages/2007_000777: a list in ImageSets/Segmentation names it, but it is not"
+    ):
+        open_source(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("train/images/a.b.png", ("image", "train", "a.b")),
+        ("SegmentationClass/a.png", ("mask", None, "a")),
+        ("Data/TrainVal/City A/car_masks/1.png", ("mask", "train", "Data/City A/car/1")),
+        ("trn/JPEGImages/y/1.jpg", ("image", "train", "y/1")),
+        ("validationlabels/1.png", ("mask", "val", "1")),
+        ("images_2024/testing/1.png", ("image", "test", "2024/1")),
+        ("segmentation data/tile 1/images/1.jpg", ("image", None, "tile 1/1")),
+        ("maskara/trainer/1.png", (None, None, "maskara/trainer/1")),
+    ],
+)
+def test_words_in_paths(path: str, said: tuple[str | None, str | None, str]) -> None:
+    assert read_path(path) == said

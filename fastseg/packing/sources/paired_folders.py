@@ -43,7 +43,7 @@ class PairedFolders:
 
 def by_hand(images: str, masks: str, root: Path) -> PairedFolders:
     """Return the source of ``--images`` and ``--masks``; raise :class:`UserError` for patterns that pair nothing."""
-    return _ByHand("by hand", *(_pattern(text, flag, root) for text, flag in ((images, "images"), (masks, "masks"))))
+    return _ByHand("by hand", _pattern(images, "images", root), _pattern(masks, "masks", root))
 
 
 class _ByHand(PairedFolders):

@@ -26,23 +26,22 @@ class FindOptions:
     """Which files of a data set are meant, and of which split they are, beyond what its layout says."""
 
     images: Annotated[str | None, shown_as("GLOB")] = None
-    """Images by hand, with --masks: a pattern in quotes, relative to SOURCE, such as 'photos/**/{stem}.jpg'. {stem} is
-    what image and mask share (without it: the last *), **/ is any folders, {split} a name of train, val or test."""
+    """Where images lie, by hand and in quotes: 'photos/**/{stem}.jpg'. Relative to SOURCE, and with --masks; {stem}
+    is what image and mask share (without it: the last *), ** any folders, {split} a name of train, val or test."""
     masks: Annotated[str | None, shown_as("GLOB")] = None
-    """Masks by hand, such as 'labels/**/{stem}_mask.png'."""
+    """Where their masks lie, such as 'labels/**/{stem}_mask.png'."""
     mask_suffix: Annotated[str | None, shown_as("SUFFIX")] = None
-    """Masks are the files whose names end so before their ending, such as _mask or _labelIds."""
+    """What masks' names end with before .png, such as _mask or _labelIds."""
     split_file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, shown_as("SPLIT=LIST.txt")] = ()
     """A list of what belongs to train, val or test: a name, path or stem a line. Can be given for each."""
     val_fraction: Annotated[float | None, shown_as("F")] = None
-    """Make a val split of this share of train, such as 0.1, chosen by SHA-256 of the names."""
+    """Share of train that becomes val, such as 0.1. Chosen by SHA-256 of the names, whatever their order."""
     split_seed: int = 0
-    """Another number chooses other ones."""
+    """Seed of that choice."""
     split_by: Literal["file", "folder", "video"] = "file"
-    """What --val-fraction keeps together: nothing, the files of a folder, or the frames of a video (names that differ
-    in their last number)."""
+    """What --val-fraction does not tear apart. Frames of a video are named alike but for their last number."""
     reduce_zero_label: bool = False
-    """As in mmsegmentation: 0 in masks is ignored, and n is what classes.json calls n-1."""
+    """Ignore 0 in masks and take n for class n-1, as mmsegmentation does. Classes are as for masks after that."""
 
     def __post_init__(self) -> None:
         if (self.images is None) != (self.masks is None):
@@ -186,7 +185,7 @@ def match_list(lines: Iterable[str], known: Known, where: str) -> tuple[list[tup
     A line is a name, path or stem; where all of it is none, its first column. Raises :class:`UserError` for a line
     that names several.
     """
-    at, unknown = [], []
+    at, unknown = list[tuple[str, str]](), list[str]()
     for line in lines:
         candidates = [form for text in (line, line.split()[0]) for form in _ordered_forms(text)]
         found = next((known[form] for form in candidates if form in known), set())

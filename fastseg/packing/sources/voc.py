@@ -41,8 +41,14 @@ class Voc:
         masks = {file.stem: file for file in _masks(tree)}
         listed = _read_lists(tree)
         if not listed:
-            return Files([file for stem, file in images.items() if stem in masks], list(masks.values()))
-        return Files(_of_splits(listed, images), _of_splits(listed, masks))
+            bare = [(file.name, "has no mask") for stem, file in images.items() if stem not in masks]
+            return Files([file for stem, file in images.items() if stem in masks], list(masks.values()), strays=bare)
+        named = {stem for stems in listed.values() for stem in stems}
+        others = [(file.name, f"no list in {LISTS} names it") for stem, file in images.items() if stem not in named]
+        missing = [
+            (f"JPEGImages/{stem}", f"a list in {LISTS} names it, but it is not there") for stem in named - {*images}
+        ]
+        return Files(_of_splits(listed, images), _of_splits(listed, masks), sorted(missing), others)
 
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return VOC's 21 classes for its own images; None for other sets in its layout."""

@@ -12,7 +12,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
@@ -53,13 +53,13 @@ _GLUED = re.compile(rf"(?P<split>{_SPLITS})(?P<role>{_ROLES})|(?P<role2>{_ROLES}
 def read_folder(name: str) -> Folder:
     """Read the name of one folder: ``images``, ``valid``, ``train_masks``, ``trainannot``, ``SegmentationClass``.
 
-    A word for masks outweighs one for images (``image_masks``); a name with two splits is of neither (``trainval``).
+    A word for masks outweighs one for images (``image_masks``). Train and val together are train.
     """
     if letter := LETTERS.get(name.lower()):
         return Folder("image" if letter == "image" else "mask", None, "")
     words = [word for token in _BOUNDARY.split(name) if token for word in _unglue(token.lower())]
     splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
-    split = splits.pop() if len(splits) == 1 else None
+    split = "train" if splits == {"train", "val"} else splits.pop() if len(splits) == 1 else None
     role: Role | None = (
         "mask" if MASK_WORDS.intersection(words) else "image" if IMAGE_WORDS.intersection(words) else None
     )
