@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE
+from fastseg.packing.guess_classes import write_guess
 from fastseg.packing.sources import SOURCES, DataSet, open_source
 from fastseg.packing.sources.samples import Sample
 from fastseg.packing.sources.tree import Tree
@@ -253,3 +254,22 @@ def test_yolo_splits_are_found_as_ultralytics_finds_them(tmp_path: Path, text: s
         ("val", f"val_{i}") for i in range(2)
     ]
     assert all(np.array_equal(mask_of(s), mask) for s, mask in zip(found.samples, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", list(SHAPE_WRITERS))
+def test_guess_classes_writes_the_names_that_the_set_brings(tmp_path: Path, name: str) -> None:
+    folder = SHAPE_WRITERS[name](tmp_path / "set")
+    if name == "YOLO segmentation":  # a class that never occurs
+        text = (folder / "data.yaml").read_text()
+        (folder / "data.yaml").write_text(text.replace("nc: 3", "nc: 4").replace("car]", "car, ghost]"))
+    before = open_source(folder)
+    guess, path = write_guess(folder, 1)
+    assert sum(guess.pixels.values()) == 6 * WIDTH * HEIGHT
+    found = open_source(folder)
+    assert path == folder / "classes.json"
+    assert found.table.classes == before.table.classes
+    assert {**found.table.train_ids, IGNORE: IGNORE} == before.table.train_ids
+    merged = json.loads(path.read_text())
+    merged["classes"] = [{"values": [entry["value"] for entry in merged["classes"]], "name": "anything"}]
+    path.write_text(json.dumps(merged))
+    assert names_of(open_source(folder)) == ["anything"]
