@@ -141,7 +141,7 @@ def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask]
 def _name(guess: Guess, table: LabelTable) -> Guess:
     """The guess with a table's names and colors, and the classes that do not occur."""
     classes = {value: table.classes[i] for value, i in table.train_ids.items() if i != IGNORE}
-    pixels = {value: guess.pixels.get(value, 0) for value in classes}
+    pixels: dict[Key, int] = {value: guess.pixels.get(value, 0) for value in classes}
     return replace(
         guess,
         pixels={**pixels, **guess.pixels},
