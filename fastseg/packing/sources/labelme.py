@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
+from posixpath import commonpath
 from typing import Any
 
 import numpy as np
@@ -179,12 +180,15 @@ class Labelme:
         """Return images and masks, JSON files without their image, and images without a JSON, which are left out."""
         values = self._numbers(tree) | {IGNORED: IGNORE}
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
-        for name, file, peek in _peek_all(tree):
+        files = _peek_all(tree)
+        common = commonpath([f"/{PurePosixPath(name).parent}" for name, _, _ in files] or ["/"])
+        for name, file, peek in files:
             place, image = _find_image(tree, name, file, peek)
             if image is None:
                 unread.append((str(file), "its image is not beside it"))
                 continue
-            split, stem = find_split(str(PurePosixPath(name).parent)), stem_of(name)
+            split = find_split(str(PurePosixPath(name).parent))
+            stem = stem_of(f"/{name}".removeprefix(common).strip("/"))
             images.append(Found(split, stem, image, place))
             masks.append(Labeled(split, stem, LabelmeMask(file, image, values), name))
         known = {image.name for image in images}
