@@ -105,7 +105,7 @@ def runs(counts: Any, size: Any = (SIZE[1], SIZE[0])) -> Edit:
         (lambda d: d["images"][1].update(file_name="x" * 5000), "the image is not there"),
         (
             lambda d: d["images"][1].update(file_name="gone.png"),
-            r"image 1 \('gone\.png'\): the image is not there; add what is missing, or",
+            r"image 1 \('gone\.png'\): the image is not there; add it",
         ),
         (lambda d: d["categories"][1].update(id=3), "has the category id 3 twice; give each category its own"),
         (lambda d: d["categories"][1].update(id="3"), "each needs a whole number as its id and a name"),
@@ -115,6 +115,7 @@ def runs(counts: Any, size: Any = (SIZE[1], SIZE[0])) -> Edit:
         (lambda d: d.update(images=[1]), "needs an object with lists of objects"),
         (lambda d: d.update(annotations=7), 'has "annotations" that are no list of objects'),
         (lambda d: d.update(annotations=[]), "has no annotations; export it with them"),
+        (lambda d: d.update(annotations=[], images=[]), "has no annotations; export it with them"),
         (
             lambda d: d.update(categories=[{"id": i, "name": f"class {i}"} for i in range(300)]),
             "have 301 classes, the background among them; a mask holds 255: merge or remove categories",
@@ -307,9 +308,14 @@ def test_a_wrong_yolo_yaml_is_refused_in_one_sentence(tmp_path: Path, text: str,
 
 
 def test_other_yamls_are_no_yolo_sets(tmp_path: Path) -> None:
-    for text in ("a: [1", "&a [*a]", "{}", "- 1", "names: [a]", "!!python/object:os.system x", "? {a: b}\n: c", "\x00"):
+    for text in ("{}", "- 1", "names: [a]", "!!python/object:os.system x", "7", ""):
         (tmp_path / "data.yaml").write_text(text)
-        with pytest.raises(UserError, match=r"holds data\.yaml, but none of"):
+        with pytest.raises(UserError) as refused:
+            open_source(tmp_path)
+        assert "YAML" not in str(refused.value)
+    for text in ("a: [1", "? {a: b}\n: c", "\x00", "a: " + "[" * 100_000, "*b", "&a [*a]"):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"data\.yaml is not a readable YAML file \(.*\); mend it"):
             open_source(tmp_path)
 
 

@@ -202,7 +202,7 @@ def test_labelme_images_that_were_moved_are_found_beside_their_json(tmp_path: Pa
         write_labelme_json(image, labelme_shapes(np.random.default_rng(0)), imagePath=path)
         assert [sample.image.filename for sample in open_source(tmp_path / "set").samples] == ["a.JPG"]
     image.unlink()
-    with pytest.raises(UserError, match=r"a\.json: its image is not beside it; add what is missing, or leave it out"):
+    with pytest.raises(UserError, match=r"a\.json: its image is not beside it; add it"):
         open_source(tmp_path / "set")
 
 
@@ -272,3 +272,21 @@ def test_guess_classes_writes_the_names_that_the_set_brings(tmp_path: Path, name
     merged["classes"] = [{"values": [entry["value"] for entry in merged["classes"]], "name": "anything"}]
     path.write_text(json.dumps(merged))
     assert names_of(open_source(folder)) == ["anything"]
+
+
+def test_panoptic_masks_are_taken_where_instances_lie_beside_them(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "set")
+    write_panoptic(tmp_path / "panoptic")
+    shutil.copytree(tmp_path / "panoptic" / "annotations", folder / "annotations", dirs_exist_ok=True)
+    assert open_source(folder).summary() == "COCO panoptic: 4 train, 2 val"
+
+
+def test_four_corners_are_a_rectangle_too(tmp_path: Path) -> None:
+    """As X-AnyLabeling writes it."""
+    masks = []
+    for points in ([[9.5, 30], [40, 8]], [[9.5, 8], [40, 8], [40, 30], [9.5, 30]]):
+        noise(1, SIZE).save(tmp_path / "a.png")
+        write_labelme_json(tmp_path / "a.png", [{"label": "x", "points": points, "shape_type": "rectangle"}])
+        masks.append(mask_of(open_source(tmp_path).samples[0]))
+    assert np.array_equal(*masks)
+    assert masks[0].sum() == 32 * 23

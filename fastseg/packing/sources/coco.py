@@ -142,7 +142,7 @@ class CocoInstances:
             images += [image for _, image in found]
             unread += missing
             if not document.annotations:
-                if found[0][1].split == "test":
+                if found and found[0][1].split == "test":
                     continue
                 raise UserError(f"{file} has no annotations; export it with them, or remove it")
             for picture, image in found:

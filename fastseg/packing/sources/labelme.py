@@ -125,12 +125,14 @@ class LabelmeMask:
 def draw_shape(mask: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
     """Draw a shape and its outline onto a mask, as labelme's ``shape_to_mask`` does; ``where`` starts complaints."""
     kind, draw = shape.get("shape_type") or "polygon", ImageDraw.Draw(mask)
-    if kind in ("polygon", "oriented_rectangle"):
+    if kind in ("polygon", "oriented_rectangle", "rotation"):
         draw.polygon(_pairs(parse_outline(shape.get("points"), where)), fill=value, outline=value)
         return
     if kind not in ("rectangle", "circle", "mask"):
         raise UserError(f"{where} is of the kind {shown(kind)}, which labelme does not have; draw a polygon instead")
     points = parse_outline(shape.get("points"), where, fewest=2)
+    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
+        points = np.array([points.min(0), points.max(0)])
     if len(points) != 2:
         raise UserError(f"{where} has {len(points)} points, but a {kind} has two; draw it again, or remove it")
     if kind == "rectangle":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastseg.errors import UserError, shown
+from fastseg.errors import UserError, one_line, shown
 from fastseg.labels import LabelTable
 from fastseg.packing.masks import DecodedMask
 from fastseg.packing.sources.annotations import (
@@ -170,7 +170,7 @@ class YoloSegmentation:
     def _config(self, tree: Tree) -> tuple[Member, dict[str, Any]] | None:
         names = [name for name in tree.ending(".yaml", ".yml") if "/" not in name]
         for file in map(tree.__getitem__, sorted(names, key=lambda name: PurePosixPath(name).stem != "data")):
-            config = _load_yaml(file) if file.size <= MAX_YAML else None
+            config = _load_yaml(file)
             if isinstance(config, dict) and {"names", "nc"} & config.keys() and {"train", "val"} & config.keys():
                 return file, config
         return None
@@ -178,13 +178,18 @@ class YoloSegmentation:
 
 @lru_cache(maxsize=8)
 def _load_yaml(file: Member) -> Any:
-    """What a YAML holds, every number and word as text ("no" can be a class); None for a damaged one."""
+    """What a YAML holds, every number and word as text ("no" can be a class).
+
+    Raises :class:`UserError` for a damaged data.yaml; other damaged files are none of ours, and hold nothing.
+    """
     import yaml
 
     try:
-        return yaml.load(file.read(), yaml.BaseLoader)
-    except Exception:  # PyYAML raises TypeError, ValueError, RecursionError … besides its own
-        return None
+        return yaml.load(file.read(), yaml.BaseLoader) if file.size <= MAX_YAML else None
+    except Exception as error:  # PyYAML raises TypeError, ValueError, RecursionError … besides its own
+        if PurePosixPath(file.filename).stem != "data":
+            return None
+        raise UserError(f"{file} is not a readable YAML file ({one_line(str(error))}); mend it") from None
 
 
 def _names(config: dict[str, Any], file: Member) -> list[str]:
