@@ -20,6 +20,8 @@ from fastseg.shards.jpeg_tiles import MAX_PIXELS
 
 BACKGROUND = "background"
 """Name of the class of the pixels that no shape covers; its value is 0."""
+GRAY: Color = (96, 96, 96)
+"""Color of the background in overlays."""
 MAX_OUTLINE = 1 << 22
 """Pixels around a shape: what an image of 2 million by 1 would have. Longer ones take hours to draw."""
 
@@ -74,17 +76,21 @@ def number_classes(names: Iterable[str]) -> dict[str, int]:
     """Return the value of each name, in their order; :data:`BACKGROUND`, which may be among them, is 0."""
     values = {BACKGROUND: 0}
     for name in names:
-        if name.strip("_").lower() == BACKGROUND:
+        if _is_background(name):
             values[name] = 0
         else:
             values.setdefault(name, len(set(values.values())))
     return values
 
 
+def _is_background(name: str) -> bool:
+    return name.strip("_").lower() == BACKGROUND
+
+
 def class_table(tree: Tree, names: Iterable[str], where: str, colors: Mapping[str, Any] | None = None) -> LabelTable:
     """Return the classes of these names, whose values are 0, 1, … in their order; 255 is ignored.
 
-    Each has its color of ``colors``, or else one that is told apart from the others.
+    Each has its color of ``colors``, or else one that is told apart from the others; the background is gray.
     Raises :class:`UserError`, which names ``where``, for names that cannot be shown and for too many.
     """
     names = [parse_name(name, where) for name in names]
@@ -92,7 +98,8 @@ def class_table(tree: Tree, names: Iterable[str], where: str, colors: Mapping[st
         raise UserError(
             f"{where} has {len(names):,} classes; a mask holds {MAX_CLASSES} with the background: merge the rare ones"
         )
-    given: dict[str, Color] = {name: (c[0], c[1], c[2]) for name, c in (colors or {}).items() if is_color(c)}
+    given: dict[str, Color] = {name: GRAY for name in names if _is_background(name)}
+    given |= {name: (c[0], c[1], c[2]) for name, c in (colors or {}).items() if is_color(c)}
     free = distinct_colors(list(color) for color in given.values())
     classes = tuple(SegmentationClass(name, given[name] if name in given else next(free)) for name in names)
     values = {value: value for value in range(len(names))} | {IGNORE: IGNORE}
