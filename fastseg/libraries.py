@@ -21,6 +21,8 @@ _PACKAGES = {
     "PIL": "Pillow",
     "jinja2": "Jinja2",
     "tensorboard": "tensorboard",
+    "pycocotools": "pycocotools",
+    "yaml": "PyYAML",
 }
 """Packages that fastseg needs, by what is imported of them."""
 _NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}

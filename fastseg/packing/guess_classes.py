@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.labels import IGNORE, MAX_CLASSES, Color
+from fastseg.labels import IGNORE, MAX_CLASSES, Color, LabelTable
 from fastseg.packing.classes_json import distinct_colors
 from fastseg.packing.masks import DecodedMask, color_codes, decode_color
-from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source
+from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source, recognize
 from fastseg.packing.sources.samples import Mask
 from fastseg.packing.sources.splits import FindOptions
+from fastseg.packing.sources.tree import Member
 from fastseg.parallel import ordered_map, worker_count
 
 Key = int | Color
@@ -107,6 +108,8 @@ def write_guess(
 ) -> tuple[Guess, Path]:
     """Read all masks of the data set in ``root`` and write ``out`` (``root/classes.json``); the guess, and its path.
 
+    Of masks that are shapes, whose values are numbered here, it has the names that the data set brings.
+
     Raises :class:`UserError` where that file exists or cannot be written, and as :func:`guess_classes` does.
     """
     path = out or root / CLASSES
@@ -114,12 +117,37 @@ def write_guess(
         raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; name another: --classes FILE")
     if path.exists():
         raise UserError(f"{path} is there already; remove it to have it guessed anew")
-    guess = guess_classes(find_masks(root, options), workers, progress)
+    masks, table = _find_masks(root, options)
+    guess = guess_classes(masks, workers, progress)
+    if table:
+        guess = _name(guess, table)
     try:
         write_atomic(path, guess.to_json(root.resolve().name))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file: --classes FILE") from None
     return guess, path
+
+
+def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask], LabelTable | None]:
+    """The masks and, of shapes, their classes."""
+    if found := recognize(root, options):
+        source, tree = found
+        masks = [mask.member for mask in source.find(tree).masks]
+        if masks and not isinstance(masks[0], Member):
+            return masks, source.classes(tree)
+    return find_masks(root, options), None
+
+
+def _name(guess: Guess, table: LabelTable) -> Guess:
+    """The guess with a table's names and colors, and the classes that do not occur."""
+    classes = {value: table.classes[i] for value, i in table.train_ids.items() if i != IGNORE}
+    pixels: dict[Key, int] = {value: guess.pixels.get(value, 0) for value in classes}
+    return replace(
+        guess,
+        pixels={**pixels, **guess.pixels},
+        colors={**guess.colors, **{value: entry.color for value, entry in classes.items()}},
+        names={value: entry.name for value, entry in classes.items()},
+    )
 
 
 def open_source_or_guess(

@@ -14,12 +14,16 @@ from fastseg.packing.presets import PRESETS, preset_path
 from fastseg.packing.sources.by_names import ByNames, layout_of
 from fastseg.packing.sources.camvid import CamVid
 from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
+from fastseg.packing.sources.coco import CocoInstances
+from fastseg.packing.sources.coco_panoptic import CocoPanoptic
+from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, split_files
 from fastseg.packing.sources.tree import Tree, is_archive
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
+from fastseg.packing.sources.yolo import YoloSegmentation
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -54,6 +58,10 @@ SOURCES: tuple[Source, ...] = (
     Cityscapes(),
     Voc(),
     CamVid(),
+    CocoPanoptic(),
+    CocoInstances(),
+    Labelme(),
+    YoloSegmentation(),
     PairedFolders(
         "ADE20K",
         "images/{split}/{stem}.jpg",

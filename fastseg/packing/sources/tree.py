@@ -144,6 +144,13 @@ class Tree:
         """The names of all files that may be images, or masks, in order."""
         return [name for name in self.files if is_image(name)]
 
+    def ending(self, *suffixes: str) -> list[str]:
+        """Return the names of the files with these endings, in order: of the folder, or else of its archives."""
+        for candidates in (self._own, self._archived):
+            if found := [name for name in candidates if name.lower().endswith(suffixes)]:
+                return sorted(found)
+        return []
+
     def names(self, pattern: str) -> list[str]:
         """Return the names of the images that fit a pattern such as ``{split}/images/{stem}.*``, in order.
 

@@ -1,0 +1,228 @@
+"""COCO's JSON files: images, categories and annotations, and where the images lie."""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, TypeGuard
+
+from fastseg.errors import UserError, shown
+from fastseg.labels import MAX_CLASSES
+from fastseg.packing.sources.annotations import (
+    find_member,
+    find_split,
+    image_bases,
+    join,
+    read_json,
+    stem_of,
+)
+from fastseg.packing.sources.tree import Found, Member, Tree
+from fastseg.packing.sources.words import SPLIT_WORDS
+
+ARCHIVES = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
+"""COCO's own."""
+MAX_DEPTH = 3
+"""Folders above a COCO JSON; deeper ones belong to single images."""
+_COCO = re.compile(rb'"(?:images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
+_LABELME = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
+_KEPT = ("id", "category_id", "iscrowd", "segmentation", "segments_info", "file_name")
+
+
+@dataclass(frozen=True)
+class Picture:
+    id: int | str
+    file_name: str
+    height: Any
+    width: Any
+
+
+@dataclass(frozen=True)
+class Document:
+    """A COCO JSON, without what no mask needs."""
+
+    categories: dict[int, dict[str, Any]]
+    pictures: tuple[Picture, ...]
+    annotations: dict[int | str, bytes]
+    """Image id → its annotations, pickled: a sixth of the memory."""
+    used: frozenset[int]
+    """Categories that annotations have."""
+
+
+@dataclass(frozen=True)
+class ImageShapes:
+    """What both kinds of masks have: the annotations of one image."""
+
+    file: Member
+    """The JSON."""
+    picture: Picture
+    image: Member
+    annotations: bytes
+    """Pickled dictionaries."""
+    values: Mapping[int, int]
+    """Category → value."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, image {shown(self.picture.id)} ({self.image.filename})"
+
+    @property
+    def filename(self) -> str:
+        """The JSON's name."""
+        return self.file.filename
+
+    @property
+    def size(self) -> int:
+        """Bytes of the annotations."""
+        return len(self.annotations)
+
+    @property
+    def stamp(self) -> int:
+        """The JSON's stamp."""
+        return self.file.stamp
+
+    def load(self) -> list[dict[str, Any]]:
+        return pickle.loads(self.annotations) if self.annotations else []
+
+    def value(self, entry: Mapping[str, Any], where: str) -> int:
+        category = entry.get("category_id")
+        if not isinstance(category, int) or category not in self.values:
+            raise UserError(
+                f'{where} has the category_id {shown(category)}, which is none of "categories"; add the category or '
+                "remove the annotation"
+            )
+        return self.values[category]
+
+
+def coco_files(tree: Tree) -> list[str]:
+    """The JSON files that begin as COCO's do."""
+    names = [name for name in tree.ending(".json") if name.count("/") <= MAX_DEPTH]
+    heads = ((name, tree[name].head(4096)) for name in names)
+    return [name for name, head in heads if _COCO.search(head) and not _LABELME.search(head)]
+
+
+def is_panoptic(name: str) -> bool:
+    """Return whether a JSON file's name says that it is of a panoptic set."""
+    return "panoptic" in PurePosixPath(name).name.lower()
+
+
+@lru_cache(maxsize=8)
+def read_coco(file: Member) -> Document:
+    """Read a JSON once in this process: COCO's own has 450 MB."""
+    document = read_json(file)
+    lists: list[Any] = [document.get(key) for key in ("categories", "images")] if isinstance(document, dict) else []
+    if not lists or not all(isinstance(e, list) and all(isinstance(x, dict) for x in e) for e in lists):
+        raise UserError(f'{file} needs an object with lists of objects, "categories" and "images"; export it again')
+    pictures = _parse_pictures(lists[1], file)
+    annotations, used = _parse_annotations(document.get("annotations", []), pictures, file)
+    return Document(_parse_categories(lists[0], file), tuple(pictures.values()), annotations, used)
+
+
+def _parse_categories(entries: list[dict[str, Any]], file: Member) -> dict[int, dict[str, Any]]:
+    categories: dict[int, dict[str, Any]] = {}
+    for entry in entries:
+        number, name = entry.get("id"), entry.get("name")
+        if type(number) is not int or not is_text(name):
+            raise UserError(
+                f"{file} has the category {shown(entry)}; each needs a whole number as its id and a name: add them"
+            )
+        if number in categories:
+            raise UserError(f"{file} has the category id {shown(number)} twice; give each category its own")
+        categories[number] = {**{key: entry.get(key) for key in ("supercategory", "color")}, "name": name.strip()}
+    return categories
+
+
+def _parse_pictures(entries: list[dict[str, Any]], file: Member) -> dict[int | str, Picture]:
+    pictures: dict[int | str, Picture] = {}
+    for entry in entries:
+        number, name = entry.get("id"), entry.get("file_name")
+        if not (type(number) is int or is_text(number)) or not is_text(name):
+            raise UserError(f"{file} has the image {shown(entry)}; each needs an id and a file_name: add them")
+        if number in pictures:
+            raise UserError(f"{file} has the image id {shown(number)} twice; give each image its own")
+        pictures[number] = Picture(number, name, entry.get("height"), entry.get("width"))
+    return pictures
+
+
+def _parse_annotations(
+    entries: Any, pictures: Mapping[int | str, Picture], file: Member
+) -> tuple[dict[int | str, bytes], frozenset[int]]:
+    """The annotations of each image, pickled, and the categories that they have."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f'{file} has "annotations" that are no list of objects; export it again')
+    grouped: dict[int | str, list[dict[str, Any]]] = {}
+    strangers, used = [], set()
+    for entry in entries:
+        number = entry.get("image_id")
+        if isinstance(number, int | str) and number in pictures:
+            grouped.setdefault(number, []).append({key: entry[key] for key in _KEPT if key in entry})
+            used |= {category} if type(category := entry.get("category_id")) is int else set()
+        else:
+            strangers.append(number)
+    if strangers:
+        raise UserError(
+            f"{file} has {len(strangers)} annotations of images that it does not list, such as image_id "
+            f"{shown(strangers[0])}; add the images, or remove the annotations"
+        )
+    try:
+        return {number: pickle.dumps(entries) for number, entries in grouped.items()}, frozenset(used)
+    except RecursionError:
+        raise UserError(f"{file} has annotations nested too deep; export it again") from None
+
+
+def merge_categories(documents: Sequence[Document]) -> dict[int, dict[str, Any]]:
+    """The categories of all files, in the order of their ids."""
+    categories: dict[int, dict[str, Any]] = {}
+    for document in documents:
+        for number, entry in document.categories.items():
+            if (known := categories.setdefault(number, entry))["name"] != entry["name"]:
+                raise UserError(
+                    f"the JSON files call the category {number} {shown(known['name'])} and {shown(entry['name'])}; it "
+                    "must have one name in all: export the splits together"
+                )
+    if not categories:
+        raise UserError("the JSON files list no categories; export them with their classes")
+    return dict(sorted(categories.items()))
+
+
+def refuse_many(classes: int) -> None:
+    if classes > MAX_CLASSES:
+        raise UserError(
+            f"the JSON files have {classes:,} classes, the background among them; a mask holds {MAX_CLASSES}: merge or "
+            "remove categories"
+        )
+
+
+def find_images(tree: Tree, name: str, document: Document) -> tuple[list[tuple[Picture, Found]], list[tuple[str, str]]]:
+    """Return the images that the JSON ``name`` lists, and those that are not there, with the reason.
+
+    Raises :class:`UserError` where none is there.
+    """
+    of_file, file = find_split(name), tree[name]
+    subset = PurePosixPath(name).stem.lower().rpartition("_")[2]
+    spelled = [word for word, split in SPLIT_WORDS.items() if split == of_file]
+    bases = image_bases(name, dict.fromkeys((subset, *spelled)))
+    found, missing = list[tuple[Picture, Found]](), list[tuple[str, str]]()
+    for picture in document.pictures:
+        places = ((base, join(base, picture.file_name)) for base in bases)
+        base, place = next(((base, place) for base, place in places if find_member(tree, place)), ("", None))
+        if place is None:
+            inside = any(join(base, picture.file_name) for base in bases)
+            reason = "the image is not there" if inside else "file_name is no path inside the data set"
+            missing.append((f"{file}, image {shown(picture.id)} ({shown(picture.file_name)})", reason))
+            continue
+        if base != bases[0]:
+            bases = [base, *(other for other in bases if other != base)]
+        within = place.removeprefix(f"{base}/")
+        split = of_file or find_split(str(PurePosixPath(within).parent))
+        found.append((picture, Found(split, stem_of(within), tree[place], place)))
+    if missing and not found:
+        raise UserError(
+            f"none of the {len(missing)} images that {file} lists is there, such as {missing[0][0]}: {missing[0][1]}; "
+            f"put them beside the JSON or into {tree.root / 'images'}"
+        )
+    return found, missing
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())

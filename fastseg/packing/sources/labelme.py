@@ -1,0 +1,261 @@
+"""labelme: a JSON beside each image, whose shapes are drawn as labelme's own export draws them."""
+
+import binascii
+import json
+import re
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from posixpath import commonpath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fastseg.errors import UserError, shown
+from fastseg.labels import IGNORE, LabelTable
+from fastseg.packing.masks import DecodedMask
+from fastseg.packing.sources.annotations import (
+    BACKGROUND,
+    class_names,
+    class_table,
+    find_member,
+    find_split,
+    join,
+    number_classes,
+    parse_outline,
+    parse_size,
+    read_json,
+    stem_of,
+    upright_size,
+)
+from fastseg.packing.sources.samples import Files, Labeled
+from fastseg.packing.sources.tree import IMAGE_SUFFIXES, Found, Member, Tree, is_image
+from fastseg.shards.images import load_image
+
+IGNORED = "__ignore__"
+"""labelme's label of what is neither trained nor scored."""
+LABELS = "labels.txt"
+"""The labels in their order, a line each, as labelme's own converters take them."""
+SNIFFED = 20
+"""JSON files whose first bytes are looked at to recognize a set."""
+_HEAD = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
+_FLAT = ("line", "linestrip", "point", "points")
+"""Shapes without an area."""
+
+
+@dataclass(frozen=True)
+class _Peek:
+    """What has to be known of a JSON before it is drawn."""
+
+    labels: tuple[Any, ...] = ()
+    image: Any = None
+    embedded: bool = False
+    """Whether the image is in the JSON."""
+
+
+class EmbeddedImage(Member):
+    """The image that a labelme JSON holds itself, as base64."""
+
+    def _read(self) -> bytes:
+        return b64decode(json.loads(super()._read())["imageData"])
+
+
+@dataclass(frozen=True)
+class LabelmeMask:
+    """The shapes of one JSON, later ones over earlier ones; all else is background, value 0."""
+
+    file: Member
+    image: Member
+    values: Mapping[str, int]
+    """Label → value."""
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+    @property
+    def filename(self) -> str:
+        """The JSON's name."""
+        return self.file.filename
+
+    @property
+    def size(self) -> int:
+        """The JSON's bytes."""
+        return self.file.size
+
+    @property
+    def stamp(self) -> int:
+        """The JSON's stamp."""
+        return self.file.stamp
+
+    def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
+        """Draw them. Raises :class:`UserError`, which names file and shape, for what cannot be drawn."""
+        document = read_json(self.file)
+        shapes = document.get("shapes") if isinstance(document, dict) else None
+        if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+            raise UserError(f'{self.file} has no list of "shapes"; save it again with labelme')
+        if flat := Counter(f"{s['shape_type']} {shown(s.get('label'))}" for s in shapes if _is_flat(s)):
+            first = flat.most_common(1)[0][0]
+            raise UserError(
+                f"{self.file} has {sum(flat.values())} shapes without an area, such as the {first}; draw polygons "
+                "instead, or convert the set with labelme2voc.py, which makes lines 10 pixels wide"
+            )
+        height, width = self._size(document)
+        mask = Image.new("L", (width, height))
+        for place, shape in enumerate(shapes):
+            where = f"{self.file}, shape {place} ({shown(shape.get('label'))})"
+            draw_shape(mask, shape, self._value(shape.get("label"), where), where)
+        return DecodedMask(mask)
+
+    def _size(self, document: Mapping[str, Any]) -> tuple[int, int]:
+        height, width = document.get("imageHeight"), document.get("imageWidth")
+        if height is None and width is None:
+            return upright_size(self.image)
+        return parse_size(height, width, str(self.file))
+
+    def _value(self, label: Any, where: str) -> int:
+        if not isinstance(label, str) or label.strip() not in self.values:
+            raise UserError(f"{where} has a label that is none of the set's; mend it, or add it to {LABELS}")
+        return self.values[label.strip()]
+
+
+def draw_shape(mask: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
+    """Draw a shape and its outline onto a mask, as labelme's ``shape_to_mask`` does; ``where`` starts complaints."""
+    kind, draw = shape.get("shape_type") or "polygon", ImageDraw.Draw(mask)
+    if kind in ("polygon", "oriented_rectangle", "rotation"):
+        draw.polygon(_pairs(parse_outline(shape.get("points"), where)), fill=value, outline=value)
+        return
+    if kind not in ("rectangle", "circle", "mask"):
+        raise UserError(f"{where} is of the kind {shown(kind)}, which labelme does not have; draw a polygon instead")
+    points = parse_outline(shape.get("points"), where, fewest=2)
+    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
+        points = np.array([points.min(0), points.max(0)])
+    if len(points) != 2:
+        raise UserError(f"{where} has {len(points)} points, but a {kind} has two; draw it again, or remove it")
+    if kind == "rectangle":
+        draw.rectangle(_pairs(np.sort(points, axis=0)), fill=value, outline=value)
+    elif kind == "circle":
+        center, radius = points[0], float(np.hypot(*(points[1] - points[0])))
+        draw.ellipse(_pairs(np.array([center - radius, center + radius])), fill=value, outline=value)
+    else:
+        _paste_mask(mask, shape.get("mask"), points, value, where)
+
+
+def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points.tolist()]
+
+
+def _paste_mask(mask: Image.Image, data: Any, points: np.ndarray, value: int, where: str) -> None:
+    """Draw a mask that is a PNG in base64, between two corners, both included."""
+    try:
+        png = b64decode(data, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        png = b""
+    part = load_image(png, f"the mask of {where}", ("PNG",)).convert("L").point([0] + [255] * 255)
+    (left, top), (right, bottom) = points.astype(int).tolist()
+    if part.size != (right - left + 1, bottom - top + 1):
+        raise UserError(
+            f"{where} has a mask of {part.width}×{part.height} pixels between corners for {right - left + 1}×"
+            f"{bottom - top + 1}; draw it again, or remove it"
+        )
+    mask.paste(value, (left, top, right + 1, bottom + 1), part)
+
+
+def _is_flat(shape: Mapping[str, Any]) -> bool:
+    return shape.get("shape_type") in _FLAT
+
+
+class Labelme:
+    """The source: JSON files of labelme and the images that they name, have beside them or hold."""
+
+    name = "labelme"
+    archives: tuple[str, ...] = ()
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether one of the first JSON files begins as labelme's do."""
+        return any(_HEAD.search(tree[name].head(4096)) for name in tree.ending(".json")[:SNIFFED])
+
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks, JSON files without their image, and images without a JSON, which are left out."""
+        values = self._numbers(tree) | {IGNORED: IGNORE}
+        images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
+        files = _peek_all(tree)
+        common = commonpath([f"/{PurePosixPath(name).parent}" for name, _, _ in files] or ["/"])
+        for name, file, peek in files:
+            place, image = _find_image(tree, name, file, peek)
+            if image is None:
+                unread.append((str(file), "its image is not beside it"))
+                continue
+            split = find_split(str(PurePosixPath(name).parent))
+            stem = stem_of(f"/{name}".removeprefix(common).strip("/"))
+            images.append(Found(split, stem, image, place))
+            masks.append(Labeled(split, stem, LabelmeMask(file, image, values), name))
+        known = {image.name for image in images}
+        strays = [(name, "the image has no JSON of labelme") for name in tree.images if name not in known]
+        return Files(images, masks, unread, strays)
+
+    def classes(self, tree: Tree) -> LabelTable:
+        """Return the background, value 0, and the labels: as labels.txt lists them, or else in alphabetical order.
+
+        ``__ignore__`` is ignored, and ``_background_`` is the background.
+        """
+        return class_table(tree, [_shown_name(name) for name in class_names(self._numbers(tree))], str(tree.root))
+
+    def _numbers(self, tree: Tree) -> dict[str, int]:
+        if listed := find_member(tree, LABELS):
+            lines = listed.read().decode("utf-8", "replace").splitlines()
+            labels = dict.fromkeys(line.strip() for line in lines if line.strip())
+        else:
+            texts = (label for _, _, peek in _peek_all(tree) for label in peek.labels if isinstance(label, str))
+            labels = dict.fromkeys(sorted({text.strip() for text in texts}))
+        return number_classes(label for label in labels if label and label != IGNORED)
+
+
+def _shown_name(name: str) -> str:
+    return BACKGROUND if name == f"_{BACKGROUND}_" else name
+
+
+def _peek_all(tree: Tree) -> list[tuple[str, Member, _Peek]]:
+    """The JSON files of labelme; others are left out."""
+    files = [(name, tree[name]) for name in tree.ending(".json")]
+    peeks = _peek(tuple(file for _, file in files))
+    return [(name, file, peek) for (name, file), peek in zip(files, peeks, strict=True) if peek]
+
+
+@lru_cache(maxsize=2)
+def _peek(files: tuple[Member, ...]) -> tuple[_Peek | None, ...]:
+    """Look into JSON files, once in this process."""
+    return tuple(_peek_one(file) for file in files)
+
+
+def _peek_one(file: Member) -> _Peek | None:
+    try:
+        document = read_json(file)
+    except UserError:  # decode() says so, for all of them at once
+        return _Peek()
+    if not isinstance(document, dict) or not {"shapes", "imagePath", "imageData"} & document.keys():
+        return None
+    shapes = document.get("shapes")
+    labels = dict.fromkeys(
+        label
+        for shape in (shapes if isinstance(shapes, list) else [])
+        if isinstance(shape, dict) and isinstance(label := shape.get("label"), str)
+    )
+    return _Peek(tuple(labels), document.get("imagePath"), isinstance(document.get("imageData"), str))
+
+
+def _find_image(tree: Tree, name: str, file: Member, peek: _Peek) -> tuple[str, Member | None]:
+    """The image of a JSON: the one it names, or beside it of that name or its own; or the one it holds."""
+    folder, stem = str(PurePosixPath(name).parent).removeprefix("."), name[: -len(".json")]
+    named = peek.image if isinstance(peek.image, str) else ""
+    places = [join(folder, named), join(folder, re.split(r"[/\\]", named)[-1])] if named.strip() else []
+    beside = (stem + suffix for suffix in (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)))
+    for place in (*places, *beside):
+        if place and is_image(place) and (image := find_member(tree, place)):
+            return place, image
+    if peek.embedded:
+        return name, EmbeddedImage(file.path, file.size, file.stamp, file.name, file.offset)
+    return name, None

@@ -1,0 +1,264 @@
+"""YOLO's segmentation sets, as Ultralytics means them: a data.yaml, images, and a text file of outlines for each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from posixpath import normpath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastseg.errors import UserError, one_line, shown
+from fastseg.labels import LabelTable
+from fastseg.packing.masks import DecodedMask
+from fastseg.packing.sources.annotations import (
+    class_names,
+    class_table,
+    find_member,
+    is_absolute,
+    join,
+    number_classes,
+    stem_of,
+    upright_size,
+)
+from fastseg.packing.sources.samples import Files, Labeled
+from fastseg.packing.sources.tree import Found, Member, Tree
+from fastseg.packing.sources.words import SPLIT_WORDS
+
+MAX_YAML = 1 << 20
+"""Bytes of a data.yaml; names of a thousand classes take 20 kB."""
+MAX_OFF = 0.01
+"""Most that a coordinate may lie outside 0…1, as Ultralytics takes it."""
+
+
+@dataclass(frozen=True)
+class YoloMask:
+    """The outlines of one text file, smaller ones over larger ones; all else is background, value 0."""
+
+    file: Member | None
+    """None: background only."""
+    image: Member
+    values: tuple[int, ...]
+    """Value of each of the set's classes."""
+
+    def __str__(self) -> str:
+        return str(self.file or f"{self.image} (without a text file)")
+
+    @property
+    def filename(self) -> str:
+        """The text file's name; empty without one."""
+        return self.file.filename if self.file else ""
+
+    @property
+    def size(self) -> int:
+        """The text file's bytes."""
+        return self.file.size if self.file else 0
+
+    @property
+    def stamp(self) -> int:
+        """The text file's stamp."""
+        return self.file.stamp if self.file else 0
+
+    def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
+        """Draw them. Raises :class:`UserError`, which names file and line, for what cannot be drawn."""
+        height, width = upright_size(self.image)
+        drawn = [(value, points * np.array((width, height), np.float32)) for value, points in self._outlines()]
+        return DecodedMask(fill_outlines(drawn, height, width))
+
+    def _outlines(self) -> list[tuple[int, NDArray[np.float32]]]:
+        """Value and points of each object, in shares of width and height."""
+        lines = self.file.read().decode("utf-8", "replace").splitlines() if self.file else []
+        rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+        if boxes := [number for number, row in rows if len(row) == 5]:
+            raise UserError(
+                f"{self} has {len(boxes)} boxes, such as in line {boxes[0]}; a box is no mask: export the set as YOLO "
+                "segmentation, with outlines"
+            )
+        return [self._parse(row, f"{self}, line {number}") for number, row in rows]
+
+    def _parse(self, row: list[str], where: str) -> tuple[int, NDArray[np.float32]]:
+        try:
+            number, points = float(row[0]), np.array(row[1:], np.float32)
+        except ValueError:
+            raise UserError(f"{where} has {shown(' '.join(row))}, which are no numbers; export the set again") from None
+        if number not in range(len(self.values)):
+            raise UserError(
+                f"{where} has the class {shown(row[0])}, but data.yaml names {len(self.values)}; add it there, or "
+                "remove the line"
+            )
+        if points.size < 6 or points.size % 2:
+            raise UserError(
+                f"{where} has {points.size} coordinates; an outline has at least 3 pairs: draw it again, or remove the "
+                "line"
+            )
+        if not ((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)).all():  # NaN is neither
+            raise UserError(
+                f"{where} has coordinates that are not from 0 to 1, such as "
+                f"{row[1 + int(np.argmin((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)))]}; they are shares of width "
+                "and height: export the set again"
+            )
+        return self.values[int(number)], points.reshape(-1, 2)
+
+
+def fill_outlines(drawn: Sequence[tuple[int, NDArray[np.float32]]], height: int, width: int) -> Image.Image:
+    """Fill outlines, in pixels, with values as Ultralytics does: at whole pixels, by OpenCV, smaller ones on top."""
+    import cv2
+
+    parts = []
+    for value, points in drawn:
+        part = np.zeros((height, width), np.uint8)
+        parts.append((int(cv2.countNonZero(cv2.fillPoly(part, [points.astype(np.int32)], 1))), value, points))
+    canvas = np.zeros((height, width), np.uint8)
+    for _, value, points in sorted(parts, key=lambda part: -part[0]):
+        cv2.fillPoly(canvas, [points.astype(np.int32)], value)
+    return Image.fromarray(canvas)
+
+
+class YoloSegmentation:
+    """The source: a data.yaml (or any .yaml with names and splits), images, and labels/…/STEM.txt.
+
+    An image without a text file is background only.
+    """
+
+    name = "YOLO segmentation"
+    archives: tuple[str, ...] = ()
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether there is such a YAML."""
+        return self._config(tree) is not None
+
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks. Raises :class:`UserError` where a split of the YAML is not there."""
+        if find_spec("cv2") is None:
+            raise UserError("YOLO's outlines are filled by OpenCV; install it: pip install opencv-python-headless")
+        file, config = self._known(tree)
+        names, images, masks = _names(config, file), list[Found](), list[Labeled]()
+        numbers = number_classes(names)
+        values = tuple(numbers[name] for name in names)
+        for word, split in SPLIT_WORDS.items():
+            entries = config[word] if config.get(word) else []
+            listed = [pair for entry in _as_list(entries) for pair in _list_images(tree, config, entry, file)]
+            found = [Found(split, stem, tree[name], name) for stem, name in listed]
+            labels = [find_member(tree, label_name(image.name)) for image in found]
+            images += found
+            if any(labels):
+                masks += [
+                    Labeled(split, image.stem, YoloMask(label, image.member, values), image.name)
+                    for image, label in zip(found, labels, strict=True)
+                ]
+            elif found and split != "test":
+                raise UserError(
+                    f"the images of {split} in {file} have no text files, such as "
+                    f"{tree.root / label_name(found[0].name)}; put the folder labels beside images"
+                )
+        return Files(images, masks)
+
+    def classes(self, tree: Tree) -> LabelTable:
+        """Return the background, value 0, and the names of the YAML, whose number n has the value n + 1."""
+        file, config = self._known(tree)
+        return class_table(tree, class_names(number_classes(_names(config, file))), str(file))
+
+    def _known(self, tree: Tree) -> tuple[Member, dict[str, Any]]:
+        if (found := self._config(tree)) is None:
+            raise UserError(f"{tree.root} has no data.yaml that names classes and splits; add it")
+        return found
+
+    def _config(self, tree: Tree) -> tuple[Member, dict[str, Any]] | None:
+        names = [name for name in tree.ending(".yaml", ".yml") if "/" not in name]
+        for file in map(tree.__getitem__, sorted(names, key=lambda name: PurePosixPath(name).stem != "data")):
+            config = _load_yaml(file)
+            if isinstance(config, dict) and {"names", "nc"} & config.keys() and {"train", "val"} & config.keys():
+                return file, config
+        return None
+
+
+@lru_cache(maxsize=8)
+def _load_yaml(file: Member) -> Any:
+    """What a YAML holds, every number and word as text ("no" can be a class).
+
+    Raises :class:`UserError` for a damaged data.yaml; other damaged files are none of ours, and hold nothing.
+    """
+    import yaml
+
+    try:
+        return yaml.load(file.read(), yaml.BaseLoader) if file.size <= MAX_YAML else None
+    except Exception as error:  # PyYAML raises TypeError, ValueError, RecursionError … besides its own
+        if PurePosixPath(file.filename).stem != "data":
+            return None
+        raise UserError(f"{file} is not a readable YAML file ({one_line(str(error))}); mend it") from None
+
+
+def _names(config: dict[str, Any], file: Member) -> list[str]:
+    names = config.get("names")
+    if isinstance(names, dict) and all(isinstance(key, str) and key.strip().isdecimal() for key in names):
+        numbered = {int(key): name for key, name in names.items()}
+        names = [numbered.get(number) for number in range(len(numbered))]
+    if names is None and (count := str(config.get("nc")).strip()).isdecimal() and len(count) < 4:
+        names = [f"class {number}" for number in range(int(count))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(
+            f"{file} has the names {shown(config.get('names'))}; write a list of them, or numbers from 0 with a name "
+            "each"
+        )
+    return [name.strip() for name in names]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _list_images(tree: Tree, config: dict[str, Any], entry: Any, file: Member) -> list[tuple[str, str]]:
+    """Stem and name of each image in a folder, or in a text file of names."""
+    for place in _places(config.get("path"), entry):
+        if place.endswith(".txt") and (listed := find_member(tree, place)):
+            return [(stem_of(PurePosixPath(name).name), name) for name in _read_list(tree, listed, place, config)]
+        below = "" if place == "." else f"{place}/"
+        if images := [name for name in tree.images if name.startswith(below)]:
+            return [(stem_of(name.removeprefix(below)), name) for name in images]
+    raise UserError(
+        f"{file} names the images {shown(entry)}, which are not inside {tree.root}; write a path relative to data.yaml"
+    )
+
+
+def _places(path: Any, entry: Any) -> list[str]:
+    """Where a path of the YAML may lie in the tree; of one from another machine, its last parts."""
+    if not isinstance(entry, str) or "\0" in entry:
+        return []
+    slashes = entry.strip().replace("\\", "/")
+    if is_absolute(slashes):
+        parts = [part for part in slashes.split("/") if part][1:]
+        return ["/".join(parts[start:]) for start in range(len(parts)) if ".." not in parts]
+    base = path.strip() if isinstance(path, str) and not is_absolute(path.strip()) else ""
+    inside = normpath(slashes)
+    while inside.startswith("../"):  # Roboflow's ../train/images is meant so
+        inside = inside[3:]
+    return list(dict.fromkeys(place for place in (join(base, slashes), join("", slashes), join("", inside)) if place))
+
+
+def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -> list[str]:
+    """The images that a text file names: relative to itself (./), or to the data set."""
+    names, missing = list[str](), list[str]()
+    folder = str(PurePosixPath(place).parent).removeprefix(".")
+    for line in listed.read().decode("utf-8", "replace").splitlines():
+        if line.strip():
+            candidates = [*_places(config.get("path"), line), *_places(folder, line)]
+            found = next((name for name in candidates if find_member(tree, name)), None)
+            (names if found else missing).append(found or line.strip())
+    if missing:
+        raise UserError(
+            f"{listed} names {len(missing)} images that are not inside {tree.root}, such as {shown(missing[0])}; write "
+            "paths relative to data.yaml, or remove them"
+        )
+    return names
+
+
+def label_name(image: str) -> str:
+    """Return the text file of an image: the last ``images`` of its folders is ``labels``."""
+    head, images, tail = f"/{image}".rpartition("/images/")
+    return (
+        f"{head}/labels/{tail}".strip("/").rpartition(".")[0] + ".txt" if images else f"{image.rpartition('.')[0]}.txt"
+    )

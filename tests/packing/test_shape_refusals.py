@@ -1,0 +1,394 @@
+"""Annotation files that are damaged, hostile or of another task: one sentence for each, and never a traceback."""
+
+import json
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastseg.errors import UserError
+from fastseg.packing.sources import DataSet, open_source
+from layouts import noise
+from shape_layouts import (
+    SIZE,
+    labelme_shapes,
+    write_labelme_json,
+    write_one_coco,
+    write_panoptic,
+    write_yolo,
+)
+
+# pycocotools is older than numpy's argument.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def decode_all(found: DataSet) -> None:
+    for sample in found.samples:
+        if sample.mask:
+            image = sample.mask.decode().image
+            assert image.mode == "L"
+            assert set(np.unique(np.asarray(image)).tolist()) <= found.table.train_ids.keys()
+
+
+def annotation(document: dict[str, Any], **fields: Any) -> None:
+    document["annotations"][0].update(fields)
+
+
+def segmentation(value: Any) -> Edit:
+    return lambda document: annotation(document, segmentation=value)
+
+
+def runs(counts: Any, size: Any = (SIZE[1], SIZE[0])) -> Edit:
+    return segmentation({"counts": counts, "size": list(size)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (segmentation([[1, 2, 3]]), r"annotation 1 has the points \[1, 2, 3\]; at least 3 pairs of numbers make"),
+        (segmentation([[1, 2, 3, 4]]), "annotation 1 has the points"),
+        (segmentation([[1, 2, 3, 4, 5, float("nan")]]), "annotation 1 has the points"),
+        (segmentation([[1, 2, 3, 4, 5, "x"]]), "annotation 1 has the points"),
+        (segmentation([[1, 2, 3, 4, 5, None]]), "annotation 1 has the points"),
+        (segmentation([[1, 2, 3, 4, 5, 1 << 2000]]), "annotation 1 has the points"),
+        (segmentation([1, 2, 3, 4, 5, 6]), "annotation 1 has the points None"),
+        (segmentation([[0, 0, 1e9, 0, 1e9, 1e9]]), "an outline far larger than any image"),
+        (segmentation([[0, 0, 1e300, 0, -1e300, 1e300]]), "an outline far larger than any image"),
+        (segmentation([]), r"annotation 1 has no segmentation \(found: \[\]\); a box is no mask"),
+        (segmentation(None), "annotation 1 has no segmentation"),
+        (runs([10, 20]), r"annotation 1 has runs \(RLE\), \[10, 20\], that do not fill its 48×64 pixels; export"),
+        (runs([-10, 48 * 64 + 10]), "has runs"),
+        (runs([True, 48 * 64 - 1]), "has runs"),
+        (runs("~~~"), "has runs"),
+        (runs("PPPPPPPPPPPP1"), "has runs"),
+        (runs("1P"), "has runs"),
+        (runs("0oooo0" * 50), "has runs"),
+        (runs("é1"), "has runs"),
+        (runs(7), "has runs"),
+        (runs([48 * 64], (9, 9)), r"has runs \(RLE\) of the size \[9, 9\], its image \[48, 64\]; export"),
+        (runs([48 * 64], (1 << 40, 1 << 40)), "of the size"),
+        (lambda d: annotation(d, category_id=99), r"has the category_id 99, which is none of \"categories\"; add"),
+        (lambda d: annotation(d, category_id=[3]), "has the category_id"),
+        (lambda d: annotation(d, category_id=None), "has the category_id"),
+        (
+            lambda d: annotation(d, image_id=77),
+            "has 1 annotations of images that it does not list, such as image_id 77",
+        ),
+        (lambda d: annotation(d, image_id="0"), "does not list"),
+        (lambda d: annotation(d, image_id={}), "does not list"),
+        (lambda d: d["images"][0].update(height=1 << 40), "has the height .* and width 64; they must be whole numbers"),
+        (lambda d: d["images"][0].update(height="48"), "has the height '48'"),
+        (lambda d: d["images"][0].update(height=None), "has the height None"),
+        (lambda d: d["images"][1].update(id=0), "has the image id 0 twice; give each image its own"),
+        (lambda d: d["images"][1].update(id=None), "each needs an id and a file_name"),
+        (lambda d: d["images"][1].update(file_name=""), "each needs an id and a file_name"),
+        (lambda d: d["images"][1].update(file_name="../x.png"), "the image is not there"),
+        (
+            lambda d: d["images"][1].update(file_name="../../../../etc/x.png"),
+            "file_name is no path inside the data set; add",
+        ),
+        (
+            lambda d: d["images"][1].update(file_name="/etc/passwd"),
+            r"image 1 \('/etc/passwd'\): file_name is no path inside",
+        ),
+        (lambda d: d["images"][1].update(file_name="C:\\x.png"), "file_name is no path inside"),
+        (lambda d: d["images"][1].update(file_name="a\0b.png"), "file_name is no path inside"),
+        (lambda d: d["images"][1].update(file_name="x" * 5000), "the image is not there"),
+        (
+            lambda d: d["images"][1].update(file_name="gone.png"),
+            r"image 1 \('gone\.png'\): the image is not there; add it",
+        ),
+        (lambda d: d["categories"][1].update(id=3), "has the category id 3 twice; give each category its own"),
+        (lambda d: d["categories"][1].update(id="3"), "each needs a whole number as its id and a name"),
+        (lambda d: d["categories"][1].update(name="\x1b[2J"), "has the name"),
+        (lambda d: d.update(categories=[]), "list no categories"),
+        (lambda d: d.update(categories={}), "needs an object with lists of objects"),
+        (lambda d: d.update(images=[1]), "needs an object with lists of objects"),
+        (lambda d: d.update(annotations=7), 'has "annotations" that are no list of objects'),
+        (lambda d: d.update(annotations=[]), "has no annotations; export it with them"),
+        (lambda d: d.update(annotations=[], images=[]), "has no annotations; export it with them"),
+        (
+            lambda d: d.update(categories=[{"id": i, "name": f"class {i}"} for i in range(300)]),
+            "have 301 classes, the background among them; a mask holds 255: merge or remove categories",
+        ),
+    ],
+)
+def test_a_wrong_coco_is_refused_in_one_sentence(tmp_path: Path, edit: Edit, sentence: str) -> None:
+    folder = write_one_coco(tmp_path / "set")
+    document = json.loads((folder / "annotations.json").read_text())
+    edit(document)
+    (folder / "annotations.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=sentence) as refused:
+        decode_all(open_source(folder))
+    assert "annotations.json" in str(refused.value) or "JSON files" in str(refused.value)
+    assert len(str(refused.value)) < 700
+
+
+def test_a_damaged_coco_is_named(tmp_path: Path) -> None:
+    folder = write_one_coco(tmp_path / "set")
+    whole = (folder / "annotations.json").read_text()
+    deep = '{"images": ' + "[" * 100_000
+    for text in (whole[:-10], deep, '{"images": [' + "9" * 9000, whole.replace("{", "[", 3)):
+        (folder / "annotations.json").write_text(text)
+        with pytest.raises(
+            UserError, match=r"annotations\.json (is not a readable JSON file \(.*\); export it again|needs)"
+        ):
+            open_source(folder)
+
+
+def test_splits_of_coco_agree_on_their_categories(tmp_path: Path) -> None:
+    folder = write_one_coco(tmp_path / "set")
+    document = json.loads((folder / "annotations.json").read_text())
+    document["categories"][0]["name"] = "hen"
+    (folder / "val.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="call the category 3 'cat' and 'hen'; it must have one name in all"):
+        open_source(folder)
+
+
+def test_coco_without_sizes_takes_those_of_the_images(tmp_path: Path) -> None:
+    folder = write_one_coco(tmp_path / "set")
+    document = json.loads((folder / "annotations.json").read_text())
+    for image in document["images"]:
+        del image["height"], image["width"]
+    before = [s.mask.decode().image.tobytes() for s in open_source(folder).samples if s.mask]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    assert [s.mask.decode().image.tobytes() for s in open_source(folder).samples if s.mask] == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda a: a["segments_info"].pop(), r"0\.png has \d+ pixels of the segment \d+, which \S+ does not list"),
+        (lambda a: a["segments_info"][0].update(category_id=9), "segment .* has the category_id 9, which is none"),
+        (lambda a: a["segments_info"][0].update(id="x"), "has no number"),
+        (lambda a: a.update(segments_info=None), 'has no list "segments_info"'),
+        (lambda a: a.update(file_name="../../0.png"), "its panoptic mask is not in"),
+        (lambda a: a.update(file_name=None), "image 0: its panoptic mask is not in"),
+    ],
+)
+def test_a_wrong_panoptic_set_is_refused_in_one_sentence(tmp_path: Path, edit: Edit, sentence: str) -> None:
+    folder = write_panoptic(tmp_path / "set")
+    path = folder / "annotations" / "panoptic_train2017.json"
+    document = json.loads(path.read_text())
+    edit(document["annotations"][0])
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=sentence):
+        decode_all(open_source(folder))
+
+
+def test_a_panoptic_mask_without_colors_is_refused(tmp_path: Path) -> None:
+    folder = write_panoptic(tmp_path / "set")
+    path = folder / "annotations" / "panoptic_train2017" / "000000000000.png"
+    Image.open(path).convert("L").save(path)
+    with pytest.raises(UserError, match=r"000000000000\.png has no colors \(RGB\), which number segments"):
+        decode_all(open_source(folder))
+
+
+def shape(**fields: Any) -> Edit:
+    return lambda document: document["shapes"][1].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (shape(shape_type="line"), r"has 1 shapes without an area, such as the line 'cat'; draw polygons"),
+        (shape(shape_type="linestrip"), "such as the linestrip 'cat'"),
+        (shape(shape_type="point"), "such as the point 'cat'"),
+        (shape(shape_type="star"), r"shape 1 \('cat'\) is of the kind 'star', which labelme does not have"),
+        (shape(shape_type=["line"]), "is of the kind"),
+        (shape(shape_type="polygon"), "at least 3 pairs of numbers"),
+        (shape(points=[[1, 2]]), "at least 2 pairs of numbers"),
+        (shape(points=[[1, 2], [3, 4], [5, 6]]), "has 3 points, but a rectangle has two"),
+        (shape(points=[[1, 2], [3, float("inf")]]), "at least 2 pairs of numbers"),
+        (shape(points=[[1, 2], [3, 1e12]]), "an outline far larger than any image"),
+        (shape(points=None), "at least 2 pairs of numbers"),
+        (shape(label=None), r"shape 1 \(None\) has a label that is none of the set's"),
+        (shape(label=""), "has a label that is none of the set's"),
+        (shape(shape_type="mask"), "the mask of .* is not an image"),
+        (shape(shape_type="mask", mask="é"), "the mask of .* is not an image"),
+        (
+            lambda d: d["shapes"][5].update(points=[[0, 0], [9, 9]]),
+            "has a mask of 9×5 pixels between corners for 10×10",
+        ),
+        (lambda d: d.update(shapes=None), 'has no list of "shapes"'),
+        (lambda d: d.update(shapes=[1]), 'has no list of "shapes"'),
+        (lambda d: d.update(imageHeight=1 << 40), "has the height"),
+        (lambda d: d.update(imageHeight=-5), "has the height -5"),
+    ],
+)
+def test_a_wrong_labelme_json_is_refused_in_one_sentence(tmp_path: Path, edit: Edit, sentence: str) -> None:
+    image = tmp_path / "a.jpg"
+    noise(1, SIZE).save(image)
+    path = write_labelme_json(image, labelme_shapes(np.random.default_rng(0)))
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=sentence) as refused:
+        decode_all(open_source(tmp_path))
+    assert "a.json" in str(refused.value)
+
+
+def test_damaged_labelme_files_are_named_sample_by_sample(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        noise(1, SIZE).save(tmp_path / f"{name}.jpg")
+        write_labelme_json(tmp_path / f"{name}.jpg", labelme_shapes(np.random.default_rng(0)))
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.json").write_text('{"shapes": [{"label": "dog"')
+    for sample in open_source(tmp_path).samples:
+        assert sample.mask
+        if sample.key == "b":
+            sample.mask.decode()
+            continue
+        with pytest.raises(UserError, match=rf"{sample.key}\.json is not a readable JSON file"):
+            sample.mask.decode()
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("0 0.5 0.5 0.2 0.2", "has 1 boxes, such as in line 1; a box is no mask: export the set as YOLO segmentation"),
+        ("0 0.5 0.5 0.2", "line 1 has 3 coordinates; an outline has at least 3 pairs"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "line 1 has 7 coordinates"),
+        ("3 0.1 0.1 0.2 0.2 0.3 0.3", r"line 1 has the class '3', but data\.yaml names 3; add it there"),
+        ("-1 0.1 0.1 0.2 0.2 0.3 0.3", "has the class '-1'"),
+        ("0.5 0.1 0.1 0.2 0.2 0.3 0.3", "has the class"),
+        ("nan 0.1 0.1 0.2 0.2 0.3 0.3", "has the class"),
+        ("1e400 0.1 0.1 0.2 0.2 0.3 0.3", "has the class"),
+        ("tree 0.1 0.1 0.2 0.2 0.3 0.3", "which are no numbers"),
+        ("0 0.1 0.1 0.2 0.2 0.3 1.5", r"has coordinates that are not from 0 to 1, such as 1\.5; they are shares"),
+        ("0 0.1 0.1 0.2 nan 0.3 0.3", "such as nan"),
+        ("0 0.1 0.1 0.2 1e400 0.3 0.3", "such as 1e400"),
+        ("\udcff\x00", "has the class|no numbers"),
+    ],
+)
+def test_a_wrong_yolo_line_is_refused_in_one_sentence(tmp_path: Path, line: str, sentence: str) -> None:
+    folder = write_yolo(tmp_path / "set")
+    (folder / "labels" / "train" / "train_0.txt").write_bytes(f"{line}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=rf"train_0\.txt.*({sentence})"):
+        decode_all(open_source(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: images/train\nnames: []", r"has the names \[\]; write a list of them"),
+        ("train: images/train\nnames: {a: b}", "has the names"),
+        ("train: images/train\nnames: {0: a, 2: b}", "has the names"),
+        ("train: images/train\nnames: [[a], b]", "has the names"),
+        ("train: images/train\nnc: many", "has the names None"),
+        ("train: images/trains\nnames: [a]", "names the images 'images/trains', which are not inside"),
+        ("train: ../../../etc\nnames: [a]", "which are not inside"),
+        ("train: {a: b}\nnames: [a]", "which are not inside"),
+        ("train: /etc\nnames: [a]", "which are not inside"),
+        ("train: bad.txt\nnames: [a]", r"bad\.txt names 1 images that are not inside \S+, such as '/etc/passwd'"),
+        (
+            "train: images/train\nnames: [" + ", ".join(f"n{i}" for i in range(255)) + "]",
+            "has 256 classes; a mask holds",
+        ),
+        ("train: images/unlabeled\nnames: [a]", r"the images of train in \S+ have no text files, such as \S+labels/un"),
+    ],
+)
+def test_a_wrong_yolo_yaml_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    folder = write_yolo(tmp_path / "set")
+    (folder / "bad.txt").write_text("/etc/passwd\n")
+    (folder / "images" / "unlabeled").mkdir()
+    noise(1, SIZE).save(folder / "images" / "unlabeled" / "a.png")
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        open_source(folder)
+
+
+def test_other_yamls_are_no_yolo_sets(tmp_path: Path) -> None:
+    for text in ("{}", "- 1", "names: [a]", "!!python/object:os.system x", "7", ""):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(UserError) as refused:
+            open_source(tmp_path)
+        assert "YAML" not in str(refused.value)
+    for text in ("a: [1", "? {a: b}\n: c", "\x00", "a: " + "[" * 100_000, "*b", "&a [*a]"):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"data\.yaml is not a readable YAML file \(.*\); mend it"):
+            open_source(tmp_path)
+
+
+def test_a_class_called_background_is_the_background(tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path / "set")
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [tree, Background, tree]\n")
+    found = open_source(folder)
+    assert [entry.name for entry in found.table.classes] == ["Background", "tree"]
+    decode_all(found)
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["polygon", "circle", "mask", "rectangle", "", "../x", 0, 3, 1e9, -1]),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def spoil(value: Any, choose: random.Random, new: Any) -> Any:
+    """Replace something, anywhere in a JSON document."""
+    if isinstance(value, dict | list) and value and choose.random() < 0.9:
+        key = choose.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        value[key] = spoil(value[key], choose, new)
+        return value
+    return new
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path, str]]:
+    """Of each kind: the folder, the file to spoil, its text."""
+    root = tmp_path_factory.mktemp("sets")
+    one, panoptic, labelme = write_one_coco(root / "one"), write_panoptic(root / "panoptic"), root / "labelme"
+    labelme.mkdir()
+    noise(1, SIZE).save(labelme / "a.jpg")
+    files = {
+        "coco": (one, one / "annotations.json"),
+        "panoptic": (panoptic, panoptic / "annotations" / "panoptic_train2017.json"),
+        "labelme": (labelme, write_labelme_json(labelme / "a.jpg", labelme_shapes(np.random.default_rng(0)))),
+    }
+    return {kind: (folder, path, path.read_text()) for kind, (folder, path) in files.items()}
+
+
+@pytest.mark.parametrize("kind", ["coco", "panoptic", "labelme"])
+@settings(max_examples=150, deadline=None)
+@given(value=VALUES, seed=st.integers(0, 1 << 30))
+def test_a_spoiled_json_is_read_or_refused(
+    sets: dict[str, tuple[Path, Path, str]], kind: str, value: Any, seed: int
+) -> None:
+    folder, path, text = sets[kind]
+    path.write_text(json.dumps(spoil(json.loads(text), random.Random(seed), value)))
+    with suppress(UserError):
+        decode_all(open_source(folder))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    names=VALUES | st.lists(st.text(min_size=1, max_size=5), max_size=5),
+    train=VALUES | st.just("images/train"),
+    line=st.text(alphabet="0123456789.-e \n", max_size=60) | st.text(max_size=20),
+)
+def test_a_spoiled_yolo_set_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, names: Any, train: Any, line: str
+) -> None:
+    folder = tmp_path_factory.mktemp("yolo")
+    (folder / "images" / "train").mkdir(parents=True)
+    (folder / "labels" / "train").mkdir(parents=True)
+    noise(1, (16, 8)).save(folder / "images" / "train" / "a.png")
+    (folder / "labels" / "train" / "a.txt").write_bytes(line.encode("utf-8", "replace"))
+    (folder / "data.yaml").write_text(json.dumps({"names": names, "train": train, "path": "."}))
+    with suppress(UserError):
+        decode_all(open_source(folder))
