@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from bench.suite.processes import MARK
+
+from bench.runner.processes import MARK
 
 BIN = Path(sys.executable).parent
 PYTHONS = ("python", "python3", sys.executable)
