@@ -45,7 +45,7 @@ def match_weights(arch: str, own: State, state: State) -> Match:
     else:
         state = _add_backbone(architecture, own, state)
     tensors = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    reasons = _absent(architecture, state) | reasons
+    reasons = _absent(architecture, own, state) | reasons
     why = {name: _why_anew(name, architecture, own, state, reasons) for name in own if name not in tensors}
     missing = [name for name, reason in why.items() if reason is None]
     unused = tuple(f"{head}." for head in architecture.heads.values() if not _any_below(head, own))
@@ -109,10 +109,17 @@ def _any_below(module: str, names: Iterable[str]) -> bool:
     return any(name.startswith(f"{module}.") for name in names)
 
 
-def _absent(architecture: Architecture, state: State) -> dict[str, str]:
-    """Return why heads start anew of which ``state`` has nothing, by how the names in them begin."""
-    parts = _parts(architecture)
-    return {f"{m}.": f"{parts[m]} (none there)" for m in architecture.heads.values() if not _any_below(m, state)}
+def _absent(architecture: Architecture, own: State, state: State) -> dict[str, str]:
+    """Return why parts of ``own`` start anew of which ``state`` has nothing, by how the names in them begin.
+
+    These are heads; of a file that has the backbone alone, all else.
+    """
+    labels, modules = _parts(architecture), list(architecture.heads.values())
+    if all(name.startswith(f"{architecture.backbone}.") for name in state):
+        backbone = architecture.backbone.partition(".")[0]
+        modules += sorted({name.partition(".")[0] for name in own} - {backbone, *modules})
+    absent = (module for module in modules if not _any_below(module, state))
+    return {f"{module}.": f"{labels.get(module, module)} (none there)" for module in absent}
 
 
 def _why_anew(
@@ -124,9 +131,6 @@ def _why_anew(
     for start, reason in reasons.items():
         if name.startswith(start):
             return reason
-    backbone = f"{architecture.backbone}."
-    if not name.startswith(backbone) and all(given.startswith(backbone) for given in state):
-        return "all but the backbone (none there)"
     if name.startswith(tuple(f"{layer}." for layer in architecture.class_layers)):
         return _compare_classes(state.get(name), own[name])
     return None
