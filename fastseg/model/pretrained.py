@@ -42,9 +42,9 @@ def load_weights(model: DeepLab, weights: str) -> str:
     match = match_weights(model.arch, own, state)
     if match.problems:
         other = find_arch(state, model.arch)
+        cure = f": {other} takes them" if other else ", and that the file holds one network and nothing else"
         raise UserError(
-            f"the weights {weights} do not fit this network: {', and '.join(match.problems)}; "
-            f"check --model.arch{f': {other} takes them' if other else ' and --model.weights'}"
+            f"the weights {weights} do not fit this network: {', and '.join(match.problems)}; check --model.arch{cure}"
         )
     model.net.load_state_dict(match.tensors, strict=False)
     return "" if weights in offered else _describe(match, weights, len(state), prefix)
