@@ -96,7 +96,8 @@ class ModelConfig:
     MobileNetV3."""
     weights: str = "imagenet"
     """What training starts from: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the
-    whole network but its last layers; a file holds a checkpoint of ours or a state dict of torchvision's."""
+    whole network but its last layers; a file holds a checkpoint of ours, a state dict of torchvision's, or a network of
+    mmsegmentation's, of which backbone and auxiliary head are taken (docs/from-mmsegmentation.md)."""
     sync_bn: bool | None = None
     """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
     channels_last: bool = True

@@ -5,36 +5,49 @@ from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import get_model_weights
 
 from fastseg.errors import UserError
-from fastseg.model.architectures import ARCHITECTURES, Architecture
+from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.deeplab import DeepLab
+from fastseg.model.match_weights import Match, find_arch, match_weights, strip_prefixes
 from fastseg.model.weights import check_weights, parse_normalization, read_tensors
 
+WRAPPED = ("model", "state_dict", "model_state_dict")
+"""Under which keys files have a state dict: ours and torchvision's scripts', mmsegmentation's and Lightning's, torch's
+tutorials'."""
 
-def load_weights(model: DeepLab, weights: str) -> None:
+
+def load_weights(model: DeepLab, weights: str) -> str:
     """Start ``model`` from ``imagenet``, ``coco``, ``none`` or a file; see :class:`fastseg.config.ModelConfig`.
 
-    A file holds a state dict of torchvision's, of the network or of its backbone alone, or a checkpoint of ours.
-    Last layers made for other classes keep their fresh values. Downloads go to torchvision's cache and their
-    hashes are checked. Raises :class:`UserError` where weights cannot be had or do not fit.
+    A file holds a state dict of torchvision's network or of its backbone alone, under whatever prefixes training tools
+    give it, a checkpoint of ours, or a network of mmsegmentation's. Last layers made for other classes keep their fresh
+    values. Downloads go to torchvision's cache and their hashes are checked. Returns a sentence about what was taken of
+    a file, and an empty one otherwise. Raises :class:`UserError` where weights cannot be had or do not fit.
     """
     if weights == "none":
-        return
-    architecture = ARCHITECTURES[model.arch]
-    offered = architecture.pretrained or {}
+        return ""
+    offered, own = ARCHITECTURES[model.arch].pretrained or {}, model.net.state_dict()
     if weights in offered:
-        state = pretrained(offered[weights], _OFFLINE)
+        state, prefix = pretrained(offered[weights], _OFFLINE), ""
     elif weights in ("imagenet", "coco"):
         raise UserError(
             f"--model.weights is {weights}, and there are no such weights for {model.arch}; "
             f"it takes {', '.join([*offered, 'none'])} or a file"
         )
     else:
-        state = _from_file(model, Path(weights))
-    _load_fitting(model.net, architecture, _network_names(architecture, state), weights)
+        state, prefix = strip_prefixes(_from_file(model, Path(weights)), own, weights)
+    match = match_weights(model.arch, own, state)
+    if match.problems:
+        other = find_arch(state, model.arch)
+        cure = f": {other} takes them" if other else ", and that the file holds one network and nothing else"
+        raise UserError(
+            f"the weights {weights} do not fit this network: {', and '.join(match.problems)}; check --model.arch{cure}"
+        )
+    model.net.load_state_dict(match.tensors, strict=False)
+    return "" if weights in offered else _describe(match, weights, len(state), prefix)
 
 
 _OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
@@ -61,50 +74,26 @@ def pretrained(name: str, offline: str) -> dict[str, Tensor]:
 def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
     """Read the weights in a file; a checkpoint of ours knows what it was fed, which ``model`` takes over."""
     try:
-        document = read_tensors(path, "file of weights")
+        document = read_tensors(path, "file of weights", foreign=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"--model.weights is {path}, which is no file; it takes imagenet, coco, none or a file"
         ) from None
     state = document
-    if isinstance(document, dict) and isinstance(document.get("model"), dict):
-        state = document.get("ema") or document["model"]  # the averaged ones where there are any
-        if "mean" in document and "std" in document:
-            mean, std = parse_normalization(document, path)
-            model.mean.copy_(torch.tensor(mean))
-            model.std.copy_(torch.tensor(std))
+    if isinstance(document, dict):
+        state = next((document[key] for key in WRAPPED if isinstance(document.get(key), dict)), document)
+        if state is document.get("model"):
+            state = document.get("ema") or state  # the averaged ones where there are any
+            if "mean" in document and "std" in document:
+                mean, std = parse_normalization(document, path)
+                model.mean.copy_(torch.tensor(mean))
+                model.std.copy_(torch.tensor(std))
     check_weights(state, path)
     return dict(state)
 
 
-def _network_names(architecture: Architecture, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a classification network's weights to those of the backbone; the network's own stay as they are."""
-    if any(name.startswith(f"{architecture.backbone}.") for name in state):
-        return state
-    if any(name.startswith("features.") for name in state):  # MobileNetV3
-        state = {name.removeprefix("features."): v for name, v in state.items() if name.startswith("features.")}
-    return {f"{architecture.backbone}.{name}": v for name, v in state.items() if not name.startswith("fc.")}
-
-
-def _load_fitting(net: nn.Module, architecture: Architecture, state: dict[str, Tensor], source: str) -> None:
-    """Load what fits of ``state``. Raises :class:`UserError` where more is missing than may keep its fresh values."""
-    own = net.state_dict()
-    fitting = {name: v for name, v in state.items() if name in own and own[name].shape == v.shape}
-    for name in own.keys() - fitting.keys():
-        if not _may_stay_fresh(name, architecture, state):
-            found = f"has the shape {tuple(state[name].shape)} there" if name in state else "is not in it"
-            raise UserError(
-                f"the weights {source} do not fit this network: {name} {found}; check --model.arch and --model.weights"
-            )
-    net.load_state_dict(fitting, strict=False)
-
-
-def _may_stay_fresh(name: str, architecture: Architecture, state: dict[str, Tensor]) -> bool:
-    """Return whether the network can start without ``name``: of the last layers, or of a head that ``state`` lacks."""
-    backbone = f"{architecture.backbone}."
-    if all(given.startswith(backbone) for given in state) and not name.startswith(backbone):
-        return True
-    heads = [f"{head}." for head in architecture.heads.values()]
-    absent = [head for head in heads if not any(given.startswith(head) for given in state)]
-    last = [f"{layer}." for layer in architecture.class_layers]
-    return name.startswith((*last, *absent)) or name.endswith("num_batches_tracked")
+def _describe(match: Match, weights: str, total: int, prefix: str) -> str:
+    """Say what of a file's tensors a network started from, and what of it starts anew."""
+    names = f", their names without {prefix!r}" if prefix else ""
+    anew = f"; starting anew: {', '.join(match.anew)}" if match.anew else ""
+    return f"took {len(match.tensors)} of {total} tensors of {weights}{names}: {match.taken}{anew}"

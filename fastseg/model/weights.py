@@ -1,5 +1,6 @@
 """Files of weights from anywhere: read without running code from them, and without believing their sizes."""
 
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,20 @@ MAX_VALUES = 1_000_000
 """Numbers, strings, tensors and containers in a file, one that is referred to twice counted twice: ours has 10,000."""
 VIEWS = 4
 """Bytes of all tensors together, over those of the file: a file may hold several views of one storage."""
+IGNORED = (
+    *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "argparse.Namespace"),
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+"""What training tools put beside the weights: mmengine's curves, the command line of torchvision's scripts, numpy's
+numbers. Each is replaced by an :class:`_Ignored`, so that none of this code runs."""
 
 
-def read_tensors(path: Path, what: str, *, sums: bool = False) -> Any:
+def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = False) -> Any:
     """Read what ``torch.save`` wrote to ``path`` onto the CPU, its tensors as they are used.
 
     ``sums``: compare every member with its CRC-32, a second for 0.8 GB. torch writes one unless it is told not to, so
-    that cannot be asked of files from anywhere.
+    that cannot be asked of files from anywhere. ``foreign``: pass over :data:`IGNORED`, which our own files never hold.
 
     A hostile file can neither run code nor take more memory than a few times its size: nothing in it is packed, and
     every tensor has its values in it. Raises :class:`UserError`, which says that it is no ``what``, for anything
@@ -38,7 +46,8 @@ def read_tensors(path: Path, what: str, *, sums: bool = False) -> Any:
         if zipped:
             _check_members(path, sums)
         # Always explicit: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches the default off, not a given True.
-        document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED] if foreign else []):
+            document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         _check_tensors(document, path.stat().st_size)
     except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
         raise UserError(f"{path} is not a {what} that can be loaded safely: {_reason(error)}") from None
@@ -99,15 +108,30 @@ def fitting(path: Path | None = None) -> Iterator[None]:
         raise UserError(f"{path or 'the checkpoint'} is damaged ({reason}); use another") from None
 
 
+class _Ignored:
+    """Stand for an object of another project: does nothing, keeps nothing."""
+
+    def __new__(cls, *_: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
 class _Unsafe(ValueError):
     """What we found in a file ourselves."""
 
 
 def _reason(error: Exception) -> str:
-    """Say why a file was not loaded. Not in torch's words, which recommend to run the code in it."""
+    """Say why a file was not loaded. Not in torch's words, which recommend to run the code in it here."""
     if isinstance(error, _Unsafe):
         return str(error)
     if isinstance(error, UnpicklingError):
+        if found := re.search(r"GLOBAL ([\w.]{1,200}) ", str(error)):
+            return (
+                f"it holds {found[1]} besides tensors, numbers and texts; save its weights alone where it was made, if "
+                'you trust it: torch.save(torch.load(FILE, weights_only=False)["state_dict"], OTHER)'
+            )
         return "it holds something besides tensors, numbers and texts, or is damaged"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

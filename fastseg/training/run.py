@@ -76,7 +76,9 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
     # One process of a machine downloads, the others find the file.
     for turn in (True, False):
         if (ranks.local_rank == 0) == turn:
-            load_weights(model, weights)
+            said = load_weights(model, weights)
+            if said and ranks.first:
+                print(said, file=sys.stderr)
         barrier()
     if use_sync_bn(config, ranks):
         sync_batch_norms(model)
