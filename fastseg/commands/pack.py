@@ -161,6 +161,8 @@ def _pack(options: Options) -> None:
     with show_progress(f"packing into {out}", "frames") as show:
 
         def count(done: int, total: int) -> None:
+            if counts and done < counts[-1]:  # what is read again, to look for all that cannot be packed
+                counts.clear()
             counts.append(done)
             show(done, total)
 

@@ -9,16 +9,16 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, one_line
 from fastseg.files import write_atomic
 from fastseg.labels import LabelTable
-from fastseg.packing.check import NAMED, Problem, check_agreement, find_problems, find_white, problems_error
+from fastseg.packing.check import NAMED, check_agreement, find_problems, find_white, problems_error
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.reading import ReadOptions, SampleError
 from fastseg.packing.records import Codec, Record, Statistics, encode
 from fastseg.packing.sources import DataSet
 from fastseg.packing.sources.samples import Sample
-from fastseg.packing.workspace import Part, Workspace, finished, open_workspace, summarize
+from fastseg.packing.workspace import SKIPPED, Part, Workspace, finished, open_workspace, summarize
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.manifest import VERSION, Manifest
 from fastseg.shards.tar import SPLITS, write_shard
@@ -50,9 +50,6 @@ def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[S
 
 MEASURED = 32
 """The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
-
-SKIPPED = "skipped.txt"
-"""Beside a finished set: the samples that ``skip_bad`` left out, a sentence a line."""
 
 ENCODING = 2
 """Grows when the same samples and options give other bytes."""
@@ -106,26 +103,27 @@ def pack(
         described = _described(options, skipped) | _duplicates(plans, parts)
         manifest = summarize(source.table.name, source.table.classes, parts, described)
         if skipped:
-            write_atomic(out / SKIPPED, "".join(f"{problem.message}\n" for problem in skipped))
+            write_atomic(out / SKIPPED, "".join(f"{one_line(sentence)}\n" for sentence in skipped))
         workspace.finish(manifest)
     return manifest
 
 
 def _prepare(
     source: DataSet, options: PackOptions, workers: int, skip_bad: bool, progress: Progress | None
-) -> tuple[DataSet, PackOptions, list[Problem]]:
-    """Settle what depends on all samples: the white of 16-bit images, and which samples to skip."""
+) -> tuple[DataSet, PackOptions, list[str]]:
+    """Settle what depends on all samples: the white of 16-bit images, and what is left out, a sentence each."""
     reading = options.reading
     if reading.white is None and (white := find_white(source.samples, workers)):
         options = replace(options, reading=replace(reading, white=white))
+    left_out = [f"{name}: {reason}" for name, reason in source.skipped]
     if not skip_bad:
-        return source, options, []
+        return source, options, left_out
     skipped = find_problems(source.samples, source.table, options.reading, workers, progress)
     bad = {problem.sample for problem in skipped}
     kept = tuple(sample for sample in source.samples if sample not in bad)
     if not kept:
         raise problems_error(skipped, len(source.samples))
-    return replace(source, samples=kept), options, skipped
+    return replace(source, samples=kept), options, [*left_out, *(problem.message for problem in skipped)]
 
 
 def pack_part(
@@ -166,13 +164,13 @@ def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, 
     for shard, part in zip(plans, parts, strict=True):
         for sample, entry in zip(shard.samples, part.statistics, strict=True):
             if sample.split in found:
-                found[sample.split][(entry.height, entry.width, *entry.sums)] = sample.image.filename
+                found[sample.split][(entry.height, entry.width, *entry.sums)] = sample.name
     twice = [f"{found['train'][image]} = {name}" for image, name in found["val"].items() if image in found["train"]]
     more = f" and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
     return {"duplicates": f"{len(twice)} images ({', '.join(twice[:NAMED])}{more})"} if twice else {}
 
 
-def _described(options: PackOptions, skipped: Sequence[Problem]) -> dict[str, Any]:
+def _described(options: PackOptions, skipped: Sequence[str]) -> dict[str, Any]:
     """What the manifest says of the options."""
     described = {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
     extra = {"white": options.reading.white, "skipped": len(skipped)}

@@ -28,6 +28,9 @@ FOLDER = ".packing"
 REQUEST = ".request"
 """Beside a finished set's manifest: the digest of the options and inputs it was packed from."""
 
+SKIPPED = "skipped.txt"
+"""Beside a finished set: what was left out and why, a line each."""
+
 _OURS = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
@@ -120,7 +123,7 @@ def _clear(out: Path, request: str) -> None:
     note = out / FOLDER / "request"
     if not note.is_file() or note.read_text() != request:
         # The manifest goes first: without it nobody takes the rest for a set.
-        for name in (MANIFEST, REQUEST):
+        for name in (MANIFEST, REQUEST, SKIPPED):
             (out / name).unlink(missing_ok=True)
         for path in [*(path for path in out.iterdir() if _OURS.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
             path.unlink()

@@ -16,7 +16,7 @@ NOTES = {
     ),
     "pixels_unmatched": "{} pixels of masks were near no class's color and are ignored",
     "white": "images of 16 bits became 8 bits so that {} is white",
-    "skipped": "{} samples were left out; OUT/skipped.txt names them",
+    "skipped": "{} files or samples were left out; skipped.txt in the set's folder names them",
     "duplicates": "in train and in val, where they flatter the evaluation: {}",
 }
 """What packing did that can be wrong, by the option of the manifest that counts or names it."""

@@ -147,7 +147,7 @@ def test_all_that_cannot_be_packed_is_named_at_once_and_skipped_when_told(tmp_pa
     assert manifest.options["skipped"] == 4
     lines = (tmp_path / "shards" / "skipped.txt").read_text().splitlines()
     assert [line.split("masks/")[-1][:5] for line in lines if "masks/" in line] == ["3.png", "4.png", "5.png"]
-    assert any(sentence.startswith("4 samples were left out") for sentence in set_warnings(manifest))
+    assert any(sentence.startswith("4 files or samples were left out") for sentence in set_warnings(manifest))
 
 
 def test_images_in_train_and_in_val_are_named(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_images_in_train_and_in_val_are_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path, stored, 1, stored, split=split)
     manifest = pack(open_source(tmp_path), tmp_path / "shards", workers=1)
-    assert any("1 images (0.png = 0.png)" in sentence for sentence in set_warnings(manifest))
+    assert any("1 images (train/images/0.png = val/images/0.png)" in sentence for sentence in set_warnings(manifest))
 
 
 def statistics(facts: Facts) -> Statistics:
