@@ -11,7 +11,7 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.output_paths import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, one_line, run_command
 from fastseg.files import check_writable
 from fastseg.model.checkpoint_file import check_checkpoint
 from fastseg.progress import show_progress
@@ -66,7 +66,12 @@ def _main() -> None:
         raise UserError("there is nothing to predict; name images, videos, or folders of them after the checkpoint")
     if options.no_overlays and not (options.masks or options.probabilities):
         raise UserError("--no-overlays leaves nothing to write; add --masks or --probabilities")
-    predict(options, find_inputs(options.paths, options.out), Console(stderr=True, markup=False, highlight=False))
+    console = Console(stderr=True, markup=False, highlight=False)
+
+    def skip(sentence: str) -> None:
+        console.print(f"skipped: {one_line(sentence)}", soft_wrap=True)
+
+    predict(options, find_inputs(options.paths, options.out, skip), console)
 
 
 def predict(options: Options, inputs: list[Input], console: Console) -> None:

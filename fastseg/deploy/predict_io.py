@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -120,7 +121,7 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 LARGEST = 1 << 28
 """Pixels of an image, 16384². By measurement one takes 13 bytes a pixel from file to PNG, 3.3 GiB of these, and those
@@ -141,16 +142,18 @@ class Input:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_inputs(paths: Sequence[Path], out: Path) -> list[Input]:
+def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -> list[Input]:
     """Return the files of ``paths`` and all images and videos in their folders, sorted; no results in ``out``.
 
-    Raises :class:`UserError` for a path that is not there and a folder that holds none.
+    Links to folders are followed, into each real folder once. ``skip`` is told, in a sentence, of what is left out:
+    folders that cannot be read, and files that are neither images nor videos, or pipes and devices. Raises
+    :class:`UserError` for a path that is not there and a folder that holds none.
     """
     found: list[Input] = []
     without = {place.resolve() for place in (out, *(out / kind for kind in KINDS))}
     for path in paths:
         if path.is_dir():
-            inside = [Input(file, file.relative_to(path)) for file in _files(path, without)]
+            inside = [Input(file, file.relative_to(path)) for file in _files(path, without, skip)]
             if not inside:
                 raise UserError(f"{path} holds no images or videos ({' '.join(IMAGES + VIDEOS)})")
             found += inside
@@ -172,10 +175,26 @@ def read_image(path: Path) -> Image.Image:
     return read_rgb(data, str(path), LARGEST)[0]
 
 
-def _files(folder: Path, without: set[Path]) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, without: set[Path], skip: Callable[[str], None]) -> Iterator[Path]:
+    others, seen = Counter[str](), set[str]()
+
+    def unreadable(error: OSError) -> None:
+        skip(f"the folder {error.filename} cannot be read ({error.strerror})")
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         kept = (name for name in folders if not name.startswith(".") and (Path(parent) / name).resolve() not in without)
         folders[:] = sorted(kept)
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGES + VIDEOS:
-                yield Path(parent) / name
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(parent) / name
+            if path.suffix.lower() not in IMAGES + VIDEOS:
+                others[path.suffix.lower() or "without an ending"] += 1
+            elif path.exists() and not path.is_file():  # a pipe has no beginning, a device no end
+                skip(f"{path} is no plain file")
+            else:
+                yield path
+    for suffix, files in others.most_common():
+        skip(f"{folder} holds {files} file{'s' * (files > 1)} {suffix}, neither images nor videos")

@@ -1,6 +1,7 @@
 """``fastseg-predict``: images, folders and videos, each under its own name and in its own size."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, *paths: Path, out: Path, **options: object) -> None:
     """The command's work, in this process."""
     settings = predict.Options(trained, paths, out, device="cpu", precision="fp32", **options)  # type: ignore[arg-type]
-    predict.predict(settings, find_inputs(paths, out), Console(file=sys.stderr, width=300, markup=False))
+    predict.predict(settings, find_inputs(paths, out, print), Console(file=sys.stderr, width=300, markup=False))
 
 
 def below(folder: Path) -> set[str]:
@@ -274,15 +275,43 @@ print(sys.modules.keys() & {{"torch", "nvidia"}})
 
 
 def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> None:
-    assert [file.name.as_posix() for file in find_inputs([album], album / "deep")] == ["a.jpg", "b.png"]
+    assert [file.name.as_posix() for file in find_inputs([album], album / "deep", print)] == ["a.jpg", "b.png"]
     for name in ("overlays/a.jpg", "masks/a.png", "own/masks/a.png", "b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [file.name.as_posix() for file in find_inputs([tmp_path], tmp_path)] == ["b.png", "own/masks/a.png"]
+    assert [file.name.as_posix() for file in find_inputs([tmp_path], tmp_path, print)] == ["b.png", "own/masks/a.png"]
     with pytest.raises(UserError, match="holds no images"):
-        find_inputs([tmp_path / "own"], tmp_path / "own")
+        find_inputs([tmp_path / "own"], tmp_path / "own", print)
     with pytest.raises(UserError, match=r"nowhere.png does not exist"):
-        find_inputs([tmp_path / "nowhere.png"], tmp_path / "out")
+        find_inputs([tmp_path / "nowhere.png"], tmp_path / "out", print)
+
+
+def test_what_is_left_out_is_named_and_links_are_followed_once(tmp_path: Path) -> None:
+    inside, elsewhere, skipped = tmp_path / "in", tmp_path / "elsewhere", list[str]()
+    for path in (
+        inside / "a.png",
+        elsewhere / "b.gif",
+        elsewhere / "notes.txt",
+        inside / "Thumbs.db",
+        inside / "x.npy",
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (inside / "link").symlink_to(elsewhere)
+    (inside / "again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(inside)
+    (inside / "linked.jpg").symlink_to(inside / "a.png")
+    os.mkfifo(inside / "pipe.png")
+    found = find_inputs([inside], tmp_path / "out", skipped.append)
+    assert [file.name.as_posix() for file in found] == ["a.png", "linked.jpg", "again/b.gif"]
+    assert sorted(skipped) == sorted(
+        [
+            f"{inside / 'pipe.png'} is no plain file",
+            f"{inside} holds 1 file .db, neither images nor videos",
+            f"{inside} holds 1 file .npy, neither images nor videos",
+            f"{inside} holds 1 file .txt, neither images nor videos",
+        ]
+    )
 
 
 def test_the_command(trained: Path, album: Path, tmp_path: Path) -> None:
