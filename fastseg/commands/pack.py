@@ -25,46 +25,46 @@ from fastseg.shards.verify import verify
 from fastseg.storage import is_remote, join
 
 DEFAULT = "shards/cityscapes"
-"""The folder of a set where --out names none."""
+"""Default folder of --verify and --merge."""
 MODES = ("guess-classes", "part", "merge", "verify")
-"""Flags of which one can be given."""
+"""Flags that exclude each other."""
 MANY = 64
-"""Values from which masks look as if something had mixed them."""
+"""Number of values above which masks look resized or JPEG-compressed."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Pack a data set into tar shards; interrupted, the same command goes on.
+    """Pack a data set into tar shards; if interrupted, run the same command again to resume.
 
-    Example: python tools/make_shards.py mydata --out shards/mydata (docs/data.md tells the rest)
+    Example: python tools/make_shards.py mydata --out shards/mydata (more in docs/data.md)
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
     """Folder with Cityscapes' two zips, or with {train,val,test}/{images,masks} and classes.json.
     Default: $CITYSCAPES_DATASET, then data/."""
     classes: Annotated[Path | None, shown_as("FILE")] = None
-    """What the masks' values mean. Default: Cityscapes' labels, or SOURCE/classes.json."""
+    """Classes of the masks' values. Default: Cityscapes' labels, or SOURCE/classes.json."""
     guess_classes: bool = False
-    """Pack nothing: write SOURCE/classes.json as the masks suggest, for you to edit."""
+    """Pack nothing: write a draft of SOURCE/classes.json from the masks, for you to edit."""
     splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
-    """Which of train, val, test. Default: all there are."""
+    """Splits to pack: train, val, test. Default: all that exist."""
     out: Annotated[str | None, shown_as("DIR")] = None
     """Folder for the shards. Default: shards/NAME, after the name in classes.json, not the folder's."""
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
     workers: Annotated[int | None, shown_as("N")] = None
-    """Processes that encode. Default: all cores."""
+    """Encoding processes. Default: one per core."""
     overwrite: bool = False
-    """Remove the set that OUT holds and pack anew."""
+    """Remove the set in OUT and pack anew."""
     part: Annotated[str | None, shown_as("I/N")] = None
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
     """Pack nothing: make one set of the N parts in OUT."""
     verify: bool = False
-    """Pack nothing: compare every byte and pixel in OUT (s3:// too) with its manifest."""
+    """Pack nothing: compare every byte and pixel in OUT (also s3://) with its manifest."""
 
 
 def main() -> None:
-    """The command of tools/make_shards.py."""
+    """Run the command of tools/make_shards.py."""
     run_command(_main)
 
 

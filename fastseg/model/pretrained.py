@@ -1,4 +1,4 @@
-"""What a network starts from: torchvision's weights, a file of them, or a checkpoint of ours."""
+"""Initial weights of a network: torchvision's, a file's, or those of a fastseg checkpoint."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,11 +15,11 @@ from fastseg.model.weights import check_weights, parse_normalization, read_tenso
 
 
 def load_weights(model: DeepLab, weights: str) -> None:
-    """Start ``model`` from ``imagenet``, ``coco``, ``none`` or a file; see :class:`fastseg.config.ModelConfig`.
+    """Load ``imagenet``, ``coco``, ``none`` or a file into ``model``; see :class:`fastseg.config.ModelConfig`.
 
-    A file holds a state dict of torchvision's, of the network or of its backbone alone, or a checkpoint of ours.
-    Last layers made for other classes keep their fresh values. Downloads go to torchvision's cache and their
-    hashes are checked. Raises :class:`UserError` where weights cannot be had or do not fit.
+    A file holds torchvision's state dict of the network, or of its backbone alone, or a fastseg checkpoint. Last layers
+    for other classes keep their fresh values. Downloads go to torchvision's cache, and their hashes are checked. Raises
+    :class:`UserError` if weights are not available or do not fit.
     """
     if weights == "none":
         return
@@ -43,23 +43,23 @@ _OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or sta
 def pretrained(name: str, offline: str) -> dict[str, Tensor]:
     """Return torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
 
-    Raises :class:`UserError` where they cannot be had; ``offline`` is the cure that it names where a download fails.
+    Raises :class:`UserError` if they are not available; ``offline`` is the cure that it names if a download fails.
     """
-    # The first that were published: torchvision's own DeepLabv3 and the published results start from these.
-    # For DEFAULT's, trained otherwise, others had to change the optimizer (https://github.com/open-mmlab/mmdetection/pull/7489).
+    # The first version: torchvision's own DeepLabv3 and the published results start from it.
+    # DEFAULT's are trained differently, and others had to change the optimizer for them (https://github.com/open-mmlab/mmdetection/pull/7489).
     entry = next(iter(get_model_weights(name)))
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
         raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {offline}") from None
-    except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no file of weights in the cache
+    except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no weights in the cache
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the download of {entry.url} is damaged ({reason}); remove {cache} and try again") from None
 
 
 def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
-    """Read the weights in a file; a checkpoint of ours knows what it was fed, which ``model`` takes over."""
+    """Read the weights in a file; ``model`` takes over a checkpoint's normalization."""
     try:
         document = read_tensors(path, "file of weights")
     except (FileNotFoundError, IsADirectoryError):
@@ -68,7 +68,7 @@ def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
         ) from None
     state = document
     if isinstance(document, dict) and isinstance(document.get("model"), dict):
-        state = document.get("ema") or document["model"]  # the averaged ones where there are any
+        state = document.get("ema") or document["model"]  # the averaged ones if there are any
         if "mean" in document and "std" in document:
             mean, std = parse_normalization(document, path)
             model.mean.copy_(torch.tensor(mean))
@@ -78,7 +78,7 @@ def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
 
 
 def _network_names(architecture: Architecture, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a classification network's weights to those of the backbone; the network's own stay as they are."""
+    """Rename a classification network's weights to those of the backbone; the network's own are unchanged."""
     if any(name.startswith(f"{architecture.backbone}.") for name in state):
         return state
     if any(name.startswith("features.") for name in state):  # MobileNetV3
@@ -87,7 +87,7 @@ def _network_names(architecture: Architecture, state: dict[str, Tensor]) -> dict
 
 
 def _load_fitting(net: nn.Module, architecture: Architecture, state: dict[str, Tensor], source: str) -> None:
-    """Load what fits of ``state``. Raises :class:`UserError` where more is missing than may keep its fresh values."""
+    """Load what fits of ``state``. Raises :class:`UserError` if more is missing than may keep its fresh values."""
     own = net.state_dict()
     fitting = {name: v for name, v in state.items() if name in own and own[name].shape == v.shape}
     for name in own.keys() - fitting.keys():
@@ -100,7 +100,7 @@ def _load_fitting(net: nn.Module, architecture: Architecture, state: dict[str, T
 
 
 def _may_stay_fresh(name: str, architecture: Architecture, state: dict[str, Tensor]) -> bool:
-    """Return whether the network can start without ``name``: of the last layers, or of a head that ``state`` lacks."""
+    """Return whether ``name`` may keep its fresh values: in the last layers, or in a head that ``state`` lacks."""
     backbone = f"{architecture.backbone}."
     if all(given.startswith(backbone) for given in state) and not name.startswith(backbone):
         return True

@@ -14,13 +14,13 @@ from fastseg.errors import UserError
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, blocks_per_tile
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
-"""Pillow would also try formats that start other programs (EPS)."""
+"""Accepted formats; Pillow would also try some that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")
-"""Formats that records hold. Pillow takes a WebP's memory already where it opens it."""
+"""Formats that records hold. Not WebP: Pillow allocates its pixels on opening."""
 
 ROWS_PER_STRIP = 32
-"""Rows of a strip of the mask's TIFF. A crop decodes only the strips it touches."""
+"""Rows of a strip of the mask's TIFF. A crop decodes only the strips that it touches."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,7 +31,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Turns that set an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+"""EXIF orientation → the transposition that sets an image upright (CIPA DC-008, tag 274); 1 is upright."""
 
 
 _LIMIT = Lock()
@@ -41,7 +41,7 @@ def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS) -> tuple[Image.Im
     """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
 
     Gray, palette and 16-bit images become 8-bit RGB, alpha is dropped, an EXIF orientation applied. Raises
-    :class:`UserError`, which names ``where``, for a damaged and an unsupported image and for one of more than ``limit``
+    :class:`UserError`, which names ``where``, for a damaged or an unsupported image and for one of more than ``limit``
     pixels.
     """
     image = _load(data, where, limit)
@@ -75,23 +75,23 @@ def read_labels(data: bytes, where: str) -> Image.Image:
 
 
 def set_upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; return the same object where that says nothing or is damaged."""
+    """Turn an image by its EXIF orientation; return the same object if there is none or it is damaged."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
+    except Exception:  # SyntaxError, struct.error, TypeError, AttributeError …: malformed EXIF, good pixels
         return image
     return image if turn is None else image.transpose(turn)
 
 
 def read_palette(data: bytes) -> list[tuple[int, int, int]]:
-    """Return RGB of each palette index of a mask that :func:`read_labels` reads; nothing for gray ones."""
+    """Return the RGB of each palette index of a mask for :func:`read_labels`; empty for gray ones."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as mask:
         flat = (mask.getpalette("RGB") or []) if mask.mode == "P" else []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of an image that :func:`read_rgb` reads, before its EXIF orientation is applied."""
+    """Return width and height of an image for :func:`read_rgb`, before its EXIF orientation is applied."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size
 
@@ -108,7 +108,7 @@ def _as_bytes(labels: NDArray[Any], where: str) -> NDArray[np.uint8]:
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
     """Return height and width of a record's image or mask, from its header.
 
-    Raises :class:`UserError`, which names ``where``, for what is no image, and for more than :data:`MAX_PIXELS`.
+    Raises :class:`UserError`, which names ``where``, for anything but an image of at most :data:`MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=STORED) as image:
@@ -123,7 +123,7 @@ def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
 
 
 def is_baseline_jpeg(data: bytes) -> bool:
-    """Tell whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
+    """Return whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
     if data[:2] != b"\xff\xd8":
         return False
     position = 2
@@ -139,7 +139,7 @@ def is_baseline_jpeg(data: bytes) -> bool:
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
     """Encode as a baseline JPEG that can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
 
-    The standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
+    Uses the standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
     tile = blocks_per_tile(image.width, chroma)
     subsampling = {"444": 0, "420": 2}[chroma]
@@ -189,7 +189,7 @@ def _load(data: bytes, where: str, limit: int = MAX_PIXELS) -> Image.Image:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit, which is one for the whole process and which TIFF's decoder looks at, too."""
+    """Lift Pillow's limit of pixels, which applies to the whole process and to its TIFF decoder as well."""
     with _LIMIT:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -199,5 +199,5 @@ def _any_size() -> Iterator[None]:
 
 
 def _is_deep_png(image: Image.Image, data: bytes) -> bool:
-    """Tell whether it is a PNG of 16 bits per channel, which Pillow has reduced to 8 (byte 24: IHDR's bit depth)."""
+    """Return whether it is a PNG of 16 bits per channel, which Pillow reduced to 8 (byte 24: IHDR's bit depth)."""
     return image.format == "PNG" and data[24] != 8

@@ -151,7 +151,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
         return
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
-    with memory_explained(config, ranks.device, state):
+    with explain_memory_error(config, ranks.device, state):
         held = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
             state.train_step.dry_run(config.data.batch, config.data.crop)
@@ -167,7 +167,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
 
 
 @contextmanager
-def memory_explained(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
+def explain_memory_error(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
     """Turn torch's out-of-memory error into a :class:`UserError` that says what to change."""
     try:
         yield
@@ -244,7 +244,7 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
             print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
         return
     if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank says it for all
+        sys.exit(USER_ERROR)  # the first rank reports it
     raise UserError(
         f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
         "or --resume never"

@@ -44,7 +44,7 @@ class WandB:
     """A run at Weights & Biases; with WANDB_MODE=offline it stays in the run's folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
-        """Begin a run, or go on with run ``id``."""
+        """Begin a run, or continue the run ``id``."""
         import wandb
 
         online = os.environ.get("WANDB_MODE", "online") == "online"

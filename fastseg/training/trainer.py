@@ -162,7 +162,7 @@ class Trainer:
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
             if not self.ranks.first:
-                sys.exit(USER_ERROR)  # the first rank says it for all
+                sys.exit(USER_ERROR)  # the first rank reports it
             repeated = f" for {self.overflows} steps now" if self.overflows > 1 else ""
             raise UserError(
                 f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
