@@ -144,7 +144,7 @@ def test_flags_for_all_runs_leave_the_variants(shards: Path, tmp_path: Path) -> 
         plan("demo", None, [0], tmp_path, [*extra, "--seed=3"])
     with pytest.raises(UserError, match="--gpus 2 stands behind --; runs are compared on one GPU each"):
         plan("demo", None, [0], tmp_path, [*extra, "--gpus", "2"])
-    with pytest.raises(UserError, match=r"camvid-rare goes on from weights .*; add -- --model\.weights FILE"):
+    with pytest.raises(UserError, match=r"camvid-rare starts from weights .*; add -- --model\.weights FILE"):
         plan("camvid-rare", None, [0], tmp_path, extra)
     with pytest.raises(UserError, match="behind -- stands 'x', which is no flag"):
         plan("demo", None, [0], tmp_path, ["x"])

@@ -56,6 +56,6 @@ def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
 
 
 def _by_cells(logits: Tensor, label: Tensor) -> bool:
-    """Whether there is a whole number of pixels from logit to logit, the same both ways."""
+    """Return whether the stride from logit to logit is a whole number of pixels, the same along both axes."""
     (h, w), (height, width) = logits.shape[2:], label.shape[1:]
     return bool(height % h == 0 and width % w == 0 and height // h == width // w)

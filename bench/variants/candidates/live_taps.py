@@ -28,7 +28,7 @@ def fits(request: Request) -> bool:
 
 
 def apply(ours: Ours) -> None:
-    """Call the same modules and parameters in another way."""
+    """Replace the forward pass; modules and parameters stay the same."""
     cut_kernels(ours.state.model.net)
 
 
@@ -36,14 +36,14 @@ VARIANTS = {"live taps only": apply}
 
 
 def cut_kernels(net: nn.Module) -> None:
-    """Give every dilated convolution of an ASPP the other forward pass."""
+    """Replace the forward pass of every dilated convolution of an ASPP."""
     for module in net.modules():
         if isinstance(module, ASPPConv):
             module[0].__class__ = LiveConv2d
 
 
 class LiveConv2d(nn.Conv2d):
-    """3×3, padded by its dilation, of which rows and columns beyond the input are left out."""
+    """A 3×3 convolution padded by its dilation, without the rows and columns of its kernel that read only padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C×H×W to N×C'×H×W."""

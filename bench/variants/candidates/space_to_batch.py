@@ -24,7 +24,7 @@ from bench.stages.compute import Ours
 
 STAGE = "compute"
 STRIDE = 8
-"""Of the maps in layers 3 and 4."""
+"""Stride of the maps in layers 3 and 4."""
 
 
 def fits(request: Request) -> bool:
@@ -44,7 +44,7 @@ VARIANTS = {"dilation by folding": apply}
 
 
 def side(length: int) -> int:
-    """Return the length of the crop's map."""
+    """Return the side of the map of a crop's side ``length``."""
     return -(-length // STRIDE)
 
 
