@@ -6,7 +6,7 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 
 
 def cityscapes() -> Config:
-    """After the best published single-scale recipes for DeepLabv3-R50 on Cityscapes.
+    """Follow the best published single-scale recipes for DeepLabv3-R50 on Cityscapes.
 
     On 768² crops.
 
@@ -22,7 +22,7 @@ def cityscapes() -> Config:
 
 
 def notebook() -> Config:
-    """The settings of the notebook project, which fastseg replaces, to compare with.
+    """Settings of the notebook project, which fastseg replaces, for comparison.
 
     loicduchesne/SemanticSegmentation.
 

@@ -28,7 +28,7 @@ class ShardBatches:
     def __init__(
         self, manifest: Manifest, whole: EvalLoader | None, train: Callable[[int], TrainLoader] | None
     ) -> None:
-        """``whole``: frames in order; or ``train``: the endless loader that starts with an epoch."""
+        """Take ``whole``, frames in order, or ``train``, which opens the endless loader at an epoch."""
         self.classes: tuple[SegmentationClass, ...] = manifest.classes
         """Names and colors; labels are indexes into this tuple, or 255 for ignored pixels."""
         self.mean, self.std = manifest.mean, manifest.std

@@ -209,7 +209,7 @@ class CpuResizer:
     """Makes crops of decoded windows by ``threads`` threads, each of which takes one sample at a time."""
 
     def __init__(self, augment: AugmentConfig, fill: Color, threads: int, pinned: bool = False) -> None:
-        """``pinned``: batches lie in memory from which a GPU copies while it computes."""
+        """Start the threads. ``pinned``: put batches into pinned memory, which a GPU copies while it computes."""
         self._pinned, self._fill = pinned, fill
         self._crop, self._augmentations = augment.crop, switched_on(augment, finished=True)
         # A thread per sample: were torch to split each image too, threads would wait for each other.

@@ -176,7 +176,7 @@ class CopyAhead:
     """Make batches in a thread, ``depth`` ahead, and copy them to a GPU while it computes."""
 
     def __init__(self, make: Tensors, device: torch.device, depth: int) -> None:
-        """``make`` returns the next batch, in pinned memory."""
+        """Start the thread; ``make`` returns the next batch, in pinned memory."""
         self._make, self._device = make, device
         self._stream = torch.cuda.Stream(device)
         self._thread = ThreadPoolExecutor(1, "fastseg-copy")

@@ -80,7 +80,7 @@ class Writer:
     """Write frames of one size to a file: MPEG-4 part 2 in an .mp4, or Motion JPEG in an .avi for odd sizes."""
 
     def __init__(self, path: Path, video: Video) -> None:
-        """``path`` ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot open it."""
+        """Open ``path``, which ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot open it."""
         self._cv2, self._path, self._video = _opencv(path), path, video
         odd = path.suffix == ".avi"
         backend = self._cv2.CAP_OPENCV_MJPEG if odd else self._cv2.CAP_FFMPEG

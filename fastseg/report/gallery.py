@@ -31,19 +31,19 @@ class Frame(Protocol):
 
     @property
     def iou(self) -> float:
-        """Mean IoU over the classes in the frame, 0…1."""
+        """Return the mean IoU over the classes in the frame, 0…1."""
 
     @property
     def image(self) -> Picture:
-        """H×W×3."""
+        """Return the image, H×W×3."""
 
     @property
     def label(self) -> Mask:
-        """H×W train ids, 255 = ignored."""
+        """Return train ids H×W, 255 = ignored."""
 
     @property
     def prediction(self) -> Mask:
-        """H×W train ids."""
+        """Return train ids H×W."""
 
 
 def write_gallery(

@@ -32,7 +32,7 @@ class LossNetwork(nn.Module):
         self.loss: Callable[..., Tensor] = loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        """See :func:`fastseg.model.loss.segmentation_loss`."""
+        """Return :func:`fastseg.model.loss.segmentation_loss` of the network's logits."""
         return self.loss(self.model(image), label)
 
 
