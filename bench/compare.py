@@ -109,7 +109,7 @@ def main() -> None:
         for (row, _), change in zip(pairs, changes, strict=True)
         if _counts(row, runs[0]) and change.verdict == "slower"
     ]
-    print(f"slower beyond noise: {', '.join(slower)}" if slower else "nothing of fastseg's got slower beyond noise")
+    print(f"slower beyond noise: {', '.join(slower)}" if slower else "no entry of fastseg got slower beyond noise")
     sys.exit(1 if slower else 0)
 
 

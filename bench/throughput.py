@@ -159,7 +159,7 @@ def main() -> None:
     stopped = bench.measure(_entries(options, requests))
     bench.write(requests)
     if stopped:
-        print("interrupted; shown is what was measured before", file=sys.stderr)
+        print("interrupted; the results so far are shown", file=sys.stderr)
     sys.exit(stopped or int(any(measurement.entry.ours for measurement in bench.failures)))
 
 

@@ -81,7 +81,7 @@ def prove(device: torch.device) -> None:
         said = explain_error(device.index or 0, error, torch.cuda.get_arch_list())
         raise UserError(problem.sentence if problem else said) from None
     if not works:
-        raise UserError(f"{device} adds up wrongly: it is damaged; use another by CUDA_VISIBLE_DEVICES, {CPU}")
+        raise UserError(f"{device} computes wrong sums: it is damaged; use another by CUDA_VISIBLE_DEVICES, {CPU}")
 
 
 def cuda_works() -> bool:

@@ -21,7 +21,7 @@ _CODES = {
     ),
     100: (
         "sees none of them",
-        "look whether nvidia-smi lists them and this user may read and write /dev/nvidia*; in a container give it the "
+        "check whether nvidia-smi lists them and this user may read and write /dev/nvidia*; in a container give it the "
         "GPUs (docker run --gpus all), under Slurm ask for them (--gres gpu:1 or --gpus-per-node 1)",
     ),
     802: (

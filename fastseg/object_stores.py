@@ -39,7 +39,7 @@ class Storage(Protocol):
     """
 
     hint: str
-    """What to check if a request is refused."""
+    """Advice if a request is refused."""
 
     def look_up(self, path: str) -> Listing:
         """Return size and ETag of an object."""

@@ -166,7 +166,7 @@ class Cache:
                     self._add(ledger, file, data + _check(data))
         except OSError as error:
             self._full = True  # a run can do without a cache
-            print(f"warning: the cache {self._folder} takes no more: {error.strerror}", file=sys.stderr)
+            print(f"warning: the cache {self._folder} stores no more: {error.strerror}", file=sys.stderr)
 
     def _add(self, ledger: FileIO, file: Path, content: bytes) -> None:
         used = _read(ledger)

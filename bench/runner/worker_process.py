@@ -125,4 +125,4 @@ class Worker:
         how = "its process closed its pipe" if code is None else f"its process exited with {code}"
         how = f"crashed ({signal.Signals(-code).name})" if code is not None and code < 0 else how
         kept = (fatal + stack).splitlines()[:STACK_LINES]
-        return Failure(f"{how}; the last it said: {lines[-1][:200]}", "\n".join(kept))
+        return Failure(f"{how}; its last output: {lines[-1][:200]}", "\n".join(kept))

@@ -133,7 +133,7 @@ def frames_of_shards(
 
     manifest = read_manifest(shards)
     if not manifest.split("train").labeled:
-        raise UserError(f"the split 'train' of {shards} has no masks; name a set that can be trained on: --shards")
+        raise UserError(f"the split 'train' of {shards} has no masks; name a labeled set with --shards")
     made_from = {"shards": manifest.digest(), "count": count}
     return _frames(made_from, partial(write_from_shards, shards, manifest, count), cache, workers, progress)
 

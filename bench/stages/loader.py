@@ -15,7 +15,7 @@ from bench.stages.frames import Frames, Work
 SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
 """Codecs of image and mask → the entry that reads them."""
 WAY: dict[str, dict[str, Any]] = {"cuda": {"way": "stream"}, "cpu": {"way": "cpu"}}
-"""How fastseg loads on a device."""
+"""Settings of fastseg's loader on a device."""
 QUICK = ("notebook", "torchvision_v2", "nvimagecodec")
 """Peers of a quick run."""
 PARTS = {

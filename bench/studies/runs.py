@@ -97,9 +97,9 @@ def _run(name: str, variant: str, flags: Flags, seed: int, folder: Path) -> Run:
     own = ("--seed", str(seed), "--runs", str(folder / name), "--name", f"{variant}-{seed}", "--resume", "auto")
     for flag in own[::2]:
         if flag in flags:
-            raise UserError(f"{flag} stands behind --, but bench/accuracy.py gives it to each run; leave it out there")
+            raise UserError(f"{flag} follows --, but bench/accuracy.py gives it to each run; leave it out there")
     if flags["--gpus"] != "1":
-        raise UserError(f"--gpus {flags['--gpus']} stands behind --; runs are compared on one GPU each, leave it out")
+        raise UserError(f"--gpus {flags['--gpus']} follows --; runs are compared on one GPU each, leave it out")
     line = (*words(flags), *own)
     launch, config = parse(line)
     manifest = _manifest(config.shards)
@@ -119,7 +119,7 @@ def _check_different(runs: Sequence[Run]) -> None:
         if other is not run:
             raise UserError(
                 f"{run.study}'s {run.variant} has the settings of its {other.variant}; "
-                "leave the flag that makes them alike out of those behind --, or one of the two out of --variants"
+                "leave the flag that makes them alike out of those after --, or one of the two out of --variants"
             )
 
 

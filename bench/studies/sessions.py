@@ -87,7 +87,7 @@ def train(run: Run, mark: str, tell: Tell) -> None:
         record["finished"] = code == 0
         record["failure"] = None if code == 0 else last_words(log, before, code)
     if code and run.variant == BASE and not _epochs(run):
-        raise UserError(f"{run.label} could not begin: {record['failure']}; the whole of it is in {log}")
+        raise UserError(f"{run.label} could not start: {record['failure']}; the full output is in {log}")
 
 
 @contextmanager

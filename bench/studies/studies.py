@@ -49,7 +49,7 @@ def flags_of(line: Sequence[str]) -> Flags:
         elif found:
             values.append(word)
         else:
-            raise UserError(f"behind -- stands {word!r}, which is no flag of fastseg/train.py; begin with one")
+            raise UserError(f"after -- comes {word!r}, which is no flag of fastseg/train.py; begin with one")
     return {flag: shlex.join(values) for flag, values in found.items()}
 
 

@@ -95,13 +95,13 @@ def check(options: Options) -> None:
     if models > 2:
         raise UserError(f"{models} models are named, the baseline included; fastseg-eval compares two")
     if options.arch and not options.baseline:
-        raise UserError(f"--arch {options.arch} is of the baseline; add --baseline coco, or leave it out")
+        raise UserError(f"--arch {options.arch} is for the baseline; add --baseline coco, or leave it out")
     if options.baseline and not options.checkpoints and not options.shards:
-        raise UserError("the baseline alone knows no set of its own; name one with --shards DIR")
+        raise UserError("the baseline alone has no data set; name one with --shards DIR")
     for flag in ("save_predictions", "official", "report"):
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
-            raise UserError(f"--{name} goes with one checkpoint alone; leave it out, or the other model")
+            raise UserError(f"--{name} takes a single checkpoint; leave it out, or the other model")
     for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
         value = getattr(options, name)
         if value is not None and value < least:

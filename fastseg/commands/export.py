@@ -66,7 +66,7 @@ def export(options: Options, console: Console) -> Path:
     if options.to == "safetensors" and model.stretch_to:
         raise UserError(
             f"{options.checkpoint} was trained on stretched frames (--data.resize stretch), which weights alone do not "
-            "tell torchvision; use --to onnx or torch-export, which stretch by themselves"
+            "tell torchvision; use --to onnx or torch-export, which stretch frames themselves"
         )
     batches, source = comparison_images(options.images, saved["shards"])
     contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"

@@ -85,7 +85,7 @@ def _main() -> None:
 def _check(options: Options) -> None:
     alone = [f"--{name}" for name in MODES if getattr(options, name.replace("-", "_"))]
     if len(alone) > 1:
-        raise UserError(f"{alone[0]} and {alone[1]} are two things to do; run one after the other")
+        raise UserError(f"{alone[0]} and {alone[1]} exclude each other; run one after the other")
     if options.out and is_remote(options.out) and not options.verify:
         raise UserError(
             f"--out is {options.out}; it must be a local folder: pack into {DEFAULT}, then run "
@@ -112,10 +112,10 @@ def _pack(options: Options) -> None:
     if manifest:
         _show(manifest, out)
     if not counts:
-        print(f"{out} already holds this very set; nothing to do")
+        print(f"{out} already holds this set; nothing to do")
     else:
         packed = counts[-1] - counts[0]
-        kept = f", {counts[0]} frames were there already" if counts[0] else ""
+        kept = f", {counts[0]} frames were already packed" if counts[0] else ""
         print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
     if manifest:
         print(f"see what training will see: fastseg-inspect {out}")
@@ -134,7 +134,7 @@ def _guess(source: Path, workers: int | None) -> None:
         table.add_row(str(value), Text("■■", style=f"rgb({red},{green},{blue})"), name, share)
     Console(markup=False).print(table)
     if len(guess.classes) > MANY:
-        print(f"{len(guess.classes)} values are many: masks once resized or stored as JPEG hold mixtures of labels")
+        print(f"{len(guess.classes)} values are many: masks resized or stored as JPEG hold mixtures of labels")
     print(f'wrote {path}: write the names in, move values that are no class to "ignore", then pack {source}')
 
 

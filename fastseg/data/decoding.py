@@ -19,7 +19,7 @@ class Decoder(Generic[EncodedBatch]):
     def __init__(
         self, reader: Reader, source: Callable[[], EncodedBatch], graph: Callable[..., Any], **options: Any
     ) -> None:
-        """Build the pipeline: ``source`` returns the next batch; :mod:`.dali_graph`'s ``graph`` takes the ``options``."""
+        """Build the pipeline: ``source`` returns the next batch, and ``graph`` takes the ``options``."""
         self._reader = reader
         self._source: Callable[[], EncodedBatch] = source
         # DALI reads CPU arrays in place: they are kept until the batch after theirs is returned.

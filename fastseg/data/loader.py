@@ -308,8 +308,8 @@ def _reader(files: Files, split: Split) -> Reader:
     reader = Reader(files)
     if len(reader) != split.samples:
         raise UserError(
-            f"the indexes of {files.tars[0]} and its like name {len(reader)} records, the manifest {split.samples}; "
-            "copy or pack the set again"
+            f"the indexes of {files.tars[0]} and the other shards name {len(reader)} records, the manifest "
+            f"{split.samples}; copy or pack the set again"
         )
     return reader
 

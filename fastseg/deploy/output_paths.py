@@ -29,7 +29,7 @@ def disambiguate(outputs: Outputs, files: Sequence[Input], videos: Mapping[Path,
     targets = _targets(outputs, files, videos)
     for path, wanting in targets.items():
         if len(wanting := [*wanting, *_above(path, targets)]) > 1:
-            raise UserError(f"{wanting[0].path} and {wanting[1].path} would both go to {path}; predict them apart")
+            raise UserError(f"{wanting[0].path} and {wanting[1].path} would both go to {path}; predict them separately")
     return files
 
 

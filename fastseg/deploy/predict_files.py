@@ -22,7 +22,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Job:
-    """What all files share: predictor, outputs, batch size, threads, callbacks."""
+    """Predictor, outputs, batch size, threads and callbacks, which all files share."""
 
     predictor: Predictor
     outputs: Outputs

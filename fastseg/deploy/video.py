@@ -119,7 +119,7 @@ def write_video(path: Path, video: Video) -> Iterator[Writer]:
             except OSError:
                 raise UserError(
                     f"{path} cannot be written as a video of {video.width}×{video.height} pixels by this OpenCV; "
-                    "install 'fastseg-deeplab[video]', or look whether the disk is full"
+                    "install 'fastseg-deeplab[video]', or check whether the disk is full"
                 ) from None
             try:
                 yield writer
@@ -140,7 +140,7 @@ def _check_whole(written: Path, frames: int, path: Path) -> None:
         capture.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)
         if there != frames or not capture.read()[0]:
             raise UserError(
-                f"{path} is not written: its {frames} frames cannot all be read back, as where the disk is full; free "
+                f"{path} is not written: its {frames} frames cannot all be read back, as when the disk is full; free "
                 "some space and predict the video again"
             )
     finally:

@@ -115,7 +115,7 @@ class Watchdog:
         if self._rank == min(self._others.keys() - set(hung), default=0):  # one speaks for all
             names = ", ".join(self._name(rank) for rank in hung)
             print(
-                f"error: no progress for {self._seconds:g} s: the others wait for {names}; look what holds it up "
+                f"error: no progress for {self._seconds:g} s: the others wait for {names}; check what blocks it "
                 "(a stopped process, a lost machine, a disk that hangs) and run the same command again",
                 file=sys.stderr,
                 flush=True,
@@ -127,7 +127,7 @@ class Watchdog:
     def _end_alone(self) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one speaks for its machine
             print(
-                "error: the process that the ranks speak through is gone (the launcher, or the first rank); "
+                "error: the process that connects the ranks is gone (the launcher, or the first rank); "
                 "run the same command again",
                 file=sys.stderr,
                 flush=True,

@@ -59,7 +59,7 @@ class Baseline:
         if not self.matches:
             raise UserError(
                 f"none of the set's classes ({', '.join(classes[:3])}, …) is among those of the baseline "
-                f"({', '.join(self.voc[1:])}); it has nothing to say about them"
+                f"({', '.join(self.voc[1:])}); it cannot score them"
             )
         self.model = _load(arch, trained, len(self.voc))
         # Any other class gets the id after the set's last: a miss for the true class, a false alarm for none.

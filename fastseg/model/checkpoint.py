@@ -58,7 +58,7 @@ def load(path: Path) -> dict[str, Any]:
 def check(document: Any, path: Path) -> None:
     """Refuse a document that is no fastseg checkpoint; ``path`` starts the :class:`UserError`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
+        raise UserError(f"{path} is not a checkpoint of fastseg; if it holds weights, use it as --model.weights")
     if document.get("version") != VERSION:
         found = shown(document.get("version"))
         raise UserError(

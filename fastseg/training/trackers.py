@@ -151,7 +151,7 @@ def open_tracking(
     except Exception as error:  # whatever the library raises
         reason = f"--tracker {kind} cannot begin ({_short(error)})"
         if not step:
-            raise UserError(f"{reason}; see to that, or leave it out with --tracker none") from None
+            raise UserError(f"{reason}; fix that, or leave it out with --tracker none") from None
         say(f"{reason}; training continues without it, metrics.jsonl has everything")
         return None
     write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")

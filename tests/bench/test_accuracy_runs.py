@@ -78,7 +78,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
 
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
-    commands.refused(done, "demo, base, seed 0 could not begin: ", "--data.batch")
+    commands.refused(done, "demo, base, seed 0 could not start: ", "--data.batch")
     assert not (tmp_path / "runs" / "demo" / "ema-off-0").exists()
 
 

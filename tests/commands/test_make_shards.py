@@ -63,10 +63,10 @@ def test_killed_in_the_middle_and_started_again(
 
     result = _run(*arguments)
     assert result.returncode == 0, result.stderr
-    assert f"{4 * kept} frames were there already" in result.stdout
+    assert f"{4 * kept} frames were already packed" in result.stdout
     assert _files(tmp_path) == _files(undisturbed)
     result = _run(*arguments)
-    assert "already holds this very set; nothing to do" in result.stdout
+    assert "already holds this set; nothing to do" in result.stdout
 
 
 def test_verify(undisturbed: Path, tmp_path: Path) -> None:
