@@ -66,7 +66,7 @@ class FrameCache:
     def __init__(
         self, reader: Reader, indexes: Iterable[int], number: int, arena: torch.Tensor, **options: Any
     ) -> None:
-        """Start decoding. ``indexes``: the endless order in which ``number`` frames will be requested; ``arena``: memory
+        """Take ``indexes``, the endless order in which ``number`` frames will be requested; ``arena``: memory
         for them all, see :func:`allocate_arena`; ``options`` of the decoding pipeline."""
         self._kept: dict[int, Frame] = {}
         self._number, self._arena, self._used = number, arena, 0

@@ -106,9 +106,7 @@ class Reader:
                 return use(other, self.read(other))
             except Damaged as error:
                 self._skip(other, error)
-        raise UserError(
-            f"all records of {self.files.tars[0]} and the other shards are damaged; copy or pack the set again"
-        )
+        raise UserError(f"all records of {self.files.tars[0]} and other shards are damaged; copy or pack the set again")
 
     def read(self, index: int) -> Encoded:
         """Read the record at ``index``; raise :class:`Damaged` if it is cut off, unreadable or not as packed."""

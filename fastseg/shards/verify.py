@@ -120,7 +120,7 @@ MAX_LISTED = 6
 
 
 @dataclass(frozen=True)
-class _Findings:
+class _ShardCheck:
     """Contents of one shard and what is wrong with it."""
 
     damages: tuple[str, ...]
@@ -158,18 +158,18 @@ def verify(
     work = [(split, shard) for split in manifest.splits.values() for shard in split.shards]
     tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
     total, done = sum(shard.samples for _, shard in work), 0
-    findings: dict[str, _Findings] = {}
+    checks: dict[str, _ShardCheck] = {}
     if progress is not None:
         progress(0, total)
     with closing(ordered_map(_check_shard, tasks, min(workers, len(tasks)))) as results:
-        for (_, shard), found in zip(work, results, strict=True):
-            findings[shard.file] = found
+        for (_, shard), check in zip(work, results, strict=True):
+            checks[shard.file] = check
             done += shard.samples
             if progress is not None:
                 progress(done, total)
-    damages = [damage for found in findings.values() for damage in found.damages]
+    damages = [damage for check in checks.values() for damage in check.damages]
     for name, split in manifest.splits.items():
-        damages += _check_split(name, split, [findings[shard.file] for shard in split.shards])
+        damages += _check_split(name, split, [checks[shard.file] for shard in split.shards])
     return damages
 
 
@@ -177,27 +177,27 @@ def _expected(manifest: Manifest, split: Split) -> _Expected:
     return _Expected(manifest.image_codec, manifest.mask_codec if split.labeled else None, len(manifest.classes))
 
 
-def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator[str]:
+def _check_split(name: str, split: Split, checks: list[_ShardCheck]) -> Iterator[str]:
     """Compare the sums over a split's shards with the manifest."""
-    keys = Counter(key for found in findings for key in found.keys)
+    keys = Counter(key for check in checks for key in check.keys)
     for key in (key for key, count in keys.items() if count > 1):
         yield f"{name}: the record {key} occurs {keys[key]} times"
-    if any(found.damages for found in findings):
+    if any(check.damages for check in checks):
         return
-    sizes = sum((found.sizes for found in findings), Counter())
+    sizes = sum((check.sizes for check in checks), Counter())
     if sizes != {(height, width): count for height, width, count in split.sizes}:
         yield f"{name}: the sizes of the images are {shown(dict(sizes))}, the manifest says {shown(split.sizes)}"
-    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labeled else ()
+    pixels = tuple(np.sum([check.pixels for check in checks], axis=0).tolist()) if split.labeled else ()
     if pixels != split.pixels:
         yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
 
 
-def _check_shard(folder: str | Path, shard: Shard, expected: _Expected) -> _Findings:
+def _check_shard(folder: str | Path, shard: Shard, expected: _Expected) -> _ShardCheck:
     with local_copy(folder, (shard.file, shard.index)) as here:
         return _check_local(here, shard, expected)
 
 
-def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
+def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _ShardCheck:
     damages, wrong = list(_check_files(folder, shard)), set[str]()
     located = list(_locate(folder, shard)) if damages else []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -221,7 +221,7 @@ def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
             wrong.add(entry.key)
             damages.append(f"{shard.file}, record {entry.key} at byte {entry.components[0].offset}: {error}")
     damages += [sentence for key, sentence in located if key not in wrong]
-    return _Findings(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
+    return _ShardCheck(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
 
 
 def check_files(folder: str | Path, shards: Sequence[Shard], threads: int) -> list[str]:

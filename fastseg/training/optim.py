@@ -50,10 +50,10 @@ def lr_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) 
     return low + (peak - low) * (1 - progress) ** 0.9
 
 
-def set_lr(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate ``rate`` from the next step on."""
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate ``lr`` from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
 class Average:

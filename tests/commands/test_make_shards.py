@@ -94,12 +94,12 @@ def test_wrong_input_is_one_sentence(folder: Path, tmp_path: Path) -> None:
         ),
         ((folder, "--merge", "--out", "s3://bucket/x"), "it must be a local folder"),
         ((folder, "--part", "3/2"), "--part is '3/2'"),
-        ((folder, "--part", "1/2", "--verify"), "--part and --verify are two things to do"),
+        ((folder, "--part", "1/2", "--verify"), "--part and --verify exclude each other"),
         (("--merge",), "holds no parts of a set"),
         ((folder, "--splits", "tset"), "--splits has 'tset'"),
         ((own, "--guess-classes"), "classes.json is there already"),
         ((folder, "--guess-classes"), "is Cityscapes, whose classes are known; pack it without"),
-        ((folder, "--guess-classes", "--verify"), "--guess-classes and --verify are two things to do"),
+        ((folder, "--guess-classes", "--verify"), "--guess-classes and --verify exclude each other"),
         (("--verify",), "holds no finished set of shards"),
     ):
         result = _run(*arguments, cwd=tmp_path)

@@ -33,7 +33,7 @@ class Camera:
     """Row of the vanishing point, fraction of the height of a 2:1 image."""
 
     def project(self, points: Points, size: tuple[int, int]) -> Points:
-        """Project world points (n, 3) with z ≥ :data:`NEAR` to pixels (n, 2) of an image of ``size`` (width, height)."""
+        """Project world points (n, 3) with z ≥ :data:`NEAR` to pixels (n, 2) of a (width, height) image."""
         width, height = size
         scale = self.focal * width / points[:, 2]
         u = self.center * width + scale * points[:, 0]
