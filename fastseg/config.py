@@ -35,7 +35,7 @@ class AugmentConfig:
     """Range of the random ratio by which frames are resized before the crop (mmsegmentation)."""
     resize: Literal["crop", "stretch"] = "crop"
     """crop: the crop is cut from the frame resized by scale. stretch: the whole frame is resized to the crop's height
-    and width, whatever its proportions, in training and in all use of the network; scale does not apply. For
+    and width, whatever its proportions, in training and whenever the network is used; scale does not apply. For
     comparisons with networks trained so (recipe notebook)."""
     flip: float = 0.5
     """Probability of a left-right flip."""

@@ -6,8 +6,8 @@ A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
   variable that names another Python interpreter to run it with;
 - ``candidates(cores, device) -> list[dict]``: the settings worth trying, the usual best first;
 - ``prepare(frames)``: converts the frames to the library's own format, once;
-- ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W where its
-  docstring says nothing else, on ``work.device``;
+- ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W unless
+  its docstring says otherwise, on ``work.device``;
 - ``sample(image, mask, draw, work, **settings)``: the work that ``batches`` does for one sample, from the encoded bytes
   of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the Window to show.
 

@@ -1,7 +1,7 @@
 """Decode and augment a sample by OpenCV, for the peers that leave that to the user.
 
-OpenCV's INTER_LINEAR does not antialias: where a frame shrinks, it looks at four pixels and does less work than the
-others. INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
+OpenCV's INTER_LINEAR does not antialias: to shrink a frame, it reads four pixels and does less work than the others.
+INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
 """
 
 from functools import cache

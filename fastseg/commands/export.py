@@ -25,7 +25,7 @@ class Options:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    """Checkpoint of a training run. Averaged weights are used if it has them."""
     to: Literal["onnx", "torch-export", "safetensors"]
     """onnx and torch-export: bytes N×H×W×3 to class ids and logits; safetensors: the weights, for torchvision."""
     out: Annotated[Path | None, shown_as("FILE")] = None

@@ -25,7 +25,7 @@ class Options:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    """Checkpoint of a training run. Averaged weights are used if it has them."""
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
     """Images, videos, and folders, which are searched recursively."""
     out: Path = Path("predictions")

@@ -51,7 +51,7 @@ class Window(NamedTuple):
     left: int
     right: int
     height: int
-    """Rows that the window is resized to; fewer than the crop's where it has to be padded."""
+    """Rows that the window is resized to; fewer than the crop's if it has to be padded."""
     width: int
     pad_top: int
     """Rows of padding above, in the crop."""
@@ -164,7 +164,7 @@ class Augmentation(NamedTuple):
     """A random change of pixels. Its settings are fields of :class:`fastseg.config.AugmentConfig`."""
 
     is_on: Callable[[AugmentConfig], bool]
-    """Tells whether these settings change anything; where they do not, neither operator runs."""
+    """Tells whether these settings change anything; if not, neither operator runs."""
     numbers: tuple[str, ...]
     """Names of what is drawn for a sample, keywords of both operators."""
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
@@ -184,7 +184,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         dali=dali_color,
     ),
 }
-"""In the order in which they are drawn and done. A new one goes to the end: what the others draw stays as it is."""
+"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay."""
 
 NUMBERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.numbers)
 """Names of all that is drawn for a sample beside its window."""

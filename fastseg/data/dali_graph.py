@@ -1,7 +1,7 @@
 """The DALI graphs: encoded images and masks in, uint8 batches out; running one, and resizing on the CPU instead.
 
-The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → whatever changes
-a finished crop. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
+The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → change finished
+crops. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
 :mod:`fastseg.data.augment`, which has drawn what they need before, once for image and mask: drawing twice with one seed
 has drifted apart for others (https://github.com/NVIDIA/DALI/issues/2546).
 """
@@ -54,7 +54,7 @@ class Crops(NamedTuple):
     size: NDArray[np.float32]
     """Rows and columns that the window is resized to, N×2."""
     pad_start: NDArray[np.int32]
-    """Row and column of the resized window where the finished crop begins, N×2: negative where it is padded."""
+    """Row and column of the resized window where the finished crop begins, N×2: negative if it is padded."""
     numbers: dict[str, NDArray[np.float32]]
     """N of each of :data:`fastseg.data.augment.NUMBERS`, by their names."""
     records: Sequence[int]

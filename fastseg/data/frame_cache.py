@@ -66,8 +66,8 @@ class FrameCache:
     def __init__(
         self, reader: Reader, indexes: Iterable[int], number: int, arena: torch.Tensor, **options: Any
     ) -> None:
-        """Take ``indexes``, the endless order in which ``number`` frames will be requested; ``arena``: memory
-        for them all, see :func:`allocate_arena`; ``options`` of the decoding pipeline."""
+        """Take ``indexes``, the endless order in which ``number`` frames will be requested; ``arena``: memory for them
+        all, see :func:`allocate_arena`; ``options`` of the decoding pipeline."""
         self._kept: dict[int, Frame] = {}
         self._number, self._arena, self._used = number, arena, 0
         self._arriving = decoded_frames(reader, first_times(indexes, number), **options)
@@ -103,7 +103,7 @@ def first_times(indexes: Iterable[int], number: int) -> Iterator[int]:
 
 
 def decoded_frames(reader: Reader, indexes: Iterable[int], **options: Any) -> Generator[tuple[Any, Any], None, None]:
-    """Yield image and mask at endless ``indexes``, in DALI's memory until the next frame is asked for."""
+    """Yield image and mask at endless ``indexes``, in DALI's memory until the next frame is requested."""
     batches = frame_batches(reader, indexes, batch=options["batch_size"], ahead=options["prefetch_queue_depth"])
     device = "cpu" if options["device_id"] is None else "gpu"
     decoder = Decoder(reader, batches, eval_graph, device=device, codec=reader.files.image_codec, **options)

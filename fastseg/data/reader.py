@@ -67,7 +67,7 @@ class _Record(NamedTuple):
 class Reader:
     """Random access to the records of a split, in the order of the shards; threads may share it.
 
-    A record is one ``pread`` from a local tar (0.1 ms where the page cache has it), one range request to ``s3://``.
+    A record is one ``pread`` from a local tar (0.1 ms from the page cache), one range request to ``s3://``.
     """
 
     def __init__(self, files: Files) -> None:

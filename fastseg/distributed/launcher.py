@@ -27,7 +27,7 @@ class Agent(LocalElasticAgent):
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     """Return the rank and the failure that caused the others.
 
-    A rank with a user error has printed it. A rank killed by a signal failed by itself, unless the signal is SIGTERM,
+    A rank with a user error has printed it. A rank killed by a signal failed on its own, unless the signal is SIGTERM,
     which the launcher sends to the remaining ranks.
     """
     codes = [(rank, failure, failure.exitcode) for rank, failure in error.failures.items()]

@@ -75,8 +75,8 @@ class Baseline:
     def predict(self, image: Tensor, views: TtaViews = ONCE) -> Tensor:
         """Return the train id of every pixel, or C for none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
 
-        Frames go in at their full size, as for any checkpoint of ours; torchvision's own preset would first make
-        their shorter side 520 pixels.
+        Frames go in at their full size, as for fastseg's checkpoints; torchvision's own preset would first make their
+        shorter side 520 pixels.
         """
         return self._train_ids[predict(self.model, image, views).long()]
 

@@ -64,7 +64,7 @@ def _folder(source: Path) -> Path:
 
 
 def _archive(source: Path) -> Path | None:
-    """Return the zip to read, where no extracted folder is there."""
+    """Return the zip to read, if there is no extracted folder."""
     archive = source if source.suffix == ".zip" else source / ZIP
     return archive if archive.is_file() and _folder(source) == source else None
 
@@ -159,7 +159,7 @@ def run_official(truth: Path, predictions: Mapping[str, Path], progress: Progres
     """Score saved predictions (key → PNG of label ids) by cityscapesscripts' own code.
 
     ``truth``: the folder with ``gtFine/``, that folder itself, or the official zip or the folder with it. Raises
-    :class:`UserError` where a frame's ground truth is missing or of another size.
+    :class:`UserError` if a frame's ground truth is missing or of another size.
     """
     with ground_truth(truth, list(predictions)) as files:
         for key, path in predictions.items():

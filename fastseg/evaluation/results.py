@@ -21,7 +21,7 @@ CONFUSIONS = 5
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """The scores of one checkpoint on one split, and where they come from."""
+    """The scores of one checkpoint on one split, and their provenance."""
 
     checkpoint: str
     step: int

@@ -16,9 +16,9 @@ from fastseg.model.checkpoint_file import is_zip
 Rgb = tuple[float, float, float]
 
 MAX_PLAIN = 64 << 20
-"""Maximum bytes of a file's pickle, which describes its tensors without their values: ours has 0.3 MB."""
+"""Maximum bytes of a file's pickle, which describes its tensors without their values: fastseg's have 0.3 MB."""
 MAX_VALUES = 1_000_000
-"""Maximum numbers, strings, tensors and containers in a file, repeated references included: ours has 10,000."""
+"""Maximum numbers, strings, tensors and containers in a file, repeated references included: fastseg's have 10,000."""
 VIEWS = 4
 """Maximum bytes of all tensors over those of the file: a file may hold several views of one storage."""
 
@@ -100,7 +100,7 @@ def fitting(path: Path | None = None) -> Iterator[None]:
 
 
 class _Unsafe(ValueError):
-    """A reason of ours to reject a file."""
+    """A reason to reject a file, found by fastseg, not by torch."""
 
 
 def _reason(error: Exception) -> str:

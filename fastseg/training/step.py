@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
     """A step's results over all ranks, as numbers or scalar tensors."""
 
     loss: Any
-    """Loss of both heads, as it is trained on."""
+    """Training loss of both heads."""
     main_loss: Any
     aux_loss: Any
     """0 without an auxiliary head."""

@@ -1,11 +1,11 @@
-"""ASPP's dilated convolutions without the taps that read padding at every pixel: where a rate reaches past the map.
+"""ASPP's dilated convolutions without the taps that read padding at every pixel, since their rate reaches past the map.
 
 At rate r a tap beside the middle reads r pixels away; on a map no longer than r it only ever finds padding. Its rows
 and columns are cut out of the kernel, 3×3 → 1×1, and their weights get the zero gradient that they get anyway.
 
 Prediction: nothing at 768², where ResNet's map is 96 and MobileNetV3's 48 long and rates are 12, 24, 36. For crops of
 288 and less (MobileNetV3: 576) the rate 36 keeps one tap of nine; at 256 MobileNetV3's map is 16 long, so that 11 taps
-of 27 are left, and ASPP is two thirds of its arithmetic: up to 40 % less time where a library computes padding.
+of 27 are left, and ASPP is two thirds of its arithmetic: up to 40 % less time if a library computes padding.
 
 Source: Chen et al. 2017, arXiv 1706.05587, section 3.3: at large rates the 3×3 filter degenerates to a 1×1 filter.
 """
