@@ -1,6 +1,6 @@
-"""A GPU that is not here: what Dynamo, AOTAutograd, Inductor and Triton ask of a driver, answered by hand.
+"""Emulate an absent GPU: answer what Dynamo, AOTAutograd, Inductor and Triton ask of a driver.
 
-Private parts of torch are replaced, for the rest of the process. Where they have moved, :class:`Moved` names the one.
+Replaces private parts of torch for the rest of the process. If one has moved, :class:`Moved` names it.
 """
 
 import atexit
@@ -15,11 +15,11 @@ import torch
 
 
 class Moved(RuntimeError):
-    """A part of torch or Triton that this knows is not where it was."""
+    """A private part of torch or Triton has moved."""
 
 
 class Gpu(NamedTuple):
-    """What is asked of a GPU, and what a roofline assumes of it."""
+    """Properties of a GPU, and a roofline's assumptions about it."""
 
     name: str
     capability: tuple[int, int]
@@ -27,7 +27,7 @@ class Gpu(NamedTuple):
     memory: int
     """Bytes."""
     cache: int
-    """Bytes of the second level."""
+    """Bytes of the second-level cache."""
     bandwidth: float
     """Bytes per second that long kernels reach: about nine tenths of the datasheet's. An assumption."""
     rate: float
@@ -42,7 +42,7 @@ GPUS = {
 
 
 def pretend(gpu: Gpu) -> None:
-    """Let torch believe in ``gpu`` as its only device. Raises :class:`Moved`; fake tensors are all it can hold."""
+    """Let torch believe in ``gpu`` as its only device. Raises :class:`Moved`; it can hold only fake tensors."""
     with naming_what_moved():
         _replace_hooks()
         _answer_torch(gpu)
@@ -52,7 +52,7 @@ def pretend(gpu: Gpu) -> None:
 
 @contextmanager
 def naming_what_moved() -> Iterator[None]:
-    """Turn what happens where a private part is missing into a :class:`Moved` that names it."""
+    """Turn the error for a missing private part into a :class:`Moved` that names it."""
     try:
         yield
     except (AttributeError, ImportError, OSError) as error:
@@ -63,10 +63,10 @@ _no_context = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int8)(la
 
 
 def _replace_hooks() -> None:
-    """Tell the autograd engine that the GPU has no context; of a GPU that is not there torch raises instead.
+    """Tell the autograd engine that the GPU has no context; for an absent GPU torch raises instead.
 
     CUDAHooks::hasPrimaryContext is the fifth virtual function of ATen/detail/AcceleratorHooksInterface.h. A build of
-    torch for CPUs asks nobody.
+    torch for CPUs does not ask.
     """
     if not torch.backends.cuda.is_built() or torch.cuda.device_count():
         return
@@ -155,7 +155,7 @@ def _answer_compiler() -> None:
     folder: Any = joint_graph.UniformValueConstantFolder
     deduce = folder._deduce_value
 
-    def on_cpu(self: Any, node: Any) -> Any:  # constants are computed for real, so they need a device that is there
+    def on_cpu(self: Any, node: Any) -> Any:  # constants are really computed, so they need an existing device
         before = node.kwargs
         if "device" in before:
             node.kwargs = {**before, "device": torch.device("cpu")}

@@ -1,4 +1,4 @@
-"""mIoU of recipes, each with several seeds, beside what was changed in them: python bench/accuracy.py --help"""
+"""Measure the mIoU of recipes and their variants with several seeds: python bench/accuracy.py --help"""
 
 import re
 import shlex
@@ -26,43 +26,43 @@ from fastseg.files import check_writable, check_writable_file
 from fastseg.shards.manifest import read_manifest
 
 PATH = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
-"""An absolute path; its last name is enough for others."""
+"""An absolute path; only its last name is published."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train what a study names, each variant with several seeds, and say which changes beat the noise between seeds.
+    """Train a study's variants with several seeds each, and report which changes beat the noise between seeds.
 
-    Each run is fastseg/train.py in a process of its own, in RUNS/STUDY/VARIANT-SEED. Ctrl-C shows what there is; the
-    same command goes on from there. Behind -- come flags of fastseg/train.py for all runs.
+    Each run is fastseg/train.py in a separate process, in RUNS/STUDY/VARIANT-SEED. Ctrl-C shows the results so far; run
+    the same command again to resume. Flags of fastseg/train.py for all runs follow --.
 
     Example: python bench/accuracy.py camvid-proxy --seeds 3 --json results.json -- --optim.epochs 10
     """
 
     studies: Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("STUDY ...")] = ()
-    """Names of studies, of those that --list lists."""
+    """Studies to run; --list shows their names."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the studies, with their questions, variants and predictions."""
     seeds: Annotated[int | None, shown_as("N")] = None
-    """Seeds 0 to N-1. Default: what the study says, mostly 3."""
+    """Use seeds 0 to N-1. Default: the study's number, mostly 3."""
     seed: Annotated[tuple[int, ...] | None, shown_as("SEED ...")] = None
-    """These seeds instead."""
+    """Use these seeds instead."""
     variants: Annotated[tuple[str, ...] | None, shown_as("NAME ...")] = None
-    """Only these variants, and the base. Default: all."""
+    """Run only these variants, and the base. Default: all."""
     runs: Annotated[Path, shown_as("DIR")] = Path("runs/accuracy")
     """Folder of the run folders."""
     show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Train nothing; show what the runs have found so far."""
+    """Train nothing; show the results so far."""
     json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write environment and results there."""
+    """Write environment and results to this file."""
     plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
     """Draw mIoU against minutes."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the tables as GitHub shows them."""
+    """Print the tables as Markdown."""
 
 
 def main() -> None:
-    """Parse the command line, train what is not yet trained, and show what was found."""
+    """Parse the command line, train unfinished runs, and show the results."""
     arguments = sys.argv[1:]
     at = arguments.index("--") if "--" in arguments else len(arguments)
     options, extra = tyro.cli(Options, args=arguments[:at]), arguments[at + 1 :]
@@ -79,13 +79,13 @@ def main() -> None:
         stopped = run_all(plans, options.runs)
     show(options, plans, extra)
     if stopped:
-        print("interrupted; the same command goes on from there", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
     failed = any(run.read(RECORD).get("failure") for runs in plans.values() for run in runs)
     sys.exit(stopped or int(failed))
 
 
 def check(options: Options) -> None:
-    """Raise :class:`UserError` for what can be known to fail before anything is trained."""
+    """Raise :class:`UserError` for errors that can be found before training."""
     if not options.studies:
         raise UserError(f"no study is named; name one or more of: {', '.join(STUDIES)} (--list explains them)")
     for name in options.studies:
@@ -111,7 +111,7 @@ def _seeds(options: Options, name: str) -> Sequence[int]:
 
 
 def listing() -> str:
-    """Return the studies for people."""
+    """Return the list of studies as text."""
     lines = []
     for name, study in STUDIES.items():
         lines += [f"{name}: {study.question}", f"  predicted  {study.prediction}"]
@@ -121,7 +121,7 @@ def listing() -> str:
 
 
 def show(options: Options, plans: dict[str, list[Run]], extra: Sequence[str]) -> None:
-    """Print the tables, and write the files that were asked for."""
+    """Print the tables, and write the requested files."""
     from bench.docs.accuracy import NOTE, study_tables
     from bench.docs.plots import plot_studies
     from bench.studies.results import write_studies
@@ -141,7 +141,7 @@ def show(options: Options, plans: dict[str, list[Run]], extra: Sequence[str]) ->
 
 
 def results_of(name: str, runs: Sequence[Run], extra: Sequence[str]) -> "StudyResults":
-    """Read what a study's folders hold."""
+    """Read the results in a study's folders."""
     from bench.studies.results import StudyResults, read_result
 
     study, config = STUDIES[name], runs[0].config
@@ -163,7 +163,7 @@ def results_of(name: str, runs: Sequence[Run], extra: Sequence[str]) -> "StudyRe
 
 
 def _environment(runs: Sequence[Run]) -> dict[str, str]:
-    """Return what the runs ran on, which may be another machine than the one that shows them."""
+    """Return the environment of the runs, which may differ from this machine's."""
     from bench.runner.machine import machine
 
     ran_on = {name: text for run in runs for name, text in run.read("environment.json").items() if name != "command"}
@@ -171,7 +171,7 @@ def _environment(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def without_paths(text: str) -> str:
-    """Return a text that may go to others: of absolute paths only the last name."""
+    """Return a text for publication: only the last names of absolute paths remain."""
     return PATH.sub(r"\1", text)
 
 

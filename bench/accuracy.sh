@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What recipes reach on a GPU, the most important question first: bench/accuracy.sh [OUT [PART ...]]
+# Train recipes on a GPU, the most important question first: bench/accuracy.sh [OUT [PART ...]]
 #
 # Runs from a checkout after `pip install -e '.[bench]'`, on one GPU in under 25 minutes. Each part is a study of
-# bench/accuracy.py with a share of the time; what it did not come to goes on when the script is run again, from the run
-# folders in FASTSEG_RUNS, which have to be kept for that: elsewhere it begins anew. JSON and pictures, named by the GPU
-# (accuracy-h200-camvid.json, …), go to OUT (bench/results), logs, which are not to be committed, to OUT/logs;
-# `python -m bench.docs` makes the tables of docs/recipes.md of the files.
+# bench/accuracy.py with a share of the time; run the script again to resume unfinished runs from the
+# run folders in FASTSEG_RUNS, which have to be kept for that; without them it begins anew. JSON and pictures, named by the GPU
+# (accuracy-h200-camvid.json, …), go to OUT (bench/results), logs, which are not committed, to OUT/logs;
+# `python -m bench.docs` makes the tables of docs/recipes.md from the files.
 #
 # PART: camvid camvid-short camvid-seeds. Default: all. Expected on an H200 at 30 to 40 % of its datasheet's rate:
 #   camvid        the recipe as it stands, R50 from scratch, one seed: 7 to 10 minutes
@@ -44,7 +44,7 @@ if [ "$device" = cpu ]; then
 fi
 export PYTHONUNBUFFERED=1
 
-# study PART NAME OPTIONS...: train a study within a part's share, and show what there is.
+# study PART NAME OPTIONS...: train a study within a part's share of the budget, and show the results.
 study() {
     local part=$1 file=$out/accuracy-$gpu-$2
     local study=("$python" bench/accuracy.py "${@:2}" --runs "$runs" --json "$file.json" --plot "$file.svg")

@@ -1,4 +1,4 @@
-"""What got slower between two runs of the bench: python bench/compare.py A.json B.json"""
+"""Report what got slower between two runs of the bench: python bench/compare.py A.json B.json"""
 
 import sys
 from collections.abc import Iterator
@@ -20,25 +20,25 @@ from fastseg.errors import run_command
 
 LEVEL = 0.05
 SMALLEST = 0.03
-"""Change of the median below which nothing is called: two runs of the same code on the same machine can lie that
-far apart, since processes land on other pages and cores, which the windows within a run cannot show."""
+"""Smallest change of the median that counts: two runs of the same code on the same machine can differ that much, since
+processes land on other pages and cores, which the windows within a run cannot show."""
 ENOUGH = 4
-"""Windows of each run: with three and three, the clearest of the 20 ways to deal them out has p = 0.1."""
+"""Minimum windows of each run: with three each, the most extreme of the 20 permutations has p = 0.1."""
 ROUNDS = 20_000
 MACHINE = ("processor", "cores", "gpus", "affinity", "threads", "governor", "system")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Say what got slower or faster beyond noise from one run of bench/throughput.py to another.
+    """Report what got slower or faster beyond noise from one run of bench/throughput.py to another.
 
     Example: python bench/compare.py before.json after.json
 
-    Beyond noise is a change of an entry's median for which all three hold: an exact rank test (Mann–Whitney,
-    two-sided) of its windows gives p < 0.05, for which each run must have 4 windows or more; the 95 % bootstrap
-    interval of the ratio of medians leaves out 1; and it is 3 % or more, because two runs of the same code differ that
-    much. The exit code is 1 if something of fastseg's got slower beyond noise; parts of it alone, and fastseg without
-    one of its parts or under other settings (--ablate, --candidates, --settings), do not count.
+    Beyond noise is a change of an entry's median for which all three hold: an exact rank test (Mann–Whitney, two-sided)
+    of its windows gives p < 0.05, for which each run must have 4 windows or more; the 95 % bootstrap interval of the
+    ratio of medians excludes 1; and it is 3 % or more, because two runs of the same code differ that much. The exit
+    code is 1 if an entry of fastseg got slower beyond noise; its parts alone, and fastseg without one of its parts or
+    under other settings (--ablate, --candidates, --settings), do not count.
     """
 
     before: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BEFORE.json")]
@@ -48,7 +48,7 @@ class Options:
 
 
 class Change(NamedTuple):
-    """From one run to another."""
+    """The change of an entry from one run to another."""
 
     ratio: float
     """Median after over median before."""
@@ -56,11 +56,11 @@ class Change(NamedTuple):
     """Lower end of the 95 % bootstrap interval of the ratio."""
     high: float
     p: float
-    """By the rank test."""
+    """Two-sided p of the rank test."""
 
     @property
     def verdict(self) -> str:
-        """slower, faster, or within noise."""
+        """Return slower, faster, or within noise."""
         noisy = self.p >= LEVEL or self.low <= 1 <= self.high or abs(self.ratio - 1) < SMALLEST
         return "within noise" if noisy else "slower" if self.ratio < 1 else "faster"
 
@@ -81,7 +81,7 @@ def compare(before: tuple[float, ...], after: tuple[float, ...]) -> Change:
 
 
 def rank_test(a: tuple[float, ...], b: tuple[float, ...], rng: np.random.Generator) -> float:
-    """Return the two-sided p of Mann–Whitney's test: over all ways to deal out the values, or over many random ones."""
+    """Return the two-sided p of Mann–Whitney's test: over all permutations, or over many random ones."""
     values = np.concatenate([a, b])
     ranks = rankdata(values)
     expected = len(a) * (len(values) + 1) / 2
@@ -95,7 +95,7 @@ def rank_test(a: tuple[float, ...], b: tuple[float, ...], rng: np.random.Generat
 
 
 def main() -> None:
-    """Print the comparison; exit with 1 if something of ours got slower."""
+    """Print the comparison; exit with 1 if an entry of fastseg got slower."""
     options = tyro.cli(Options)
     runs = read_results(options.before), read_results(options.after)
     pairs = _pairs(*runs)
@@ -109,12 +109,12 @@ def main() -> None:
         for (row, _), change in zip(pairs, changes, strict=True)
         if _counts(row, runs[0]) and change.verdict == "slower"
     ]
-    print(f"slower beyond noise: {', '.join(slower)}" if slower else "nothing of fastseg's got slower beyond noise")
+    print(f"slower beyond noise: {', '.join(slower)}" if slower else "no entry of fastseg got slower beyond noise")
     sys.exit(1 if slower else 0)
 
 
 def _counts(row: Row, run: Results) -> bool:
-    """Whether it is something that people use: of a run with --settings only what stands beside the other settings."""
+    """Return whether a row counts for the exit code: an entry as users run it, not a part or a variant."""
     changed = any(word in row.entry for word in (" without ", " with "))
     swept = run.settings.get("options", {}).get("settings", False)
     return row.ours and not row.part and not changed and (not swept or row.entry == "fastseg")
@@ -142,7 +142,7 @@ def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> str:
 
 
 def _machines(before: Results, after: Results) -> Iterator[str]:
-    """Yield what of the machine is not the same."""
+    """Yield the differences between the machines."""
     a, b = before.environment, after.environment
     versions = sorted((a.keys() | b.keys()) - {*MACHINE, "command"})
     for name in (*MACHINE, *versions):
@@ -159,7 +159,7 @@ def _settings(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
 
 
 def _few(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
-    """Yield one note for all that were measured too few times."""
+    """Yield a note on the entries with too few windows."""
     least = min((len(row.windows) for pair in pairs for row in pair), default=ENOUGH)
     if least < ENOUGH:
         said = f"{least} window{'s' * (least != 1)}"
@@ -167,7 +167,7 @@ def _few(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
 
 
 def _lonely(before: Results, after: Results) -> Iterator[str]:
-    """Yield who was measured in one of the runs only."""
+    """Yield notes on entries that only one of the runs measured."""
     one, other = _by_name(before).keys(), _by_name(after).keys()
     for when, names in (("before", one - other), ("after", other - one)):
         yield from (f"{stage}, {name} was measured only {when}" for stage, name in sorted(names))

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Every answer that a GPU can give, the most important first: bench/gpu.sh [OUT [PART ...]]
 #
-# Runs from a checkout after `pip install -e '.[test,bench]'`, on one GPU in under 20 minutes, and nobody need be there:
-# each part has a time limit of its own, and one that fails, hangs or crashes stops no other; what was measured until
-# then is kept. So it is within a part: a test that takes its process along is named, and the others go on in a new one;
-# an entry that crashes has a row that says so. Files go to OUT (bench/results), named by the GPU
-# (throughput-h200-compute.json, …); last comes a page of all results, summary-h200.md. Logs, which are not to be
-# committed, go to OUT/logs; `python -m bench.docs` makes the tables of README and docs of the files.
+# Runs from a checkout after `pip install -e '.[test,bench]'`, unattended, on one GPU in under 20 minutes: each part has
+# its own time limit, and one that fails, hangs or crashes stops no other; what was measured until then is kept. The
+# same holds within a part: a test that kills its process is named, and the others run in a new one; an entry that
+# crashes has a row that says so. Files go to OUT (bench/results), named by the GPU
+# (throughput-h200-compute.json, …); last comes a page of all results, summary-h200.md. Logs, which are not
+# committed, go to OUT/logs; `python -m bench.docs` makes the tables of README and docs from the files.
 #
 # PART: tests compute loader profile candidates ablation ablation-loader settings-loader settings-compute max-autotune.
-# Without any, those of which OUT does not have the whole result yet, the failed ones last: where a machine is lent for
-# minutes, call it again and it goes on. Those that are named are measured again. They share the whole budget.
+# Default: those without a complete result in OUT, failed ones last, so that another call resumes on a machine lent for
+# minutes. Named parts are measured again. All share the budget.
 #
 # FASTSEG_SHARDS=DIR       a packed set for the frames (default: procedural streets, drawn once and kept in the cache)
 # FASTSEG_BUDGET=SECONDS   for all parts together (default: 1200)

@@ -1,7 +1,7 @@
-"""A training step lowered to a GPU's kernels without the GPU: each kernel with the bytes and the FLOPs that it takes.
+"""Lower a training step to a GPU's kernels without the GPU: each kernel with its bytes and FLOPs.
 
-Network and batch are fake tensors; Dynamo, AOTAutograd and Inductor run as they do for real, and what they generate is
-kept instead of loaded. Needs :func:`bench.absent_gpu.pretend` before.
+Network and batch are fake tensors; Dynamo, AOTAutograd and Inductor run as usual, and what they generate is kept
+instead of loaded. Needs :func:`bench.absent_gpu.pretend` before.
 """
 
 import math
@@ -21,47 +21,49 @@ from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 from fastseg.training.step import LossNetwork
 
 GATHERED = "nll_loss2d_forward"
-"""In a kernel's name: it reads one class's value of a pixel, where Inductor counts those of all classes."""
+"""Part of a kernel's name: it reads one class's value of a pixel, but Inductor counts those of all classes."""
 
 
 @dataclass
 class Kernel:
-    """A node of Inductor's schedule: a Triton kernel (or several) or a call of a library."""
+    """A node of Inductor's schedule: a Triton kernel (or several) or a library call."""
 
     direction: str
     """forward, backward or update."""
     names: list[str]
     reads: int = 0
-    """Bytes, as Inductor counts them."""
+    """Bytes read, as Inductor counts them."""
     writes: int = 0
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of a convolution or product: FLOP and bytes of what it computes (fprop, dgrad, wgrad or product)."""
+    """Results of a convolution or product (fprop, dgrad, wgrad or product) → their FLOP and bytes."""
     shape: str = ""
     channels_last: bool = True
     """Whether a convolution reads and writes channels-last 16-bit tensors."""
     atomics: int = 0
-    """Atomic additions."""
+    """Number of atomic additions."""
     modules: list[str] = field(default_factory=list)
     operators: list[str] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
+        """Return the bytes read and written."""
         return sum(moved for _, moved in self.calls.values()) if self.calls else self.reads + self.writes
 
     @property
     def launches(self) -> int:
+        """Return the number of kernel launches."""
         return len(self.calls) or max(len(self.names), 1)
 
 
 @dataclass
 class Lowered:
-    """What became of a step."""
+    """A lowered step."""
 
     kernels: list[Kernel] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     """Triton kernels by name."""
     codes: list[str] = field(default_factory=list)
-    """Inductor's whole output: the forward pass's, the backward pass's."""
+    """Inductor's output for the forward pass and for the backward pass."""
     saved: int = 0
     """Bytes that the forward pass leaves for the backward pass."""
     misordered: list[str] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Lowered:
 
 
 def lower_step(config: Config, classes: int) -> Lowered:
-    """Lower forward and backward pass of a recipe's step on one GPU. Raises where Dynamo breaks the graph."""
+    """Lower forward and backward pass of a recipe's step on one GPU. Raises if Dynamo breaks the graph."""
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
     from torch._inductor.compile_fx import compile_fx
@@ -91,17 +93,19 @@ def lower_step(config: Config, classes: int) -> Lowered:
 
     def backend(graph: Any, inputs: Any) -> Any:
         compile_fx(graph, inputs)
-        return graph.forward  # of which fake tensors make fake results: there is no GPU to run kernels on
+        return graph.forward  # fake tensors give fake results: there is no GPU to run kernels on
 
     with (
         mode,
-        inductor.patch(shape_padding=False, compile_threads=1, force_disable_caches=True),  # padding is measured
+        inductor.patch(
+            shape_padding=False, compile_threads=1, force_disable_caches=True
+        ),  # padding would be benchmarked
         functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
         autocast(precision_of(model.precision, device), device),
     ):
         torch.compile(network, backend=backend, fullgraph=True)(image, label)
     _look_at_outputs(found, outputs, network)
-    for kernel in found.kernels:  # whose sources are known only when all is loaded
+    for kernel in found.kernels:  # sources would be known only after loading
         kernel.atomics = sum(_atomics(found.sources.get(name, "")) for name in kernel.names)
     found.seconds = time.perf_counter() - begin
     return found
@@ -120,7 +124,7 @@ def _make_fake(network: nn.Module, mode: Any, device: torch.device) -> None:
 
 
 def _record(found: Lowered) -> list[tuple[str, list[Any]]]:
-    """Keep what Inductor generates from now on; returns where it puts each graph's direction and outputs."""
+    """Keep what Inductor generates from now on; return the list that gets each graph's direction and outputs."""
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.codegen.triton import TritonScheduling
     from torch._inductor.graph import GraphLowering
@@ -191,7 +195,7 @@ def _kernel(node: Any, direction: str, names: list[str]) -> Kernel | None:
 
 
 def _count_calls(kernel: Kernel, inner: Any) -> None:
-    """Count FLOPs and bytes of a library's convolution or product: all inputs and outputs once for each result."""
+    """Count FLOPs and bytes of a library's convolution or product: all inputs and outputs once per result."""
     matching = (o for o in inner.get_origins() if "convolution" in str(o.target) or "mm" in str(o.target))
     origin = next(matching, None)
     if origin is None:
@@ -218,7 +222,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def _look_at_outputs(found: Lowered, outputs: list[tuple[str, list[Any]]], network: nn.Module) -> None:
-    """Add up what is saved, and find gradients whose strides are none of a weight of their shape."""
+    """Add up the saved bytes, and find gradients whose strides match no weight of their shape."""
     orders: dict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
     for parameter in network.parameters():
         orders[tuple(parameter.shape)].add(parameter.stride())
@@ -234,7 +238,7 @@ def _look_at_outputs(found: Lowered, outputs: list[tuple[str, list[Any]]], netwo
 
 
 def compile_cubins(found: Lowered) -> list[str]:
-    """Compile every Triton kernel to machine code by Triton's own ptxas; returns those that fail, with the reason."""
+    """Compile every Triton kernel to machine code by Triton's own ptxas; return those that fail, with the reason."""
     from torch._inductor.async_compile import _load_triton_kernel_from_source
     from torch._inductor.runtime import triton_helpers
 

@@ -1,8 +1,8 @@
-"""Predict a training step's speed on a GPU that is not here: every kernel's bytes and FLOPs under a roofline.
+"""Predict a training step's speed on an absent GPU: every kernel's bytes and FLOPs under a roofline.
 
-The step is traced and lowered for the GPU as it would be there (bench/lowering.py), and each kernel takes the
-longer of its arithmetic and its memory traffic. A prediction, not a measurement: which algorithms cuDNN chooses, how
-near Triton's kernels come to the memory's bandwidth, and the gaps between kernels are assumed.
+The step is traced and lowered as on the GPU (bench/lowering.py), and each kernel takes the longer of its arithmetic and
+its memory traffic. A prediction, not a measurement: which algorithms cuDNN chooses, how near Triton's kernels come to
+the memory's bandwidth, and the gaps between kernels are assumed.
 
 Example: python bench/roofline.py --recipe cityscapes --gpu H200
 """
@@ -29,11 +29,11 @@ from fastseg.recipes import RECIPES
 from fastseg.training.flops import datasheet_peak, step_flops
 
 LAUNCH = 2.5e-6
-"""Seconds that the shortest kernel takes."""
+"""Minimum seconds of a kernel."""
 ATOMICS = 6e11
 """float32 additions a second into the second-level cache. A guess between 2e11 and 1.1e12."""
 CLASSES = {"camvid": 11}
-"""Of the data that a recipe is for; Cityscapes' else."""
+"""Number of classes of a recipe's data, if they are not Cityscapes'."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
     """See the module's docstring."""
 
     recipe: str = "cityscapes"
-    """Whose network, batch, crop and loss are traced."""
+    """Recipe whose network, batch, crop and loss are traced."""
     gpu: Literal["H200", "H100", "A100"] = "H200"
     bandwidth: float | None = None
     """Bytes per second that kernels reach, in place of the assumption."""
@@ -50,9 +50,9 @@ class Options:
     cubins: bool = False
     """Also compile every Triton kernel to machine code."""
     top: int = 0
-    """List so many of the longest kernels that are no convolutions."""
+    """Number of the longest kernels to list, without convolutions."""
     json: Path | None = None
-    """Write the figures there."""
+    """Write the figures to this file."""
     code: Path | None = None
     """Write Inductor's output to this folder: code0.py is the forward pass, code1.py the backward pass."""
 
@@ -68,7 +68,7 @@ class Row:
 
 
 def category(kernel: Kernel) -> str:
-    """Name what a kernel is for, by the names that Inductor makes of the operators in it."""
+    """Return a kernel's category, from the operators in Inductor's name for it."""
     names, way = " ".join(kernel.names), kernel.direction
     if way == "update":
         return names
@@ -98,7 +98,7 @@ def seconds(kernel: Kernel, gpu: Gpu) -> float:
 
 
 def updates(config: Config, classes: int) -> list[Kernel]:
-    """Return what follows the backward pass, uncompiled and float32: the gradient's norm, fused SGD and the average."""
+    """Return the kernels after the backward pass, uncompiled and float32: gradient norm, fused SGD, average."""
     model = DeepLab(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
     weights = 4 * sum(p.numel() for p in model.parameters())
     state = weights + 4 * sum(b.numel() for b in model.net.buffers() if b.is_floating_point())
@@ -108,7 +108,7 @@ def updates(config: Config, classes: int) -> list[Kernel]:
 
 
 def tabulate(kernels: list[Kernel], gpu: Gpu) -> dict[str, Row]:
-    """Return sums of each category, the longest first."""
+    """Return the sums of each category, the longest first."""
     rows: dict[str, Row] = defaultdict(Row)
     for kernel in kernels:
         row = rows[category(kernel)]
@@ -120,14 +120,14 @@ def tabulate(kernels: list[Kernel], gpu: Gpu) -> dict[str, Row]:
 
 
 def correct_gathers(kernels: list[Kernel], classes: int) -> None:
-    """Count what the loss reads of a pixel's classes once, where Inductor counts all of them."""
+    """Count the one value that the loss reads of a pixel's classes, of which Inductor counts all."""
     for kernel in kernels:
         if GATHERED in " ".join(kernel.names) and not kernel.calls and kernel.reads > 2e8 * classes / 19:
             kernel.reads //= classes
 
 
 def summarize(found: Lowered, rows: dict[str, Row]) -> dict[str, float | int | list[str]]:
-    """Return the figures that a test holds to what they were."""
+    """Return the figures that a test compares with stored ones."""
     convolutions = [kernel for kernel in found.kernels if kernel.calls and "product" not in kernel.calls]
     return {
         "kernels": sum(row.kernels for row in rows.values()),
@@ -169,7 +169,7 @@ def show(config: Config, options: Options, gpu: Gpu, rows: dict[str, Row], figur
 
 
 def show_longest(kernels: list[Kernel], gpu: Gpu, count: int) -> None:
-    """Print the longest kernels that are no convolutions or products."""
+    """Print the longest kernels other than convolutions and products."""
     rest = [kernel for kernel in kernels if not kernel.calls]
     for kernel in sorted(rest, key=lambda k: -seconds(k, gpu))[:count]:
         moved = f"{kernel.reads / 1e6:7.0f} MB read {kernel.writes / 1e6:7.0f} MB written"
@@ -178,7 +178,7 @@ def show_longest(kernels: list[Kernel], gpu: Gpu, count: int) -> None:
 
 
 def predict(options: Options) -> None:
-    """Lower the recipe's step, print what it takes, and write what was asked for."""
+    """Lower the recipe's step, print its time, and write the requested files."""
     if options.recipe not in RECIPES:
         raise UserError(f"--recipe is {options.recipe!r}; it must be one of: {', '.join(RECIPES)}")
     config, classes = RECIPES[options.recipe](), CLASSES.get(options.recipe, 19)

@@ -1,4 +1,4 @@
-"""Images per second, ours beside what people would use instead: python bench/throughput.py --help"""
+"""Measure images per second, fastseg beside its peers: python bench/throughput.py --help"""
 
 import importlib
 import sys
@@ -32,28 +32,28 @@ from fastseg.files import check_writable_file
 from fastseg.parallel import usable_cores
 
 VARIANTS = {"ablate": "take away from", "candidates": "add to", "settings": "set in"}
-"""Flag → what it does: tables of bench/variants, variants of ours to measure instead of peers."""
+"""Flag → verb: measure variants of fastseg from bench/variants instead of peers."""
 PLAIN_LINES = 10.0
 """Seconds between two plain lines of progress."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure loading, computing, training, packing and evaluating, ours beside its peers on the same work.
+    """Measure loading, computing, training, packing and evaluating, fastseg beside its peers on the same work.
 
-    Entries take turns in processes of their own, all others stopped. Ctrl-C shows what has been measured so far.
+    Entries take turns in separate processes, all others stopped. Ctrl-C shows the results so far.
 
     Example: python bench/throughput.py --stages loader compute --json results.json --plot results.svg
     """
 
     stages: Annotated[tuple[str, ...] | None, shown_as("STAGE ...")] = None
-    """Of loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
+    """Stages: loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
     peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
     shards: Annotated[Path | None, shown_as("DIR")] = None
-    """Set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
+    """Packed set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
     frames: Annotated[int | None, shown_as("N")] = None
-    """How many frames all entries read. Default: 32."""
+    """Number of frames that all entries read. Default: 32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPU if there is one."""
     crop: Annotated[tuple[int, int] | None, shown_as("H W")] = None
@@ -65,34 +65,34 @@ class Options:
     arch: Annotated[Arch | None, shown_as("NAME")] = None
     """torchvision's network. Default: deeplabv3_resnet50; deeplabv3_mobilenet_v3_large on a CPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of our network's products, as in training."""
+    """Precision of fastseg's network, as in training."""
     ranks: Annotated[int | None, shown_as("N")] = None
-    """Gloo ranks on the CPU that scaling goes up to. Default: one rank for each GPU."""
+    """Maximum gloo ranks of scaling, on the CPU. Default: one rank per GPU."""
     windows: Annotated[int | None, shown_as("N")] = None
-    """Measurements of each entry. Default: 5."""
+    """Windows per entry. Default: 5."""
     seconds: Annotated[float | None, shown_as("S")] = None
     """Length of a window. Default: 3."""
     warmup: Annotated[float | None, shown_as("S")] = None
-    """Seconds before every window that do not count. Default: 1.5."""
+    """Warm-up before every window. Default: 1.5."""
     sweep: bool = True
-    """Try several settings of each entry first (workers, threads, …), and go on with its best."""
+    """Try several settings of each entry first (workers, threads, …), and measure its best."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Two minutes on two cores: few frames, short windows, small crops, fewer entries, no sweep."""
+    """Take two minutes on two cores: few frames, short windows, small crops, fewer entries, no sweep."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: ours with one optimization taken away at a time."""
+    """No peers: fastseg without one optimization at a time."""
     candidates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: ours with one candidate optimization added at a time."""
+    """No peers: fastseg with one candidate optimization at a time."""
     settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: ours with one setting changed at a time (decoder, threads, images per step, …)."""
+    """No peers: fastseg with one setting changed at a time (decoder, threads, images per step, …)."""
     json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write environment, settings and results there."""
+    """Write environment, settings and results to this file."""
     plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None
-    """Draw the results."""
+    """Plot the results."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the tables as GitHub shows them."""
+    """Print the tables as Markdown."""
 
     def check(self) -> None:
-        """Raise :class:`UserError` for what can be known to fail before anything is measured."""
+        """Raise :class:`UserError` for errors that can be found before measuring."""
         chosen = tuple(name for name in self.peers if name not in ("all", "none"))
         for flag, names, known in (("--stages", self.stages or (), STAGES), ("--peers", chosen, peers.known())):
             for name in names:
@@ -117,17 +117,17 @@ class Options:
 
     @property
     def variants(self) -> str | None:
-        """The one of :data:`VARIANTS` that is asked for; None: the stages with their peers."""
+        """Return the requested one of :data:`VARIANTS`; None: the stages with their peers."""
         return next((flag for flag in VARIANTS if getattr(self, flag)), None)
 
     def timing(self) -> Timing:
-        """Return how long to measure."""
+        """Return the durations of the measurements."""
         usual = Timing(windows=3, seconds=0.5, warmup=0.2, together=usable_cores()) if self.quick else Timing()
         given = {name: getattr(self, name) for name in ("windows", "seconds", "warmup")}
         return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
     def request(self, device: str, stage: str) -> Request:
-        """Return what a stage is asked to measure, without the frames."""
+        """Return a stage's request, without the frames."""
         small = stage in NETWORKS and device == "cpu"
         side = (128 if self.quick else 256) if small else 768
         named = tuple(peers.known()) if "all" in self.peers else tuple(name for name in self.peers if name != "none")
@@ -146,7 +146,7 @@ class Options:
 
 
 def main() -> None:
-    """Parse the command line, measure, and show what was found; exits with 1 if something of ours went wrong."""
+    """Parse the command line, measure, and show the results; exit with 1 if an entry of fastseg failed."""
     options = tyro.cli(Options)
     unwind_on_sigterm()
     options.check()
@@ -159,12 +159,12 @@ def main() -> None:
     stopped = bench.measure(_entries(options, requests))
     bench.write(requests)
     if stopped:
-        print("interrupted; shown is what was measured before", file=sys.stderr)
+        print("interrupted; the results so far are shown", file=sys.stderr)
     sys.exit(stopped or int(any(measurement.entry.ours for measurement in bench.failures)))
 
 
 def find_device(options: Options) -> str:
-    """Return cuda or cpu. Raises :class:`UserError` for a GPU that cannot be used, as for one that is not here."""
+    """Return cuda or cpu. Raises :class:`UserError` for a GPU that is missing or cannot be used."""
     # torch takes seconds to import.
     from fastseg.device import count_gpus, require_gpus
 
@@ -174,7 +174,7 @@ def find_device(options: Options) -> str:
 
 
 def _chosen_stages(options: Options, device: str) -> list[str]:
-    """Return the stages asked for, in the order in which they are run."""
+    """Return the requested stages, in the order in which they run."""
     import torch
 
     several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
@@ -185,7 +185,7 @@ def _chosen_stages(options: Options, device: str) -> list[str]:
 
 
 def frame_source(options: Options) -> tuple[Path | None, str]:
-    """Return the set of shards that the frames come from, None for procedural streets; and a line that says so."""
+    """Return the set of shards of the frames, None for procedural streets, and a line about it."""
     if options.shards:
         return options.shards, f"frames from {options.shards}"
     sets = sorted(path.parent for path in (ROOT / "shards").glob("*/manifest.json"))
@@ -199,7 +199,7 @@ def frame_source(options: Options) -> tuple[Path | None, str]:
 
 @contextmanager
 def show_line() -> Iterator[Tell]:
-    """Yield a function that tells on stderr what is being done: one changing line, or now and then a plain one."""
+    """Yield a function that shows the current work on stderr: on one changing line, or on a plain one now and then."""
     console, last = Console(stderr=True), -PLAIN_LINES
     if console.is_terminal:
         with console.status("") as status:
@@ -216,7 +216,7 @@ def show_line() -> Iterator[Tell]:
 
 
 def find_frames(options: Options) -> Frames:
-    """Return the frames that all entries read, made now where they are not in the cache."""
+    """Return the frames that all entries read, made now if they are not in the cache."""
     source, sentence = frame_source(options)
     print(sentence, file=sys.stderr)
     count = options.frames or (8 if options.quick else 32)
@@ -229,7 +229,7 @@ def find_frames(options: Options) -> Frames:
 
 
 def _entries(options: Options, requests: dict[str, Request]) -> dict[str, list[Entry]]:
-    """Return who is measured in which stage; a stage's module is imported only if it is asked for."""
+    """Return the entries of each stage; only the modules of requested stages are imported."""
     flag = options.variants
     if flag is None:
         return {stage: _module(stage).entries(request) for stage, request in requests.items()}
@@ -246,19 +246,19 @@ def _module(stage: str) -> Any:
 
 
 class Bench:
-    """Measures stage after stage, each shown when it is done."""
+    """Measure stage by stage, and show each when it is done."""
 
     def __init__(self, options: Options, timing: Timing, device: str) -> None:
         self.options, self.timing = options, timing
         self.sweep_timing = sweep_timing(timing, device)
-        # Through a pipe, too, a table is as wide as it needs.
+        # Tables keep their width through a pipe, too.
         self.console = Console() if sys.stdout.isatty() else Console(width=140)
         self.rows: list[Row] = []
         self.derived: list[dict[str, Any]] = []
         self.failures: list[Measurement] = []
 
     def measure(self, stages: dict[str, list[Entry]]) -> int:
-        """Measure all stages. Returns 0, or the exit code that says how it was interrupted."""
+        """Measure all stages. Returns 0, or the exit code of the signal that interrupted it."""
         try:
             for stage, entries in stages.items():
                 self._stage(stage, entries)
@@ -296,7 +296,7 @@ class Bench:
                 print(f"{measurement.entry.stage}, {measurement.entry.name}:\n{measurement.traceback}", file=sys.stderr)
 
     def write(self, requests: dict[str, Request]) -> None:
-        """Write the files that were asked for."""
+        """Write the requested files."""
         if not (self.options.json or self.options.plot):
             return
         from bench.runner.machine import machine
@@ -310,10 +310,10 @@ class Bench:
 
 
 def sweep_timing(timing: Timing, device: str) -> Timing:
-    """Return how long to measure each of the settings to choose from: three whole windows.
+    """Return the durations for each candidate's measurement: three whole windows.
 
-    One, or shorter ones, are a coin toss: a slow loader makes a few batches in them, which come in bursts.
-    On a CPU they start side by side; a GPU's memory may not have room for several that tune themselves.
+    A single or a shorter one is a coin toss: a slow loader makes only a few batches in it, in bursts. On a CPU
+    candidates start at once; a GPU's memory may not have room for several that tune themselves.
     """
     return replace(timing, windows=3, together=usable_cores() if device == "cpu" else timing.together)
 

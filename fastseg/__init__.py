@@ -1,4 +1,4 @@
-"""fastseg: train DeepLabv3 fast, and use what came of it.
+"""fastseg: train DeepLabv3 fast, and use the trained network.
 
 >>> import fastseg
 >>> model = fastseg.load("ckpt.pt")
@@ -36,9 +36,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are used: torch and DALI take seconds (PEP 562).
+    """Import a public name on first use, because torch and DALI take seconds to import (PEP 562).
 
-    Raises :class:`UserError` where one of the libraries is missing or cannot be loaded.
+    Raises :class:`UserError` if one of the libraries is missing or cannot be loaded.
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

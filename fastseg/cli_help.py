@@ -12,16 +12,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 import tyro
 
 WIDTH = 100
-"""Characters of a line at most."""
+"""Maximum characters of a line."""
 
 
 def shown_as(name: str) -> object:
-    """How tyro's help names a value whose default its text explains."""
+    """Name a value in tyro's help, in place of a default that its help text explains."""
     return tyro.conf.arg(metavar=name, help_behavior_hint="")
 
 
 def command_name() -> str | None:
-    """What ``usage:`` calls an installed command, tyro's ``prog``: no folders; None for a script, named as typed."""
+    """Return the installed command's name for tyro's ``prog``, without folders; None for a script, shown as typed."""
     name = Path(sys.argv[0]).name
     return None if name.endswith(".py") else name
 
@@ -31,13 +31,13 @@ class Setting(NamedTuple):
 
     flag: str
     value: str
-    """Its default, as it is typed."""
+    """The default, as typed."""
     text: str
-    """What its field's docstring says first, up to its first full stop."""
+    """First sentence of the field's docstring."""
 
 
 def settings(tree: Any, prefix: str = "--") -> Iterator[Setting]:
-    """The flags that tyro makes of a dataclass, by fields, its parts' included."""
+    """Yield the flags that tyro makes of a dataclass and of the dataclasses in its fields."""
     texts = field_docs(type(tree))
     for setting in fields(tree):
         name, value = prefix + setting.name.replace("_", "-"), getattr(tree, setting.name)
@@ -48,7 +48,7 @@ def settings(tree: Any, prefix: str = "--") -> Iterator[Setting]:
 
 
 def typed(value: object) -> str:
-    """A value as one would type it after its flag."""
+    """Format a value as typed after its flag."""
     if isinstance(value, float):
         return f"{value:g}"
     return " ".join(map(typed, value)) if isinstance(value, tuple) else str(value)
@@ -74,44 +74,44 @@ def _own_field_docs(cls: type) -> dict[str, str]:
 
 
 def first_sentence(text: str) -> str:
-    """A text up to its first full stop, without it."""
+    """Return a text up to its first full stop, without it."""
     return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 
-def explained(rows: Sequence[Setting]) -> list[str]:
-    """A line for each flag: its default, and the first words about it."""
+def help_lines(rows: Sequence[Setting]) -> list[str]:
+    """Return a line for each flag: its default and the beginning of its help."""
     names = [f"{row.flag} {row.value}" for row in rows]
     indent = max(map(len, names)) + 4
     return [cut(f"  {name:<{indent - 2}}{row.text}") for name, row in zip(names, rows, strict=True)]
 
 
 def listed(title: str, rows: Sequence[Setting]) -> list[str]:
-    """A paragraph of flags with their defaults."""
-    # No flag is to be torn from its value at the end of a line.
+    """Return a paragraph of flags with their defaults."""
+    # Keep a flag and its value on one line.
     text = "  ".join(f"{row.flag} {row.value}".replace(" ", "\0") for row in rows)
     lines = textwrap.wrap(text, WIDTH - 9, break_long_words=False, break_on_hyphens=False)
     return [f"  {title if i == 0 else '':<6} {line}".replace("\0", " ") for i, line in enumerate(lines)]
 
 
 def cut(line: str) -> str:
-    """A line that is at most :data:`WIDTH` long, ended between two words."""
+    """Shorten a line to at most :data:`WIDTH` characters, between two words."""
     return line if len(line) <= WIDTH else line[: WIDTH - 1].rsplit(" ", 1)[0] + " …"
 
 
 Options = TypeVar("Options")
 FIRST = "first"
-"""The fields above all groups."""
+"""Name of the fields above the first group."""
 
 
 def parse(options: type[Options], args: Sequence[str] | None = None, **starts: str) -> Options:
     """Parse ``args`` (default: the command line) into a dataclass, whose options ``--help`` shows in groups.
 
-    With ``speed="batch"`` the field batch and those below it are "speed options". tyro makes groups of nested
-    dataclasses alone: it is given one, whose values are laid flat.
+    With ``speed="batch"`` the field batch and those below it are "speed options". tyro groups only nested dataclasses,
+    so it is given one, whose values are then flattened.
     """
     members = _members(options, {name: title for title, name in starts.items()})
     parts: dict[str, Any] = {title: make_dataclass(title, members[title]) for title in members}
-    # Without a name it is the box that tyro calls "options".
+    # Without a name tyro calls its box "options".
     parts[FIRST] = Annotated[parts[FIRST], tyro.conf.arg(name="")]
     nested: type[Any] = make_dataclass(options.__name__, parts.items(), namespace={"__doc__": options.__doc__})
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -120,7 +120,7 @@ def parse(options: type[Options], args: Sequence[str] | None = None, **starts: s
 
 
 def _members(options: type, titles: dict[str, str]) -> dict[str, list[tuple[str, Any, Any]]]:
-    """The fields of each group as :func:`dataclasses.make_dataclass` takes them, with their docstrings as help."""
+    """Return each group's fields for :func:`dataclasses.make_dataclass`, with their docstrings as help."""
     hints, texts = get_type_hints(options, include_extras=True), field_docs(options)
     members: dict[str, list[tuple[str, Any, Any]]] = {}
     title = FIRST

@@ -1,4 +1,4 @@
-"""Whether torch.compile can work on this machine: what it needs beside torch, and a trial in a process of its own."""
+"""Check whether torch.compile works on this machine: its requirements beside torch, and a trial in a subprocess."""
 
 import os
 import shlex
@@ -14,13 +14,13 @@ from pathlib import Path
 
 INSTALL = "install a compiler and Python's headers (Debian: apt install g++ python3-dev)"
 LONGEST = 300
-"""Characters of a reason: a compiler's command line has thousands."""
+"""Maximum characters of a reason: a compiler's command line has thousands."""
 
 
 def compiler_problem(cuda: bool) -> str | None:
-    """Return why torch.compile cannot work here and the cure, in one sentence; None where nothing speaks against it.
+    """Return why torch.compile cannot work here and the cure, in one sentence; None if nothing does.
 
-    Looks at what is installed, which takes no time. ``cuda``: on a GPU, where Triton compiles its driver as C; else
+    Only looks at what is installed, so it is quick. ``cuda``: on a GPU, where Triton compiles its driver as C; else
     Inductor compiles C++.
     """
     if cuda and find_spec("triton") is None:
@@ -29,7 +29,7 @@ def compiler_problem(cuda: bool) -> str | None:
 
 
 def _no_compiler(variable: str, programs: tuple[str, ...]) -> str | None:
-    """What Triton and Inductor would run: what the variable names, else the first of ``programs`` on PATH."""
+    """Return why there is no compiler that Triton or Inductor would run: ``variable``'s, else a program on PATH."""
     if variable in os.environ:
         named = os.environ[variable]
         if not shutil.which(next(iter(shlex.split(named)), "")):
@@ -44,17 +44,17 @@ def _no_headers() -> str | None:
     # Debian's own Python keeps its headers below /usr, not /usr/local, as Triton and Inductor know.
     own = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
     given = [os.environ.get(name, "") for name in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")]
-    places = [own, *(place for value in given for place in value.split(os.pathsep) if place)]
-    if any(Path(place, "Python.h").is_file() for place in places):
+    folders = [own, *(folder for value in given for folder in value.split(os.pathsep) if folder)]
+    if any(Path(folder, "Python.h").is_file() for folder in folders):
         return None
     return f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} are not in {own}; {INSTALL}"
 
 
 def compile_fails(device: str, seconds: float = 240.0) -> str | None:
-    """Return why torch.compile fails on ``device`` (cpu, cuda or cuda:N), in one sentence; None where it works.
+    """Return why torch.compile fails on ``device`` (cpu, cuda or cuda:N), in one sentence; None if it works.
 
-    Compiles a convolution, batch norm and ReLU and their backward pass, and runs them, in a process of its own, ended
-    after ``seconds``: a crash is an answer as well. No cache is used: what was compiled before proves nothing.
+    Compiles a convolution, batch norm and ReLU and their backward pass, and runs them, in a separate process, killed
+    after ``seconds``, so that a crash is a result as well. No cache is used: an earlier compilation proves nothing.
     """
     with tempfile.TemporaryDirectory(prefix="fastseg-compile-", ignore_cleanup_errors=True) as caches:
         environment = {
@@ -63,7 +63,7 @@ def compile_fails(device: str, seconds: float = 240.0) -> str | None:
             "TORCHINDUCTOR_CACHE_DIR": str(Path(caches, "inductor")),
             "TRITON_CACHE_DIR": str(Path(caches, "triton")),
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
-            "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # which pays for many kernels, and takes a minute
+            "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # pays only for many kernels, and takes a minute
         }
         child = subprocess.Popen(
             [sys.executable, "-m", "fastseg.compiler", device],
@@ -71,7 +71,7 @@ def compile_fails(device: str, seconds: float = 240.0) -> str | None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # with the compilers that it starts, which a time limit ends too
+            start_new_session=True,  # so that a timeout also kills the compilers that it starts
         )
         try:
             output, _ = child.communicate(timeout=seconds)
@@ -88,10 +88,10 @@ def compile_fails(device: str, seconds: float = 240.0) -> str | None:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return what an exception of torch.compile comes down to, in one line of at most :data:`LONGEST` characters."""
+    """Summarize an exception of torch.compile in one line of at most :data:`LONGEST` characters."""
     error = getattr(error, "inner_exception", None) or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # A compiler's own complaint stands far below the command that it was given.
+    # A compiler's own message stands far below its command line.
     said = next((line for line in lines if "error: " in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {said}".removesuffix(": ")[:LONGEST]
 
@@ -109,6 +109,6 @@ def _compile_small_network(device: str) -> None:
 if __name__ == "__main__":
     try:
         _compile_small_network(sys.argv[1])
-    except Exception as failure:  # whatever it is, it is the answer
+    except Exception as failure:  # any exception is a result
         print(describe_failure(failure))
         sys.exit(1)

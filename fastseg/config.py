@@ -1,6 +1,6 @@
 """Every setting of a training run: one tree of frozen dataclasses, checked when it is made.
 
-A field's docstring is its help on the command line: unit, default's reason, source.
+A field's docstring is its help on the command line: unit, reason for the default, source.
 """
 
 import math
@@ -20,14 +20,14 @@ Arch = Literal[
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
 ]
-"""The networks of :data:`fastseg.model.architectures.ARCHITECTURES`, which takes seconds to import."""
+"""Names in :data:`fastseg.model.architectures.ARCHITECTURES`, repeated because that takes seconds to import."""
 WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
-"""Those without an auxiliary head."""
+"""Networks without an auxiliary head."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What a training crop shows of its frame, and what changes in it at random (:mod:`fastseg.data.augment`)."""
+    """Random crops and color changes of training samples (:mod:`fastseg.data.augment`)."""
 
     crop: tuple[int, int] = (768, 768)
     """Height and width of the training crop, pixels. 769² of the literature, rounded to whole strides of 32."""
@@ -35,7 +35,7 @@ class AugmentConfig:
     """Range of the random ratio by which frames are resized before the crop (mmsegmentation)."""
     resize: Literal["crop", "stretch"] = "crop"
     """crop: the crop is cut from the frame resized by scale. stretch: the whole frame is resized to the crop's height
-    and width, whatever its proportions, in training and in all use of the network; scale does not apply. For
+    and width, whatever its proportions, in training and whenever the network is used; scale does not apply. For
     comparisons with networks trained so (recipe notebook)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
@@ -61,7 +61,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig(AugmentConfig):
-    """What a batch is made of: augmented crops, how many, and how they are read."""
+    """Batches: crops, their number, and how they are read and decoded."""
 
     batch: int = 8
     """Images per GPU and step."""
@@ -71,11 +71,11 @@ class DataConfig(AugmentConfig):
     """CPU threads for decoding (and on a CPU as many for resizing), per GPU; None: all cores, shared among the GPUs
     of the machine, at most 16."""
     decoder: Literal["auto", "gpu", "cpu"] = "auto"
-    """Which processor decodes JPEGs, on a machine with a GPU. auto: the GPU, where a short trial beside the CPU gives
-    the same pixels; cpu: about 100 crops a second and core, copied while the GPU computes."""
+    """The processor that decodes JPEGs on a machine with a GPU. auto: the GPU, if it gives the CPU's pixels in a short
+    trial; cpu: about 100 crops a second and core, copied while the GPU computes."""
     cache_frames: Literal["auto", "full", "sharded", "off"] = "auto"
-    """Training frames that stay decoded in the GPU's memory. full: all on each GPU; sharded: on each GPU its share,
-    from which alone it then draws; off: none. auto: the first of these that fits beside the network; on a CPU, off."""
+    """Training frames kept decoded in the GPU's memory. full: all on each GPU; sharded: each GPU keeps its share and
+    draws from that alone; off: none. auto: the first of these that fits beside the network; on a CPU, off."""
     prefetch: int = 2
     """Batches decoded ahead, and as many read ahead of those."""
 
@@ -89,24 +89,24 @@ class DataConfig(AugmentConfig):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and what it starts from."""
+    """The network and its initial weights."""
 
     arch: Arch = "deeplabv3_resnet50"
     """torchvision's network: DeepLabv3, FCN or LR-ASPP on a backbone. Output stride 8; 16 for DeepLabv3 on
     MobileNetV3."""
     weights: str = "imagenet"
-    """What training starts from: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the
-    whole network but its last layers; a file holds a checkpoint of ours, a state dict of torchvision's, or a network of
-    mmsegmentation's, of which backbone and auxiliary head are taken (docs/from-mmsegmentation.md)."""
+    """Initial weights: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the whole
+    network but its last layers; a file holds a fastseg checkpoint, a torchvision state dict, or an mmsegmentation
+    network, of which backbone and auxiliary head are taken (docs/from-mmsegmentation.md)."""
     sync_bn: bool | None = None
-    """Batch-norm statistics over all GPUs; None: where there are several and less than 8 images on each."""
+    """Batch-norm statistics over all GPUs; None: if there are several with fewer than 8 images each."""
     channels_last: bool = True
     """Memory order N×H×W×C, which tensor cores read without a transposition."""
     compile: bool | None = None
-    """torch.compile; None: on a GPU, if it works there. True: the run ends where it does not."""
+    """torch.compile; None: on a GPU, if it works there. True: the run ends if it does not."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of convolutions and products; auto: bf16 where the hardware has it, else fp16 with a loss scaler on a GPU
-    and fp32 on a CPU."""
+    """Precision of convolutions and matrix products; auto: bf16 if the hardware has it, else fp16 with a loss scaler on
+    a GPU and fp32 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -120,30 +120,30 @@ class OptimConfig:
     lr: float = 0.01
     """Peak learning rate at a global batch of lr_batch."""
     lr_batch: int | None = 8
-    """The rate grows in proportion to the global batch over this one (Goyal et al. 2017, arXiv 1706.02677);
-    None: it does not."""
+    """Global batch that lr is for: it scales linearly with the batch (Goyal et al. 2017, arXiv 1706.02677); None: it
+    does not."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: float = 5e-4
-    """Of weights of convolutions; norms and biases are not decayed (He et al. 2018, arXiv 1812.01187)."""
+    """Weight decay of convolutions; norms and biases are not decayed (He et al. 2018, arXiv 1812.01187)."""
     schedule: Literal["poly", "constant"] = "poly"
     """poly: from the peak to min_lr by (1 - t) ** 0.9 (DeepLab); constant: no change."""
     min_lr: float = 0.01
-    """Where poly ends, as a share of the peak."""
+    """Final learning rate of poly, as a share of the peak."""
     warmup: float = 1.0
-    """Epochs over which the rate rises linearly from nearly nothing."""
+    """Epochs over which the learning rate rises linearly from almost 0."""
     clip: float | None = None
-    """Largest norm of the gradient; None: as it is."""
+    """Largest norm of the gradient; None: no clipping."""
     ema: float | None = 0.999
-    """Decay per step of the averaged weights, which are the ones evaluated; None: no average."""
+    """Decay per step of the averaged weights, which are then evaluated; None: no average."""
     aux: float | None = None
     """Weight of the auxiliary head's loss; 0 builds no such head. None: 0.4 (PSPNet), if the network has one."""
     dice: float = 0.0
     """Weight of a Dice loss beside the main head's cross-entropy: every class in a GPU's batch counts alike, however
     few its pixels (Milletari et al. 2016, arXiv 1606.04797); 0: none."""
     class_weights: float = 0.0
-    """Pixels of a class weigh (median of the classes' pixels / the class's) to this power, in both heads: 1 lets every
-    class weigh alike (Eigen and Fergus 2015, arXiv 1411.4734), 0 every pixel."""
+    """A pixel's weight is (median of the classes' pixels / its class's) to this power, in both heads: 1 weighs every
+    class alike (Eigen and Fergus 2015, arXiv 1411.4734), 0 every pixel."""
 
     def __post_init__(self) -> None:
         _check_finite(self, "optim.")
@@ -168,39 +168,39 @@ class Config:
     shards: str = "shards/cityscapes"
     """Folder (or s3:// prefix) of the packed set. fastseg-pack packs it."""
     cache: Path | None = None
-    """Folder on a disk of this machine that keeps what is read from an s3:// prefix, so that later epochs and runs need
-    not read it again; all GPUs and runs of the machine may share it."""
+    """Folder on a local disk that caches what is read from an s3:// prefix for later epochs and runs; all GPUs and runs
+    of the machine may share it."""
     cache_gb: float = 50.0
-    """Most that the cache holds, GB."""
+    """Maximum size of the cache, GB."""
     name: str = "cityscapes"
-    """The run's results go to RUNS/NAME."""
+    """Name of the run; its results go to RUNS/NAME."""
     runs: Path = Path("runs")
     """Folder of all runs."""
     verify_shards: bool = False
-    """Before the first step read every tar and index of the two splits and compare its SHA-256 with the manifest's."""
+    """Compare the SHA-256 of every tar and index of both splits with the manifest before the first step."""
     max_corrupt_samples: int = 0
-    """Damaged records that may be skipped, the next record of the split in the place of each (in the evaluation
-    nothing: they do not count); with one more the run ends."""
+    """Maximum damaged records to skip; with one more the run ends. In training the next record of the split takes the
+    place of each, in the evaluation they do not count."""
     train_split: str = "train"
     """Split to train on."""
     eval_split: str = "val"
     """Split to evaluate on."""
     eval_every: float = 10.0
-    """Epochs between two evaluations; there is one at the end in any case."""
+    """Epochs between two evaluations; the last is at the end in any case."""
     save_every: float = 10.0
-    """Epochs between two checkpoints; there is one after every evaluation, on SIGTERM and at the end."""
+    """Epochs between two checkpoints; others follow every evaluation, SIGTERM and the end."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tracker: Literal["none", "wandb", "mlflow"] = "none"
-    """Who gets the numbers of metrics.jsonl as well. wandb: Weights & Biases (WANDB_MODE=offline keeps it local);
-    mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
+    """Experiment tracker that also gets the numbers of metrics.jsonl. wandb: Weights & Biases (WANDB_MODE=offline keeps
+    it local); mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
     resume: str = "auto"
-    """Whether to go on from a checkpoint: auto, never or a file. auto: from the run's last one if it has one; never:
-    start anew and move earlier results aside."""
+    """Checkpoint to resume from: auto, never or a file. auto: the run's last one, if there is one; never: start anew
+    and move earlier results aside."""
     timeout: float = 600.0
-    """Seconds after which ranks that wait for one that hangs end the run, with a message that names it."""
+    """Seconds without progress of a rank after which the others end the run, with a message that names it."""
     seed: int = 0
-    """Of the weights' first values, the order of samples and all augmentation."""
+    """Seed of the initial weights, the order of the samples and all augmentations."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -222,18 +222,18 @@ class Config:
 
     @property
     def aux_weight(self) -> float:
-        """Weight of the auxiliary head's loss; 0 for a network that is to have none."""
+        """Return the weight of the auxiliary head's loss; 0 for a network without one."""
         if self.optim.aux is None:
             return 0.0 if self.model.arch in WITHOUT_AUX else 0.4
         return self.optim.aux
 
     @property
     def folder(self) -> Path:
-        """Where this run's results go."""
+        """Return the folder of this run's results."""
         return self.runs / self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of numbers, strings, lists and None: what JSON and a checkpoint hold."""
+        """Return nested dicts of numbers, strings, lists and None, for JSON and checkpoints."""
         return _plain(asdict(self))
 
 
@@ -246,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_kinds(settings: AugmentConfig, prefix: str) -> None:
-    """Refuse values of another kind than their annotation names, which Python code can give and no command line."""
+    """Refuse values whose type is not the annotated one, which Python code can pass and no command line."""
     for each in fields(settings):
         value, kind = getattr(settings, each.name), each.type
         wanted = ", ".join(get_args(kind)) if get_origin(kind) is Literal else formatannotation(kind)
@@ -254,7 +254,7 @@ def _check_kinds(settings: AugmentConfig, prefix: str) -> None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Tell whether a value is of the kind that an annotation names, NumPy's numbers included."""
+    """Return whether a value has the annotated type; NumPy's numbers count as numbers."""
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in parts
@@ -266,7 +266,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def _check_finite(settings: object, prefix: str) -> None:
-    """Refuse infinity and NaN, which the command line takes for numbers: nothing can be computed from them."""
+    """Refuse infinity and NaN, which the command line accepts as numbers."""
     for name, value in vars(settings).items():
         if isinstance(value, float):
             _check(math.isfinite(value), prefix + name.replace("_", "-"), value, "a number")

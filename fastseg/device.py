@@ -1,4 +1,4 @@
-"""The device that a name means, if it is here and can be used: proven, not asked for."""
+"""Devices by name, proven to compute; precision, autocast, memory errors, and the environment of a run."""
 
 import os
 import platform
@@ -22,10 +22,10 @@ from fastseg.parallel import usable_cores
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """``auto`` (a GPU if there is one), ``cuda``, ``cuda:N``, ``cpu`` or torch's object; a GPU with its number.
+    """Return the device named ``auto`` (a GPU if there is one), ``cuda``, ``cuda:N`` or ``cpu``; a GPU with its number.
 
-    Raises :class:`UserError` for what is no such device, for one that is not here, and for a GPU that is here and
-    cannot be used: that it would be the CPU instead has to be said by the user.
+    Also takes a torch.device. Raises :class:`UserError` for any other name, for a device that is not here, and for a
+    GPU that cannot be used: the CPU takes its place only if the user says so.
     """
     if name == "auto":
         name = "cuda" if count_gpus() else "cpu"
@@ -41,16 +41,16 @@ def device_of(name: str | torch.device) -> torch.device:
         return device
     if (device.index or 0) >= (count := require_gpus()):
         raise UserError(f"the device is {name}, but torch sees {count} GPUs here; use cpu or auto")
-    if device.index is None:  # asking for the current one starts CUDA, which may fail
+    if device.index is None:  # current_device starts CUDA, which may fail
         device = torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
     prove(device)
     return device
 
 
 def count_gpus() -> int:
-    """GPUs that CUDA has for this process, 0 where the machine has none or they were hidden on purpose.
+    """Count the GPUs that CUDA offers this process; 0 if the machine has none or they were hidden on purpose.
 
-    Raises :class:`UserError` where GPUs are here and CUDA has none: NVML, which ``torch.cuda.device_count`` asks,
+    Raises :class:`UserError` if there are GPUs and CUDA offers none: NVML, which ``torch.cuda.device_count`` asks,
     counts those of a driver that is too old as well.
     """
     if not cuda_works():
@@ -59,11 +59,11 @@ def count_gpus() -> int:
             raise UserError(problem.sentence)
         return 0
     count = torch.cuda.device_count()
-    return min(count, driver.ask_cuda().devices or count)  # NVML counts what fell off the bus, too
+    return min(count, driver.ask_cuda().devices or count)  # NVML also counts a GPU that fell off the bus
 
 
 def require_gpus() -> int:
-    """As :func:`count_gpus`, but at least 1: raises :class:`UserError` where the machine has none, too."""
+    """Return :func:`count_gpus`; raise :class:`UserError` if that is 0."""
     if count := count_gpus():
         return count
     problem = find_problem(torch.version.cuda, torch.__version__)
@@ -72,7 +72,7 @@ def require_gpus() -> int:
 
 
 def prove(device: torch.device) -> None:
-    """Allocate on a GPU and compute there; raises :class:`UserError` with the cause and the cure where that fails."""
+    """Allocate on a GPU and compute there; raise :class:`UserError` with the cause and the cure if that fails."""
     try:
         # 2 kernels, and a copy to the host that waits for them.
         works = torch.full((256,), 2.0, device=device).sum().item() == 512.0
@@ -81,11 +81,11 @@ def prove(device: torch.device) -> None:
         said = explain_error(device.index or 0, error, torch.cuda.get_arch_list())
         raise UserError(problem.sentence if problem else said) from None
     if not works:
-        raise UserError(f"{device} adds up wrongly: it is damaged; use another by CUDA_VISIBLE_DEVICES, {CPU}")
+        raise UserError(f"{device} computes wrong sums: it is damaged; use another by CUDA_VISIBLE_DEVICES, {CPU}")
 
 
 def cuda_works() -> bool:
-    """Whether CUDA has started and has a GPU; torch's warning, where not, is left to the sentences above."""
+    """Return whether CUDA starts and has a GPU, without torch's warning, which the sentences above replace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.cuda.is_available()
@@ -93,7 +93,7 @@ def cuda_works() -> bool:
 
 @cache
 def _tell_why() -> None:
-    """Say once that a GPU is not used, where one is on the bus without a driver or was hidden on purpose."""
+    """Warn once that a GPU is not used, if one is on the bus without a driver or was hidden on purpose."""
     problem = find_problem(torch.version.cuda, torch.__version__)
     if problem and os.environ.get("RANK", "0") == "0":
         print(f"warning: {problem.sentence}; on the CPU until then", file=sys.stderr)
@@ -113,7 +113,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Package versions, Python, operating system, processor, GPUs and command line."""
+    """Return package versions, Python, operating system, processor, GPUs and command line."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
     return {
         "command": command_line(sys.argv),
@@ -130,7 +130,7 @@ def environment() -> dict[str, str]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """What to type in this folder to run ``sys.argv`` again: a script by python, an installed command by its name."""
+    """Return the command that runs ``arguments`` again: a script by python, an installed command by its name."""
     script, here = Path(arguments[0]), Path.cwd()
     if script.suffix != ".py":
         return shlex.join([script.name, *arguments[1:]])
@@ -154,7 +154,7 @@ def _processor() -> str:
 
 
 def precision_of(wanted: str, device: torch.device) -> str:
-    """``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has.
+    """Return ``bf16``, ``fp16`` or ``fp32``: ``wanted``, or for ``auto`` the fastest that the hardware has.
 
     Raises :class:`UserError` for another name.
     """
@@ -170,20 +170,20 @@ def precision_of(wanted: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Convolutions and products in ``precision``, what needs range in float32."""
+    """Return a context that computes convolutions and products in ``precision``, and what needs range in float32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def too_little(device: torch.device, work: str, cure: str) -> UserError:
-    """What to say instead of torch's error: how much memory the device (or the machine) has, and is too little for."""
+    """Return the error that the device's (or the machine's) memory is too little for ``work``, with the cure."""
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
     return UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}")
 
 
 def machine_memory() -> int:
-    """Bytes of this machine."""
+    """Return this machine's memory, bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -191,9 +191,9 @@ Companion = TypeVar("Companion")
 
 
 class AsyncMetrics(Generic[Companion]):
-    """Brings a few numbers of every step to the host: on a GPU one step late, so that it always has work queued.
+    """Bring a few numbers of every step to the host: on a GPU one step late, so that it always has work queued.
 
-    With the numbers goes what they belong to, the ``companion``: a step's number, or the batch that they describe.
+    They travel with a ``companion``: the step's number, or the batch that they describe.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -201,7 +201,7 @@ class AsyncMetrics(Generic[Companion]):
         self._waiting: tuple[Companion, torch.Tensor, torch.cuda.Event] | None = None
 
     def exchange(self, companion: Companion, numbers: torch.Tensor) -> tuple[Companion, list[Any]] | None:
-        """Post the numbers of a step and get those that have arrived, as lists; None the first time on a GPU."""
+        """Send the numbers of a step and return those that have arrived, as lists; None the first time on a GPU."""
         if not self._cuda:
             return companion, numbers.tolist()
         before = self.collect()
@@ -212,7 +212,7 @@ class AsyncMetrics(Generic[Companion]):
         return before
 
     def collect(self) -> tuple[Companion, list[Any]] | None:
-        """The numbers still on their way, waiting for them; None if there are none."""
+        """Wait for the numbers still on their way and return them; None if there are none."""
         if self._waiting is None:
             return None
         (companion, numbers, event), self._waiting = self._waiting, None

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of itself and of its GPUs, asked without torch: also where torch cannot use them."""
+"""Ask the NVIDIA driver about itself and its GPUs, without torch, which may be unable to use them."""
 
 import ctypes
 import re
@@ -12,54 +12,54 @@ DEV = Path("/dev")
 PROC = Path("/proc/driver/nvidia")
 PCI = Path("/sys/bus/pci/devices")
 NVIDIA = "0x10de"
-"""NVIDIA's number among the makers of PCI devices."""
+"""NVIDIA's PCI vendor id."""
 EXCLUSIVE, PROHIBITED = 3, 2
-"""NVML's compute modes that keep a second process, or all of them, away (0: anybody may compute)."""
+"""NVML's compute modes that refuse a second process, or every process (0: any may compute)."""
 MISMATCH = 18
-"""NVML's answer where the driver's libraries and its kernel module are of different versions."""
+"""NVML's error code if the driver's libraries and its kernel module differ in version."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as NVML knows it, which counts all that are here and heeds no CUDA_VISIBLE_DEVICES."""
+    """A GPU as NVML lists it, whatever CUDA_VISIBLE_DEVICES says."""
 
     index: int
     name: str
     total: int
     """Bytes of memory."""
     free: int
-    """Bytes that no process holds."""
+    """Bytes of free memory."""
     mode: int
     """Compute mode: :data:`EXCLUSIVE`, :data:`PROHIBITED` or another."""
     slices: int | None
-    """Instances that it is cut into, if it is in MIG mode."""
+    """Number of MIG instances; None outside MIG mode."""
     processes: tuple[int, ...]
-    """Ids of the processes that compute on it; a container sees none of its host's."""
+    """Ids of the processes that compute on it; a container does not see its host's."""
 
 
 class Driver(NamedTuple):
     """The driver of this machine."""
 
     version: str
-    """Such as 580.65.06; empty where nothing says it."""
+    """Version of the driver, such as 580.65.06; empty if unknown."""
     error: int | None
-    """What NVML answered instead of starting; None where there is no NVML, 0 where it started."""
+    """NVML's error code; 0 if it started, None if there is no NVML."""
     gpus: tuple[Gpu, ...]
 
 
 class Cuda(NamedTuple):
-    """What libcuda answers."""
+    """State of libcuda."""
 
     code: int | None
-    """Of cuInit, 0 is good; None where libcuda cannot be loaded."""
+    """Return code of cuInit, 0 for success; None if libcuda cannot be loaded."""
     version: tuple[int, int]
-    """The newest CUDA that this driver serves."""
+    """Newest CUDA version that this driver supports."""
     devices: int
-    """GPUs, after CUDA_VISIBLE_DEVICES."""
+    """Number of GPUs after CUDA_VISIBLE_DEVICES."""
 
 
 def read_driver() -> Driver:
-    """Ask NVML for the driver's version and its GPUs, and /proc for the version where NVML does not answer."""
+    """Ask NVML for the driver's version and its GPUs, and /proc for the version if NVML does not answer."""
     with _nvml() as (library, error):
         if library is None:
             return Driver(_module_version(), error, ())
@@ -85,12 +85,12 @@ def ask_cuda() -> Cuda:
 
 
 def device_nodes() -> list[Path]:
-    """The files by which programs reach the GPUs: /dev/nvidia0 and so on."""
+    """Return the GPUs' device files: /dev/nvidia0 and so on."""
     return sorted(path for path in DEV.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
 
 
 def pci_gpus() -> int:
-    """Graphics processors by NVIDIA on the PCI bus, which a container sees even where it has none of them."""
+    """Count NVIDIA's GPUs on the PCI bus, which a container sees even without access to them."""
 
     def is_gpu(device: Path) -> bool:
         try:
@@ -104,7 +104,7 @@ def pci_gpus() -> int:
 
 @contextmanager
 def _nvml() -> Iterator[tuple[ctypes.CDLL | None, int | None]]:
-    """NVML, started; or None, and what it answered instead, None where there is no such library."""
+    """Yield NVML, started, and 0; else None and its error code, None if there is no such library."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -117,7 +117,7 @@ def _nvml() -> Iterator[tuple[ctypes.CDLL | None, int | None]]:
 
 
 def _ask(library: ctypes.CDLL, function: str, *arguments: object) -> bool:
-    """Whether NVML, of which older ones have fewer functions, has this one and answered."""
+    """Call a function of NVML; return whether this version has it and it succeeded."""
     asked = getattr(library, function, None)
     return asked is not None and asked(*arguments) == 0
 
@@ -139,8 +139,8 @@ def _slices(library: ctypes.CDLL, device: ctypes.c_void_p) -> int | None:
     if not _ask(library, "nvmlDeviceGetMigMode", device, ctypes.byref(now), ctypes.byref(later)) or not now.value:
         return None
     _ask(library, "nvmlDeviceGetMaxMigDeviceCount", device, ctypes.byref(most))
-    place = ctypes.byref(one)
-    return sum(_ask(library, "nvmlDeviceGetMigDeviceHandleByIndex", device, i, place) for i in range(most.value))
+    handle = ctypes.byref(one)
+    return sum(_ask(library, "nvmlDeviceGetMigDeviceHandleByIndex", device, i, handle) for i in range(most.value))
 
 
 class _Process(ctypes.Structure):
@@ -162,7 +162,7 @@ def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> tuple[int, ...]
 
 
 def _module_version() -> str:
-    """The version of the kernel module, which a container shares with its host."""
+    """Return the version of the kernel module, which a container shares with its host."""
     try:
         text = (PROC / "version").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
-"""Exit code of a command that was asked for something it cannot do."""
+"""Exit code after a user error."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its text is the whole message; no traceback is shown."""
+    """An error that the user can fix. Its text is the whole message; no traceback is shown."""
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         """``details``: sentences that follow the message, a line each."""
@@ -24,8 +24,8 @@ class UserError(Exception):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line: a :class:`UserError`, a full disk or a library that fails to load becomes one line on stderr.
 
-    Exits with 2 after a user's error, 130 after Ctrl-C, 141 when nobody reads the output any more; any other
-    exception is a bug of ours and keeps its traceback.
+    Exits with 2 after a user error, 130 after Ctrl-C, 141 if the reader of the output is gone (``| head``); any other
+    exception is a bug in fastseg and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -33,11 +33,11 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         _fail(str(error), error.details)
-    except BrokenPipeError:  # whoever read our output has gone: | head
+    except BrokenPipeError:  # the reader of our output is gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ImportError, OSError, RuntimeError) as error:
-        from fastseg.libraries import import_problem  # what installed packages say takes a while to read
+        from fastseg.libraries import import_problem  # reading the packages' metadata takes a while
 
         if sentence := import_problem(error):
             _fail(sentence)
@@ -51,12 +51,12 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether ``error`` says that a disk, or a user's share of it, is full."""
+    """Return whether ``error`` means a full disk or an exceeded quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def unwind_on_sigterm() -> None:
-    """Let SIGTERM, a service manager's or a batch system's Ctrl-C, unwind too: with workers and half-written files."""
+    """Let SIGTERM of service managers and batch systems unwind like Ctrl-C: end workers, remove partial files."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
@@ -73,7 +73,7 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: object) -> str:
-    """A value from a file that anybody may have written, for a sentence: short, whatever its size and depth."""
+    """Format an untrusted value from a file for a sentence: short, whatever its size and depth."""
     return _Short().repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and whether they can be written."""
+"""Write files atomically, check in advance that they can be written, and lock run folders."""
 
 import fcntl
 import hashlib
@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of a full disk that names no file, as those of writing and flushing do, name ``path``."""
+    """Let a full disk's error that names no file, as from writing and flushing, name ``path``."""
     try:
         yield
     except OSError as error:
@@ -51,26 +51,26 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def check_writable(path: str | Path, flag: str) -> None:
-    """Refuse a folder, there or yet to be made, that nothing can be written into; ``flag`` names it in the sentence.
+    """Refuse a folder, existing or not, that cannot be written into; ``flag`` names it in the sentence.
 
-    Nothing is left behind. Raises :class:`UserError`.
+    Leaves nothing behind. Raises :class:`UserError`.
     """
     _check_path(Path(path), Path(path), flag, "folder")
 
 
 def check_writable_file(path: str | Path, flag: str) -> None:
-    """Refuse a file, there or yet to be made, that :func:`write_atomic` cannot write; as :func:`check_writable`."""
+    """Refuse a file, existing or not, that :func:`write_atomic` cannot write; as :func:`check_writable`."""
     if Path(path).is_dir():
         raise UserError(f"{flag} is {path}, which is a folder; name a file")
     _check_path(Path(path), Path(path).parent, flag, "file")
 
 
 def _check_path(path: Path, folder: Path, flag: str, kind: str) -> None:
-    # Not Path.exists, which raises where a folder above may not be looked into.
+    # Not Path.exists, which raises if a parent folder may not be searched.
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         if nearest.is_dir():
-            with TemporaryFile(dir=nearest):  # the only sure test: of root, permission bits say nothing
+            with TemporaryFile(dir=nearest):  # the only reliable test: permission bits do not apply to root
                 return
     except OSError as error:
         where = f"nothing can be made in {nearest} ({error.strerror})"
@@ -98,14 +98,14 @@ def _fsync(path: Path) -> None:
 
 
 LOCK = ".lock"
-"""Name of a file that says nothing: that a process holds it does."""
+"""Name of the lock file. Its contents mean nothing: the run folder is in use while a process locks it."""
 
 
 def lock_run_folder(folder: Path) -> IO[str]:
-    """Hold ``folder``, made if need be, for a run, until the file that is returned is closed or the process has ended.
+    """Lock ``folder``, made if missing, for a run, until the returned file is closed or the process has ended.
 
-    Whatever ends the process, the file that is left blocks nobody. A file system without locks holds nobody back.
-    Raises :class:`UserError` where another process holds it.
+    However the process ends, the remaining file blocks no other run. Without locks in the file system, nothing is
+    refused. Raises :class:`UserError` if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("w")
@@ -114,9 +114,9 @@ def lock_run_folder(folder: Path) -> IO[str]:
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a folder that another run holds, and leave nothing there. Raises :class:`UserError`."""
+    """Refuse a folder that another run has locked; leave nothing there. Raises :class:`UserError`."""
     with suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
-        _lock(file, fcntl.LOCK_SH, folder)  # shared: the ranks of one run may all be looking
+        _lock(file, fcntl.LOCK_SH, folder)  # shared: all ranks of a run may check at once
 
 
 def _lock(file: IO[str], kind: int, folder: Path) -> None:
@@ -127,5 +127,5 @@ def _lock(file: IO[str], kind: int, folder: Path) -> None:
         raise UserError(
             f"another process is training in {folder}; wait until it ends, or choose another --name"
         ) from None
-    except OSError:  # no locks here
+    except OSError:  # no locks in this file system
         pass

@@ -1,4 +1,4 @@
-"""Why a GPU that is here cannot be used, and what to do about it: one sentence."""
+"""Explain in one sentence why a GPU of this machine cannot be used, and what to do about it."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _CODES = {
     ),
     100: (
         "sees none of them",
-        "look whether nvidia-smi lists them and this user may read and write /dev/nvidia*; in a container give it the "
+        "check whether nvidia-smi lists them and this user may read and write /dev/nvidia*; in a container give it the "
         "GPUs (docker run --gpus all), under Slurm ask for them (--gres gpu:1 or --gpus-per-node 1)",
     ),
     802: (
@@ -42,20 +42,20 @@ _CODES = {
         "cause (Xid)",
     ),
 }
-"""What an answer of libcuda means, after "the driver's libcuda …", and its cure."""
+"""Error code of libcuda → its meaning, after "the driver's libcuda …", and its cure."""
 CPU = "or use --device cpu"
 
 
 class Problem(NamedTuple):
-    """Why CUDA cannot be used here."""
+    """Reason why CUDA cannot be used here."""
 
     sentence: str
     certain: bool
-    """Whether there is a GPU that was meant to be used; else one is only on the bus, or was hidden on purpose."""
+    """Whether a GPU should be usable; False if it is only on the bus, or was hidden on purpose."""
 
 
 def find_problem(built_for: str | None, torch_version: str) -> Problem | None:
-    """Why torch, built for that version of CUDA, can use no GPU here; None where there is none.
+    """Return why torch, built for that version of CUDA, can use no GPU here; None if there is no GPU.
 
     Asks the driver itself, by NVML and libcuda, and looks at the device files.
     """
@@ -79,7 +79,7 @@ def find_problem(built_for: str | None, torch_version: str) -> Problem | None:
 
 
 def explain_error(index: int, error: BaseException, arch_list: list[str]) -> str:
-    """The sentence for an error of the first thing that torch did on this GPU (after CUDA_VISIBLE_DEVICES)."""
+    """Explain the error of torch's first operation on this GPU (numbered after CUDA_VISIBLE_DEVICES)."""
     text = " ".join(str(error).split())
     gpu = _named(index)
     if "no kernel image" in text:
@@ -122,7 +122,7 @@ def _of_torch(here: str, built_for: str | None, torch_version: str) -> str:
 
 
 def _of_driver(here: str, driver: Driver, cuda: Cuda, built_for: str, torch_version: str) -> str:
-    """No libcuda, one of another version than the kernel module, or one too old for what torch is built for."""
+    """Explain a libcuda that is missing, does not match the kernel module, or is too old for torch's CUDA."""
     if cuda.code is None:
         return (
             f"{here}, but the driver's libcuda.so.1 cannot be loaded; in a container let NVIDIA_DRIVER_CAPABILITIES be "
@@ -144,7 +144,7 @@ def _of_driver(here: str, driver: Driver, cuda: Cuda, built_for: str, torch_vers
 
 
 def _of_choice(hidden: str | None, driver: Driver, cuda: Cuda) -> str:
-    """CUDA_VISIBLE_DEVICES names none that there is."""
+    """Explain a CUDA_VISIBLE_DEVICES that names no existing GPU."""
     if hidden is None or cuda.devices or cuda.code not in (0, 100):
         return ""
     first = hidden.split(",")[0].strip()
@@ -158,7 +158,7 @@ def _of_choice(hidden: str | None, driver: Driver, cuda: Cuda) -> str:
 
 
 def _of_slices(driver: Driver, cuda: Cuda) -> str:
-    """MIG mode without a slice."""
+    """Explain MIG mode without an instance."""
     if cuda.devices or not driver.gpus or any(gpu.slices != 0 for gpu in driver.gpus):
         return ""
     gpu = driver.gpus[0]
@@ -170,7 +170,7 @@ def _of_slices(driver: Driver, cuda: Cuda) -> str:
 
 
 def _of_code(here: str, cuda: Cuda) -> str:
-    code = cuda.code or 100  # it starts, and has no GPU
+    code = cuda.code or 100  # it starts without a GPU
     cure = _CODES.get(code, ("", "look at nvidia-smi and dmesg, or reboot"))[1]
     return f"{here}, but {_code(code, cuda)}; {cure}"
 
@@ -181,7 +181,7 @@ def _code(code: int, cuda: Cuda) -> str:
 
 
 def _seen(index: int) -> Gpu | None:
-    """The GPU that is number ``index`` for torch, where that can be told."""
+    """Return the GPU that torch numbers ``index``; None if that is unknown."""
     chosen, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), drivers.read_driver().gpus
     if chosen is not None:
         numbers = [int(number) if number.strip().isdigit() else -1 for number in chosen.split(",")]

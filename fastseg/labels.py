@@ -24,18 +24,18 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class SegmentationClass:
-    """One class; its train id is its place in the list of classes."""
+    """One class; its train id is its index in the list of classes."""
 
     name: str
     color: Color
     """For overlays."""
     category: str = ""
-    """The group it is also scored in ("vehicle", …); empty for none."""
+    """Group in which it is also scored ("vehicle", …); empty for none."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a data set's masks mean: pixel value or color → train id (0…C-1, or :data:`IGNORE`)."""
+    """The meaning of a data set's masks: pixel value or color → train id (0…C-1, or :data:`IGNORE`)."""
 
     name: str
     classes: tuple[SegmentationClass, ...]
@@ -47,7 +47,7 @@ class LabelTable:
     """Train id of the values and colors that neither names; None: they are mistakes."""
 
     def lookup(self) -> np.ndarray:
-        """Train id of every pixel value: uint8, shape (256,); :data:`IGNORE` for unknown values too."""
+        """Return the train id of every pixel value: uint8, shape (256,); :data:`IGNORE` for unknown values too."""
         table = np.full(256, IGNORE if self.others is None else self.others, np.uint8)
         for value, train_id in self.train_ids.items():
             table[value] = train_id
@@ -55,15 +55,15 @@ class LabelTable:
 
 
 def class_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str, str]:
-    """Where two lists of classes differ first, and what either has there; the same twice where they are equal."""
+    """Return what differs first between two lists of classes, and its value in either, for a sentence."""
     if len(one) != len(other):
         return "number of classes", str(len(one)), str(len(other))
-    place = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one) - 1)
-    return f"class {place}", shown(one[place]), shown(other[place])
+    index = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one) - 1)
+    return f"class {index}", shown(one[index]), shown(other[index])
 
 
 def cityscapes() -> LabelTable:
-    """The 19 classes of Cityscapes, from labelIds, by the table of cityscapesscripts.
+    """Return the 19 classes of Cityscapes for labelIds, by the table of cityscapesscripts.
 
     Ids that the benchmark does not train on (void, parking, polegroup, …) become :data:`IGNORE`.
     """
@@ -75,7 +75,7 @@ def cityscapes() -> LabelTable:
 
 
 def cityscapes_ids(classes: Sequence[SegmentationClass]) -> tuple[int, ...] | None:
-    """Cityscapes' own id of each class, which its server and evaluator want; None where the classes are others."""
+    """Return Cityscapes' id of each class, for its server and evaluator; None for other classes."""
     table = cityscapes()
     if [c.name for c in classes] != [c.name for c in table.classes]:
         return None
@@ -84,7 +84,7 @@ def cityscapes_ids(classes: Sequence[SegmentationClass]) -> tuple[int, ...] | No
 
 
 def parse_class(entry: Any, where: str) -> SegmentationClass:
-    """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the complaint."""
+    """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the error."""
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {shown(entry)}; it must be an object with name and color")
     name, category = parse_name(entry.get("name"), where), entry.get("category", "")
@@ -102,7 +102,7 @@ def parse_color(value: Any, where: str) -> Color:
 
 
 def parse_name(value: Any, where: str, what: str = "name") -> str:
-    """Check that a value from a file is text that can be shown; ``where`` and ``what`` start the complaint."""
+    """Check that a value from a file is text that can be shown; ``where`` and ``what`` start the error."""
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
         raise UserError(f"{where} has the {what} {shown(value)}; it must be 1 to {MAX_NAME} printable characters")
     return value

@@ -1,4 +1,4 @@
-"""Libraries that are missing, cannot be loaded or do not belong together: what to say instead of a traceback."""
+"""Explain libraries that are missing, cannot be loaded or do not match, instead of a traceback."""
 
 import re
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 OURS = "fastseg-deeplab"
-"""What this package is called where packages are installed."""
+"""Name of this package's distribution."""
 _PACKAGES = {
     "nvidia": "nvidia-dali-cuda130",
     "torch": "torch",
@@ -24,13 +24,13 @@ _PACKAGES = {
     "pycocotools": "pycocotools",
     "yaml": "PyYAML",
 }
-"""Packages that fastseg needs, by what is imported of them."""
+"""Required packages by the module that is imported."""
 _NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}
-"""Those of them that load libraries of the system, by their folders, which failed imports are traced to."""
+"""Those that load system libraries, by folder, to which a failed import is traced."""
 
 
 def import_problem(error: BaseException) -> str | None:
-    """One sentence with the cure where ``error`` is the failed import of a library that fastseg needs; else None."""
+    """Return a sentence with the cure if ``error`` is the failed import of a required library; else None."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = _PACKAGES.get(error.name.partition(".")[0])
         return f"{_name(package)} is not installed here ({_reason(error)}); {_install(package)}" if package else None
@@ -51,7 +51,7 @@ def import_problem(error: BaseException) -> str | None:
 
 
 def requirement(package: str) -> str:
-    """The package with the versions of it that fastseg takes, as pip wants it."""
+    """Return a package with the versions that fastseg accepts, as pip writes it."""
     with suppress(PackageNotFoundError):
         for text in requires(OURS) or ():
             name = re.match(r"[\w.-]+", text)
@@ -66,7 +66,7 @@ def _install(package: str) -> str:
 
 
 def _being_imported(traceback: TracebackType | None) -> str | None:
-    """The package of :data:`_NATIVE` whose import, a module of it being executed, the error came from."""
+    """Return the package of :data:`_NATIVE` during whose import the error was raised; None for others."""
     while traceback:
         code = traceback.tb_frame.f_code
         folders = f"/{Path(code.co_filename).parent.as_posix()}/"

@@ -1,4 +1,4 @@
-"""Object storage by scheme: one request to S3, Google Cloud Storage or Azure, and what its failure means."""
+"""Object storage by scheme: one request to S3, Google Cloud Storage or Azure, with its errors explained."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 from fastseg.errors import UserError
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds that a connection to the storage may take."""
+"""Maximum seconds to connect to the storage."""
 READ_TIMEOUT = 30.0
 """Seconds of silence after which a request is sent again."""
 
 
 class Listing(NamedTuple):
-    """What the storage says of an object without sending it."""
+    """An object's metadata."""
 
     size: int
     """Bytes."""
@@ -24,35 +24,35 @@ class Listing(NamedTuple):
 
 
 class RequestError(Exception):
-    """A request that was not answered as it should."""
+    """A failed request."""
 
     def __init__(self, reason: object, passes: bool, retry: bool | None = None) -> None:
-        """Say whether the request may be answered later (``passes``) and is worth another try now (``retry``)."""
+        """Set whether the failure may pass (``passes``) and whether to retry now (``retry``)."""
         super().__init__(" ".join(str(reason).split()))
         self.passes, self.retry = passes, passes if retry is None else retry
 
 
 class Storage(Protocol):
-    """The storage behind one scheme. Threads share it; a method sends one request, which the caller repeats.
+    """The storage behind one scheme. Threads share it; a method sends one request, and the caller retries.
 
-    Both methods raise :class:`FileNotFoundError` where there is no such object, :class:`RequestError` for what fails.
+    Both methods raise :class:`FileNotFoundError` if there is no such object, :class:`RequestError` for other failures.
     """
 
     hint: str
-    """What to check where it refuses."""
+    """Advice if a request is refused."""
 
     def look_up(self, path: str) -> Listing:
         """Return size and ETag of an object."""
 
     def read(self, path: str, offset: int, size: int, etag: str | None) -> bytes:
-        """Return ``size`` bytes from ``offset`` on, fewer at the object's end, none behind it; never a part of them.
+        """Return ``size`` bytes from ``offset`` on, fewer at the object's end, none behind it; never a partial body.
 
-        Raises the error of :func:`replaced` where ``etag`` is given and the object has another.
+        Raises the error of :func:`replaced` if the object has another ETag than ``etag``.
         """
 
 
 def replaced(path: str) -> UserError:
-    """Return the error that an object is not the one it was."""
+    """Return the error that an object was replaced."""
     return UserError(f"{path} was replaced while it was being read; run the same command again")
 
 
@@ -88,7 +88,7 @@ def _s3_body(client: Any, **request: str) -> bytes:
     stream = client.get_object(**request)["Body"]
     try:
         return bytes(stream.read())
-    except HTTPError as error:  # botocore has exceptions of its own for most of them, but not for a broken TLS stream
+    except HTTPError as error:  # botocore wraps most of them, but not a broken TLS stream
         raise ResponseStreamingError(error=error) from error
 
 
@@ -105,18 +105,18 @@ def _ask_s3(path: str, request: Callable[..., Any], **options: str) -> Any:
         code = error.response["Error"]["Code"]
         if code in ("NoSuchKey", "404"):
             raise FileNotFoundError(path) from error
-        if code == "InvalidRange":  # it begins behind the end
+        if code == "InvalidRange":  # the range begins behind the end
             return b""
         if code == "PreconditionFailed":
             raise replaced(path) from None
         raise RequestError(error, _passes(error)) from None
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no address
-        # A busy server may break off a handshake, too; that says the same as a wrong certificate.
+    except (BotoCoreError, ValueError) as error:  # ValueError: an invalid endpoint address
+        # A busy server may break off a handshake, which looks like a wrong certificate.
         raise RequestError(error, _passes(error), _passes(error) or isinstance(error, SSLError)) from None
 
 
 def _passes(error: Exception) -> bool:
-    """Return whether boto3's error is of a busy or broken server, a timeout, or a lost connection."""
+    """Return whether boto3's error is a busy or broken server, a timeout, or a lost connection."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
@@ -129,11 +129,11 @@ def _passes(error: Exception) -> bool:
 
 @cache
 def _s3_client(endpoint: str | None) -> Any:
-    """Return a client, which threads may share; making one takes longer than a request."""
+    """Return a client that threads may share; making one takes longer than a request."""
     import boto3
     from botocore.config import Config
 
-    # It repeats nothing by itself: it does not know of bodies that break off, and its newer modes give up after 35
+    # Without its own retries: they do not cover bodies that break off, and its newer modes give up after 35
     # repetitions within a short time, of all threads together, which with 32 readers is an outage of a second.
     config = Config(
         max_pool_connections=64,
@@ -148,7 +148,7 @@ class Cloud:
     """``gs://`` or ``az://``, by obstore."""
 
     def __init__(self, store: str, endpoint: str, hint: str) -> None:
-        """Take the name of obstore's class and that of the environment variable which may hold another address."""
+        """Take the name of obstore's class, the environment variable for another address, and the hint."""
         self._class, self._endpoint, self.hint = store, endpoint, hint
 
     def look_up(self, path: str) -> Listing:
@@ -188,11 +188,11 @@ _XML = re.compile(r"<\?xml.*?<Code>(.*?)</Code>.*", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d+)")
 _CAUSE = re.compile(r'message: "([^"]+)"|\b(IncompleteBody|IncompleteMessage|TimedOut)\b')
 _SIGN_IN = re.compile(r"169\.254\.|metadata\.google")
-"""Addresses that are asked for credentials where there are no others."""
+"""Addresses that obstore asks for credentials if none are configured."""
 
 
 def _cloud_error(error: Exception) -> RequestError:
-    """Return what obstore's error means, which it says in words only."""
+    """Classify obstore's error, which tells its cause in words only."""
     reason, _, details = str(error).partition("\n\nDebug source")
     reason = _XML.sub(r"\1", reason)
     cause = _CAUSE.findall(details)
@@ -205,7 +205,7 @@ def _cloud_error(error: Exception) -> RequestError:
 
 @cache
 def _cloud_store(name: str, bucket: str, endpoint: str | None) -> Any:
-    """Return a store, which threads may share. It repeats nothing by itself, as S3's client."""
+    """Return a store that threads may share, without retries of its own, as S3's client."""
     from obstore import store
 
     if endpoint and not re.fullmatch(r"https?://\S+", endpoint):  # which obstore 0.12 does not survive
@@ -213,10 +213,10 @@ def _cloud_store(name: str, bucket: str, endpoint: str | None) -> Any:
     return getattr(store, name)(
         bucket,
         client_options={
-            "allow_http": True,  # where the endpoint is one
+            "allow_http": True,  # if the endpoint is one
             "connect_timeout": f"{CONNECT_TIMEOUT:g}s",
             "read_timeout": f"{READ_TIMEOUT:g}s",
-            "timeout": "1 day",  # of a whole answer, however slow
+            "timeout": "1 day",  # for the whole answer, however slow
         },
         retry_config={"max_retries": 0},
     )

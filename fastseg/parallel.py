@@ -1,4 +1,4 @@
-"""Worker processes: results in the order of the tasks, few in flight, nobody left behind."""
+"""Worker processes: results in the order of the tasks, few in flight, no process left behind."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may run on; a batch system or a container may grant fewer than there are."""
+    """Return how many cores this process may use; a batch system or a container may grant fewer than there are."""
     return len(os.sched_getaffinity(0))
 
 

@@ -1,4 +1,4 @@
-"""How far a long job is: a live bar in a terminal, now and then a plain line elsewhere."""
+"""Show the progress of a long job: a live bar in a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS = 10.0
-"""Between two plain lines."""
+"""Seconds between two plain lines."""
 
 
 @contextmanager
 def show_progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to call with (done, total); the first call tells what was done before, which is no speed.
+    """Yield a function to call with (done, total); the speed leaves out what the first call counts as done.
 
-    Shows on stderr the count, ``unit`` per second and the time that remains.
+    Shows the count, ``unit`` per second and the time left on stderr.
     """
     console = Console(stderr=True, markup=False)
     if not console.is_terminal:
@@ -35,7 +35,7 @@ def show_progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]
 
 
 class _Rate:
-    """Units per second since the first call."""
+    """Count units per second since the first call."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -49,7 +49,7 @@ class _Rate:
 
 
 class _Lines:
-    """A line at the end and every :data:`SECONDS` before."""
+    """Print a line every :data:`SECONDS`, and one at the end."""
 
     def __init__(self, console: Console, title: str, unit: str) -> None:
         self.console, self.title, self.unit = console, title, unit

@@ -1,4 +1,4 @@
-"""Named settings. A recipe's docstring says what to expect of it, and where that was measured or published."""
+"""Named settings. A recipe's docstring says what to expect, and where that was measured or published."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 
 
 def cityscapes() -> Config:
-    """After the best published single-scale recipes for DeepLabv3-R50 on Cityscapes.
+    """Follow the best published single-scale recipes for DeepLabv3-R50 on Cityscapes.
 
     On 768² crops.
 
@@ -22,7 +22,7 @@ def cityscapes() -> Config:
 
 
 def notebook() -> Config:
-    """The settings of the notebook project, which fastseg replaces, to compare with.
+    """Settings of the notebook project, which fastseg replaces, for comparison.
 
     loicduchesne/SemanticSegmentation.
 
@@ -59,7 +59,7 @@ def camvid() -> Config:
 
     367 training images, crops as large as the frames.
 
-    Expect: not yet measured on a GPU. The mark is FC-DenseNet103's 66.9 % mIoU, on the test split, also without
+    Expect: not yet measured on a GPU. The target is FC-DenseNet103's 66.9 % mIoU, on the test split, also without
     pretrained weights (Jégou et al. 2017, arXiv 1611.09326). The small network has reached 39 % on val in half an hour
     of two CPU cores, by one run of 14 epochs (bench/results/cpu-camvid-proxy.json has the flags; crops and colors were
     others, and there were no class weights). Class weights brought it 3.7 points (2.0 to 5.4, five seeds of six epochs

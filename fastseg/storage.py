@@ -1,4 +1,4 @@
-"""Reading from a path or from object storage: within bounds, again where that may help, with a sentence where not."""
+"""Read from a path or from object storage: bounded, with retries, and with a sentence for each failure."""
 
 import errno
 import fcntl
@@ -23,14 +23,15 @@ from fastseg.object_stores import STORAGES, Listing, RequestError, Storage
 
 Result = TypeVar("Result")
 TRIES = 8
-"""How often object storage is asked for one thing (or as AWS_MAX_ATTEMPTS says). The pauses between take a minute on
-average, two at most, in all; each request may take its time beside."""
+"""Attempts for one request to object storage (or AWS_MAX_ATTEMPTS). The pauses between them add up to a minute on
+average, two at most, beside the time of the requests."""
+WHEN_IT_ANSWERS = "once the storage answers, run the same command again to resume"
 BLOCK = 1 << 26
-"""Bytes that are downloaded at a time."""
+"""Bytes to download at a time."""
 
 
 def is_remote(path: str | Path) -> bool:
-    """Return whether ``path`` is an address in object storage (``s3://``, ``gs://``, ``az://``) and no local path."""
+    """Return whether ``path`` is an address in object storage (``s3://``, ``gs://``, ``az://``), not a local path."""
     return "://" in str(path) and _scheme(path) in STORAGES
 
 
@@ -40,10 +41,10 @@ def join(folder: str | Path, name: str) -> str:
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """Return the bytes of a local file or of an object such as ``s3://bucket/key``, of which there may be ``most``.
+    """Return the bytes, at most ``most``, of a local file or of an object such as ``s3://bucket/key``.
 
-    Raises :class:`FileNotFoundError` where there is none, :class:`ValueError` for more bytes and for what is no plain
-    file, and :class:`UserError` where the storage refuses or, asked again and again (:data:`TRIES`), does not answer.
+    Raises :class:`FileNotFoundError` if there is none, :class:`ValueError` for more bytes and for anything but a
+    regular file, and :class:`UserError` if the storage refuses or does not answer in :data:`TRIES` attempts.
     """
     data = read_range(str(path), 0, most + 1) if is_remote(path) else _first_bytes(path, most + 1)
     if len(data) > most:
@@ -66,7 +67,7 @@ def look_up(path: str) -> Listing:
 
 @contextmanager
 def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
-    """Yield a local folder with the files ``names``: ``folder`` itself, or a temporary copy of what is in storage."""
+    """Yield a local folder with the files ``names``: ``folder`` itself, or a temporary copy of remote ones."""
     if not is_remote(folder):
         yield Path(folder)
         return
@@ -78,7 +79,7 @@ def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def _first_bytes(path: str | Path, size: int) -> bytes:
-    # Without O_NONBLOCK a pipe is waited for until somebody writes to it.
+    # Without O_NONBLOCK opening a pipe waits for a writer.
     with BufferedReader(FileIO(path, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))) as file:
         if not S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no plain file")
@@ -93,7 +94,7 @@ def _download(source: str, path: Path) -> None:
 
 
 def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
-    """Return what the storage of ``path`` answers to ``request``, repeated where that may help."""
+    """Return the storage's answer to ``request``, with retries if they may help."""
     storage, tried = STORAGES[_scheme(path)], 1
     while True:
         try:
@@ -101,7 +102,7 @@ def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
         except RequestError as error:
             if tried >= int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES)) or not error.retry:
                 tries = f" after {tried} tries" if tried > 1 else ""
-                advice = "once the storage answers, the same command goes on" if error.passes else storage.hint
+                advice = WHEN_IT_ANSWERS if error.passes else storage.hint
                 raise UserError(f"{path} cannot be read{tries} ({error}); {advice}") from None
         time.sleep(random.random() * 2 ** (tried - 1))
         tried += 1
@@ -112,28 +113,29 @@ def _scheme(path: str | Path) -> str:
 
 
 FOLDER = "fastseg-cache"
-"""All that the cache writes lies in a folder of this name, since the user's own may hold other things."""
+"""Folder of the cache's files, below the user's own, which may hold other things."""
 NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
-"""Of a file of the cache, within that folder."""
+"""Pattern of a cache file's name, within that folder."""
 CHECK = 4
-"""Bytes of CRC-32 at the end of every file."""
+"""Bytes of the CRC-32 at the end of every file."""
 SPARE = 0.05
-"""Share of the bound that is freed at a time: finding the oldest takes a look at all."""
+"""Share of the bound that is freed at a time: finding the oldest files means looking at all."""
 
 
 class Cache:
-    """Ranges of remote objects, each in a file, up to a bound; processes and threads of a machine share it.
+    """Bounded cache of ranges of remote objects, one file each, shared by the processes and threads of a machine.
 
-    A file is named by what it holds (address, ETag, offset, size) and appears whole. Files are not flushed to the disk,
-    which would cost more than reading them anew, so each carries a check sum, and a damaged one is fetched again.
+    A file is named after its contents (address, ETag, offset, size) and written atomically. Files are not flushed to
+    the disk, which would cost more than reading them again, so each carries a checksum, and a damaged one is fetched
+    again.
 
-    Where the folder is full, what nobody has read since this process opened it makes way, oldest first; the rest stays,
-    and what is not in it is read from the storage. Throwing out the least recently used instead would serve epochs of
-    a set of twice the bound worse: its order being new every time, 15 % of the reads against 50 %.
+    A full cache evicts files that were not read since this process opened it, oldest first; it keeps the rest, and what
+    is not in it is read from the storage. Least-recently-used eviction would be worse for epochs of a set of twice the
+    bound: with a new order each time, it would serve 15 % of the reads instead of 50 %.
     """
 
     def __init__(self, folder: Path, bound: int) -> None:
-        """Keep at most ``bound`` bytes below ``folder``. Raises :class:`UserError` where that cannot be written."""
+        """Keep at most ``bound`` bytes below ``folder``. Raises :class:`UserError` if that cannot be written."""
         self._folder, self._bound, self._full = folder / FOLDER, bound, False
         self._etag = cache(lambda path: look_up(path).etag)
         try:
@@ -146,7 +148,7 @@ class Cache:
             raise UserError(f"--cache {folder} cannot be written ({error.strerror}); name another folder") from None
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """Return what :func:`read_range` does."""
+        """Read as :func:`read_range` does."""
         etag = self._etag(path)
         name = hashlib.sha256(f"{path} {etag} {offset} {size}".encode()).hexdigest()
         file = self._folder / name[:2] / name
@@ -163,8 +165,8 @@ class Cache:
                 if _load(file, len(data)) is None:  # another process may have been quicker
                     self._add(ledger, file, data + _check(data))
         except OSError as error:
-            self._full = True  # a run needs no cache
-            print(f"warning: the cache {self._folder} takes no more: {error.strerror}", file=sys.stderr)
+            self._full = True  # a run can do without a cache
+            print(f"warning: the cache {self._folder} stores no more: {error.strerror}", file=sys.stderr)
 
     def _add(self, ledger: FileIO, file: Path, content: bytes) -> None:
         used = _read(ledger)
@@ -174,21 +176,21 @@ class Cache:
         if used + len(content) > self._bound:
             self._full = True
             return
-        _write(ledger, used + len(content))  # first: killed in between, the folder holds less than it says
+        _write(ledger, used + len(content))  # first: if killed in between, the folder holds less than this says
         file.parent.mkdir(exist_ok=True)
         (self._folder / "part").write_bytes(content)  # one name is enough while the ledger is locked
         (self._folder / "part").replace(file)
 
     @contextmanager
     def _ledger(self) -> Iterator[FileIO]:
-        """Yield the file that says how many bytes the folder holds, locked against other processes and threads."""
-        # Opened anew each time: a lock belongs to what was opened, and threads would share it.
+        """Yield the file with the number of bytes in the folder, locked against other processes and threads."""
+        # Opened anew each time: a lock belongs to the open file, which threads would share.
         with FileIO(os.open(self._folder / "used", os.O_RDWR | os.O_CREAT, 0o644), "r+") as ledger:
             fcntl.flock(ledger, fcntl.LOCK_EX)
             yield ledger
 
     def _make_room(self, size: int) -> int:
-        """Remove what is old if there is no room for ``size`` bytes; return the bytes in the folder."""
+        """Evict old files if there is no room for ``size`` bytes; return the bytes in the folder."""
         stats = self._files()
         used = sum(stat.st_size for stat in stats.values())
         if used + size <= self._bound:
@@ -201,13 +203,13 @@ class Cache:
         return used
 
     def _files(self) -> dict[Path, os.stat_result]:
-        """Return what the cache has written: nothing else may be removed, whoever put it into the folder."""
+        """Return the cache's own files; nothing else in the folder may be removed."""
         named = [file for file in self._folder.glob("??/*") if NAME.fullmatch(f"{file.parent.name}/{file.name}")]
         return {file: status for file in named if S_ISREG((status := file.lstat()).st_mode)}
 
 
 def _load(file: Path, size: int) -> bytes | None:
-    """Return the bytes of a file of the cache; None where there is none or it is damaged."""
+    """Return the bytes of a file of the cache; None if it is missing or damaged."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -234,28 +236,28 @@ def _write(ledger: FileIO, used: int) -> None:
 
 
 _cache: Cache | None = None
-"""One for the process, as the storage's client is: all readers share it."""
+"""The process's cache, which all readers share, as the storage's client."""
 
 
 def use_cache(folder: Path | None, gigabytes: float) -> None:
-    """Keep what :func:`read_cached_range` reads from now on in ``folder``, at most ``gigabytes`` (10⁹ bytes) of it."""
+    """Cache what :func:`read_cached_range` reads from now on in ``folder``, at most ``gigabytes`` (10⁹ bytes)."""
     global _cache
     _cache = Cache(folder, round(gigabytes * 1e9)) if folder else None
 
 
 def read_cached_range(path: str, offset: int, size: int) -> bytes:
-    """Return what :func:`read_range` does, through the cache where :func:`use_cache` has named one."""
+    """Read as :func:`read_range` does, through the cache if :func:`use_cache` has set one."""
     return _cache.read(path, offset, size) if _cache else read_range(path, offset, size)
 
 
 Bytes = Callable[[int, int], bytes]
-"""``size`` bytes from ``offset`` on; fewer at the end."""
+"""(offset, size) → ``size`` bytes from ``offset`` on; fewer at the end."""
 
 OPEN = 128
-"""Local tars that a reader keeps open. A process may have 1,024 files open unless told otherwise, a set may have more
-tars than that; opening one anew takes 0.01 ms."""
+"""Local tars that a reader keeps open. A process may by default have 1,024 files open, and a set may have more tars;
+reopening one takes 0.01 ms."""
 LOST = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO}
-"""What the kernel answers where a disk or its file system has lost bytes. Anything else says nothing of the record."""
+"""The kernel's error codes for bytes that a disk or file system has lost. Other errors do not concern the record."""
 HINTS = {
     errno.EMFILE: "raise this process's limit on open files (ulimit -n)",
     errno.ENFILE: "raise the machine's limit on open files (sysctl fs.file-max)",
@@ -266,20 +268,20 @@ HINTS = {
 def range_reader() -> Callable[[str], Bytes]:
     """Return a function from a tar's path or address to its bytes; threads may share both.
 
-    A tar that makes way for another is closed when the last thread has read from it. Both raise :class:`UserError` for
-    a tar that is missing, :class:`OSError` for a local one that cannot be read.
+    An evicted tar is closed when the last thread has read from it. Both raise :class:`UserError` for a tar that is
+    missing, :class:`OSError` for a local one that cannot be read.
     """
     return lru_cache(OPEN)(_open)
 
 
 def missing_file(path: str) -> UserError:
-    """Return the error that a file of a set is not there."""
+    """Return the error that a file of a set is missing."""
     return UserError(f"{path} is missing, though the manifest names it; copy or pack the set again")
 
 
 def hint(error: OSError) -> str:
-    """Return what to do about a tar that cannot be read though its disk is in order."""
-    return HINTS.get(error.errno or 0, "once that is mended, the same command goes on")
+    """Return what to do about a tar that cannot be read although its disk is intact."""
+    return HINTS.get(error.errno or 0, "fix that, then run the same command again to resume")
 
 
 def _open(tar: str) -> Bytes:
@@ -294,7 +296,7 @@ def _range(path: str, offset: int, size: int) -> bytes:
 
 
 class _Local:
-    """A local tar, open as long as somebody holds this."""
+    """A local tar, open as long as this object is referenced."""
 
     def __init__(self, tar: str) -> None:
         try:
@@ -303,9 +305,9 @@ class _Local:
             raise missing_file(tar) from None
 
     def read(self, offset: int, size: int) -> bytes:
-        # Not through a memory map: a page that has to come from the disk would be waited for with Python's lock held.
+        # No memory map: a page fault would wait for the disk with Python's lock held.
         return os.pread(self._descriptor, size, offset)
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):  # not where it could not be opened
+        if hasattr(self, "_descriptor"):  # unless it could not be opened
             os.close(self._descriptor)

@@ -10,9 +10,9 @@ from fastseg.cli_help import (
     Setting,
     command_name,
     cut,
-    explained,
     field_docs,
     first_sentence,
+    help_lines,
     listed,
     settings,
 )
@@ -104,7 +104,7 @@ def test_settings_follow_the_parts() -> None:
 
 def test_lines_are_cut_between_words() -> None:
     rows = [Setting("--a", "1", "x" * 50 + " " + "y" * 80), Setting("--long", "2 3", "z")]
-    assert explained(rows) == [f"  --a 1       {'x' * 50} …", "  --long 2 3  z"]
+    assert help_lines(rows) == [f"  --a 1       {'x' * 50} …", "  --long 2 3  z"]
     assert cut("short") == "short"
     assert first_sentence("One.\nTwo. Three.") == "One"
 

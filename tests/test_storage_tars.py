@@ -86,9 +86,9 @@ def refusing(error: int) -> Callable[..., bytes]:
     [
         ("open", errno.EMFILE, r"cannot be read \(Too many open files\); raise this process's limit .*ulimit"),
         ("open", errno.ENFILE, r"cannot be read \(Too many open files in system\); raise the machine's limit"),
-        ("open", errno.EACCES, r"cannot be read \(Permission denied\); once that is mended"),
+        ("open", errno.EACCES, r"cannot be read \(Permission denied\); fix that, then run the same command again"),
         ("pread", errno.ENOMEM, r"cannot be read \(Cannot allocate memory\); leave the machine more memory"),
-        ("pread", errno.ESTALE, r"cannot be read \(Stale file handle\); once that is mended"),
+        ("pread", errno.ESTALE, r"cannot be read \(Stale file handle\); fix that, then run the same command again"),
     ],
 )
 def test_what_says_nothing_of_a_record(

@@ -19,26 +19,26 @@ SMALLEST, LARGEST = (64, 32), (8192, 4096)
 
 @dataclass(frozen=True)
 class Options:
-    """Make procedural street scenes in the layout of Cityscapes: for tests, benchmarks, and for trying things out.
+    """Make procedural street scenes in the layout of Cityscapes: for tests, benchmarks and trials.
 
-    Writes OUT/leftImg8bit and OUT/gtFine, as the official archives unpack, and in leftImg8bit/name.txt that these are
-    procedural streets. The same seed gives the same bytes.
+    Writes OUT/leftImg8bit and OUT/gtFine, as the official archives unpack, and leftImg8bit/name.txt, which says that
+    these are procedural streets. The same seed gives the same bytes.
 
     Example: python tools/make_scenes.py --out data/streets --train 200 --val 40 --size 2048x1024
     """
 
     out: Path
-    """Folder to write to; scenes that an earlier run left there are written again."""
+    """Folder to write to; existing scenes are overwritten."""
     train: int = 0
     """Scenes in the train split."""
     val: int = 0
     """Scenes in the val split."""
     test: int = 0
-    """Scenes in the test split, which get pictures only."""
+    """Scenes in the test split, without annotations."""
     size: str = "2048x1024"
-    """Width x height in pixels, from 64x32 to 8192x4096; a smaller picture shows the same street."""
+    """Width x height in pixels, from 64x32 to 8192x4096; a smaller image shows the same street."""
     seed: int = 0
-    """Another seed gives other streets."""
+    """Seed of the streets."""
     workers: int | None = None
     """Processes. Default: all cores."""
 
@@ -71,7 +71,7 @@ def make(options: Options) -> None:
 
 
 def check(options: Options, counts: dict[str, int]) -> tuple[int, int]:
-    """The size (width, height); :class:`UserError` for anything that cannot be made."""
+    """Return the size (width, height); raise :class:`UserError` for an invalid request."""
     for split, count in counts.items():
         if count < 0:
             raise UserError(f"--{split} is {count}; give the number of scenes, 0 or more")
@@ -84,7 +84,7 @@ def check(options: Options, counts: dict[str, int]) -> tuple[int, int]:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) from "2048x1024"."""
+    """Return (width, height) from "2048x1024"."""
     match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
     if not match:
         raise UserError(f"--size is {text!r}; give it as width x height, such as 2048x1024")

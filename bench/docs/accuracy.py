@@ -1,4 +1,4 @@
-"""Studies as tables: in a terminal, as a part of docs/recipes.md, and in short for the README."""
+"""Tables of studies: for a terminal, for docs/recipes.md, and a short one for the README."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ NOTE = (
 
 
 def study_tables(found: StudyResults, pad: bool = False) -> str:
-    """Return how good, how fast, and class by class; below it what has to be said beside the numbers."""
+    """Return a study's tables of mIoU, minutes and classes, with notes."""
     summary, parts = found.summary(), []
     if not summary.empty:
         score_columns = ("variant", "seeds", "last", "best", "to the base", "verdict")
@@ -53,7 +53,7 @@ def _scores(found: StudyResults, variant: str, row: pd.Series) -> list[str]:
 
 
 def _times(found: StudyResults, summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells of the table of minutes; the energy only where it is known of a variant."""
+    """Return the cells of the table of minutes; with energy if it is known for a variant."""
     names = {"minutes": "in all", "evaluating": "evaluating", "process": "process", "images_per_second": "images/s"}
     cells = summary[list(names)].map(lambda value: "–" if pd.isna(value) else number(value)).rename(columns=names)
     for column in (column for column in summary if column.startswith("to ")):
@@ -69,7 +69,7 @@ def _times(found: StudyResults, summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def warnings(found: StudyResults) -> Iterator[str]:
-    """Yield what has to be said beside the numbers."""
+    """Yield notes on the numbers."""
     for result in found.results:
         if result.failure:
             yield f"{result.variant}, seed {result.seed}, ended early: {result.failure}"
@@ -122,19 +122,19 @@ def _part(path: Path, environment: dict[str, str], found: StudyResults) -> str:
 
 
 def short_table(paths: Sequence[Path]) -> str:
-    """Return a line for each study, those of a GPU first: what was asked, on what, and what was found."""
+    """Return a line for each study, those of a GPU first: question, setup, result."""
 
     def row(path: Path, environment: dict[str, str], found: StudyResults) -> str:
-        place = f"[{hardware(environment)}](bench/results/{path.name})"
+        machine = f"[{hardware(environment)}](bench/results/{path.name})"
         said = [_in_short(found, variant, row) for variant, row in found.summary().iterrows()]
-        return f"| {found.question} | {_what_was_trained(found)}; {place} | {'; '.join(said) or 'not finished'} |"
+        return f"| {found.question} | {_what_was_trained(found)}; {machine} | {'; '.join(said) or 'not finished'} |"
 
     header = ["| question | measured on | mIoU of the last evaluation |", "|---|---|---|"]
     return "\n".join([*header, *_of_all(paths, row)]) if paths else NONE_YET
 
 
 def _what_was_trained(found: StudyResults) -> str:
-    """Return set, network, start, epochs and crop of the base, where its flags name them."""
+    """Return data set, network, initial weights, epochs and crop of the base, if its flags name them."""
     flags = flags_of(shlex.split(found.flags[BASE]))
     start = flags.get("--model.weights", "none")
     parts = [

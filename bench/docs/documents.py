@@ -1,10 +1,10 @@
-"""What the documents say of measurements, out of the results that are committed: ``python -m bench.docs``.
+"""Generate the documents' sections on measurements from the committed results: ``python -m bench.docs``.
 
 Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json`` (of
 ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results`` becomes a part of
 docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the targets
 (``bench/docs/targets.py``) and the faults' sum, docs/recipes.md every ``accuracy-*.json`` (of
-``bench/accuracy.py``). Nothing there is typed.
+``bench/accuracy.py``). None of it is written by hand.
 """
 
 import json
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def up_to_date(name: str, text: str) -> str:
-    """Return the document ``name`` with its sections as the results are now."""
+    """Return the document ``name`` with its sections updated from the results."""
     for title, section in SECTIONS[name].items():
         text = with_section(text, title, section())
     return text
@@ -70,12 +70,12 @@ def _found(kind: str) -> list[tuple[Path, Results]]:
 
 
 def target_section() -> str:
-    """Return the targets beside what was measured."""
+    """Return the targets beside the measurements."""
     return targets.target_table(_found("throughput"))
 
 
 def headline() -> str:
-    """Return how fast the loader is where it was measured, GPUs first; and that there is none yet, where so."""
+    """Return the loader's measured speeds, GPUs first, or a sentence that there are none yet."""
     lines = []
     for _, results in _found("throughput"):
         found = [find(results) for find in (rate("loader", "fastseg"), times("loader", "notebook"), fastest_peer)]
@@ -93,7 +93,7 @@ def headline() -> str:
 
 
 def measurements() -> str:
-    """Return all committed results, GPUs first; and that there are none of a GPU, where that is so."""
+    """Return all committed results, GPUs first, with a sentence if there are none of a GPU."""
     parts = [
         (on_gpu(results.environment), _part(title, path, results))
         for kind, title in KINDS.items()
@@ -106,7 +106,7 @@ def measurements() -> str:
 
 
 def recipes() -> str:
-    """Return the settings of all recipes side by side, those in which they differ."""
+    """Return a table of the settings in which the recipes differ."""
     values = {name: {row.flag: row.value for row in settings(make())} for name, make in RECIPES.items()}
     flags = [row.flag for row in settings(RECIPES["cityscapes"]())]
     differing = [flag for flag in flags if len({given[flag] for given in values.values()}) > 1]
@@ -115,7 +115,7 @@ def recipes() -> str:
 
 
 def faults_in_all() -> str:
-    """Return how many faults were tried, and how many things were lost."""
+    """Return the number of faults tried, and of losses."""
     document, rows = _read_faults()
     if not rows:
         return NO_FAULTS
@@ -124,7 +124,7 @@ def faults_in_all() -> str:
 
 
 def faults() -> str:
-    """Return what was done to real processes and files, how often, and how often all held."""
+    """Return the table of faults caused to real processes and files: tries, survived, lost."""
     document, rows = _read_faults()
     if not rows:
         return NO_FAULTS
@@ -137,7 +137,7 @@ def faults() -> str:
 
 
 def _read_faults() -> tuple[dict[str, Any], list[tuple[str, int, int, int]]]:
-    """Return the document, and (what was done, tries, survived, lost), their sum last; empty before any is counted."""
+    """Return the document, and rows of (fault, tries, survived, lost), their sum last; empty without results."""
     path = RESULTS / "faults.json"
     if not path.exists():
         return {}, []
@@ -148,7 +148,7 @@ def _read_faults() -> tuple[dict[str, Any], list[tuple[str, int, int, int]]]:
 
 
 def _profile(path: Path) -> tuple[bool, str]:
-    """Return where a step's milliseconds go on one machine, and whether it has a GPU; :class:`UserError` for others."""
+    """Return where a step's time goes, and whether the machine has a GPU; raise :class:`UserError` for other files."""
     cure = "measure again: bench/gpu.sh OUT profile"
     profile = read_json(path, dict[str, Any], "profile", cure)
     try:
@@ -183,13 +183,13 @@ def _part(title: str, path: Path, results: Results) -> str:
 
 
 def _frames(frames: dict[str, Any] | None) -> str:
-    """Return ", on 32 procedural frames of 2048×1024"; nothing where no stage read any."""
+    """Return ", on 32 procedural frames of 2048×1024"; nothing if no stage read any."""
     if frames is None:
         return ""
     height, width = frames["size"]
     drawn = frames["origin"] == "procedural"
-    kind, place = ("procedural frames", "") if drawn else ("frames", f" from {frames['origin']}")
-    return f", on {frames['count']} {kind} of {width}×{height}{place}"
+    kind, origin = ("procedural frames", "") if drawn else ("frames", f" from {frames['origin']}")
+    return f", on {frames['count']} {kind} of {width}×{height}{origin}"
 
 
 def _versions(where: dict[str, str]) -> str:

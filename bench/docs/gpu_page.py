@@ -1,4 +1,4 @@
-"""What bench/gpu.sh found on one GPU, on a page: ``python -m bench.docs.gpu_page FOLDER GPU PART=FILE …``."""
+"""Summarize bench/gpu.sh's results on one GPU: ``python -m bench.docs.gpu_page FOLDER GPU PART=FILE …``."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from fastseg.errors import UserError, run_command
 
 COLUMNS = ("stage", "entry", "images/s", "beside ours", "TFLOP/s", "MFU", "memory, GB", "waiting")
 ENVIRONMENT = ("gpus", "driver", "cuda", "torch", "nvidia-dali-cuda130", "processor", "cores", "commit", "command")
-"""What of the environment the page tells."""
+"""Fields of the environment on the page."""
 
 
 def main() -> None:
-    """Print it."""
+    """Print the page."""
     if len(sys.argv) < 3 or not all("=" in pair for pair in sys.argv[3:]):
         raise UserError(
             "bench.docs.gpu_page takes a folder, a GPU's short name and parts with their files, such as: "
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def page(folder: Path, gpu: str, parts: dict[str, str]) -> Iterator[str]:
-    """Yield lines of markdown: the machine, how each part went and what it says, then all tables.
+    """Yield lines of Markdown: the machine, a summary of each part, then all tables.
 
     ``parts``: name → the file of its result.
     """
@@ -54,7 +54,7 @@ def page(folder: Path, gpu: str, parts: dict[str, str]) -> Iterator[str]:
 
 
 def in_short(path: Path) -> Iterator[str]:
-    """Yield what a part's file says in short: tests counted, those named that are not well; or our own rates."""
+    """Yield a summary of a part's file: the count of tests and those that did not pass, or fastseg's speeds."""
     if path.name.startswith("tests-"):
         yield from test_lines(read_verdicts(path))
     elif not path.name.startswith("profile-"):
@@ -69,12 +69,12 @@ def in_short(path: Path) -> Iterator[str]:
 
 
 def went_wrong(row: Row) -> bool:
-    """Whether an entry has no figures though it could have had some: it failed, crashed or did not answer."""
+    """Return whether an entry that could run has no figures: it failed, crashed or did not answer."""
     return str(row.skipped).startswith(("failed: ", "crashed ", "its process ", "gave no answer "))
 
 
 def result_tables(results: Results) -> Iterator[str]:
-    """Yield the table of all entries, those without figures below it, and what follows from several."""
+    """Yield the table of all entries, those without figures below it, and derived figures."""
     yield table(COLUMNS, [_cells(row) for row in results.results if row.windows], left=(0, 1))
     yield from ("", *(f"- {row.entry}: {row.skipped}" for row in results.results if row.skipped))
     yield from (f"- {sentence}" for sentence in sentences(results.derived))
@@ -90,7 +90,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def test_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield how many tests passed, failed, …, and the names of those that did not pass, with the reason."""
+    """Yield the counts of tests that passed, failed, …, and those that did not pass, with the reason."""
     yield count_outcomes(verdicts)
     for outcome in OUTCOMES[1:]:
         yield from (f"{outcome}: {v.test}: {v.reason}" for v in verdicts if v.outcome == outcome)

@@ -1,4 +1,4 @@
-"""Results as pictures: bars of images per second, a panel for each stage; curves of mIoU, a panel for each study."""
+"""Plot results: bars of images per second, a panel for each stage; curves of mIoU, a panel for each study."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg")
 OURS, THEIRS, INK, FAINT = "#1b7f5c", "#b4bcc4", "#22282e", "#68727c"
 COLORS = ("#c2410c", "#1d4ed8", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f", "#64748b", "#92400e", "#334155")
-"""Colors of the variants in order; the base has the green that is fastseg's in all pictures."""
+"""Colors of the variants in order; the base has fastseg's green."""
 BAR, AROUND, TEXTS = 0.36, 0.75, 0.9
-"""Inches of height: of a bar with the space around it, of a panel's title and scale, of the texts above and below."""
+"""Heights in inches: a bar with the space around it, a panel's title and scale, the texts above and below."""
 WHAT = {
     "loader": "Loading: from files to batches ready for training",
     "compute": "Compute: the training step alone, on a batch already there",
@@ -40,7 +40,7 @@ CURVES = (
 
 
 def check_plot(path: Path) -> None:
-    """Raise :class:`UserError` where drawing would fail, before anything is measured."""
+    """Raise :class:`UserError` if drawing would fail, before anything is measured."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--plot is {path}; its name must end in {' or '.join(SUFFIXES)}")
     try:
@@ -74,7 +74,7 @@ def _figure(path: Path, heights: Sequence[float], height: float, title: str, leg
 
 
 def plot_throughput(results: Results, path: Path) -> None:
-    """Draw the measured rows: a bar for each entry, a whisker from its least to its greatest window."""
+    """Draw the measured rows: a bar for each entry, a whisker from its slowest to its fastest window."""
     whole = [row for row in results.results if not row.part]
     panels = {name: found for name, rows in stages(whole).items() if (found := measured(rows))}
     if not panels:
@@ -97,13 +97,13 @@ def _bars(axis: "Axes", name: str, rows: Sequence[Row]) -> None:
     for line, row in enumerate(rows):
         beside = "" if ours is None or row is ours or row.ratio_to_ours is None else f", {factor(row)}"
         text = f"{number(row.spread.median)} {row.unit}{beside}"
-        place = (row.spread.max, line)
-        axis.annotate(text, place, xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
+        end = (row.spread.max, line)
+        axis.annotate(text, end, xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(row.entry, 34)) for row in rows])
     for label, row in zip(axis.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row.ours else "normal")
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlim(0, 1.3 * max(highest))  # Room for the words.
+    axis.set_xlim(0, 1.3 * max(highest))  # Room for the text.
     axis.set_title(f"{WHAT.get(name, name)} ({rows[0].unit}; longer is better)", loc="left", fontsize=10)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""Rows as tables, which read alike in a terminal and on GitHub."""
+"""Format rows as tables, readable both in a terminal and on GitHub."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ COLUMNS = ("entry", "median", "min–max", "ratio to ours", "cores", "settings")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,), pad: bool = False) -> str:
-    """Return a markdown table; columns ``left`` are words, the others numbers; ``pad``: aligned for a terminal."""
+    """Return a Markdown table; columns ``left`` are text, the others numbers; ``pad``: align for a terminal."""
     words = set(left)
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     rule = ["---" if i in words else "---:" for i in range(len(header))]
@@ -34,12 +34,12 @@ def stage_table(rows: Sequence[Row], pad: bool = False) -> str:
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:
-    """Return those with numbers, in their order."""
+    """Return the measured rows, in their order."""
     return [row for row in rows if row.windows]
 
 
 def skipped(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each entry without numbers: who and why."""
+    """Return a line for each skipped entry: its name and the reason."""
     return [f"{row.entry}: {row.skipped}" for row in rows if row.skipped is not None]
 
 
@@ -49,18 +49,18 @@ def stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def reference_row(rows: Sequence[Row]) -> Row | None:
-    """Return the row of ours that the stage's ratios refer to."""
+    """Return fastseg's row, to which the stage's ratios refer."""
     return next((row for row in measured(rows) if row.ours and not row.part), None)
 
 
 def number(value: float) -> str:
-    """Return three figures, and all those before the point: 0.0123, 4.57, 1,234."""
+    """Format with three significant digits, and all digits before the point: 0.0123, 4.57, 1,234."""
     digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
     return f"{value:,.{max(digits, 0)}f}"
 
 
 def factor(row: Row) -> str:
-    """Return the ratio to ours in words: 5.6× slower, 1.07× faster, even; nothing where there is none."""
+    """Format the ratio to fastseg: 5.6× slower, 1.07× faster, even; empty without a ratio."""
     if row.ratio_to_ours is None:
         return ""
     ratio = row.ratio_to_ours.median
@@ -68,7 +68,7 @@ def factor(row: Row) -> str:
 
 
 def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return the short settings in which the rows differ, with every row's value (None: it has none)."""
+    """Return the short settings in which the rows differ, with every row's value (None if missing)."""
     found = [flat(row.settings) for row in rows]
     names = dict.fromkeys(name for settings in found for name in settings)
     values = {name: [settings.get(name) for settings in found] for name in names}
@@ -76,13 +76,13 @@ def differing(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with what a loader's "work" holds that people ask for beside the others: crop, scale, batch."""
+    """Return settings with the crop, scale and batch of a loader's "work" beside the others."""
     work = {name: value for name, value in settings.get("work", {}).items() if name not in ("device", "seed", "fill")}
     return {**{name: value for name, value in settings.items() if name != "work"}, **work}
 
 
 def sentences(derived: Iterable[dict[str, Any]]) -> list[str]:
-    """Return what derived figures say, each from its capital to its full stop."""
+    """Return the sentences of derived figures, each with a capital and a full stop."""
     return [f"{(text := str(figure['sentence']))[0].upper()}{text[1:]}." for figure in derived]
 
 
@@ -102,7 +102,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    """Return what all rows share, and how many windows they had."""
+    """Return the settings that all rows share, and their number of windows."""
     shared = {name: value for name, value in flat(rows[0].settings).items() if name not in differing(rows)}
     parts = [f"{name} {_value(value)}" for name, value in shared.items() if value is not None and _short(value)]
     least, most = min(len(row.windows) for row in rows), max(len(row.windows) for row in rows)
@@ -110,7 +110,7 @@ def _caption(rows: Sequence[Row]) -> str:
 
 
 def _short(value: Any) -> bool:
-    """Whether a value fits into a table: no path, nothing nested."""
+    """Return whether a value fits into a table: no path, nothing nested."""
     return not isinstance(value, dict) and len(_value(value)) <= 24 and "/" not in _value(value)
 
 

@@ -1,4 +1,4 @@
-"""The targets that fastseg sets itself, against what the committed results say: each a figure or a ratio in one run."""
+"""fastseg's targets against the committed results: each a figure or a ratio within one run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ Where = dict[str, str]
 """A run's environment."""
 NOT_YET = "not yet measured"
 FRAME, CROP = [1024, 2048], [768, 768]
-"""Height and width, pixels, that the targets speak of."""
+"""Height and width of the frames and crops of the targets, pixels."""
 
 
 class Found(NamedTuple):
-    """What one run says about a target."""
+    """The value of a target in one run."""
 
     value: float
     note: str = ""
@@ -30,9 +30,9 @@ class Target:
     what: str
     least: float
     unit: str
-    """%: of a share; ×: of a ratio; images/s."""
+    """Unit: % for a share, × for a ratio, or images/s."""
     counts: Callable[[Where], bool]
-    """Whether a machine is meant."""
+    """Whether the target applies to a machine."""
     find: Callable[[Results], Found | None]
 
     def shown(self, value: float) -> str:
@@ -41,7 +41,7 @@ class Target:
 
     @property
     def at_least(self) -> str:
-        """The target itself with its unit, not rounded."""
+        """Return the target with its unit, not rounded."""
         return f"{100 * self.least:g} %" if self.unit == "%" else f"{self.least:,g}{self._unit}"
 
     @property
@@ -50,7 +50,7 @@ class Target:
 
 
 def target_table(runs: Sequence[tuple[Path, Results]]) -> str:
-    """Return all targets, one line for each run of bench/throughput.py that measured one, or for that none has."""
+    """Return the targets, a line for each run of bench/throughput.py that measured one, or a line that none has."""
     rows = [row for target in TARGETS for row in list(_rows(target, runs)) or [_row_of_none(target)]]
     return table(("target", "at least", "measured", "met"), rows, left=(0, 3))
 
@@ -62,13 +62,13 @@ def _row_of_none(target: Target) -> tuple[str, ...]:
 def _rows(target: Target, runs: Sequence[tuple[Path, Results]]) -> Iterator[tuple[str, ...]]:
     for path, results in runs:
         if target.counts(results.environment) and (found := target.find(results)):
-            place = f"[{hardware(results.environment)}](bench/results/{path.name})"
+            machine = f"[{hardware(results.environment)}](bench/results/{path.name})"
             met = "yes" if found.value >= target.least else "**no**"
-            yield target.what, target.at_least, f"{target.shown(found.value)}{found.note}, {place}", met
+            yield target.what, target.at_least, f"{target.shown(found.value)}{found.note}, {machine}", met
 
 
 def _whole(gpu: str) -> Callable[[Where], bool]:
-    """Return whether a machine has one whole GPU of that name."""
+    """Return a function that tells whether a machine has one whole GPU of that name."""
 
     def counts(where: Where) -> bool:
         gpus = where.get("gpus", "")
@@ -89,7 +89,7 @@ def _derived(name: str) -> Callable[[Results], Found | None]:
 
 
 def _row(results: Results, stage: str, entry: str) -> Row | None:
-    """Return a row measured on the crops, and in the loader's case the frames, that the targets speak of."""
+    """Return a row measured on the targets' crops and, for the loader, frames; None without one."""
     frames = results.settings.get("frames") or {}
     for row in results.results:
         crop = (row.settings.get("work") or row.settings).get("crop")
@@ -99,7 +99,7 @@ def _row(results: Results, stage: str, entry: str) -> Row | None:
 
 
 def rate(stage: str, entry: str) -> Callable[[Results], Found | None]:
-    """Return what finds an entry's speed."""
+    """Return a function that finds an entry's speed."""
 
     def find(results: Results) -> Found | None:
         row = _row(results, stage, entry)
@@ -109,7 +109,7 @@ def rate(stage: str, entry: str) -> Callable[[Results], Found | None]:
 
 
 def times(stage: str, entry: str) -> Callable[[Results], Found | None]:
-    """Return what finds how many times an entry's speed ours is."""
+    """Return a function that finds fastseg's speed over an entry's."""
 
     def find(results: Results) -> Found | None:
         row = _row(results, stage, entry)
@@ -119,7 +119,7 @@ def times(stage: str, entry: str) -> Callable[[Results], Found | None]:
 
 
 def fastest_peer(results: Results) -> Found | None:
-    """Return our speed over that of the fastest of the peers; who did not take part is said."""
+    """Return fastseg's speed over the fastest peer's, with a note on the peers that did not run."""
     if not _row(results, "loader", "fastseg"):
         return None
     peers = [row for row in results.results if row.stage == "loader" and not row.ours]
@@ -136,7 +136,7 @@ H200, PEER = _whole("H200"), "notebook"
 TARGETS = (
     Target("train end to end, frames cached, against compute alone", 0.98, "%", on_gpu, _derived("train/compute")),
     Target("train end to end, frames streamed, against compute alone", 0.98, "%", on_gpu, _derived("train/streamed")),
-    # 90 % of what bench/roofline.py predicts of the step as it is compiled: 174 and 64 images/s.
+    # 90 % of bench/roofline.py's prediction for the compiled step: 174 and 64 images/s.
     Target("train on one H200, 768² crops", 157, "images/s", H200, rate("train", "fastseg")),
     Target("train on one A100, 768² crops", 58, "images/s", _whole("A100"), rate("train", "fastseg")),
     Target("step against the notebook project's recipe, same GPU, per pixel", 12, "×", on_gpu, times("compute", PEER)),

@@ -6,8 +6,8 @@ A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
   variable that names another Python interpreter to run it with;
 - ``candidates(cores, device) -> list[dict]``: the settings worth trying, the usual best first;
 - ``prepare(frames)``: converts the frames to the library's own format, once;
-- ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W where its
-  docstring says nothing else, on ``work.device``;
+- ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W unless
+  its docstring says otherwise, on ``work.device``;
 - ``sample(image, mask, draw, work, **settings)``: the work that ``batches`` does for one sample, from the encoded bytes
   of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the Window to show.
 
@@ -31,24 +31,24 @@ STEP = "step_"
 
 
 def known() -> list[str]:
-    """Return names of all peers, by their files."""
+    """Return the names of all peers, from their files."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def loaders() -> list[str]:
-    """Return names of the loaders among them."""
+    """Return the names of the peers that are loaders."""
     return [name for name in known() if not name.startswith(STEP)]
 
 
 def load(name: str) -> ModuleType:
-    """Return the peer called ``name``; :class:`UserError` for any other name."""
+    """Return the peer called ``name``; raise :class:`UserError` for any other name."""
     if name not in known():
         raise UserError(f"there is no peer {name!r}; choose from: {', '.join(known())}")
     return importlib.import_module(f"bench.peers.{name}")
 
 
 def worker_counts(cores: int) -> list[int]:
-    """Return numbers of worker processes or threads worth trying: one a core, and half as many more."""
+    """Return numbers of worker processes or threads to try: one per core, and half as many more."""
     return [cores, cores + max(cores // 2, 1)]
 
 
@@ -63,9 +63,9 @@ def by_workers_and_masks(cores: int, _device: str = "cpu") -> list[dict[str, Any
 
 
 def nothing(_frames: "Frames") -> None:
-    """Prepare nothing: it reads the frames as they are."""
+    """Prepare nothing: the peer reads the frames as they are."""
 
 
 def interpreter(peer: ModuleType) -> str:
-    """Return the Python that runs it: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
+    """Return the peer's Python: this one, unless the variable ``peer.ENVIRONMENT`` names another."""
     return os.environ.get(getattr(peer, "ENVIRONMENT", ""), "") or sys.executable

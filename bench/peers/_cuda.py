@@ -1,4 +1,4 @@
-"""Batches of which a GPU decodes and augments the images, for the peers that can: workers do the labels only."""
+"""Batches whose images a GPU decodes and augments, for the peers that can: workers do only the labels."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,20 +20,20 @@ _Sample = tuple[bytes, Window, Tensor]
 def batches_decoded_on_gpu(
     frames: Frames, work: Work, workers: int, show: Show, mask: str = "png"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield uint8 N×H×W×3 images and N×H×W labels without an end."""
+    """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     dataset = Files(frames, work, partial(encoded_sample, work=work), mask=mask)
     for images, windows, labels in from_files(dataset, work, workers, collate_fn=collate):
         yield torch.stack(show(images, windows, work)), labels.to(work.device, non_blocking=True)
 
 
 def encoded_sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> _Sample:
-    """Return the image as it is, the window that it has to show, and the labels that it shows."""
+    """Return the encoded image, the window to show, and the window's labels."""
     labels = torch.from_numpy(decode(mask, opencv().IMREAD_GRAYSCALE))
     window = draw((labels.shape[0], labels.shape[1]))
     return image, window, show_labels(labels[None], window, work)
 
 
 def collate(samples: list[_Sample]) -> tuple[list[bytes], list[Window], Tensor]:
-    """Return a batch: lists of what has no common shape."""
+    """Return a batch, with lists for what has no common shape."""
     images, windows, labels = zip(*samples, strict=True)
     return list(images), list(windows), torch.stack(labels)

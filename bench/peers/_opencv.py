@@ -1,7 +1,7 @@
-"""A sample by OpenCV, for the peers that leave decoding and augmenting to the user.
+"""Decode and augment a sample by OpenCV, for the peers that leave that to the user.
 
-OpenCV's INTER_LINEAR does not antialias: where a frame shrinks, it looks at four pixels and does less work than the
-others. INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
+OpenCV's INTER_LINEAR does not antialias: to shrink a frame, it reads four pixels and does less work than the others.
+INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
 """
 
 from functools import cache
@@ -18,7 +18,7 @@ from fastseg.labels import IGNORE
 
 @cache
 def opencv() -> Any:
-    """Return the library, without threads of its own: the loader has its workers."""
+    """Return the library with its threads switched off: the loader has its workers."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -26,11 +26,11 @@ def opencv() -> Any:
 
 
 def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple[Tensor, Tensor]:
-    """Decode image and mask (JPEG, PNG or TIFF) and show the drawn window: uint8 h×w×3 and h×w."""
+    """Decode image and mask (JPEG, PNG or TIFF) and augment the drawn window: uint8 h×w×3 and h×w."""
     frame = decode(image, opencv().IMREAD_COLOR_RGB)
     labels = decode(mask, opencv().IMREAD_GRAYSCALE)
     window = draw(frame.shape[:2])
-    return finish(cut(frame, window), cut(labels, window), window, work)
+    return resize_flip_pad(cut(frame, window), cut(labels, window), window, work)
 
 
 def decode(data: bytes, flags: int) -> np.ndarray:
@@ -43,8 +43,8 @@ def cut(array: np.ndarray, window: Window) -> np.ndarray:
     return array[window.top : window.bottom, window.left : window.right]
 
 
-def finish(image: np.ndarray, labels: np.ndarray, window: Window, work: Work) -> tuple[Tensor, Tensor]:
-    """Resize, flip and pad what was cut out."""
+def resize_flip_pad(image: np.ndarray, labels: np.ndarray, window: Window, work: Work) -> tuple[Tensor, Tensor]:
+    """Resize, flip and pad a window."""
     cv2 = opencv()
     shown = resize(image, window, cv2.INTER_LINEAR), resize(labels, window, cv2.INTER_NEAREST_EXACT)
     if window.flip:
@@ -53,7 +53,7 @@ def finish(image: np.ndarray, labels: np.ndarray, window: Window, work: Work) ->
 
 
 def resize(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
-    """Resize what was cut out to the rows and columns that it takes of the crop."""
+    """Resize a window to its rows and columns in the crop."""
     return opencv().resize(array, (window.width, window.height), interpolation=interpolation)
 
 

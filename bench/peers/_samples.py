@@ -1,4 +1,4 @@
-"""What the peers that use torch's DataLoader share: endless reshuffled samples, and the way to the device."""
+"""Endless reshuffled samples and the copy to the device, for the peers that use torch's DataLoader."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from bench.stages.frames import Draw, Frames, Work
 
 Ticket = tuple[int, int]
-"""Epoch and sample: enough to draw what a sample shows."""
+"""Epoch and sample, from which the crop is drawn."""
 Make = Callable[[bytes, bytes, Draw], Any]
 """Encoded image, encoded mask, draw → a sample."""
 
 
 class Endless(Sampler[Ticket]):
-    """Epochs of all samples, each in an order of its own, one after the other without an end.
+    """Endless epochs of all samples, reshuffled each time.
 
-    The end of an epoch would empty the workers' queues; with a few frames it would come often.
+    The end of an epoch would empty the workers' queues, and with few frames it would come often.
     """
 
     def __init__(self, samples: int, seed: int) -> None:
@@ -35,7 +35,7 @@ class Endless(Sampler[Ticket]):
 
 
 class Files(Dataset[Any]):
-    """The training frames from their files, each made what a peer makes of it."""
+    """The training frames from their files, each processed by the peer."""
 
     def __init__(self, frames: Frames, work: Work, make: Make, image: str = "jpg", mask: str = "png") -> None:
         self._paths = [(str(frames.image(key, image)), str(frames.mask(key, mask))) for key in frames.keys]
@@ -56,7 +56,7 @@ def read(path: str) -> bytes:
 
 
 def from_files(dataset: Files, work: Work, workers: int, **options: Any) -> Iterable[Any]:
-    """Return torch's DataLoader over a dataset of files, without an end."""
+    """Return torch's DataLoader over an endless dataset of files."""
     return DataLoader(
         dataset,
         work.batch,
@@ -68,19 +68,19 @@ def from_files(dataset: Files, work: Work, workers: int, **options: Any) -> Iter
 
 
 def hand_over(batches: Iterable[Any], work: Work) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of (image, label) on the device; from pinned memory the copy goes on beside the work there."""
+    """Yield batches of (image, label) on the device; from pinned memory the copy overlaps with the work there."""
     for image, label in batches:
         yield image.to(work.device, non_blocking=True), label.to(work.device, non_blocking=True)
 
 
 def stacked(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return a batch out of samples."""
+    """Stack samples into a batch."""
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)
 
 
 def own_numbers(seed: int) -> np.random.Generator:
-    """Return this worker process's random numbers, for loaders that do not say which epoch and sample they are at."""
+    """Return this worker's random generator, for loaders that do not tell epoch and sample."""
     worker = get_worker_info()
     return _numbers(seed, worker.id if worker else 0)
 

@@ -18,12 +18,12 @@ NAME = "LitData + torchvision v2"
 REQUIRES = ("litdata", "torchvision")
 candidates = by_workers
 CHUNK = "8MB"
-"""A chunk; its usual 64 MB would put all frames of a benchmark into one."""
+"""Size of a chunk; the default, 64 MB, would put all frames of a benchmark into one."""
 
 
 def prepare(frames: Frames) -> None:
     """Write the encoded frames into chunks, once."""
-    os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # It would ask the network.
+    os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # It would ask the network for a newer version.
     once(frames.root / "litdata", partial(_optimize, frames))
 
 
@@ -35,7 +35,7 @@ def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor"
 
     prepare(frames)
     stream = litdata.StreamingDataset(str(frames.root / "litdata"), shuffle=True, seed=work.seed)
-    # The parallel dataset is LitData's way to go round and round without the end of an epoch.
+    # The parallel dataset is LitData's way to cycle without the end of an epoch.
     endless = litdata.ParallelStreamingDataset(
         [stream], length=float("inf"), transform=partial(_augment, work=work), seed=work.seed
     )
@@ -46,12 +46,12 @@ def batches(frames: Frames, work: Work, workers: int) -> Iterator[tuple["Tensor"
 
 
 def _augment(samples: tuple[dict[str, bytes]], rngs: dict[str, Any], work: Work) -> tuple["Tensor", "Tensor"]:
-    """Return what LitData's own random numbers draw of a sample."""
+    """Augment a sample by LitData's own random numbers."""
     return sample(samples[0]["image"], samples[0]["mask"], work.draw(rngs["numpy"]), work)
 
 
 def _optimize(frames: Frames, folder: Path) -> None:
-    # LitData would work in, and first empty, /tmp/chunks and /tmp/data, whosever they are.
+    # By default LitData works in /tmp/chunks and /tmp/data, and empties them first, whosever they are.
     with TemporaryDirectory(dir=folder.parent) as temporary:
         os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{temporary}/chunks"
         os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = f"{temporary}/data"

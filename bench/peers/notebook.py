@@ -1,4 +1,4 @@
-"""The notebook project's way: PNG by Pillow, Albumentations, torch's DataLoader; float32 images and int64 labels.
+"""The notebook project's loader: PNG by Pillow, Albumentations, torch's DataLoader; float32 images and int64 labels.
 
 Its geometry is Albumentations at its cheapest: the functions behind Crop, Resize, HorizontalFlip and PadIfNeeded, in
 this order, without the checks of a Compose. Their resize is OpenCV's, which does not antialias.
@@ -44,12 +44,12 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
     window = draw((frame.shape[0], frame.shape[1]))
     shown = _show(frame, window, work, tools.cv2.INTER_LINEAR, work.fill)
     crop = _show(labels, window, work, tools.cv2.INTER_NEAREST_EXACT, IGNORE)
-    # As ToTensorV2 does it: a view, which becomes contiguous when the batch is put together.
+    # As ToTensorV2 does: a view, which becomes contiguous when the batch is collated.
     return torch.from_numpy(tools.normalize(shown)).permute(2, 0, 1), torch.from_numpy(crop).long()
 
 
 def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fill: Any) -> np.ndarray:
-    """Return crop, resize, flip, pad."""
+    """Crop, resize, flip and pad an array."""
     tools = _tools()
     array = tools.crop(array, window.left, window.top, window.right, window.bottom)
     array = tools.resize(array, (window.height, window.width), interpolation)
@@ -61,7 +61,7 @@ def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fil
 
 
 class _Tools:
-    """What it uses of Albumentations; the libraries are imported where the first sample is made."""
+    """The functions used of Albumentations, imported with the first sample."""
 
     def __init__(self) -> None:
         import cv2

@@ -1,4 +1,4 @@
-"""nvImageCodec decodes only what the window shows, of JPEG and TIFF or PNG; the rest by OpenCV or, on a GPU, torch.
+"""nvImageCodec decodes only the window of JPEG and TIFF or PNG; the rest by OpenCV or, on a GPU, torch.
 
 On the CPU it is libjpeg-turbo and libtiff behind one interface; on a GPU nvJPEG decodes a batch in one call.
 See _opencv.py: on the CPU its images are not antialiased.
@@ -24,7 +24,7 @@ prepare = nothing
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Return where images are decoded, numbers of workers, and how masks are stored."""
+    """Return candidates by decoder, number of workers, and format of the masks."""
     ways = ("cuda", "cpu") if device == "cuda" else ("cpu",)
     return [
         {"decode": way, "workers": workers, "masks": masks}
@@ -49,7 +49,7 @@ def batches(
 
 
 def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) -> tuple["Tensor", "Tensor"]:
-    """Decode what the window shows, and augment it: uint8 h×w×3 and h×w."""
+    """Decode the window only, and augment it: uint8 h×w×3 and h×w."""
     from nvidia import nvimgcodec
 
     from bench.peers import _opencv
@@ -59,11 +59,11 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
     decoder, gray = _decoder("cpu", os.getpid())
     frame = np.asarray(decoder.decode(_region(coded, window)))
     labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), window), params=gray))
-    return _opencv.finish(frame, labels, window, work)
+    return _opencv.resize_flip_pad(frame, labels, window, work)
 
 
 def _region(coded: Any, window: Window) -> Any:
-    """Return the part of a coded image that the window shows."""
+    """Return the region of a coded image that the window shows."""
     from nvidia import nvimgcodec
 
     region = nvimgcodec.Region(window.top, window.left, window.bottom, window.right)
@@ -72,15 +72,15 @@ def _region(coded: Any, window: Window) -> Any:
 
 @cache
 def _decoder(device: str, _process: int) -> tuple[Any, Any]:
-    """Return a decoder and its parameters for masks; each process has its own, as threads do not survive a fork."""
+    """Return a decoder and its parameters for masks; one per process, as threads do not survive a fork."""
     from nvidia import nvimgcodec
 
     gray = nvimgcodec.DecodeParams(color_spec=nvimgcodec.ColorSpec.GRAY)
     if device == "cuda":
         return nvimgcodec.Decoder(), gray
     backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
-    place = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
-    return nvimgcodec.Decoder(device_id=place, backends=backends, max_num_cpu_threads=1), gray
+    cpu = nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
+    return nvimgcodec.Decoder(device_id=cpu, backends=backends, max_num_cpu_threads=1), gray
 
 
 def _show_on_gpu(images: list[bytes], windows: list[Window], work: Work) -> list["Tensor"]:

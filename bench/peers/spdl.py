@@ -1,7 +1,7 @@
 """SPDL: a pipeline of threads. Its own decoder (FFmpeg, which also crops, resizes and flips) or OpenCV inside.
 
-FFmpeg's libraries have to be on the machine; where they are not, only OpenCV is tried. FFmpeg's resize antialiases;
-see _opencv.py for the other. On a GPU, images may be decoded by nvJPEG and augmented by torch.
+Without FFmpeg's libraries on the machine only OpenCV is tried. FFmpeg's resize antialiases; see _opencv.py for the
+other. On a GPU, images may be decoded by nvJPEG and augmented by torch.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ NAME = "SPDL"
 REQUIRES = ("spdl-core", "spdl-io", "opencv-python-headless")
 prepare = nothing
 QUEUE = 2
-"""Finished batches that wait."""
+"""Length of the queue of finished batches."""
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Return who decodes, how masks are stored, and numbers of threads."""
+    """Return candidates by decoder, format of the masks, and number of threads."""
     decoders = [("opencv", "tif"), ("opencv", "png")]
     decoders += [("ffmpeg", "tif")] if has_ffmpeg() else []
     decoders += [("nvjpeg", "tif")] if device == "cuda" else []
@@ -39,7 +39,7 @@ def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
 
 
 def has_ffmpeg() -> bool:
-    """Whether FFmpeg's libraries are here. SPDL is not asked: its own install handlers for SIGTERM when they load."""
+    """Return whether FFmpeg's libraries are here, without SPDL, whose libraries install handlers for SIGTERM."""
     return find_library("avfilter") is not None
 
 
@@ -81,14 +81,14 @@ def sample(
 
     packets = spdl.io.demux_image(image)
     window = draw((packets.height, packets.width))
-    # As exact as swscale can: its default rounds chroma.
+    # swscale's most exact mode: its default rounds chroma.
     shown = _filter(packets, window, "bilinear+accurate_rnd+full_chroma_int", "rgb24")
     labels = _filter(spdl.io.demux_image(mask), window, "neighbor", "gray")[..., 0]
     return _opencv.pad(shown, window, work, work.fill), _opencv.pad(labels, window, work, IGNORE)
 
 
 def _filter(packets: Any, window: Window, flags: str, pixels: str) -> np.ndarray:
-    """Decode an image; FFmpeg's filters show the window."""
+    """Decode an image and augment the window by FFmpeg's filters."""
     import spdl.io
 
     height, width = window.bottom - window.top, window.right - window.left
@@ -110,7 +110,7 @@ def _batch(samples: list[tuple["Tensor", "Tensor"]], work: Work) -> tuple["Tenso
 
 
 def _show_on_gpu(samples: list[Any], work: Work) -> tuple["Tensor", "Tensor"]:
-    """Decode the images by nvJPEG; all on torch's stream, whose memory it is."""
+    """Decode the images by nvJPEG, all on torch's stream, since torch allocates the memory."""
     import spdl.io
     import torch
 
@@ -119,9 +119,9 @@ def _show_on_gpu(samples: list[Any], work: Work) -> tuple["Tensor", "Tensor"]:
 
     images, windows, labels = collate(samples)
     allocator = (torch.cuda.caching_allocator_alloc, torch.cuda.caching_allocator_delete)
-    place = spdl.io.cuda_config(
+    config = spdl.io.cuda_config(
         torch.cuda.current_device(), stream=torch.cuda.current_stream().cuda_stream, allocator=allocator
     )
-    frames = [spdl.io.to_torch(spdl.io.decode_image_nvjpeg(image, device_config=place)) for image in images]
+    frames = [spdl.io.to_torch(spdl.io.decode_image_nvjpeg(image, device_config=config)) for image in images]
     shown = [show_image(frame, window, work) for frame, window in zip(frames, windows, strict=True)]
     return torch.stack(shown), labels.pin_memory()

@@ -1,8 +1,8 @@
 """The step and the evaluation of the notebook project, which fastseg replaces (loicduchesne/SemanticSegmentation).
 
-torchvision's DeepLabv3 in float32 and NCHW, Adam 1e-4, cross-entropy of the main output alone, torch's settings left
-as they are, the loss shown after every step. Ours ignores void, which the project trained as a 20th class; so does
-this. Its auxiliary head, computed and never used, and nn.DataParallel, which does nothing on one GPU, are left out.
+torchvision's DeepLabv3 in float32 and NCHW, Adam 1e-4, cross-entropy of the main output alone, torch's settings left as
+they are, the loss shown after every step. As in fastseg, void is ignored, which the project trained as a 20th class.
+Its auxiliary head, computed and never used, and nn.DataParallel, which does nothing on one GPU, are left out.
 """
 
 from collections.abc import Generator
@@ -36,7 +36,7 @@ class Step:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
 
     def train(self, image: Tensor, label: Tensor) -> float:
-        """Do one step on float32 N×3×H×W and int64 N×H×W; returns the loss."""
+        """Do one step on float32 N×3×H×W and int64 N×H×W; return the loss."""
         self.optimizer.zero_grad()
         loss = self.criterion(self.model(image)["out"], label)
         loss.backward()
@@ -45,11 +45,11 @@ class Step:
 
 
 def open_step(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:  # noqa: ARG001
-    """Build the benchmark; ``precision`` is ours to choose, this one's is float32."""
-    place, size = first_device(device), (crop[0], crop[1])
-    step, (image, label) = Step(arch, place), normalized(*synthetic_batch(batch, size, place))
+    """Build the benchmark; ``precision`` is ignored, the project's is float32."""
+    on, size = first_device(device), (crop[0], crop[1])
+    step, (image, label) = Step(arch, on), normalized(*synthetic_batch(batch, size, on))
     flops = step_flops(arch, CLASSES, batch, size, aux=False)
-    return Steps(lambda: step.train(image, label), batch, flops, place, "fp32")
+    return Steps(lambda: step.train(image, label), batch, flops, on, "fp32")
 
 
 class PngFrames(Dataset[tuple[Tensor, Tensor]]):
@@ -69,7 +69,7 @@ class PngFrames(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Evaluation(Benchmark):
-    """A benchmark: one batch of whole frames a step, over and over."""
+    """A benchmark: one batch of whole frames per step, cyclically."""
 
     def __init__(self, folder: Path, device: torch.device, arch: str, classes: int, batch: int, workers: int) -> None:
         self.model = get_model(arch, weights=None, weights_backbone=None, num_classes=classes).to(device).eval()
@@ -86,17 +86,17 @@ class Evaluation(Benchmark):
 
     @torch.inference_mode()
     def step(self) -> int:
-        """Predict and count one batch; returns its frames."""
+        """Predict and count one batch; return its number of frames."""
         image, label = (tensor.to(self.device, non_blocking=True) for tensor in next(self._batches))
         self.metric.update(self.model(image)["out"].argmax(1), label)
         return len(image)
 
     def figures(self) -> dict[str, float]:
-        """Return the peak of memory."""
+        """Return the peak memory."""
         return {"peak_memory_bytes": peak_memory(self.device)}
 
     def close(self) -> None:
-        """End the loader's workers."""
+        """Stop the loader's workers."""
         self._batches.close()
 
     def _endless(self) -> Generator[tuple[Tensor, Tensor], None, None]:

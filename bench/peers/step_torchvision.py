@@ -1,7 +1,7 @@
 """The step of torchvision's own training script, references/segmentation/train.py, with --amp and --aux-loss.
 
 NCHW, SGD with momentum in torch's default form, the auxiliary head at ten times the learning rate and half the loss,
-float16 with a loss scaler on a GPU, a polynomial schedule moved on in every step, the loss logged in every step.
+float16 with a loss scaler on a GPU, a polynomial schedule stepped and the loss logged in every step.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ NAME = "torchvision reference"
 REQUIRES = ("torchvision",)
 
 TOTAL_STEPS = 80_000
-"""Over which the learning rate falls."""
+"""Steps over which the learning rate falls."""
 
 
 class Step:
@@ -39,7 +39,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def train(self, image: Tensor, label: Tensor) -> float:
-        """Do one step on float32 N×3×H×W and int64 N×H×W; returns the loss."""
+        """Do one step on float32 N×3×H×W and int64 N×H×W; return the loss."""
         with autocast(self.precision, self.device):
             output = self.model(image)
             losses = {key: nn.functional.cross_entropy(x, label, ignore_index=IGNORE) for key, x in output.items()}
@@ -53,11 +53,11 @@ class Step:
 
 
 def open_step(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:
-    """Build the benchmark; ``precision`` auto: the script's float16 on a GPU, what a CPU does best there."""
+    """Build the benchmark; ``precision`` auto: the script's float16 on a GPU, the fastest one on a CPU."""
     torch.backends.cudnn.benchmark = True  # as the script does
-    place, size = first_device(device), (crop[0], crop[1])
+    on, size = first_device(device), (crop[0], crop[1])
     if precision == "auto":
-        precision = "fp16" if place.type == "cuda" else precision_of("auto", place)
-    step, (image, label) = Step(arch, place, precision), normalized(*synthetic_batch(batch, size, place))
+        precision = "fp16" if on.type == "cuda" else precision_of("auto", on)
+    step, (image, label) = Step(arch, on, precision), normalized(*synthetic_batch(batch, size, on))
     flops = step_flops(arch, CLASSES, batch, size, aux=True)
-    return Steps(lambda: step.train(image, label), batch, flops, place, precision)
+    return Steps(lambda: step.train(image, label), batch, flops, on, precision)

@@ -1,8 +1,7 @@
 """mosaicml-streaming: the JPEGs and masks in its MDS shards; OpenCV decodes and augments in torch's DataLoader.
 
-It asks for an older numpy than DALI's environment has: give it an environment of its own, with opencv-python-headless
-and cityscapesScripts beside it, and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py:
-its images are not antialiased.
+It needs an older numpy than DALI: install it with opencv-python-headless and cityscapesScripts in another environment,
+and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py: its images are not antialiased.
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ REQUIRES = ("mosaicml-streaming", "opencv-python-headless", "cityscapesScripts")
 candidates = by_workers_and_masks
 ENVIRONMENT = "FASTSEG_BENCH_STREAMING_PYTHON"
 EPOCH = 1 << 16
-"""Samples of an epoch: the frames many times over, so that its end does not come within a measurement."""
+"""Samples of an epoch: the frames many times over, so that no epoch ends within a measurement."""
 
 
 def prepare(frames: Frames) -> None:
@@ -39,7 +38,7 @@ def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Ite
     from bench.peers._samples import hand_over
 
     prepare(frames)
-    clean_stale_shared_memory()  # Of a process that was killed; a new one would refuse to start.
+    clean_stale_shared_memory()  # Shared memory of a process that was killed would keep a new one from starting.
     folder = str(frames.root / f"mds-{masks}")
     dataset = StreamingDataset(
         local=folder, shuffle=True, shuffle_seed=work.seed, batch_size=work.batch, epoch_size=EPOCH
@@ -64,7 +63,7 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
 
 
 def _augment(encoded: list[dict[str, bytes]], work: Work) -> tuple["Tensor", "Tensor"]:
-    """Return a batch, in the worker that read it."""
+    """Augment a batch, in the worker that read it."""
     from bench.peers._samples import own_numbers, stacked
 
     draw = work.draw(own_numbers(work.seed))

@@ -1,6 +1,6 @@
-"""torchcodec decodes JPEG and PNG, transforms.v2 augments uint8 tensors, torch's DataLoader feeds.
+"""torchcodec decodes JPEG and PNG, transforms.v2 augments uint8 tensors, torch's DataLoader loads.
 
-On a GPU it may also decode there, a batch in one call, and augment the images there; labels stay with the workers.
+On a GPU it may also decode a batch in one call and augment the images there; labels stay with the workers.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ prepare = nothing
 
 
 def candidates(cores: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """Return where images are decoded, and numbers of workers."""
+    """Return candidates by decoder and number of workers."""
     ways = ("cuda", "cpu") if device == "cuda" else ("cpu",)
     return [{"decode": way, "workers": workers} for way in ways for workers in worker_counts(cores)]
 

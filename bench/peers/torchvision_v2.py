@@ -1,4 +1,4 @@
-"""torchvision.io decodes JPEG and PNG, transforms.v2 augments uint8 tensors, torch's DataLoader feeds.
+"""torchvision.io decodes JPEG and PNG, transforms.v2 augments uint8 tensors, torch's DataLoader loads.
 
 torchvision 0.29 points to torchcodec for decoding, which is a peer of its own.
 """
@@ -40,9 +40,9 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
 
 
 def show_image(frame: "Tensor", window: Window, work: Work) -> "Tensor":
-    """Return what the window shows of a frame 3×H×W (bilinear, antialiased): h×w×3.
+    """Augment the window of a frame 3×H×W (bilinear, antialiased): h×w×3.
 
-    Its decoders give channels-last memory, and resizing keeps it: channels last is no copy.
+    The decoders return channels-last memory, and resizing keeps it, so the permutation is no copy.
     """
     from torchvision.transforms.v2 import InterpolationMode
 
@@ -50,7 +50,7 @@ def show_image(frame: "Tensor", window: Window, work: Work) -> "Tensor":
 
 
 def show_labels(labels: "Tensor", window: Window, work: Work) -> "Tensor":
-    """Return the same of labels 1×H×W (nearest): h×w."""
+    """Augment the window of labels 1×H×W (nearest): h×w."""
     from torchvision.transforms.v2 import InterpolationMode
 
     return _show(labels, window, work, InterpolationMode.NEAREST_EXACT, [IGNORE])[0].contiguous()

@@ -1,4 +1,4 @@
-"""webdataset reads our own tar shards, OpenCV decodes and augments, WebLoader feeds.
+"""webdataset reads fastseg's tar shards, OpenCV decodes and augments, WebLoader loads.
 
 See _opencv.py: its images are not antialiased.
 """
@@ -18,7 +18,7 @@ REQUIRES = ("webdataset", "opencv-python-headless")
 candidates = by_workers_and_masks
 prepare = nothing
 SHUFFLE = 64
-"""Encoded samples among which each worker shuffles."""
+"""Size of each worker's shuffle buffer of encoded samples."""
 
 
 def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Iterator[tuple["Tensor", "Tensor"]]:
@@ -30,7 +30,7 @@ def batches(frames: Frames, work: Work, workers: int, masks: str = "png") -> Ite
 
     shards = frames.shards(f"plain-{masks}")
     tars = [str(shards / shard.file) for shard in read_manifest(shards).split("train").shards]
-    # Resampled: every worker draws its shards with replacement, without an end.
+    # Resampled: every worker endlessly draws its shards with replacement.
     dataset = (
         webdataset.WebDataset(tars, resampled=True, shardshuffle=False, seed=work.seed)
         .shuffle(SHUFFLE)

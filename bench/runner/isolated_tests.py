@@ -1,11 +1,11 @@
-"""Test files each in a process of its own, which may crash or hang.
+"""Run each test file in a separate process, which may crash or hang.
 
 ``python -m bench.runner.isolated_tests JSON FOLDER …``
 
-A test that takes its process along, by a fault in a decoder, say, or that does not answer within :data:`PATIENCE`, is
-named as ``crashed`` or ``no time``; the tests that are left go on in another process. JSON gets the environment and a
-:class:`Verdict` of every test, also when SIGTERM ends it. Further arguments go to pytest. Exits with 1 unless all
-passed or were skipped.
+A test that kills its process, by a fault in a decoder, say, or that does not end within :data:`PATIENCE`, is reported
+as ``crashed`` or ``no time``; the remaining tests run in another process. JSON gets the environment and a
+:class:`Verdict` of every test, also after SIGTERM. Further arguments go to pytest. Exits with 1 unless all passed or
+were skipped.
 """
 
 import json
@@ -30,20 +30,20 @@ from bench.runner.test_log import LOG
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 
 WORTH = ("batches", "step", "engine", "cached", "evaluation", "run", "ranks", "energy")
-"""Files of tests/gpu, the most important first; others come after them."""
+"""Files of tests/gpu, the most important first; others follow."""
 PATIENCE = float(os.environ.get("FASTSEG_TEST_PATIENCE", "90"))
 """Seconds that one test may take; the longest compiles a ResNet-50."""
 MOST = 4
-"""Processes for one file: starting one takes some 10 s, and a file that crashes everywhere is not worth more."""
+"""Maximum processes for one file: starting one takes some 10 s, and a file that keeps crashing is given up."""
 OUTCOMES = ("passed", "crashed", "failed", "no time", "not run", "skipped")
-"""Of tests: what is well stands at the ends, the worst before what is less bad."""
+"""Outcomes of tests: passed, then the bad ones, worst first, then skipped."""
 GRACE = 5.0
-"""Seconds in which a test that hangs writes down its stack."""
+"""Seconds for a hanging test to write its stack."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one test went, or a whole file where no test of it is to blame."""
+    """Outcome of one test, or of a whole file if no single test is to blame."""
 
     test: str
     """pytest's node id."""
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def main() -> None:
-    """Run them, and write what became of them."""
+    """Run the files, and write the verdicts."""
     if len(sys.argv) < 3:
         raise UserError(
             "bench.runner.isolated_tests takes a file to write and a folder of tests; options of pytest may follow"
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def in_order_of_worth(paths: Iterable[Path]) -> list[Path]:
-    """Sort as :data:`WORTH` says: test_gpu_batches.py before test_gpu_energy.py."""
+    """Sort by :data:`WORTH`: test_gpu_batches.py before test_gpu_energy.py."""
 
     def rank(path: Path) -> tuple[int, str]:
         name = path.stem.removeprefix("test_").removeprefix("gpu_")
@@ -99,12 +99,12 @@ class _Document:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Read what :func:`main` wrote; :class:`UserError` for anything else."""
+    """Read the file that :func:`main` wrote; raise :class:`UserError` for anything else."""
     return read_json(path, _Document, "verdicts of tests", "run the part tests again").tests
 
 
 def run_file(path: Path, options: Sequence[str], verdicts: list[Verdict]) -> None:
-    """Add the verdicts of a file's tests, run in as many processes as it takes; also when it is interrupted."""
+    """Run a file's tests in as many processes as needed, and add their verdicts, also if interrupted."""
     with TemporaryDirectory(prefix="fastseg-tests-") as folder:
         log = Log(Path(folder) / "log")
         for left in reversed(range(MOST)):
@@ -129,31 +129,31 @@ def run_file(path: Path, options: Sequence[str], verdicts: list[Verdict]) -> Non
 
 
 class Log:
-    """The events of one file's processes, which bench/runner/test_log.py writes."""
+    """The events of one file's processes, written by bench/runner/test_log.py."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: list[dict[str, Any]] = []
 
     def read(self) -> bool:
-        """Take what has been written since; returns whether that was anything."""
+        """Read new events; return whether there were any."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # whole ones
+        lines = text[: text.rfind("\n") + 1].splitlines()  # complete lines
         before, self.events = len(self.events), [json.loads(line) for line in lines]
         return len(self.events) > before
 
     def write(self, verdict: Verdict) -> None:
-        """Tell the next process to leave this one out."""
+        """Write a verdict, so that the next process leaves the test out."""
         with self.path.open("a", encoding="utf-8") as file:
             print(json.dumps(asdict(verdict)), file=file)
         self.read()
 
     def verdicts(self, since: int) -> list[Verdict]:
-        """Return the verdicts of the events from there on."""
+        """Return the verdicts of the events from ``since`` on."""
         return [Verdict(**event) for event in self.events[since:] if "test" in event]
 
     def blame(self, file: str, code: int, hung: bool) -> Verdict | None:
-        """Return who ended a process before its time, or crashed on the way out; None if that was nobody."""
+        """Return the verdict on the test that ended a process early, or crashed at exit; None if none did."""
         finished = bool(self.events) and "finished" in self.events[-1]
         if finished and code >= 0:
             return None
@@ -164,29 +164,29 @@ class Log:
         return Verdict(running or file, outcome, reason=f"{how}{where}{self._frame()}")
 
     def not_run(self, why: str) -> list[Verdict]:
-        """Return the tests that were collected and have no verdict."""
+        """Return verdicts for the collected tests without one."""
         collected: list[str] = next((e["collected"] for e in reversed(self.events) if "collected" in e), [])
         known = {event.get("test") for event in self.events}
         return [Verdict(test, "not run", reason=why) for test in collected if test not in known]
 
     def _frame(self) -> str:
-        """Return where Python was, by faulthandler; the whole stack goes to stderr."""
+        """Return Python's position by faulthandler; the whole stack goes to stderr."""
         stack = Path(f"{self.path}.stack")
         text = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
         print(text, file=sys.stderr, flush=True)
         frames = [line.strip() for line in text.partition("Current thread")[2].splitlines() if 'File "' in line]
         ours = [frame for frame in frames if f'"{ROOT}/' in frame and "/site-packages/" not in frame]
-        where = dict.fromkeys([*frames[:1], *ours[:1]])  # the innermost, and the innermost of ours
+        where = dict.fromkeys([*frames[:1], *ours[:1]])  # the innermost, and the innermost in this project
         return "".join(f", in {frame.replace(f'{ROOT}/', '')}" for frame in where)
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process ended: SIGSEGV, or exit code 3."""
+    """Describe how a process ended: SIGSEGV, or exit code 3."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _run_process(path: Path, options: Sequence[str], log: Log, mark: str) -> tuple[int, bool]:
-    """Run what is left of a file. Returns the exit code, and whether it was ended because it did not go on."""
+    """Run the remaining tests of a file. Returns the exit code, and whether the process was killed for hanging."""
     path = path.resolve()
     root = ROOT if path.is_relative_to(ROOT) else path.parent
     command = [sys.executable, "-m", "pytest", "-p", "bench.runner.test_log", f"--rootdir={root}", str(path), *options]
@@ -199,7 +199,7 @@ def _run_process(path: Path, options: Sequence[str], log: Log, mark: str) -> tup
             last = time.monotonic()
         elif time.monotonic() - last > PATIENCE:
             hung = True
-            process.send_signal(signal.SIGABRT)  # which faulthandler answers with all stacks
+            process.send_signal(signal.SIGABRT)  # faulthandler then writes all stacks
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             processes.end(process.pid, mark)

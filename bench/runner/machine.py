@@ -1,4 +1,4 @@
-"""What a run of the bench ran on: the environment of fastseg's runs, the commit, what was used, a GPU's energy.
+"""Environment of a run of the bench: that of fastseg's runs, commit, cores and threads; a GPU's energy.
 
 ``python -m bench.runner.machine FILE COMMAND…`` writes it to a file, as that of a command.
 """
@@ -24,11 +24,11 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def machine() -> dict[str, str]:
-    """Return versions, hardware, command, commit, affinity and threads, as text; cores are those that may be used."""
+    """Return versions, hardware, command, commit, affinity and threads, as text; cores are the usable ones."""
     usable, governor = sorted(os.sched_getaffinity(0)), "unknown"
     with suppress(OSError):
         governor = GOVERNOR.read_text(encoding="utf-8").strip()
-    # Numbers that follow each other keep their distance to a counter: 0-3,8 as taskset takes it.
+    # Consecutive numbers keep their distance to a counter: 0-3,8 as taskset takes it.
     counter = count()
     runs = [list(group) for _, group in groupby(usable, lambda core: core - next(counter))]
     return {
@@ -43,7 +43,7 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit measured, "(changed)" behind it if files differ from it; "unknown" outside a repository."""
+    """Return the commit, followed by "(changed)" if files differ from it; "unknown" outside a repository."""
     try:
         head, changed = (
             subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -55,30 +55,30 @@ def commit() -> str:
 
 
 def on_gpu(where: dict[str, str]) -> bool:
-    """Whether the machine of an environment has a GPU."""
+    """Return whether the machine of an environment has a GPU."""
     return where.get("gpus", "none") != "none"
 
 
 def hardware(where: dict[str, str]) -> str:
-    """Return the GPUs, or the processor where there is none."""
+    """Return the GPUs, or the processor without a GPU."""
     if on_gpu(where):
         return where["gpus"]
     return f"{where['processor']}, {where['cores']} core{'' if where['cores'] == '1' else 's'}"
 
 
 def short_commit(commit: str) -> str:
-    """Return nine letters of it, and that files differed from it, where they did."""
+    """Return the commit's first nine characters, with "(changed)" if files differed."""
     return commit[:9] + commit[40:]
 
 
 def joules() -> float | None:
-    """Return the energy that the first visible GPU has used since its driver was loaded, J; None where nobody tells.
+    """Return the energy that the first visible GPU has used since its driver was loaded, J; None if unknown.
 
-    It is the whole GPU's, whoever uses it: nobody tells of a slice (MIG) alone.
+    It is the whole GPU's, for all its processes: the driver has no counter for a slice (MIG).
     """
     try:
         nvml: Any = import_module("pynvml")
-    except ImportError:  # of the extra "bench"
+    except ImportError:  # installed by the extra "bench"
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     with suppress(nvml.NVMLError):  # no driver, or a GPU without a counter

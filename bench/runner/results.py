@@ -1,4 +1,4 @@
-"""What was measured, as rows: arithmetic, and JSON whose every field is checked when it is read."""
+"""Rows of measurements: their arithmetic, and JSON whose every field is checked when it is read."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, least and greatest of a few numbers."""
+    """Median, minimum and maximum of a few numbers."""
 
     median: float
     min: float
@@ -26,18 +26,18 @@ class Spread:
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Return the spread of at least one number."""
+    """Return the spread of one or more numbers."""
     return Spread(statistics.median(numbers), min(numbers), max(numbers))
 
 
 def ratio_to_ours(theirs: Sequence[float], ours: Sequence[float]) -> Spread | None:
     """Return theirs over ours, window by window: 0.16 is a sixth of our speed. None without a window of both.
 
-    A pair is of one round, so that a machine which slows down for a while slows both. Within a round the two lie as
-    far apart as the entries between them take; since every other round goes backwards, what a steady drift does to
-    one pair it undoes in the next.
+    A pair comes from one round, so that a machine that slows down for a while slows both. Within a round the entries
+    between them separate the two; since every other round runs backwards, a steady drift cancels from one pair to the
+    next.
     """
-    pairs = list(zip(theirs, ours, strict=False))  # Interrupted, one of them may have a window more.
+    pairs = list(zip(theirs, ours, strict=False))  # After an interruption one of them may have one window more.
     return spread([one / other for one, other in pairs]) if pairs else None
 
 
@@ -51,13 +51,13 @@ class Row:
     """The unit of the rates, such as images/s."""
     settings: dict[str, Any]
     windows: tuple[Rate, ...] = ()
-    """The rate of every window; none of an entry that was skipped."""
+    """Rate of every window; empty for a skipped entry."""
     ratio_to_ours: Spread | None = None
-    """To the stage's first entry of ours that is no part."""
+    """Ratio to the stage's first entry of fastseg that is not a part."""
     figures: dict[str, float] = field(default_factory=dict)
     """Further figures, medians over the windows."""
     cores_used: float | None = None
-    """Processor seconds per second, of all its processes."""
+    """CPU seconds per second of all its processes."""
     threads: int | None = None
     """torch's threads in the entry's process."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -70,17 +70,17 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Whether it is fastseg's."""
+        """Return whether it is fastseg's."""
         return self.entry.startswith("fastseg")
 
     @property
     def part(self) -> bool:
-        """Whether it is a part of ours alone ("fastseg: reading"), which does not compare with the others."""
+        """Return whether it is a part of fastseg alone ("fastseg: reading"), not comparable with the others."""
         return self.entry.startswith("fastseg: ")
 
     @property
     def spread(self) -> Spread:
-        """Spread of the rates; only for a row that was measured."""
+        """Return the spread of the rates of a measured row."""
         return spread(self.windows)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,13 +94,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run of bench/throughput.py found."""
+    """The results of a run of bench/throughput.py."""
 
     environment: dict[str, str]
     settings: dict[str, Any]
     results: tuple[Row, ...]
     derived: tuple[dict[str, Any], ...] = ()
-    """Figures that come of several rows, each with a ``sentence``."""
+    """Figures derived from several rows, each with a ``sentence``."""
 
     def write(self, path: Path) -> None:
         """Write JSON."""
@@ -108,7 +108,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read what :meth:`Results.write` wrote; :class:`UserError` for anything else."""
+    """Read a file of :meth:`Results.write`; raise :class:`UserError` for anything else."""
     return read_json(path, Results, "results of bench/throughput.py", "measure again with --json")
 
 
@@ -118,7 +118,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def read_json(path: Path, kind: type[T], what: str, cure: str) -> T:
-    """Read a file that holds ``what``, every field checked; :class:`UserError`, with the cure, for any other."""
+    """Read a file that holds ``what``, every field checked; raise :class:`UserError` with ``cure`` for any other."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Entries measured in turns: each in processes of its own, all but the one being measured stopped.
+"""Measure entries in turns, each in separate processes; all but the one being measured are stopped.
 
-Window by window every entry has its turn, so that whatever the machine does meanwhile happens to all of them;
-every other round goes backwards, so that nobody always comes after the same one.
+Every entry has its turn in each round, so that a disturbance of the machine affects all of them; every other round runs
+backwards, so that no entry always follows the same one.
 """
 
 import json
@@ -26,12 +26,12 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a stage: what to measure and how it is set."""
+    """One entry of a stage: what to measure, and its settings."""
 
     stage: str
-    """loader, compute, train, packing, evaluation, scaling."""
+    """Stage: loader, compute, train, packing, evaluation or scaling."""
     name: str
-    """As the tables show it; ours start with "fastseg", parts of ours with "fastseg: "."""
+    """Name in tables; fastseg's start with "fastseg", its parts with "fastseg: "."""
     unit: str
     """The unit of the rate, such as images/s."""
     factory: str
@@ -39,75 +39,75 @@ class Entry:
     settings: dict[str, Any]
     """Numbers, strings, lists, dicts and None."""
     candidates: tuple[dict[str, Any], ...] = ()
-    """Further settings to choose from by a few short windows, the usual best first."""
+    """Further settings to choose from in a few short windows, the usual best first."""
     requires: tuple[str, ...] = ()
-    """Distributions; where one is missing the entry is listed as not installed."""
+    """Required distributions; if one is missing, the entry is listed as not installed."""
     absent: str | None = None
-    """Why it cannot run here (needs a GPU, …); it is listed with that."""
+    """Reason why it cannot run here (needs a GPU, …), shown in the list."""
     python: str = sys.executable
-    """Interpreter of the environment that it lives in."""
+    """Python interpreter of its environment."""
     prefix: tuple[str, ...] = ()
-    """What stands between the interpreter and ``-m bench.runner.worker``: ("-m", "torch.distributed.run", …)."""
+    """Arguments between the interpreter and ``-m bench.runner.worker``: ("-m", "torch.distributed.run", …)."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is fastseg's."""
+        """Return whether it is fastseg's."""
         return self.name.startswith("fastseg")
 
     @property
     def command(self) -> list[str]:
-        """The command that starts its worker."""
+        """Return the command that starts its worker."""
         order = json.dumps({"factory": self.factory, "settings": self.settings})
         return [self.python, *self.prefix, "-m", "bench.runner.worker", order]
 
     def with_settings(self, settings: dict[str, Any]) -> "Entry":
-        """Return it with some settings replaced and nothing left to choose."""
+        """Return the entry with some settings replaced and no candidates."""
         return replace(self, settings=self.settings | settings, candidates=())
 
     def why_not(self) -> str | None:
-        """Say why it cannot take part; None if it can."""
+        """Return why it cannot take part; None if it can."""
         missing = [name for name in self.requires if _version(self.python, name) is None]
         return self.absent or (f"not installed: {', '.join(missing)}" if missing else None)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long to measure."""
+    """Durations of a measurement."""
 
     windows: int = 5
     seconds: float = 3.0
     """Length of a window."""
     warmup: float = 1.5
-    """Seconds of steps before every window that do not count."""
+    """Seconds of warm-up before every window."""
     together: int = 1
-    """Entries that start side by side: a compiler or a library that tunes itself wants the machine for itself."""
+    """Entries that start at once; few, since a compiler or an autotuner needs the machine for itself."""
     patience: float = 600.0
-    """Seconds after which an entry that does not answer is given up."""
+    """Seconds after which an unresponsive entry is given up."""
 
 
 @dataclass
 class Measurement:
-    """An entry and what it has shown so far."""
+    """An entry and its results so far."""
 
     entry: Entry
     answers: list[dict[str, Any]] = field(default_factory=list)
     skipped: str | None = None
     failed: bool = False
-    """Whether it was skipped because it went wrong."""
+    """Whether it was skipped because it failed."""
     traceback: str = ""
-    """Where in its process, if it said."""
+    """Traceback from its process, if any."""
     threads: int | None = None
     """torch's threads in its process."""
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Rates of the windows so far; none once it has failed."""
+        """Return the rates of the windows so far; none after a failure."""
         return () if self.skipped else tuple(answer["units"] / answer["seconds"] for answer in self.answers)
 
     def row(self, ours: Sequence[float]) -> Row:
-        """Return its row; ``ours``: the rates that it is compared with."""
+        """Return its row; ``ours``: fastseg's rates, for the ratio."""
         e, rates = self.entry, self.rates
-        # Where files lie on this machine is nobody's business; what they hold stands in the run's settings.
+        # Paths on this machine are not published; the run's settings describe their contents.
         settings = {name: value for name, value in e.settings.items() if not str(value).startswith("/")}
         if not rates:
             return Row(e.stage, e.name, e.unit, settings, skipped=self.skipped or "not measured: interrupted")
@@ -124,7 +124,7 @@ class Measurement:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Keep a failure to the entry that fails: the runner goes on without it."""
+        """Confine a failure to its entry: the runner continues without it."""
         try:
             yield
         except Failure as failure:
@@ -132,14 +132,14 @@ class Measurement:
 
 
 class Runner:
-    """Measures the entries of one stage."""
+    """Measure the entries of one stage."""
 
     def __init__(self, entries: Sequence[Entry], timing: Timing, tell: Tell = lambda _: None) -> None:
         self.timing, self.tell = timing, tell
         self.measurements = [Measurement(entry, skipped=entry.why_not()) for entry in entries]
 
     def run(self) -> None:
-        """Measure all windows. However it ends, no process is left, and :meth:`rows` has what was measured."""
+        """Measure all windows. However it ends, no process is left, and :meth:`rows` has the results so far."""
         workers: list[tuple[Measurement, Worker]] = []
         with TemporaryDirectory(prefix="fastseg-bench-") as logs:
             try:
@@ -148,23 +148,23 @@ class Runner:
                     self._round(workers[::-1] if window % 2 else workers, window)
             finally:
                 for _, worker in workers:
-                    worker.dismiss()  # All before the first is waited for: they close side by side.
+                    worker.dismiss()  # All before waiting for the first: they close at once.
                 for _, worker in workers:
                     worker.end()
 
     def rows(self) -> list[Row]:
-        """Return a row for every entry, in order; those not measured so far are skipped."""
+        """Return a row for every entry, in order; those not measured yet are skipped."""
         ours = (m.rates for m in self.measurements if m.entry.ours and not m.entry.name.startswith("fastseg: "))
         reference = next(filter(None, ours), ())
         return [measurement.row(reference) for measurement in self.measurements]
 
     @property
     def failures(self) -> list[Measurement]:
-        """Those that went wrong."""
+        """Return the measurements that failed."""
         return [measurement for measurement in self.measurements if measurement.failed]
 
     def _start(self, workers: list[tuple[Measurement, Worker]], logs: Path) -> None:
-        """Start them, each with its first window: interrupted while others compile, there is something to show."""
+        """Start the workers, each with its first window: if interrupted while others compile, there are results."""
         taking_part = [(number, m) for number, m in enumerate(self.measurements) if m.skipped is None]
         for at in range(0, len(taking_part), self.timing.together):
             begun = len(workers)
@@ -200,7 +200,7 @@ def choose(entry: Entry, timing: Timing, tell: Tell = lambda _: None) -> Entry:
 
 @cache
 def _version(python: str, distribution: str) -> str | None:
-    """Return a distribution's version in that interpreter's environment; None where it is not installed."""
+    """Return a distribution's version in that interpreter's environment; None if not installed."""
     code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
     if python == sys.executable:
         try:

@@ -1,7 +1,7 @@
-"""A plugin of pytest that writes down every test as it ends, so that a crash takes nothing along: see isolated.py.
+"""A pytest plugin that logs every test as it ends, so that a crash loses nothing: see isolated_tests.py.
 
 The file that :data:`LOG` names has a line of JSON for each event: {"collected": [test, …]}, {"started": test}, a
-:class:`bench.runner.isolated_tests.Verdict`, {"finished": true}. Tests that have a verdict there already are left out.
+:class:`bench.runner.isolated_tests.Verdict`, {"finished": true}. Tests with a verdict in it are left out.
 """
 
 import faulthandler
@@ -13,11 +13,11 @@ from typing import Any, TextIO
 import pytest
 
 LOG = "FASTSEG_TEST_LOG"
-"""Environment variable with the file's path; beside it, with ".stack", goes what a crash leaves of Python's stack."""
+"""Environment variable with the file's path; Python's stack at a crash goes to the same path with ".stack"."""
 
 
 class TestLog:
-    """Writes the events of one session of pytest."""
+    """Write the events of one pytest session."""
 
     def __init__(self, path: Path, stack: TextIO) -> None:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -26,16 +26,16 @@ class TestLog:
         self._verdict: dict[str, Any] = {}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Write a verdict for a file that cannot be imported, or leaves itself out."""
+        """Write a verdict for a file that cannot be imported, or skips itself."""
         if report.outcome != "passed":
             self._write(_verdict(report.nodeid, report))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out what has a verdict."""
+        """Leave out tests with a verdict."""
         items[:] = [item for item in items if item.nodeid not in self._known]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Write what is left when all others have left out theirs, by -k, say."""
+        """Write the collected tests after all deselection, by -k, say."""
         self._write({"collected": [item.nodeid for item in session.items]})
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -44,7 +44,7 @@ class TestLog:
         self._write({"started": nodeid})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the first report of set-up, call and tear-down that did not pass: it tells how the test went."""
+        """Keep the first report of set-up, call and tear-down that did not pass: it decides the outcome."""
         seconds = self._verdict.get("seconds", 0.0) + report.duration
         if self._verdict.get("outcome", "passed") == "passed":
             self._verdict = _verdict(report.nodeid, report)
@@ -55,7 +55,7 @@ class TestLog:
         self._write(self._verdict)
 
     def pytest_sessionfinish(self) -> None:
-        """Write that all have; what crashes now crashes on the way out."""
+        """Write that all tests have ended; a later crash is one at exit."""
         self._write({"finished": True})
 
     def _write(self, event: dict[str, Any]) -> None:
@@ -64,18 +64,18 @@ class TestLog:
 
 @pytest.hookimpl(trylast=True)  # pytest's own plugin sends stacks to stderr
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin."""
+    """Open the log."""
     path = Path(os.environ[LOG])
-    # Open for as long as a crash may come.
+    # Kept open as long as a crash may come.
     stack = open(f"{path}.stack", "w", encoding="utf-8")  # noqa: PTH123, SIM115
     faulthandler.enable(stack)
     config.pluginmanager.register(TestLog(path, stack))
 
 
 def _verdict(nodeid: str, report: pytest.CollectReport | pytest.TestReport) -> dict[str, Any]:
-    """Return how a test or a file's collection went; ``reason`` is one line."""
+    """Return the verdict on a test or a file's collection; ``reason`` is one line."""
     reason = ""
-    if isinstance(report.longrepr, tuple):  # file, line and words of a skip
+    if isinstance(report.longrepr, tuple):  # file, line and reason of a skip
         reason = report.longrepr[2].removeprefix("Skipped: ")
     elif report.longrepr is not None:
         crash = getattr(report.longrepr, "reprcrash", None)

@@ -1,11 +1,11 @@
-"""One entry in a process of its own, driven by JSON lines: ``python -m bench.runner.worker``.
+"""Run one entry in a separate process, driven by JSON lines: ``python -m bench.runner.worker``.
 
-Imports nothing heavy, so that an entry may live in an environment without fastseg's own requirements.
+Imports nothing heavy, so that an entry may use an environment without fastseg's requirements.
 
 It is started with {"factory": "module:function", "settings": {…}} as its argument, says {"ready": true, "pid",
 "threads"} when the benchmark is built, and for every line {"warmup": seconds, "seconds": seconds} on stdin measures a
 window and says {"units", "seconds", "cpu_seconds", "figures"}, or {"error", "traceback"}. At the end of stdin it closes
-the benchmark and leaves.
+the benchmark and exits.
 """
 
 import faulthandler
@@ -22,35 +22,35 @@ from bench.runner.processes import MARK, cpu_seconds
 from fastseg.errors import UserError
 
 AHEAD = 2
-"""Steps that the host may run ahead of a GPU."""
+"""Maximum steps that the host runs ahead of a GPU."""
 
 
 class Benchmark:
-    """Base of what factories return."""
+    """Base class of what factories return."""
 
     warmup_steps = 1
-    """The least steps of every warm-up; a loader's queues fill up after the last window."""
+    """Minimum steps of every warm-up; a loader's queues fill up after the last window."""
 
     def step(self) -> int:
-        """Do one step: a batch, a packing, an optimizer step. Returns how many units that is."""
+        """Do one step: a batch, a packing, an optimizer step. Returns its number of units."""
         raise NotImplementedError
 
     def begin(self) -> None:
-        """Get ready between a warm-up and its window."""
+        """Prepare for a window, after its warm-up."""
 
     def figures(self) -> dict[str, float]:
         """Return further figures of the last window: peak_memory_bytes, mfu, waiting, …"""
         return {}
 
     def close(self) -> None:
-        """Give back what would outlive the process."""
+        """Release what would outlive the process."""
 
     def follow(self) -> None:
         """Do rank 0's steps on a launcher's other ranks, until rank 0 closes."""
 
 
 class Clock:
-    """Measures seconds between two moments on the host's clock."""
+    """Measure seconds by the host's clock."""
 
     def __init__(self) -> None:
         self.begin = time.perf_counter()
@@ -59,16 +59,16 @@ class Clock:
         """Note that a step was launched."""
 
     def elapsed(self) -> float:
-        """Return the seconds so far, for deciding whether to go on."""
+        """Return the seconds so far, to decide whether to continue."""
         return time.perf_counter() - self.begin
 
     def stop(self) -> float:
-        """Return the seconds since the start, all work done."""
+        """Return the seconds since the start, after all work is done."""
         return self.elapsed()
 
 
 class DeviceClock(Clock):
-    """Measures seconds between two events on a GPU."""
+    """Measure seconds between two events on a GPU."""
 
     def __init__(self, cuda: Any) -> None:
         self.cuda = cuda
@@ -77,7 +77,7 @@ class DeviceClock(Clock):
         super().__init__()
 
     def stepped(self) -> None:
-        """Wait for the step before the last: a host far ahead would count steps that are still to come."""
+        """Wait for the step before the last: a host far ahead would count steps not yet done."""
         self.queued.append(self.cuda.Event())
         self.queued[-1].record()
         if len(self.queued) > AHEAD:
@@ -90,7 +90,7 @@ class DeviceClock(Clock):
         return float(self.first.elapsed_time(last)) / 1000
 
     def _event(self) -> Any:
-        # Events see one stream; when the device is idle before each, they see the work of all (DALI has its own).
+        # Events cover one stream; with an idle device before each, they cover the work of all (DALI has its own).
         self.cuda.synchronize()
         event = self.cuda.Event(enable_timing=True)
         event.record()
@@ -105,12 +105,12 @@ def start_clock() -> Clock:
 
 def main() -> None:
     """Build the benchmark, then serve windows."""
-    faulthandler.enable()  # a crash, in a decoder or a kernel, leaves its stack on stderr
+    faulthandler.enable()  # a crash in a decoder or a kernel leaves its stack on stderr
     order = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print goes to stderr
+    os.dup2(2, 1)  # output of libraries goes to stderr
     if int(os.environ.get("RANK", "0")) > 0:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # The orders are rank 0's.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # Only rank 0 reads orders.
         build(order).follow()
         return
 
@@ -138,7 +138,7 @@ def build(order: dict[str, Any]) -> Benchmark:
 
 
 def measure(benchmark: Benchmark, warmup: float, seconds: float) -> dict[str, Any]:
-    """Measure one window: at least a step for ``warmup`` seconds, then at least a step for ``seconds``."""
+    """Measure one window: steps for ``warmup`` seconds, then for ``seconds``, at least one each."""
     clock, steps = start_clock(), 0
     while steps < max(benchmark.warmup_steps, 1) or clock.elapsed() < warmup:
         benchmark.step()

@@ -1,4 +1,4 @@
-"""The runner's side of a worker: started, asked, stopped in between, ended."""
+"""The runner's side of a worker: start it, measure, stop it in between, end it."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from typing import Any
 from bench.runner import processes
 
 GRACE = 5.0
-"""Seconds that a worker has to close what it holds, before it is killed."""
+"""Seconds for a worker to close, before it is killed."""
 FATAL = "Fatal Python error: "
-"""How faulthandler begins."""
+"""First words of faulthandler."""
 STACK_LINES = 40
-"""Lines kept of what faulthandler writes, which are the stacks of all threads."""
+"""Number of lines kept of faulthandler's stacks of all threads."""
 
 
 class Failure(Exception):
-    """An entry went wrong; the text is one sentence that says how."""
+    """An entry failed; the text is one sentence."""
 
     def __init__(self, sentence: str, traceback: str = "") -> None:
         super().__init__(sentence)
@@ -29,7 +29,7 @@ class Failure(Exception):
 
 
 class Worker:
-    """An entry's process and all that it starts. Once it is ready, frozen except while it is asked."""
+    """An entry's process and all that it starts. Once ready, it is frozen except while it measures."""
 
     def __init__(self, command: list[str], log: Path, patience: float) -> None:
         self.log, self.patience = log, patience
@@ -43,11 +43,11 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                preexec_fn=os.setpgrp,  # Ctrl-C is ours to answer.
+                preexec_fn=os.setpgrp,  # The runner handles Ctrl-C.
             )
 
     def ready(self) -> int | None:
-        """Wait until the benchmark is built, then freeze it; returns the number of torch's threads there."""
+        """Wait until the benchmark is built, then freeze it; return the number of torch's threads there."""
         try:
             threads: int | None = self._answer()["threads"]
             return threads
@@ -55,7 +55,7 @@ class Worker:
             processes.freeze(self._root, self.mark)
 
     def measure(self, warmup: float, seconds: float) -> dict[str, Any]:
-        """Thaw it for one window; returns units, seconds, cpu_seconds, figures."""
+        """Thaw it for one window; return units, seconds, cpu_seconds, figures."""
         processes.thaw(self._root, self.mark)
         assert self.process.stdin
         try:
@@ -68,14 +68,14 @@ class Worker:
             processes.freeze(self._root, self.mark)
 
     def dismiss(self) -> None:
-        """Tell it to close and leave; does not wait."""
+        """Tell it to close and exit, without waiting."""
         processes.thaw(self._root, self.mark)
         if self.process.stdin:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
 
     def end(self) -> None:
-        """Wait a little until it has left, then kill whatever is still there."""
+        """Wait for its exit for :data:`GRACE` seconds, then kill what is left."""
         self.dismiss()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
@@ -86,7 +86,7 @@ class Worker:
 
     @property
     def _root(self) -> int:
-        # Once waited for, its number may be another process's.
+        # Once waited for, its id may be reused.
         return self.process.pid if self.process.returncode is None else -1
 
     def _answer(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Worker:
         return answer
 
     def _line(self) -> bytes:
-        """Return the next line of the protocol, that is, the next that holds an object."""
+        """Return the next line of the protocol: the next one that holds an object."""
         assert self.process.stdout
         deadline = time.monotonic() + self.patience
         while True:
@@ -116,7 +116,7 @@ class Worker:
                 raise self._last_words()
 
     def _last_words(self) -> Failure:
-        """Say how a process ended unasked; with Python's stack, where it was a crash."""
+        """Describe how a process ended unexpectedly, with Python's stack after a crash."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
         said, fatal, stack = self.log.read_text(errors="replace").partition(FATAL)
@@ -125,4 +125,4 @@ class Worker:
         how = "its process closed its pipe" if code is None else f"its process exited with {code}"
         how = f"crashed ({signal.Signals(-code).name})" if code is not None and code < 0 else how
         kept = (fatal + stack).splitlines()[:STACK_LINES]
-        return Failure(f"{how}; the last it said: {lines[-1][:200]}", "\n".join(kept))
+        return Failure(f"{how}; its last output: {lines[-1][:200]}", "\n".join(kept))

@@ -1,9 +1,9 @@
-"""The stages of the bench, and what one run of it asks them to measure.
+"""The stages of the bench, and the request that a run passes to them.
 
-A stage is a module ``bench.stages.NAME`` with ``entries(request: Request) -> list[Entry]`` and, if its rows say
-something together, ``derived(rows: Sequence[Row]) -> list[dict[str, Any]]``: figures that come of several rows, such as
-{"name": "train/compute", "value": 0.98, "sentence": "the loop reaches 98 % of compute alone"}; the sentences stand
-below the stage's table, the whole in the JSON.
+A stage is a module ``bench.stages.NAME`` with ``entries(request: Request) -> list[Entry]`` and, for figures derived
+from several rows, ``derived(rows: Sequence[Row]) -> list[dict[str, Any]]``: such as {"name": "train/compute", "value":
+0.98, "sentence": "the loop reaches 98 % of compute alone"}; the sentences are printed below the stage's table,
+everything goes to the JSON.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ READERS = ("loader", "train", "packing", "evaluation")
 
 @dataclass(frozen=True)
 class Request:
-    """The work that all entries of a stage do alike."""
+    """The work that all entries of a stage have in common."""
 
     device: str
     """cuda or cpu."""
@@ -34,18 +34,18 @@ class Request:
     arch: str
     """torchvision's name of the network."""
     peers: tuple[str, ...]
-    """Names of modules below bench/peers that take part; ask :meth:`takes`."""
+    """Names of modules below bench/peers that take part; use :meth:`takes`."""
     cores: int
-    """CPU cores that this process may run on."""
+    """Number of CPU cores that this process may run on."""
     frames: "Frames | None" = None
-    """The frames that all read; None for stages that need none."""
+    """Frames that all entries read; None for stages that need none."""
     ranks: int | None = None
-    """Gloo ranks on the CPU that scaling goes up to; None: one rank per GPU."""
+    """Maximum gloo ranks of the scaling stage on the CPU; None: one rank per GPU."""
     quick: bool = False
-    """Whether the whole bench has two minutes on two cores."""
+    """Whether the whole bench should take two minutes on two cores."""
     precision: str = "auto"
     """As in fastseg.config.ModelConfig."""
 
     def takes(self, peer: str) -> bool:
-        """Whether the peer takes part; step_notebook does where notebook does."""
+        """Return whether the peer takes part; step_notebook does with notebook."""
         return peer in self.peers or peer.removeprefix("step_") in self.peers

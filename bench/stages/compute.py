@@ -1,4 +1,4 @@
-"""Compute: forward and backward pass and update on one synthetic batch, so no loader has a part in it."""
+"""Compute: forward and backward pass and update on one synthetic batch, without a loader."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +27,11 @@ from fastseg.training.run import build_state
 
 PEERS = ("step_notebook", "step_torchvision")
 PEAKS = {"mfu_datasheet": "the datasheet's peak", "mfu_measured": "what matrix products reach in the same run"}
-"""Figure → what it is a share of."""
+"""Figure → the peak of which it is a share."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours, then the peers that take part."""
+    """Return fastseg's entry, then the peers that take part."""
     settings = settings_of(request)
     return [
         Entry("compute", "fastseg", "images/s", f"{__name__}:open_ours", settings),
@@ -47,7 +47,7 @@ def peer_entry(name: str, settings: dict[str, Any]) -> Entry:
 
 
 class Ours:
-    """What the trainer does with a batch, and nothing else: the step, the average, the numbers to the host."""
+    """The trainer's work on a batch, and nothing else: the step, the average, the metrics to the host."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
@@ -65,7 +65,7 @@ class Ours:
         self.async_metrics.exchange(state.step, numbers)
 
     def steps(self) -> Steps:
-        """Return it as a benchmark."""
+        """Return the step as a benchmark."""
         data, model = self.config.data, self.config.model
         flops = step_flops(model.arch, CLASSES, data.batch, data.crop, self.config.aux_weight > 0)
         return Steps(self.train, data.batch, flops, self.ranks.device, self.state.train_step.precision)
@@ -84,14 +84,14 @@ def set_backends() -> None:
 
 
 def alone(device: str) -> Ranks:
-    """Return the only rank there is."""
+    """Return a single rank."""
     return Ranks(rank=0, world=1, local_rank=0, local_world=1, device=first_device(device))
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Say what ours makes of the processor; on a GPU its share of the datasheet's peak and of what products reach.
+    """Return fastseg's TFLOP/s; on a GPU also as shares of the datasheet's peak and of measured matrix products.
 
-    A CPU has no such peak: there convolutions beat the library's matrix products.
+    A CPU has no such peak: its convolutions beat the library's matrix products.
     """
     row = next((row for row in rows if row.stage == "compute" and row.ours and "tflops" in row.figures), None)
     if row is None:

@@ -28,12 +28,11 @@ from fastseg.training.run import build_model
 
 SPLIT = "val"
 STRETCH = {"cuda": 64, "cpu": 2}
-"""Frames of a step: many, so that few of them are kept as the worst, as in a whole data set; on a CPU each takes
-seconds."""
+"""Frames of a step: many, so that few are kept as the worst, as in a whole data set; on a CPU each takes seconds."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours from shards, then the notebook project's way from PNG files."""
+    """Return fastseg's entry from shards, then the notebook project's from PNG files."""
     assert request.frames is not None
     settings = settings_of(request) | {
         "shards": str(request.frames.shards()),
@@ -63,7 +62,7 @@ def _notebook(request: Request, frames: Frames) -> Entry:
 
 
 class Stretches:
-    """What :func:`evaluate` asks of a loader, over some of its frames: the next ones each time, over and over."""
+    """A loader for :func:`evaluate` over the next few frames each time, cyclically."""
 
     first = 0
 
@@ -95,7 +94,7 @@ class Evaluation(Benchmark):
         self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
 
     def step(self) -> int:
-        """Evaluate a stretch; returns its frames."""
+        """Evaluate a stretch; return its number of frames."""
         with autocast(self.precision, self.device):
             metrics = [ConfusionMatrix(self.classes, self.device), WorstFrames()]
             evaluated = Evaluated(partial(predict, self.model), metrics)
@@ -106,7 +105,7 @@ class Evaluation(Benchmark):
         return result.images
 
     def figures(self) -> dict[str, float]:
-        """Return the peak of memory."""
+        """Return the peak memory."""
         return {"peak_memory_bytes": peak_memory(self.device)}
 
 

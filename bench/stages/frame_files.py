@@ -1,4 +1,4 @@
-"""Where the frames of the bench come from: decoded out of shards, or drawn; written as a data set of own images."""
+"""Write the bench's frames, decoded from shards or drawn, as a data set of images and masks."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from fastseg.storage import read_bytes
 def write_from_shards(
     shards: Path, manifest: Manifest, count: int, source: Path, workers: int | None, progress: Progress
 ) -> None:
-    """Write the first ``count`` frames of train, and a quarter as many of val, of a set of shards to ``source``."""
+    """Write the first ``count`` frames of a set's train split, and a quarter as many of val, to ``source``."""
     _write_classes(source, manifest.name, manifest.classes)
     tasks = []
     for split, wanted in (("train", count), ("val", max(count // 4, 1))):
@@ -52,7 +52,7 @@ def write_scenes(count: int, size: tuple[int, int], source: Path, workers: int |
 
 
 def _write_classes(source: Path, name: str, classes: Sequence[SegmentationClass]) -> None:
-    """Write the classes.json of masks that hold train ids already."""
+    """Write the classes.json of masks of train ids."""
     source.mkdir(parents=True, exist_ok=True)
     entries = [
         {"value": train_id, "name": c.name, "color": list(c.color), "category": c.category}
@@ -77,7 +77,7 @@ def write_labeled(split: Path, sample: Sample, table: LabelTable) -> None:
 
 
 def write_plain(source: Path, plain: Path, workers: int | None, progress: Progress) -> None:
-    """Write the training frames again, their images as JPEGs of our quality without restart markers."""
+    """Write the training frames again, with images as JPEGs of fastseg's quality without restart markers."""
     images = sorted((source / "train/images").iterdir())
     (plain / "train/images").mkdir(parents=True)
     shutil.copytree(source / "train/masks", plain / "train/masks")
@@ -87,7 +87,7 @@ def write_plain(source: Path, plain: Path, workers: int | None, progress: Progre
 
 
 def write_jpeg(image: Path, path: Path) -> None:
-    """Write an image as Pillow does by itself, of the quality and with the chroma that our shards have."""
+    """Write an image as Pillow does by default, but with the quality and chroma of fastseg's shards."""
     codec = Codec()
     subsampling = {"444": 0, "420": 2}[codec.chroma]
     Image.open(image).convert("RGB").save(path, quality=codec.quality, subsampling=subsampling)

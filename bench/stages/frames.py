@@ -1,10 +1,10 @@
-"""The frames that all entries share, in every format that one of them reads, and the work that all do on them.
+"""The frames that all entries share, in every format that one of them reads, and the work on them.
 
 The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs and as shards of several codecs. The
-JPEGs that peers read are plain: with the restart markers of ours, decoders take up to a fifth longer (see "Restart
-Markers" in libjpeg-turbo's README), which only cutting makes up for. The frames come out of a set of shards, or are
-procedural where there is none, and are cached: a second call finds them. Imports nothing heavy at its top: a peer's
-environment may lack what packing needs.
+JPEGs that peers read are plain: with fastseg's restart markers, decoders take up to a fifth longer (see "Restart
+Markers" in libjpeg-turbo's README), which only cutting makes up for. The frames come from a set of shards, or are
+procedural without one, and are cached for later calls. Imports nothing heavy at the top: a peer's environment may lack
+what packing needs.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ from fastseg.errors import UserError
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
 """Image and mask of the sets of shards; plain: JPEGs without restart markers, which cannot be cut."""
 SHARDS = 4
-"""Shards of the train split in each set: readers that share work by shards have some to share."""
+"""Shards of the train split in each set: for readers that distribute work by shards."""
 DONE = "done"
 VERSION = 2
 
 Draw = Callable[[tuple[int, int]], Window]
 """Draws a window of a frame of (height, width) pixels."""
 Progress = Callable[[str, int, int], None]
-"""Called with what is made, how much of it is done, and how much there is."""
+"""Called with (what, done, total)."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every loader does: resize by a random ratio, crop, flip, pad, and hand over batches."""
+    """The work of every loader: resize by a random ratio, crop, flip, pad, and return batches."""
 
     crop: tuple[int, int] = (768, 768)
     """Height and width of the crops, pixels."""
@@ -51,7 +51,7 @@ class Work:
     fill: tuple[int, int, int] = (124, 116, 104)
     """RGB of the padding; labels are padded with 255."""
     device: str = "cpu"
-    """Where the batches have to be in the end: cpu or cuda."""
+    """Device of the finished batches: cpu or cuda."""
     seed: int = 0
 
     @classmethod
@@ -62,12 +62,12 @@ class Work:
 
     @property
     def augment(self) -> AugmentConfig:
-        """The same as settings of ours: no color is changed."""
+        """Return the same as fastseg's settings, without color changes."""
         plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
         return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Return a draw from ``rng``; loaders that see a stream of samples have one for each worker."""
+        """Return a draw from ``rng``, for loaders with a stream of samples per worker."""
         return partial(sample_crop, rng, config=self.augment)
 
     def draw_for(self, epoch: int, sample: int) -> Draw:
@@ -77,13 +77,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Frames:
-    """A finished folder of frames; raises :class:`UserError` on first use if it is none."""
+    """A finished folder of frames; raises :class:`UserError` on first use if it is not one."""
 
     root: Path
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """keys (of train, in order), val (how many), size (height, width of the first), classes (how many)."""
+        """Return keys (of train, in order), val (number), size (height, width of the first), classes (number)."""
         try:
             return json.loads((self.root / DONE).read_text())
         except (OSError, ValueError):
@@ -91,25 +91,25 @@ class Frames:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the training frames, in order."""
+        """Return the names of the training frames, in order."""
         return tuple(self.about["keys"])
 
     @property
     def source(self) -> Path:
-        """A data set of own images: ``{train,val}/{images,masks}/KEY.png`` (train ids, 255 = ignored), classes.json."""
+        """Return the data set: ``{train,val}/{images,masks}/KEY.png`` (train ids, 255 = ignored), classes.json."""
         return self.root / "source"
 
     @property
     def plain(self) -> Path:
-        """The training frames with plain JPEGs for images."""
+        """Return the folder of the training frames with plain JPEGs for images."""
         return self.root / "plain"
 
     def image(self, key: str, suffix: str = "jpg") -> Path:
-        """Return a training image: ``png``, the source; ``jpg``, plain, of our quality."""
+        """Return a training image's path: ``png``, the source; ``jpg``, a plain JPEG of fastseg's quality."""
         return (self.source if suffix == "png" else self.plain) / "train/images" / f"{key}.{suffix}"
 
     def mask(self, key: str, suffix: str = "png") -> Path:
-        """Return its mask of train ids: ``png``, the source; ``tif``, what the shards hold."""
+        """Return the path of its mask of train ids: ``png``, the source; ``tif``, as in the shards."""
         return self.source / "train/masks" / f"{key}.png" if suffix == "png" else self.root / "tif" / f"{key}.tif"
 
     def shards(self, codecs: str = "jpg-tif") -> Path:
@@ -126,14 +126,14 @@ def frames_of_shards(
 ) -> Frames:
     """Return the first ``count`` training frames (a quarter as many of val) of a set of shards, or all it has.
 
-    Raises :class:`UserError` where ``shards`` is no finished set or its train split has no masks.
+    Raises :class:`UserError` if ``shards`` is no finished set or its train split has no masks.
     """
     from bench.stages.frame_files import write_from_shards
     from fastseg.shards.manifest import read_manifest
 
     manifest = read_manifest(shards)
     if not manifest.split("train").labeled:
-        raise UserError(f"the split 'train' of {shards} has no masks; name a set that can be trained on: --shards")
+        raise UserError(f"the split 'train' of {shards} has no masks; name a labeled set with --shards")
     made_from = {"shards": manifest.digest(), "count": count}
     return _frames(made_from, partial(write_from_shards, shards, manifest, count), cache, workers, progress)
 
@@ -153,7 +153,7 @@ def procedural_frames(
 
 
 def once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return ``folder``; where it is missing, ``build`` first fills it in a temporary place: it is whole or absent."""
+    """Return ``folder``; if it is missing, ``build`` first fills a temporary folder that is then renamed."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -163,7 +163,7 @@ def once(folder: Path, build: Callable[[Path], None]) -> Path:
             try:
                 made.rename(folder)
             except OSError:
-                if not folder.is_dir():  # Another process was faster.
+                if not folder.is_dir():  # another process was faster
                     raise
     return folder
 
@@ -175,7 +175,7 @@ def _frames(
     workers: int | None,
     progress: Progress | None,
 ) -> Frames:
-    """Return the frames that ``write_source(folder, workers, progress)`` gives, made now or long ago."""
+    """Return the frames that ``write_source(folder, workers, progress)`` writes, from the cache if possible."""
     if made_from["count"] < 1:
         raise UserError(f"--frames is {made_from['count']}; it must be at least 1")
     named = json.dumps([VERSION, made_from, _code()], sort_keys=True)
@@ -191,7 +191,7 @@ def _frames(
 
 
 def _code() -> str:
-    """Name the code that encodes frames: when it changes, so do the bytes that a benchmark should read."""
+    """Return a hash of the code that encodes frames: when it changes, so do the bytes that a benchmark reads."""
     from fastseg.packing import records
     from fastseg.shards import images, jpeg_tiles, tar
 

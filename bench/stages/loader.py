@@ -1,4 +1,4 @@
-"""Loading: from records or files to batches that are ready to train on; ours whole and part by part, then the peers."""
+"""Loading: from records or files to batches ready to train on; fastseg whole and by parts, then the peers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from bench.stages.frames import Frames, Work
 SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
 """Codecs of image and mask → the entry that reads them."""
 WAY: dict[str, dict[str, Any]] = {"cuda": {"way": "stream"}, "cpu": {"way": "cpu"}}
-"""Our way in on a device."""
+"""Settings of fastseg's loader on a device."""
 QUICK = ("notebook", "torchvision_v2", "nvimagecodec")
 """Peers of a quick run."""
 PARTS = {
@@ -23,11 +23,11 @@ PARTS = {
     "image": "fastseg: … and decoding images",
     "mask": "fastseg: … and decoding masks",
 }
-"""Of the way of a batch: each with those before it, but images and masks are not decoded together."""
+"""Parts of fastseg's loader, each with those before it, except that images and masks are decoded alone."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours from every kind of shards, parts of ours, and the peers that take part."""
+    """Return fastseg's entries for every kind of shards, its parts, and the peers that take part."""
     assert request.frames is not None
     settings = settings_of(request)
     takes = [name for name in peers.loaders() if request.takes(name)]
@@ -46,14 +46,14 @@ def entries(request: Request) -> list[Entry]:
 
 
 def settings_of(request: Request) -> dict[str, Any]:
-    """Return the frames and the work, as every factory of this stage takes them."""
+    """Return frames and work as settings for this stage's factories."""
     assert request.frames is not None
     work = {"crop": request.crop, "scale": request.scale, "batch": request.batch, "device": request.device}
     return {"root": str(request.frames.root), "work": work, "threads": request.cores}
 
 
 def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Entry:
-    """Return one entry of ours."""
+    """Return one of fastseg's entries."""
     return Entry("loader", name, "images/s", f"{__name__}:{factory}", settings)
 
 
@@ -70,7 +70,7 @@ def _peer(name: str, request: Request, settings: dict[str, Any]) -> Entry:
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Say how much slower the notebook project is, and where a frame's time goes in ours."""
+    """Return how much slower the notebook project is, and where a frame's time goes in fastseg."""
     rates = {row.entry: row.spread.median for row in rows if row.stage == "loader" and row.windows}
     found = []
     ratios = {row.entry: row.ratio_to_ours for row in rows if row.stage == "loader"}
@@ -83,7 +83,7 @@ def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "sentence": f"ours loads {times:.1f}× what the notebook project does",
             }
         )
-    # Where all parts share the cores, times add up; a GPU works beside them.
+    # Times add up if all parts share the cores; a GPU works beside them.
     on_cpu = any(row.settings.get("way") == "cpu" and row.entry == "fastseg" for row in rows)
     if on_cpu and {"fastseg", *PARTS.values()} <= rates.keys():
         whole, read, image, mask = (1000 / rates[name] for name in ("fastseg", *PARTS.values()))
@@ -101,24 +101,24 @@ def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 class Batches(Benchmark):
-    """A benchmark: one batch a step."""
+    """A benchmark: one batch per step."""
 
     def __init__(self, batches: Iterator[int], warmup_steps: int) -> None:
-        """Take ``batches``, which yields how many images each has; ``warmup_steps`` empties what was made ahead."""
+        """Take ``batches``, which yields each one's number of images; ``warmup_steps`` empties the prefetch queues."""
         self._batches, self.warmup_steps = batches, warmup_steps
 
     def step(self) -> int:
-        """Take the next batch; returns its images."""
+        """Take the next batch; return its number of images."""
         return next(self._batches)
 
     def close(self) -> None:
-        """Let the library end what it has started."""
+        """Let the library stop its workers."""
         if hasattr(self._batches, "close"):
             self._batches.close()
 
 
 def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Batches:
-    """Build a peer's batches, from the frames below ``root``."""
+    """Build a peer's batches from the frames below ``root``."""
     module, frames, what = peers.load(peer), Frames(Path(root)), Work.from_json(work)
     module.prepare(frames)
 
@@ -126,7 +126,7 @@ def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Ba
         for image, _label in module.batches(frames, what, **settings):
             yield len(image)
 
-    # Workers of a DataLoader hold two finished batches each.
+    # Each worker of a DataLoader holds two finished batches.
     return Batches(images(), 2 * settings.get("workers", settings.get("threads", 1)) + 2)
 
 
@@ -140,8 +140,8 @@ def open_ours(
     colors: bool = False,
     cached: bool = False,
 ) -> Batches:
-    """Build our training batches, from one of :data:`SETS`; ``way``: stream (the GPU decodes) or cpu; ``colors``: with
-    the changes of color that the Cityscapes recipe draws; ``cached``: of frames that stay decoded in memory."""
+    """Build fastseg's training batches from one of :data:`SETS`; ``way``: stream (the GPU decodes) or cpu; ``colors``:
+    with the changes of color that the Cityscapes recipe draws; ``cached``: from frames kept decoded in memory."""
     import torch
 
     from fastseg.config import AugmentConfig
@@ -171,12 +171,12 @@ def open_ours(
         while True:
             yield len(loader.next().image)
 
-    # The first epoch decodes what then is cached.
+    # The first epoch decodes the frames to be cached.
     return Batches(images(), prefetch + 2 + cached * loader.steps_per_epoch)
 
 
 def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
-    """Build our batches as far as one of :data:`PARTS`."""
+    """Build fastseg's batches up to one of :data:`PARTS`."""
     from fastseg.data.loader import open_files
     from fastseg.data.reader import Reader
     from fastseg.data.sampler import crop_batches

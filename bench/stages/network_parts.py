@@ -1,4 +1,4 @@
-"""The network cut into its parts, each measured alone: where the arithmetic is, and how fast it goes there."""
+"""Measure the network's parts one by one: their arithmetic, and how fast they run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from fastseg.training.profiler import category_table
 from fastseg.training.step import LossNetwork
 
 RUNS, SECONDS = 20, 2.0
-"""A part is run this often, or until it took that long (but at least twice)."""
+"""Maximum runs and seconds of a part (at least two runs)."""
 
 
 class Part(NamedTuple):
@@ -51,7 +51,7 @@ class _Stem(nn.Sequential):
         self.register_buffer("std", model.std)
 
     def forward(self, image: Tensor) -> Tensor:
-        # As DeepLab.forward; the tests hold the parts together to be the network, bit for bit.
+        # As DeepLab.forward; tests check that the parts together equal the network, bit for bit.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         return super().forward(normalized.contiguous(memory_format=self.memory_format))
 
@@ -81,8 +81,8 @@ class _Loss(nn.Module):
 def parts_of(network: LossNetwork) -> list[Part]:
     """Return stem, the backbone's parts, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
 
-    The modules are the network's own. Run one after the other they compute what the network does. Of a network whose
-    backbone is not torchvision's, which names the layers that heads read, all is one stage.
+    The modules are the network's own: run in sequence they compute what the network does. A network whose backbone is
+    not torchvision's, which names the layers that heads read, is one stage.
     """
     net: Any = network.model.net  # torchvision has no type hints
     backbone = getattr(net, ARCHITECTURES[network.model.arch].backbone, None)
@@ -157,14 +157,14 @@ def walk(parts: list[Part], image: Tensor, label: Tensor) -> Iterator[tuple[Part
 
 
 def part_flops(config: Config, classes: int) -> dict[str, int]:
-    """Count operations of each part's forward and backward pass, without computing anything."""
+    """Count the operations of each part's forward and backward pass on meta tensors."""
     counts = {}
     with torch.device("meta"):
         parts = parts_of(_network(config, classes))
         steps = walk(parts, *_batch(config, torch.device("meta")))
         for _ in parts:
             with FlopCounterMode(display=False) as counter:
-                part, _, out = next(steps)  # runs its forward pass
+                part, _, out = next(steps)  # on the meta device
                 out.sum().backward()
             counts[part.name] = int(counter.get_total_flops())
     return counts
@@ -178,7 +178,7 @@ def measure_parts(config: Config, classes: int, device: torch.device) -> list[di
     """
     flops, peak = part_flops(config, classes), device_peak(device)
     rows = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the run goes on as if nothing had been
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # leaves the run's random numbers unchanged
         for name, seconds in _part_seconds(config, classes, device):
             rate = flops[name] / seconds / 1e12
             row = {"stage": name, "ms": 1000 * seconds, "tflop": flops[name] / 1e12, "tflops": rate}
@@ -192,7 +192,7 @@ def _part_seconds(config: Config, classes: int, device: torch.device) -> Iterato
     with torch.no_grad(), cast():
         steps = [(part, inputs, torch.ones_like(out)) for part, inputs, out in walk(parts, *_batch(config, device))]
     for part, inputs, gradient in steps:
-        # The parts share code, of which the compiler otherwise keeps eight versions.
+        # The parts share code, of which the compiler by default keeps only eight versions.
         with torch._dynamo.config.patch(recompile_limit=64):
             module = torch.compile(part.module, dynamic=False) if compiled else part.module
             leaves = [tensor for tensor in (*inputs, *part.module.parameters()) if tensor.requires_grad]
@@ -212,7 +212,7 @@ def _both_passes(
 
 
 def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds of a run that is warm; on a GPU by events in its queue."""
+    """Return the median seconds of a warm run; on a GPU by events in its queue."""
     for _ in range(3 if device.type == "cuda" else 1):
         run()
     times: list[tuple[Any, Any]] = []
@@ -225,7 +225,7 @@ def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
 
 
 def profile_tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield titles and markdown tables of a profile: categories of kernels, and the network's parts if measured."""
+    """Yield titles and Markdown tables of a profile: categories of kernels, and the network's parts if measured."""
     kernels = category_table(document["step"])
     yield kernels.title, table(kernels.columns, kernels.rows)
     if document.get("stages"):
@@ -233,7 +233,7 @@ def profile_tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def part_table(parts: list[dict[str, Any]]) -> str:
-    """Return forward and backward pass of each part alone, and how well it uses the processor, as a table."""
+    """Return a table of each part's forward and backward pass, and how well it uses the processor."""
     found = pd.DataFrame(parts).set_index("stage")[["ms", "tflop", "mfu"]].astype(float)
     found.loc["all stages"] = [*found[["ms", "tflop"]].sum(), (found["mfu"] * found["ms"]).sum() / found["ms"].sum()]
     rows = [
@@ -258,7 +258,7 @@ def _network(config: Config, classes: int) -> LossNetwork:
 
 
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return noise, of whose labels one in twenty is ignored."""
+    """Return a batch of noise; one label in twenty is ignored."""
     data = config.data
     image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
     label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)

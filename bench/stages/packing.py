@@ -1,6 +1,6 @@
-"""Packing: source images and masks to a finished set of shards, beside the least that anybody has to do for it.
+"""Packing: source images and masks to a finished set of shards, beside the minimal work for it.
 
-Imports nothing heavy: every packing starts processes, which import this.
+Imports nothing heavy: every packing starts processes that import this.
 """
 
 import shutil
@@ -27,11 +27,11 @@ from fastseg.shards.tar import SPLITS
 
 BARE = "bare PNG decode + JPEG encode"
 TASKS = 128
-"""Frames of a step at least: starting the worker processes, which a whole data set does once, then weighs little."""
+"""Minimum frames of a step, so that starting the worker processes, once per data set, weighs little."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours, then its two dearest parts alone."""
+    """Return fastseg's entry, then its two costliest parts alone."""
     assert request.frames is not None
     tasks = 1 if request.quick else TASKS
     settings = {"source": str(request.frames.source), "workers": request.cores, "tasks": tasks}
@@ -42,7 +42,7 @@ def entries(request: Request) -> list[Entry]:
 
 
 def at_least(tasks: int, source: Path) -> DataSet:
-    """Return the source's samples, again and again under other keys until there are ``tasks`` of them."""
+    """Return the source's samples, repeated under other keys until there are ``tasks`` of them."""
     found = open_source(source)
     repeated = islice(cycle(found.samples), max(tasks, len(found.samples)))
     samples = (replace(sample, key=f"{sample.key}-{i:04}") for i, sample in enumerate(repeated))
@@ -50,15 +50,15 @@ def at_least(tasks: int, source: Path) -> DataSet:
 
 
 class Packing(Benchmark):
-    """A benchmark: a step packs all frames into a new folder."""
+    """A benchmark: each step packs all frames into a new folder."""
 
     def __init__(self, source: str, workers: int, tasks: int) -> None:
         self.source, self.workers = at_least(tasks, Path(source)), workers
         self.folder = Path(tempfile.mkdtemp(prefix="fastseg-packing-"))
 
     def step(self) -> int:
-        """Pack; returns the frames."""
-        # Into the folder of the step before: killed, it leaves one set behind and not many.
+        """Pack; return the number of frames."""
+        # Into the folder of the step before: if killed, it leaves only one set behind.
         shutil.rmtree(self.folder)
         pack(self.source, self.folder, PackOptions(), self.workers)
         return len(self.source.samples)
@@ -74,27 +74,27 @@ class Packing(Benchmark):
 
 
 class Bare(Benchmark):
-    """A benchmark: a step decodes and encodes the images of all frames by as many processes, and drops the bytes."""
+    """A benchmark: each step decodes and encodes all frames' images in as many processes, and drops the bytes."""
 
     def __init__(self, source: str, workers: int, tasks: int) -> None:
         self.images = [sample.image.path for sample in at_least(tasks, Path(source)).samples]
         self.workers = workers
 
     def step(self) -> int:
-        """Decode and encode; returns the frames."""
+        """Decode and encode; return the number of frames."""
         tasks = ((str(path),) for path in self.images)
         deque(ordered_map(decode_and_encode, tasks, min(self.workers, len(self.images))), maxlen=0)
         return len(self.images)
 
 
 def decode_and_encode(path: str) -> int:
-    """Make the JPEG that a shard would hold of a PNG file; returns its bytes' number, since sending them costs time."""
+    """Encode a PNG file as a shard's JPEG; return its size only, since sending the bytes costs time."""
     codec = Codec()
     return len(encode_jpeg(Image.open(path).convert("RGB"), codec.quality, codec.chroma))
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Say what share of its time packing spends on what has to be."""
+    """Return the share of packing's time that is unavoidable."""
     bare = next((row for row in rows if row.stage == "packing" and row.entry == BARE and row.ratio_to_ours), None)
     if bare is None or bare.ratio_to_ours is None:
         return []

@@ -1,7 +1,7 @@
-"""A profile of the loop on the bench's frames: ``python -m bench.stages.profile_step DEVICE FILE [SHARDS]``.
+"""Profile the training loop on the bench's frames: ``python -m bench.stages.profile_step DEVICE FILE [SHARDS]``.
 
-Trains some 40 steps, writes profile.json to FILE, then adds what each part of the network takes alone ("stages");
-leaves nothing else behind.
+Trains some 40 steps, writes profile.json to FILE, then adds the time of each part of the network alone ("stages").
+Leaves nothing else behind.
 """
 
 import json
@@ -22,7 +22,7 @@ from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.shards.manifest import read_manifest
 
 STEPS = 40
-"""Enough to decode cached frames (an epoch), warm up and profile."""
+"""Number of steps, enough to decode cached frames (an epoch), warm up and profile."""
 SMALL = ("--model.arch", "deeplabv3_mobilenet_v3_large", "--data.crop", "128", "128")
 """Flags on a CPU."""
 SCRIPT = "fastseg/train.py"
@@ -37,19 +37,19 @@ def main() -> None:
     frames = find_frames(Options(shards=shards, quick=device == "cpu"))
     options = flags(device, len(frames.keys))
     with TemporaryDirectory(prefix="fastseg-profile-") as runs:
-        places = ["--shards", str(frames.shards()), "--runs", runs, "--name", "profile"]
+        where = ["--shards", str(frames.shards()), "--runs", runs, "--name", "profile"]
         try:
-            code = subprocess.run([sys.executable, SCRIPT, *options, *places], cwd=ROOT, check=False).returncode
+            code = subprocess.run([sys.executable, SCRIPT, *options, *where], cwd=ROOT, check=False).returncode
         finally:
             _keep(Path(runs) / "profile/profile/profile.json", file, options)
     if code == 0:
         classes = len(read_manifest(frames.shards()).classes)
         _add_parts(file, options, classes, torch.device("cuda:0" if device == "cuda" else "cpu"))
-    sys.exit(code if code >= 0 else 128 - code)  # of a signal, as a shell says it
+    sys.exit(code if code >= 0 else 128 - code)  # a signal, as shells do
 
 
 def flags(device: str, frames: int) -> list[str]:
-    """Return how to train about :data:`STEPS` steps on so many frames, without an evaluation but the last."""
+    """Return flags that train about :data:`STEPS` steps on ``frames`` frames, with only the final evaluation."""
     batch = 4 if device == "cpu" else 8
     epochs = max(2, STEPS // max(1, frames // batch))
     named = {"gpus": 1, "device": device, "model.weights": "none", "data.batch": batch, "optim.epochs": epochs}
@@ -59,7 +59,7 @@ def flags(device: str, frames: int) -> list[str]:
 
 
 def _keep(profile: Path, file: Path, options: list[str]) -> None:
-    """Keep a copy, which does not say where files lie on this machine."""
+    """Keep a copy without this machine's paths."""
     if profile.exists():
         document = json.loads(profile.read_text(encoding="utf-8"))
         document["environment"]["command"] = " ".join([SCRIPT, *options])

@@ -18,35 +18,35 @@ from fastseg.distributed.ranks import joined_ranks
 from fastseg.training.memory import peak_memory
 
 END, STEP, RELEASE = range(3)
-"""What rank 0 says to the others."""
+"""Messages from rank 0 to the others."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours on one rank, on two, on four, up to all."""
+    """Return fastseg's entries on one rank, two, four, up to all."""
     most = largest(request)
     counts = sorted({most, *(2**i for i in range(most.bit_length()) if 2**i <= most)})
     return [entry(request, ranks, f"fastseg, {ranks} {'rank' if ranks == 1 else 'ranks'}") for ranks in counts]
 
 
 def largest(request: Request) -> int:
-    """Return the ranks that a run goes up to: those asked for on the CPU, else one for every GPU."""
+    """Return the maximum number of ranks: as requested on the CPU, else one per GPU."""
     return request.ranks or (torch.cuda.device_count() if request.device == "cuda" else 1)
 
 
 def entry(request: Request, ranks: int, name: str, factory: str = f"{__name__}:open_ranks") -> Entry:
-    """Return the step on ``ranks`` ranks, started by torchrun where there are several."""
+    """Return the step on ``ranks`` ranks, started by torchrun if there are several."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
     settings = settings_of(request) | {
         "device": "cpu" if request.ranks else request.device,
         "ranks": ranks,
-        # One rank alone gets no more of the CPU than each of many, or it would win by that.
+        # A single rank gets no more of the CPU than each of many, or the comparison would be unfair.
         "threads": max(request.cores // largest(request), 1),
     }
     return Entry("scaling", name, "images/s", factory, settings, prefix=launcher if ranks > 1 else ())
 
 
 class RankedSteps(Benchmark):
-    """A benchmark on every rank: rank 0 is driven by the worker, the others do the steps that it announces."""
+    """A benchmark on every rank: the worker drives rank 0, and the others follow its announcements."""
 
     warmup_steps = 3  # DDP rebuilds its buckets after the first
 
@@ -58,7 +58,7 @@ class RankedSteps(Benchmark):
         self.ours = Ours(config, self.ranks)
 
     def step(self) -> int:
-        """Do one step of all ranks; returns the images of all."""
+        """Do one step on all ranks; return the images of all."""
         self._announce(STEP)
         self.ours.train()
         return self.ours.config.data.batch * self.ranks.world
@@ -73,19 +73,19 @@ class RankedSteps(Benchmark):
         self._stack.close()
 
     def figures(self) -> dict[str, float]:
-        """Return the peak of memory of rank 0."""
+        """Return the peak memory of rank 0."""
         memory = peak_memory(self.ranks.device)
         self._announce(RELEASE)
         release_memory(self.ranks.device)
         return {"peak_memory_bytes": memory}
 
     def close(self) -> None:
-        """Let the other ranks go."""
+        """Let the other ranks end."""
         self._announce(END)
         self._stack.close()
 
     def _announce(self, word: int = END) -> int:
-        """Tell all what rank 0 has to say: on the CPU by gloo, so that no GPU is waited for."""
+        """Broadcast rank 0's message by gloo on the CPU, without waiting for a GPU."""
         said = torch.tensor([word])
         if self.ranks.world > 1:
             dist.broadcast(said, src=0)

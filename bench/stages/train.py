@@ -1,4 +1,4 @@
-"""Train: the real loop, from shards to updated weights, without what happens between epochs."""
+"""Train: the real loop, from shards to updated weights, without evaluations and checkpoints."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ NEVER = 1e9
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return ours, and its step alone, in turns with it; on a GPU, where frames are cached, also as they are not."""
+    """Return fastseg's entry and its step alone; on a GPU, where frames are cached, also without the cache."""
     assert request.frames is not None
     settings = settings_of(request)
     reading = {"scale": list(request.scale), "shards": str(request.frames.shards())}
@@ -42,7 +42,7 @@ def entries(request: Request) -> list[Entry]:
 
 
 class Train(Benchmark):
-    """A benchmark: one step of :class:`fastseg.training.trainer.Trainer` a step."""
+    """A benchmark of the steps of :class:`fastseg.training.trainer.Trainer`."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         manifest = read_manifest(config.shards)
@@ -50,17 +50,17 @@ class Train(Benchmark):
         state = build_state(config, manifest, ranks)
         held = plan_frame_cache(config, manifest, ranks, state.train_step)
         loaders = build_loaders(config, manifest, ranks, None, held)
-        # What was prepared ahead while the process was stopped comes for nothing; cached frames are decoded once.
+        # Uses up the batches prefetched while the process was stopped; cached frames are decoded once.
         self.warmup_steps = config.data.prefetch + 1 + loaders[0].cached * loaders[0].steps_per_epoch
         with _signals_kept():
             self.trainer = Trainer(config, manifest, ranks, state, loaders, None)
 
     def begin(self) -> None:
-        """Restart the clock: the share of waiting is the window's."""
+        """Restart the clock, so that the share of waiting is the window's."""
         self.trainer.clock.restart()
 
     def step(self) -> int:
-        """Train on a batch with all that the loop does with it; returns its images."""
+        """Do one step of the loop; return its number of images."""
         self.trainer.advance()
         return self.batch
 
@@ -99,18 +99,18 @@ def open_train(
 
 
 def utilization(device: torch.device) -> dict[str, float]:
-    """Return the share of the driver's last sampling period in which a kernel ran; nothing where it cannot be asked."""
+    """Return the share of the driver's last sampling period in which a kernel ran; empty if it cannot be asked."""
     if device.type != "cuda":
         return {}
     try:
         return {"gpu_utilization": torch.cuda.utilization(device) / 100}
-    except Exception:  # nvidia-ml-py is not installed, or the driver refuses in one of its many ways
+    except Exception:  # nvidia-ml-py is not installed, or the driver refuses in one of many ways
         return {}
 
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep the handlers: the trainer answers Ctrl-C and SIGTERM after the step; an entry has to leave at once."""
+    """Keep the signal handlers: the trainer would end after the step, an entry has to exit at once."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -119,7 +119,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the loop's share of compute alone, frames cached and streamed: what is missing is the data path's cost."""
+    """Return the loop's speed over that of compute alone, with frames cached and streamed: the rest is loading."""
     windows = {row.entry: row.windows for row in rows if row.stage == "train"}
     found = []
     for entry, name, loop in (

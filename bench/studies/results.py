@@ -1,4 +1,4 @@
-"""What the runs of a study found: read from their folders, to JSON and back, and summed up over seeds."""
+"""Results of a study's runs: read from their folders, as JSON, and summarized over seeds."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,43 +16,43 @@ from bench.studies.studies import BASE
 
 LEVEL = 0.95
 ENOUGH = 3
-"""Pairs for an interval: of two it is so wide (12.7 standard errors) that nothing would ever be found."""
+"""Minimum pairs for an interval: with two it would be too wide (12.7 standard errors) for any result."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the evaluation split."""
+    """One evaluation of a run."""
 
     epoch: float
     seconds: float
-    """Time of the run's log until then, evaluations included; interruptions left out."""
+    """Seconds of the run's log until then, with evaluations, without interruptions."""
     miou: float
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one variant with one seed found, finished or not."""
+    """Result of one variant with one seed, finished or not."""
 
     variant: str
     seed: int
     finished: bool
     evaluations: tuple[Evaluation, ...]
     classes: dict[str, float | None]
-    """IoU of each at the last evaluation; None for one that is nowhere."""
+    """IoU of each class at the last evaluation; None for a class that does not occur."""
     seconds: float
-    """Time of the log in all: from the first step to the last evaluation."""
+    """Seconds of the log, from the first step to the last evaluation."""
     evaluating: float
-    """Seconds of these that went into evaluations."""
+    """Seconds of these spent in evaluations."""
     images_per_second: float | None
-    """In training alone: median of the log's windows."""
+    """Speed in training alone: median of the log's windows."""
     process_seconds: float | None
-    """From start to end of its processes: with imports, compilation and the report. None: one was killed."""
+    """Seconds from start to end of its processes, with imports, compilation and report; None if one was killed."""
     joules: float | None
-    """Energy of the whole GPU in that time; None where nobody tells."""
+    """Energy of the whole GPU in that time; None if unknown."""
     commits: tuple[str, ...]
     hardware: str
     failure: str | None = None
-    """Why it ended early."""
+    """Reason why it ended early."""
 
     def __post_init__(self) -> None:
         if self.finished and not self.evaluations:
@@ -60,42 +60,42 @@ class RunResult:
 
     @property
     def last(self) -> float:
-        """mIoU of the last evaluation."""
+        """Return the mIoU of the last evaluation."""
         return self.evaluations[-1].miou
 
     @property
     def best(self) -> float:
-        """Highest mIoU."""
+        """Return the highest mIoU."""
         return max(evaluation.miou for evaluation in self.evaluations)
 
     def minutes_to(self, target: float) -> float:
-        """Return the minutes until the first evaluation that reached a mIoU; inf: none did."""
+        """Return the minutes until the first evaluation that reached a mIoU; infinity if none did."""
         return next((e.seconds / 60 for e in self.evaluations if e.miou >= target), np.inf)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's to the base: the mean over seeds that both have, and its interval of :data:`LEVEL`."""
+    """Difference of a variant from the base: the mean over their common seeds, and its interval of :data:`LEVEL`."""
 
     mean: float
     low: float
-    """NaN, as ``high``, with fewer than :data:`ENOUGH` pairs."""
+    """Lower end of the interval; NaN, as ``high``, with fewer than :data:`ENOUGH` pairs."""
     high: float
     n: int
 
     @property
     def verdict(self) -> str:
-        """better or worse, where the interval leaves out 0; else noise; or that there are too few seeds."""
+        """Return better or worse if the interval excludes 0, else noise, or that there are too few seeds."""
         if self.n < ENOUGH:
             return f"{self.n} seed{'s' * (self.n != 1)}, too few to say"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "noise"
 
 
 def difference(theirs: pd.Series, base: pd.Series) -> Difference | None:
-    """Return theirs minus the base's, seed by seed (the index); None without a seed that both have.
+    """Return theirs minus the base's, seed by seed (the index); None without a common seed.
 
-    Student's interval for the mean of pairs: a seed decides the first weights and the order of the data of both, so
-    what is easy about it is easy for both and cancels.
+    Student's interval for the mean of pairs: a seed decides the initial weights and the order of the data of both, so
+    its luck cancels.
     """
     from scipy.stats import t  # takes more than a second to import
 
@@ -108,27 +108,27 @@ def difference(theirs: pd.Series, base: pd.Series) -> Difference | None:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """One study as far as it has come."""
+    """One study so far."""
 
     name: str
     question: str
     prediction: str
     targets: tuple[float, ...]
     flags: dict[str, str]
-    """Variant → its flags; the base's are those of all."""
+    """Variant → its flags; the base's apply to all."""
     data: str
-    """Name and sizes of the set."""
+    """Name and sizes of the data set."""
     results: tuple[RunResult, ...]
-    """The runs that have begun."""
+    """Results of the runs that have begun."""
     planned: int
-    """Number of all runs."""
+    """Number of all planned runs."""
 
     def finished(self, variant: str | None = None) -> list[RunResult]:
-        """Return the results that count."""
+        """Return the results of finished runs."""
         return [result for result in self.results if result.finished and variant in (None, result.variant)]
 
     def runs(self) -> pd.DataFrame:
-        """Return a row for each finished run: mIoU as fractions, times in minutes, energy in Wh, NaN where unknown."""
+        """Return a row for each finished run: mIoU as fractions, times in minutes, energy in Wh, NaN if unknown."""
         rows = [
             {
                 "variant": r.variant,
@@ -149,8 +149,7 @@ class StudyResults:
     def summary(self) -> pd.DataFrame:
         """Return a row for every variant with a finished run, in the study's order: medians, but means of mIoU and Wh.
 
-        Process and energy are NaN unless they are known of all runs. A run that never reaches a target counts as the
-        longest.
+        Process and energy are NaN unless known for all runs. A run that never reaches a target counts as the longest.
         """
         runs = self.runs()
         if runs.empty:
@@ -165,7 +164,7 @@ class StudyResults:
         return found.loc[[variant for variant in self.flags if variant in found.index]]
 
     def difference(self, variant: str) -> Difference | None:
-        """Return how far a variant's last mIoU is from the base's; None for the base itself."""
+        """Return the difference of a variant's last mIoU from the base's; None for the base itself."""
         if variant == BASE or self.runs().empty:
             return None
         last = self.runs().set_index(["variant", "seed"])["last"]
@@ -179,7 +178,7 @@ class StudyResults:
 
 
 def read_result(run: Run) -> RunResult | None:
-    """Read a run's folder; None where nothing has begun."""
+    """Read a run's folder; return None if it has not begun."""
     record = run.read(RECORD)
     if not record:
         return None
@@ -211,7 +210,7 @@ def _total(numbers: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Document:
-    """What bench/accuracy.py writes."""
+    """The JSON document of bench/accuracy.py."""
 
     environment: dict[str, str]
     studies: tuple[StudyResults, ...]
@@ -224,5 +223,5 @@ def write_studies(path: Path, environment: dict[str, str], studies: Sequence[Stu
 
 
 def read_studies(path: Path) -> Document:
-    """Read what :func:`write_studies` wrote; :class:`UserError` for anything else."""
+    """Read a file of :func:`write_studies`; raise :class:`UserError` for anything else."""
     return read_json(path, Document, "studies of bench/accuracy.py", "write it anew with --json")

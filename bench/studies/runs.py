@@ -1,4 +1,4 @@
-"""The runs that a study takes: the command of each, its folder, and whether what lies there is its own."""
+"""The runs of a study: their commands and folders, and whether a folder belongs to its run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest, read_manifest
 
 RECORD = "accuracy.json"
-"""File in a run's folder: what was made by bench/accuracy.py, and how often it was started."""
+"""File in a run's folder that marks it as made by bench/accuracy.py, with the number of starts."""
 ELSEWHERE = ("runs", "name", "shards", "cache", "cache_gb", "tracker", "resume", "timeout", "verify_shards", "seed")
-"""Settings that change where a run lies and nothing of what a variant is. (The data have a digest.)"""
+"""Settings that move a run without changing its variant. (The data are compared by their digest.)"""
 
 
 @dataclass(frozen=True)
@@ -32,36 +32,39 @@ class Run:
     images: int
     """Images of the training split."""
     digest: str
-    """The manifest's."""
+    """Digest of the manifest."""
 
     @property
     def seed(self) -> int:
+        """Return the run's seed."""
         return self.config.seed
 
     @property
     def folder(self) -> Path:
+        """Return the run's folder."""
         return self.config.folder
 
     @property
     def label(self) -> str:
+        """Return a name for messages."""
         return f"{self.study}, {self.variant}, seed {self.seed}"
 
     @property
     def work(self) -> int:
-        """How many images it sees."""
+        """Return the number of images that it trains on."""
         return round(self.config.optim.epochs * self.images)
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of its folder; empty where there is none yet."""
+        """Return a JSON file of its folder; empty if it does not exist yet."""
         path = self.folder / name
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     def finished(self) -> bool:
-        """Whether it needs no process any more."""
+        """Return whether it is finished and needs no further process."""
         return bool(self.read(RECORD).get("finished"))
 
     def log(self) -> list[dict[str, Any]]:
-        """Return the records of its metrics.jsonl; a last line that is being written is left out."""
+        """Return the records of its metrics.jsonl; an unfinished last line is left out."""
         path = self.folder / "metrics.jsonl"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -72,15 +75,15 @@ def plan(
 ) -> list[Run]:
     """Return the runs of a study, all variants of a seed before the next seed, so that an early end leaves it balanced.
 
-    ``extra`` are flags for all runs, which a variant's own flags override. Raises :class:`UserError` for what can be
-    known before: names, flags, data, and folders of other settings.
+    ``extra`` are flags for all runs, which a variant's own flags override. Raises :class:`UserError` for wrong names,
+    flags and data, and for folders of other settings.
     """
     study = STUDIES[name]
     for variant in variants or ():
         if variant not in study.changed():
             raise UserError(f"--variants has {variant!r}; the study {name} has: {', '.join(study.changed())}")
     if study.needs and study.needs not in flags_of(extra):
-        raise UserError(f"{name} goes on from weights that it has to be given; add -- {study.needs} FILE")
+        raise UserError(f"{name} starts from weights that you have to name; add -- {study.needs} FILE")
     chosen = [variant for variant in study.changed() if variant == BASE or variants is None or variant in variants]
     flags = {v: {"--gpus": "1", **study.base, **flags_of(extra), **study.changed()[v]} for v in chosen}
     runs = [_run(name, variant, flags[variant], seed, folder) for seed in seeds for variant in chosen]
@@ -94,9 +97,9 @@ def _run(name: str, variant: str, flags: Flags, seed: int, folder: Path) -> Run:
     own = ("--seed", str(seed), "--runs", str(folder / name), "--name", f"{variant}-{seed}", "--resume", "auto")
     for flag in own[::2]:
         if flag in flags:
-            raise UserError(f"{flag} stands behind --, but bench/accuracy.py gives it to each run; leave it out there")
+            raise UserError(f"{flag} follows --, but bench/accuracy.py gives it to each run; leave it out there")
     if flags["--gpus"] != "1":
-        raise UserError(f"--gpus {flags['--gpus']} stands behind --; runs are compared on one GPU each, leave it out")
+        raise UserError(f"--gpus {flags['--gpus']} follows --; runs are compared on one GPU each, leave it out")
     line = (*words(flags), *own)
     launch, config = parse(line)
     manifest = _manifest(config.shards)
@@ -109,19 +112,19 @@ def _manifest(shards: str) -> Manifest:
 
 
 def _check_different(runs: Sequence[Run]) -> None:
-    """Refuse variants of the same settings, which would be compared with themselves."""
+    """Refuse variants with the same settings, which would be compared with themselves."""
     seen: dict[str, Run] = {}
     for run in runs:
         other = seen.setdefault(json.dumps(_settings(run.config.to_dict())), run)
         if other is not run:
             raise UserError(
                 f"{run.study}'s {run.variant} has the settings of its {other.variant}; "
-                "leave the flag that makes them alike out of those behind --, or one of the two out of --variants"
+                "leave the flag that makes them alike out of those after --, or one of the two out of --variants"
             )
 
 
 def check_folder(run: Run) -> None:
-    """Refuse a folder that is not this run's: other settings, other data, or of somebody else."""
+    """Refuse a folder with another run: other settings, other data, or not made by bench/accuracy.py."""
     found = run.read("config.json")
     if not found:
         return
@@ -138,8 +141,8 @@ def check_folder(run: Run) -> None:
 def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Yield (setting, then, now) where they differ.
 
-    A setting that did not exist then had the value that is its default now: what new settings leave as it was. One that
-    exists no more was off, or the run was another.
+    A setting that did not exist then had today's default, which keeps the old behavior. A setting that no longer exists
+    must have been off, else the run was different.
     """
     defaults, then, now = _settings(Config().to_dict()), _settings(found), _settings(wanted)
     for key, value in now.items():
@@ -150,7 +153,7 @@ def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return them flat, ``optim.lr`` for one within another, without those that do not count."""
+    """Return the settings that count, flat: ``optim.lr`` for a nested one."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Training a study's runs, each by ``fastseg/train.py`` in a process of its own, in as many sessions as it takes."""
+"""Train a study's runs, each by ``fastseg/train.py`` in a separate process, over several sessions if interrupted."""
 
 import fcntl
 import os
@@ -21,17 +21,17 @@ from fastseg.errors import UserError
 from fastseg.progress import show_progress
 
 LOG = "train.log"
-"""File in a run's folder: all that its processes said."""
+"""File in a run's folder with the output of its processes."""
 PATIENCE = 120.0
-"""Seconds in which a trainer that was asked to stop saves its last step."""
+"""Seconds for a trainer that was asked to stop to save its last step."""
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit codes of a trainer that was asked to stop, and saved."""
+"""Exit codes of a trainer that was asked to stop and saved."""
 Tell = Callable[[float], None]
-"""Called now and then with the epochs that a run has done."""
+"""Called periodically with the epochs that a run has done."""
 
 
 def run_all(plans: dict[str, list[Run]], folder: Path) -> int:
-    """Train what is not finished, study after study. Returns 0, or the exit code that says how it was interrupted."""
+    """Train unfinished runs, study by study. Returns 0, or the exit code of the signal that interrupted it."""
     try:
         with _locked(folder), guarded() as mark:
             for name, runs in plans.items():
@@ -44,7 +44,7 @@ def run_all(plans: dict[str, list[Run]], folder: Path) -> int:
 
 
 def _run_study(name: str, runs: Sequence[Run], mark: str) -> None:
-    """Train one run after the other; a line for each, and a bar over the images of all."""
+    """Train one run after the other; print a line for each, and a bar over the images of all."""
     total = sum(run.work for run in runs)
     with show_progress(name, "images") as progress:
         done = sum(run.work for run in runs if run.finished())
@@ -54,7 +54,7 @@ def _run_study(name: str, runs: Sequence[Run], mark: str) -> None:
                 continue
 
             def tell(epochs: float, before: int = done, run: Run = run) -> None:
-                # The last image is the last evaluation and the report.
+                # The last image stands for the last evaluation and the report.
                 progress(before + min(round(epochs * run.images), run.work - 1), total)
 
             train(run, mark, tell)
@@ -74,25 +74,25 @@ def _told(run: Run) -> str:
 
 
 def train(run: Run, mark: str, tell: Tell) -> None:
-    """Begin a run or go on with it, to its end; why it ended early stands in its record.
+    """Start or resume a run and train it to its end; its record tells why it ended early.
 
-    Its process belongs to ``mark`` (bench/runner/processes.py). Interrupted, it waits until the trainer has saved.
+    Its process belongs to ``mark`` (bench/runner/processes.py). If interrupted, wait until the trainer has saved.
     """
     with _session(run) as record:
         log = run.folder / LOG
         before = log.stat().st_size if log.exists() else 0
         code = _wait(_start(run, mark, log), run, tell)
-        if code in STOPPED:  # by somebody else
+        if code in STOPPED:  # killed from outside
             raise SystemExit(code)
         record["finished"] = code == 0
         record["failure"] = None if code == 0 else last_words(log, before, code)
     if code and run.variant == BASE and not _epochs(run):
-        raise UserError(f"{run.label} could not begin: {record['failure']}; the whole of it is in {log}")
+        raise UserError(f"{run.label} could not start: {record['failure']}; the full output is in {log}")
 
 
 @contextmanager
 def _session(run: Run) -> Iterator[dict[str, Any]]:
-    """Yield the run's record; what the session took is added when it ends, and stays unknown if we are killed."""
+    """Yield the run's record; add the session's time and energy at its end, unknown if this process is killed."""
     session: dict[str, Any] = {"commit": commit(), "seconds": None, "joules": None}
     sessions = [*run.read(RECORD).get("sessions", []), session]
     record = {"finished": False, "failure": None, "dataset": run.digest, "sessions": sessions}
@@ -110,7 +110,7 @@ def _session(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _epochs(run: Run) -> float:
-    """Return how far its log has come."""
+    """Return the epochs in its log."""
     lines = run.log()
     return float(lines[-1]["epoch"]) if lines else 0.0
 
@@ -118,7 +118,7 @@ def _epochs(run: Run) -> float:
 def _start(run: Run, mark: str, log: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, str(ROOT / "fastseg" / "train.py"), *run.words]
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C in a terminal goes to all in ours, and a second one would end it unsaved.
+        # In a session of its own: a terminal's Ctrl-C reaches all of ours, and a second one would end it unsaved.
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -140,14 +140,14 @@ def _wait(process: "subprocess.Popen[bytes]", run: Run, tell: Tell) -> int:
         process.terminate()
         try:
             process.wait(timeout=PATIENCE)
-        finally:  # too late, or Ctrl-C once more
+        finally:  # too late, or a second Ctrl-C
             process.kill()
             process.wait()
         raise
 
 
 def last_words(log: Path, before: int, code: int) -> str:
-    """Return the trainer's own sentence where it had one, else its last line."""
+    """Return the trainer's error sentence if it has one, else its last line."""
     lines = log.read_bytes()[before:].decode(errors="replace").splitlines()
     said = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
     return said[-1] if said else f"exit code {code}, {([line for line in lines if line.strip()] or ['silent'])[-1]}"

@@ -1,4 +1,4 @@
-"""What ``bench/accuracy.py`` can be asked: each study a question, a base, what is changed in it, and a prediction."""
+"""The studies of ``bench/accuracy.py``: each a question, a base, its variants, and a prediction."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,40 +7,40 @@ from dataclasses import dataclass, field
 from fastseg.errors import UserError
 
 Flags = dict[str, str]
-"""Flag of ``fastseg/train.py`` → its value as typed in a shell, several words where it takes several."""
+"""Flag of ``fastseg/train.py`` → its value as typed in a shell, several words if it takes several."""
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question that a few runs can answer."""
+    """A question that a few runs answer."""
 
     question: str
     prediction: str
     """Written before anything was measured."""
     base: Flags
-    """All flags that differ from those of the recipe ``--recipe``."""
+    """All flags that differ from the recipe ``--recipe``."""
     targets: tuple[float, ...]
-    """mIoU (fractions) for which the minutes are asked."""
+    """mIoU (fractions) to which the minutes are measured."""
     variants: dict[str, Flags] = field(default_factory=dict)
-    """Name → the flags that are changed. A name is a folder's: letters, digits and dashes."""
+    """Name → the changed flags. A name is used for a folder: letters, digits and dashes."""
     needs: str = ""
-    """A flag that has to stand behind ``--``: without it the runs would not answer the question."""
+    """A flag that must follow ``--``: without it the runs would not answer the question."""
     seeds: int = 3
-    """Runs of each variant where nothing else is asked for; an interval takes three."""
+    """Default number of seeds per variant; an interval needs three."""
 
     def changed(self) -> dict[str, Flags]:
-        """Return the base, then the variants: name → the flags that are changed."""
+        """Return the base, then the variants: name → the changed flags."""
         return {BASE: {}, **self.variants}
 
 
 def words(flags: Flags) -> list[str]:
-    """Return flags as a command line has them."""
+    """Return flags as words of a command line."""
     return [word for flag, value in flags.items() for word in (flag, *shlex.split(value))]
 
 
 def flags_of(line: Sequence[str]) -> Flags:
-    """Return the flags of a command line: words up to the next flag are a flag's value."""
+    """Return the flags of a command line: the words up to the next flag are a flag's value."""
     found: dict[str, list[str]] = {}
     for word in line:
         flag, equals, value = word.partition("=")
@@ -49,7 +49,7 @@ def flags_of(line: Sequence[str]) -> Flags:
         elif found:
             values.append(word)
         else:
-            raise UserError(f"behind -- stands {word!r}, which is no flag of fastseg/train.py; begin with one")
+            raise UserError(f"after -- comes {word!r}, which is no flag of fastseg/train.py; begin with one")
     return {flag: shlex.join(values) for flag, values in found.items()}
 
 
@@ -78,7 +78,7 @@ SMALL: Flags = {
     "--optim.epochs": "6",
     **_every("6"),
 }
-"""The same in a third of the time, on CamVid packed with --height 240."""
+""":data:`PROXY` in a third of the time, on CamVid packed with --height 240."""
 DICE: Flags = {"--optim.dice": "0.5"}
 WEIGHTS: Flags = {"--optim.class-weights": "0.5"}
 CHANGES: dict[str, Flags] = {
@@ -89,7 +89,7 @@ CHANGES: dict[str, Flags] = {
     "aux-off": {"--optim.aux": "0"},
     "clip-off": {"--optim.clip": "None"},
 }
-"""What may be switched on or off in any recipe for CamVid."""
+"""Single changes to any recipe for CamVid."""
 
 STUDIES: dict[str, Study] = {
     "camvid": Study(
@@ -102,7 +102,7 @@ STUDIES: dict[str, Study] = {
         question="Which parts of the recipe camvid pay, in runs of a twelfth of its length?",
         prediction="without class weights worse by 2 to 5 points, without averaged weights by 1 to 3, without colors "
         "or the auxiliary head by less than one; with Dice better by 0 to 2; clipping is noise",
-        # Not compiled: that would take longer than what it saves in so short a run.
+        # Not compiled: that would take longer than it saves in so short a run.
         base={"--recipe": "camvid", "--optim.epochs": "50", "--optim.warmup": "1", "--model.compile": "False"}
         | _every("10"),
         targets=(0.30, 0.40, 0.50),
@@ -151,4 +151,4 @@ STUDIES: dict[str, Study] = {
         variants={"ema-off": {"--optim.ema": "None"}, "rate-half": {"--optim.lr": "0.025"}},
     ),
 }
-"""Name → study, those that a GPU is for first."""
+"""Name → study, those for a GPU first."""

@@ -1,8 +1,8 @@
-"""Variants of ours to measure instead of peers, each with one thing changed in its entry's process alone.
+"""Variants of fastseg to measure instead of peers, each with one change, made only in its entry's process.
 
-``ablation`` takes an optimization away, ``candidates`` adds one that nobody has measured on a GPU, ``settings`` changes
-a setting. Each has ``changes(request, stage)``: what stands behind "fastseg" in a variant's name → the factory of its
-benchmark ("module:function") and what differs in its settings; none where nothing is to be changed.
+``ablation`` removes an optimization, ``candidates`` adds one that has not been measured on a GPU, ``settings`` changes
+a setting. Each has ``changes(request, stage)``: the part of a variant's name after "fastseg" → the factory of its
+benchmark ("module:function") and the changes to its settings; empty if nothing can be changed.
 """
 
 import importlib
@@ -18,7 +18,7 @@ Changes = dict[str, tuple[str, dict[str, Any]]]
 
 
 def entries(flag: str, request: Request, stage: str) -> list[Entry]:
-    """Return ours as it is, then its variants; none where there are no variants of a stage."""
+    """Return fastseg unchanged, then its variants; empty for a stage without variants."""
     changes: Changes = importlib.import_module(f"bench.variants.{MODULES[flag]}").changes(request, stage)
     if not changes:
         return []
@@ -31,7 +31,7 @@ def entries(flag: str, request: Request, stage: str) -> list[Entry]:
 
 
 def _plain(request: Request, stage: str) -> Entry:
-    """Return ours as it is."""
+    """Return fastseg unchanged."""
     from bench.stages import compute, loader, scaling
 
     if stage == "loader":

@@ -1,7 +1,7 @@
-"""Ours with exactly one optimization taken away, to see what each one buys.
+"""fastseg without one of its optimizations, to see what each one gains.
 
-What the configuration can switch off is switched off there. What it cannot is replaced here by what one would have
-had without it, in the objects of this process alone.
+An optimization is switched off in the configuration if possible. Otherwise it is replaced here by the usual
+implementation, only in this process's objects.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def changes(request: Request, stage: str) -> Changes:
-    """Return what can be taken away from a stage; an optimization that is not in use on this device is not listed."""
+    """Return the optimizations that can be removed from a stage, without those not in use on this device."""
     if stage == "loader":
         return loader_ablation.changes(request)
     factory, found = f"{__name__}:open_variant", []
     if stage == "compute":
         found = parts(request)
     elif stage == "scaling" and scaling.largest(request) > 1:
-        compiled = not request.ranks and request.device != "cpu"  # where a static graph is not in use
+        compiled = not request.ranks and request.device != "cpu"  # if a static graph is not in use
         factory, found = (
             f"{__name__}:open_ranked",
             [part for part in DDP_OPTIONS if part != "static graph" or not compiled],
@@ -44,7 +44,7 @@ def changes(request: Request, stage: str) -> Changes:
 
 
 def parts(request: Request) -> list[str]:
-    """Return what can be taken away from the step on this device."""
+    """Return the optimizations that can be removed from the step on this device."""
     device = first_device(request.device)
     precision = precision_of(request.precision, device)
     cuda = device.type == "cuda"
@@ -74,23 +74,23 @@ def open_variant(device: str, arch: str, crop: list[int], batch: int, precision:
 
 
 class UsualSgd(torch.optim.SGD):
-    """torch's default form: nothing in it skips a bad step on the device, which even flatters it."""
+    """SGD in torch's default form, which cannot skip a bad step on the device and so does even less work."""
 
     def step(self, closure: Any = None) -> Any:
         """Do one update of all parameters."""
-        self.found_inf = None  # which the step sets for a fused optimizer and this form refuses
+        self.found_inf = None  # set for a fused optimizer, refused by this one
         return super().step(closure)
 
 
 def _usual_optimizer(ours: Ours) -> None:
-    """Run several operations for every parameter, or on a GPU for lists of them."""
+    """Use torch's default optimizer: several operations per parameter, or on a GPU per list of them."""
     train_step = ours.state.train_step
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in train_step.optimizer.param_groups]
     train_step.optimizer = UsualSgd(groups, lr=0.0, momentum=ours.config.optim.momentum)
 
 
 def _skip_on_the_host(ours: Ours) -> None:
-    """Let the host wait for the device to say whether the loss is finite, as torch's loss scaler does."""
+    """Let the host wait to learn whether the loss is finite, as torch's loss scaler does."""
     optimizer = ours.state.train_step.optimizer
     update = optimizer.step
 
@@ -102,7 +102,7 @@ def _skip_on_the_host(ours: Ours) -> None:
 
 
 def _average_one_by_one(ours: Ours) -> None:
-    """Run an operation for each of some hundred tensors."""
+    """Average some hundred tensors one by one."""
     average, decay = ours.state.average, ours.config.optim.ema
     assert average is not None
     assert decay is not None
@@ -121,7 +121,7 @@ def _average_one_by_one(ours: Ours) -> None:
 
 
 def _numbers_at_once(ours: Ours) -> None:
-    """Let the host wait for every step's loss, as a loop that prints it does."""
+    """Let the host wait for every step's loss, as a loop does that prints it."""
     ours.async_metrics.exchange = lambda companion, numbers: (companion, numbers.tolist())  # type: ignore[method-assign]
 
 
@@ -147,7 +147,7 @@ DDP_OPTIONS: dict[str, dict[str, Any]] = {
     "static graph": {"static_graph": False},
     "own running statistics": dict.fromkeys(step_module._NO_SYNC, True),
 }
-"""Name → DDP's arguments as one would have left them."""
+"""Name → DDP's default arguments in place of fastseg's."""
 
 
 def open_ranked(without: str, precision: str, arch: str, crop: list[int], batch: int, **where: Any) -> RankedSteps:

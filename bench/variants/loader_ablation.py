@@ -1,5 +1,4 @@
-"""Our loader with exactly one optimization taken away: replaced in the entry's process by what one would have had
-without it."""
+"""fastseg's loader without one of its optimizations, replaced in the entry's process by the usual implementation."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,17 +17,17 @@ OTHER_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 WITH = {"cutting JPEGs nor decoding their window alone": "cutting JPEGs"}
-"""Of :data:`REPLACEMENTS`, those that need other settings too."""
+"""Those of :data:`REPLACEMENTS` that also need other settings."""
 
 
 def changes(request: Request) -> Changes:
-    """Return what can be taken away from our loader on a device."""
+    """Return the optimizations that can be removed from the loader on a device."""
     used = [part for part, (_, devices) in REPLACEMENTS.items() if request.device in devices]
     return {f" without {part}": (f"{__name__}:open_variant", {"without": part}) for part in (*OTHER_SETTINGS, *used)}
 
 
 def open_variant(without: str, **settings: Any) -> Batches:
-    """Build our batches without one of :data:`OTHER_SETTINGS` or :data:`REPLACEMENTS`."""
+    """Build fastseg's batches without one of :data:`OTHER_SETTINGS` or :data:`REPLACEMENTS`."""
     if without in OTHER_SETTINGS:
         return open_ours(**settings | OTHER_SETTINGS[without])
     REPLACEMENTS[without][0]()
@@ -36,7 +35,7 @@ def open_variant(without: str, **settings: Any) -> Batches:
 
 
 def _whole_frames() -> None:
-    """Decode everything, then take the window."""
+    """Decode whole frames, then take the window."""
     import nvidia.dali.fn as fn
 
     from fastseg.data import dali_graph
@@ -50,14 +49,14 @@ def _whole_frames() -> None:
 
 
 def _resize_by_dali() -> None:
-    """Run the graph that a GPU runs."""
+    """Run the GPU's graph on the CPU."""
     from fastseg.data import loader
 
     loader._resized_on_cpu = loader._by_graph
 
 
 def _read_when_asked() -> None:
-    """Read and cut records in the thread that waits for them."""
+    """Read and cut records only when they are needed, in the waiting thread."""
     from fastseg.data import sampler
 
     def read(indexes: Iterable[Any], read_one: Callable[[Any], Any], _reader: Any, _depth: int) -> Iterator[Any]:
@@ -67,7 +66,7 @@ def _read_when_asked() -> None:
 
 
 def _floats() -> None:
-    """Normalize in the finishing threads, and hand over float32, as usual loaders do."""
+    """Normalize in the resizing threads, and return float32, as usual loaders do."""
     import torch
 
     from fastseg.data.dali_graph import CpuResizer
@@ -93,4 +92,4 @@ REPLACEMENTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "reading ahead": (_read_when_asked, ("cpu", "cuda")),
     "handing over bytes": (_floats, ("cpu",)),
 }
-"""Name → what takes it away, and the devices on which it is in use."""
+"""Name → the function that removes it, and the devices on which it is in use."""

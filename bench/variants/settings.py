@@ -1,8 +1,8 @@
-"""Ours under other settings, one changed at a time: how the GPU's decoder is told to work, threads and batches ahead
-(loader); images per step (compute). What the defaults should be is read off here.
+"""fastseg with one setting changed at a time: the GPU decoder's options, threads and batches ahead (loader); images per
+step (compute). The defaults are chosen by these measurements.
 
-A crop's JPEG can be cut before it is decoded (ours), decoded where the crop is, or decoded whole: only the last is work
-for every unit of the GPU's JPEG engine, so the engine's share is swept for that too.
+A crop's JPEG can be cut before it is decoded (the default), decoded in the crop's region, or decoded whole: only the
+last occupies every unit of the GPU's JPEG engine, so the engine's share is swept for that too.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ENTIRE = {"codecs": "plain-tif", "whole": True}
 
 
 def changes(request: Request, stage: str) -> Changes:
-    """Return what can be set otherwise, of a stage where there is something to set."""
+    """Return the changes of settings for a stage; empty if there are none."""
     if stage == "loader":
         factory, found = f"{__name__}:open_changed", loader_changes(request)
     elif stage == "compute":
@@ -36,7 +36,7 @@ def changes(request: Request, stage: str) -> Changes:
 
 
 def loader_changes(request: Request) -> dict[str, dict[str, Any]]:
-    """Name → settings of :func:`open_changed`, of what there is on the device."""
+    """Return name → settings of :func:`open_changed` that apply to the device."""
     usual = signature(open_ours).parameters["prefetch"].default
     changes: dict[str, dict[str, Any]] = {
         "JPEGs not cut": {"codecs": "plain-tif"},
@@ -63,7 +63,7 @@ def loader_changes(request: Request) -> dict[str, dict[str, Any]]:
 
 
 def open_changed(decoder: dict[str, Any] | None = None, whole: bool = False, **settings: Any) -> Batches:
-    """Build our batches; ``decoder``: arguments of DALI's "mixed" decoders; ``whole``: frames are decoded whole."""
+    """Build fastseg's batches; ``decoder``: arguments of DALI's "mixed" decoders; ``whole``: decode whole frames."""
     if decoder:
         _tell_decoder(decoder)
     if whole:
@@ -72,7 +72,7 @@ def open_changed(decoder: dict[str, Any] | None = None, whole: bool = False, **s
 
 
 def _tell_decoder(arguments: dict[str, Any]) -> None:
-    """Tell the decoders of this process alone."""
+    """Pass arguments to the decoders of this process alone."""
     from fastseg.data import dali_graph
 
     usual: Callable[[str, str], dict[str, Any]] = dali_graph._decoder

@@ -1,1 +1,1 @@
-"""Command lines: each parses, launches and calls one thing."""
+"""Command lines: each parses its arguments, launches ranks and calls one function."""

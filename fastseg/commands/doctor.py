@@ -1,4 +1,4 @@
-"""Look whether fastseg can work on this machine, and what to fix: ``fastseg-doctor``."""
+"""Check whether fastseg works on this machine, and what to fix: ``fastseg-doctor``."""
 
 import json
 import sys
@@ -18,12 +18,12 @@ COLORS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def main() -> None:
-    """The command ``fastseg-doctor``."""
+    """Run the command ``fastseg-doctor``."""
     run_command(_main)
 
 
 def _main() -> None:
-    # Imported here, so that one that is missing is a sentence: this command is run first.
+    # Imported here, so that a missing one gives a sentence: this command is run first.
     import tyro
     from rich.console import Console
 
@@ -33,14 +33,14 @@ def _main() -> None:
     class Options:
         """Check whether this machine, its GPUs, packages and disks are ready, and say how to fix what is not.
 
-        Takes a minute at most. Run it first on a new machine, and add its output to bug reports.
-        Exit code: 1 where something is broken, else 0.
+        Takes a minute at most. Run it first on a new machine, and add its output to bug reports. Exit code: 1 if
+        something is broken, else 0.
 
         Example: fastseg-doctor --shards shards/cityscapes
         """
 
         shards: Annotated[str | None, shown_as("SHARDS")] = None
-        """Folder (or s3:// prefix) of a packed set: is it whole, does it decode, how fast can it be read."""
+        """Folder (or s3:// prefix) of a packed set: check that it is complete and decodes, and how fast it is read."""
         runs: Path = Path("runs")
         """Folder that training will write into."""
         json: bool = False
@@ -59,11 +59,11 @@ def _main() -> None:
 
 
 def examine(request: Request, console: "Console") -> list[Row]:
-    """Make all checks; ``console`` shows in a terminal what is being done."""
+    """Run all checks; ``console`` shows the current one in a terminal."""
     from fastseg.doctor.run import AT_ONCE, GROUPS, run_groups
     from fastseg.driver import EXCLUSIVE, read_driver
 
-    # On a GPU that takes one process alone, two checks would find it taken by each other.
+    # On a GPU in exclusive mode, two checks would block each other.
     exclusive = any(gpu.mode == EXCLUSIVE for gpu in read_driver().gpus)
     with console.status("checking …") as status:
         return run_groups(
@@ -72,7 +72,7 @@ def examine(request: Request, console: "Console") -> list[Row]:
 
 
 def show(rows: list[Row], console: "Console") -> None:
-    """Print the table, what is broken in red, and a line that sums it up."""
+    """Print the table, broken rows in red, and a summary line."""
     from rich.table import Table
     from rich.text import Text
 

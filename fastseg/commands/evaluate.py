@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from fastseg.distributed.ranks import Ranks
     from fastseg.evaluation.cityscapes import PredictionFolder
     from fastseg.evaluation.metrics import Sample
-    from fastseg.evaluation.results import Outcome
+    from fastseg.evaluation.results import CheckpointResult
     from fastseg.model.inference import TtaViews
 
 
 @dataclass(frozen=True)
 class Options:
-    """Per-class IoU on whole frames; of two models, what differs and what is noise.
+    """Score whole frames: per-class IoU; for two models, which differences are more than noise.
 
     Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
     """
@@ -43,21 +43,21 @@ class Options:
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("CKPT")]
     """Checkpoint (averaged weights, if any), or two to compare."""
     baseline: Annotated[Literal["coco"] | None, shown_as("coco")] = None
-    """Compare with torchvision's network as it comes."""
+    """Compare with torchvision's network as published."""
     arch: Annotated[Arch | None, shown_as("NAME")] = None
-    """Of the baseline. Default: the checkpoint's, or a ResNet-50."""
+    """Network of the baseline. Default: the checkpoint's, or ResNet-50."""
     shards: Annotated[str | None, shown_as("DIR")] = None
-    """Packed set (s3://, too). Default: what it was trained on."""
+    """Packed set (also s3://). Default: the checkpoint's."""
     split: str = "val"
     """Split to score; one without masks is only predicted."""
     max_images: Annotated[int | None, shown_as("N")] = None
-    """Only the first so many frames."""
+    """Score only the first N frames."""
     tta: Annotated[bool, shown_as("")] = False
     """Average over 6 scales from 0.5 to 1.75, each also mirrored: 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
-    """Look through sliding windows, which overlap by a third."""
+    """Size of sliding windows, which overlap by a third."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None
-    """Write PNGs as the Cityscapes server wants them; of a test split a zip, too."""
+    """Write PNGs as the Cityscapes server wants them; for a test split also a zip."""
     official: Annotated[Path | None, shown_as("DIR")] = None
     """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
     report: Annotated[Path | None, shown_as("DIR")] = None
@@ -73,35 +73,35 @@ class Options:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
     decoder: Literal["auto", "gpu", "cpu"] = "auto"
-    """Who decodes JPEGs on a GPU's machine."""
+    """JPEG decoder on a machine with a GPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
     verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
-    """First compare files with their SHA-256."""
+    """Compare files with their SHA-256 first."""
     max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Damaged frames that may be left out."""
+    """Maximum damaged frames to leave out."""
 
     @property
     def alone(self) -> bool:
-        """Whether one checkpoint is evaluated, with nothing beside it."""
+        """Return whether one checkpoint is evaluated, without a comparison."""
         return len(self.checkpoints) == 1 and not self.baseline
 
 
 def check(options: Options) -> None:
-    """Refuse what goes not together, and numbers that make no sense."""
+    """Refuse contradictory options and invalid numbers."""
     models = len(options.checkpoints) + bool(options.baseline)
     if not models:
         raise UserError("no checkpoint is named; fastseg-eval takes one, or two to compare: fastseg-eval CKPT")
     if models > 2:
         raise UserError(f"{models} models are named, the baseline included; fastseg-eval compares two")
     if options.arch and not options.baseline:
-        raise UserError(f"--arch {options.arch} is of the baseline; add --baseline coco, or leave it out")
+        raise UserError(f"--arch {options.arch} is for the baseline; add --baseline coco, or leave it out")
     if options.baseline and not options.checkpoints and not options.shards:
-        raise UserError("the baseline alone knows no set of its own; name one with --shards DIR")
+        raise UserError("the baseline alone has no data set; name one with --shards DIR")
     for flag in ("save_predictions", "official", "report"):
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
-            raise UserError(f"--{name} goes with one checkpoint alone; leave it out, or the other model")
+            raise UserError(f"--{name} takes a single checkpoint; leave it out, or the other model")
     for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -109,7 +109,7 @@ def check(options: Options) -> None:
 
 
 def check_files(options: Options) -> None:
-    """Refuse files that are no checkpoints, and to write over what is there or where nothing can be written."""
+    """Refuse files that are no checkpoints, and outputs that exist or cannot be written."""
     for i, path in enumerate(options.checkpoints):
         check_checkpoint(path, options.checkpoints[i + 1 :])
     if options.save_predictions:
@@ -136,18 +136,18 @@ def _check_folder(folder: Path, flag: str, overwrite: bool) -> None:
 
 
 def main() -> None:
-    """The command ``fastseg-eval``."""
+    """Run the command ``fastseg-eval``."""
     run_command(_main)
 
 
 def _main() -> None:
     options = parse(Options, accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
     check(options)
-    if os.environ.get("RANK", "0") == "0":  # what one rank tries in a folder would be another's finding
+    if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)
     if options.shards:
         read_manifest(options.shards)
-    # torch takes seconds to import: --help, wrong flags and wrong files are answered before.
+    # torch takes seconds to import: --help, wrong flags and wrong files are handled before.
     from fastseg.data.loader import open_files
     from fastseg.distributed.ranks import become_ranks, joined_ranks
     from fastseg.model import checkpoint
@@ -163,7 +163,7 @@ def _main() -> None:
         views.check(document["stretch_to"])
     check_official(options, manifest, files)
     become_ranks(options.gpus, options.device)
-    with joined_ranks(options.device) as ranks, memory_explained(options, ranks):
+    with joined_ranks(options.device) as ranks, explain_memory_error(options, ranks):
         if options.alone:
             evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
         else:
@@ -171,8 +171,8 @@ def _main() -> None:
 
 
 @contextmanager
-def memory_explained(options: Options, ranks: "Ranks") -> Iterator[None]:
-    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to ask for instead."""
+def explain_memory_error(options: Options, ranks: "Ranks") -> Iterator[None]:
+    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to change."""
     import torch
 
     from fastseg.device import too_little
@@ -189,7 +189,7 @@ def memory_explained(options: Options, ranks: "Ranks") -> Iterator[None]:
 
 
 def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:
-    """The packed set to score."""
+    """Return the packed set to score."""
     shards = options.shards or str(saved[0]["shards"])
     if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
         raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
@@ -217,14 +217,14 @@ def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manif
 
 
 def views_of(options: Options) -> "TtaViews":
-    """Return the views of a frame that are asked for."""
+    """Return the requested views of a frame."""
     from fastseg.model.inference import MULTI_SCALE, ONCE
 
     return replace(MULTI_SCALE if options.tta else ONCE, window=options.window)
 
 
 def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks") -> "EvalLoader":
-    """This rank's frames of the split."""
+    """Return the loader of this rank's frames."""
     from fastseg.data.decoder_probe import choose_decoder_for_ranks
     from fastseg.data.loader import EvalLoader, open_files
     from fastseg.parallel import cpu_threads
@@ -251,13 +251,13 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
 def evaluate_checkpoint(
     options: Options, saved: dict[str, Any], shards: str, manifest: Manifest, ranks: "Ranks"
 ) -> None:
-    """Score (a split without masks: predict) as this rank; the first one says and writes what came out."""
+    """Score (a split without masks: predict) as this rank; the first one prints and writes the results."""
     from fastseg.device import autocast, precision_of
     from fastseg.distributed.ranks import barrier
     from fastseg.evaluation.cityscapes import prediction_folder
     from fastseg.evaluation.evaluator import Evaluated, evaluate
     from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames, class_metrics, class_scores
-    from fastseg.evaluation.results import Outcome
+    from fastseg.evaluation.results import CheckpointResult
     from fastseg.model.deeplab import restore_model
     from fastseg.model.inference import predict
 
@@ -277,9 +277,9 @@ def evaluate_checkpoint(
             result = evaluate([evaluated], loader, classes, progress=show)
         matrix, scores = confusion.compute(), class_scores(by_class)
         worst = worst_frames.compute() if worst_frames else []
-        barrier()  # all predictions are written
+        barrier()  # all predictions are written by now
         if ranks.first and result:
-            outcome = Outcome(
+            scored = CheckpointResult(
                 checkpoint=str(options.checkpoints[0]),
                 step=saved["step"],
                 weights="ema" if saved["ema"] else "model",
@@ -292,41 +292,41 @@ def evaluate_checkpoint(
                 precision=precision,
                 views=views_of(options),
             )
-            finish(options, outcome, worst, keys, saved["config"], saving)
+            write_results(options, scored, worst, keys, saved["config"], saving)
 
 
-def finish(
+def write_results(
     options: Options,
-    outcome: "Outcome",
+    scored: "CheckpointResult",
     worst: "list[Sample]",
     keys: list[str],
     config: dict[str, Any],
     saved: "PredictionFolder | None",
 ) -> None:
-    """Print and write what was asked for; ``keys`` of the split's frames by their index."""
+    """Print and write the results; ``keys`` of the split's frames by index."""
     from fastseg.evaluation.cityscapes import compare_official
     from fastseg.report.evaluation_folder import write_evaluation
 
     console = Console(markup=False)
-    outcome.show(console)
-    document = outcome.to_json()
+    scored.show(console)
+    document = scored.to_json()
     frames = range(min(len(keys), options.max_images or len(keys)))
     if options.save_predictions and saved:
-        saved.tell(console, frames, zipped=not outcome.labeled)
+        saved.tell(console, frames, zipped=not scored.labeled)
     if options.official and saved:
-        document["official"] = compare_official(options.official, outcome.scores, saved.present(frames), console)
+        document["official"] = compare_official(options.official, scored.scores, saved.present(frames), console)
     if options.json:
         write_atomic(options.json, json.dumps(document, indent=1) + "\n")
     if options.report:
-        classes = outcome.manifest.classes
-        page = write_evaluation(options.report, outcome.matrix, worst, keys, classes, outcome.record(), config)
+        classes = scored.manifest.classes
+        page = write_evaluation(options.report, scored.matrix, worst, keys, classes, scored.record(), config)
         console.print(f"the report is {page}", highlight=False, soft_wrap=True)
 
 
 def compare_models(
     options: Options, saved: list[dict[str, Any]], shards: str, manifest: Manifest, ranks: "Ranks"
 ) -> None:
-    """Score two models, or the baseline alone, as this rank; the first one says and writes what came out."""
+    """Score two models, or the baseline alone, as this rank; the first one prints and writes the results."""
     from fastseg.device import autocast, precision_of
     from fastseg.evaluation.baseline import ARCH, Baseline
     from fastseg.evaluation.compare_models import count_frames, load_models, show_comparison
@@ -368,7 +368,7 @@ def compare_models(
 
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:
-    """Refuse to score a split without masks, and other classes than Cityscapes' by its own evaluator."""
+    """Refuse to score a split without masks, and to score other classes by Cityscapes' evaluator."""
     if not manifest.split(options.split).labeled:
         if not options.save_predictions:
             raise UserError(
@@ -387,10 +387,10 @@ def check_split(options: Options, manifest: Manifest, shards: str) -> None:
 def check_official(options: Options, manifest: Manifest, files: Files) -> None:
     """Refuse ground truth of other frames. Raises :class:`UserError`."""
     if options.official:
-        from fastseg.evaluation.cityscapes import check_truth  # and with it torch
+        from fastseg.evaluation.cityscapes import check_truth  # imports torch
 
         reader = Reader(files)
-        keys = [reader.key(place) for place in range(min(len(reader), options.max_images or len(reader)))]
+        keys = [reader.key(index) for index in range(min(len(reader), options.max_images or len(reader)))]
         sizes = {(height, width) for height, width, _ in manifest.split(options.split).sizes}
         check_truth(options.official, keys, sizes)
 

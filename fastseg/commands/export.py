@@ -1,4 +1,4 @@
-"""Write a checkpoint's network to a file that others read: ``fastseg-export ckpt.pt --to onnx``."""
+"""Export a checkpoint's network: ``fastseg-export ckpt.pt --to onnx``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """A network with normalization and upsampling, for any size, checked at once.
+    """Export a network with normalization and upsampling, for images of any size, and check the file.
 
     Example: fastseg-export runs/cityscapes/checkpoints/best.pt --to onnx
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    """Checkpoint of a training run. Averaged weights are used if it has them."""
     to: Literal["onnx", "torch-export", "safetensors"]
     """onnx and torch-export: bytes N×H×W×3 to class ids and logits; safetensors: the weights, for torchvision."""
     out: Annotated[Path | None, shown_as("FILE")] = None
@@ -33,13 +33,13 @@ class Options:
     overwrite: bool = False
     """Replace what an earlier export wrote."""
     images: Annotated[tuple[Path, ...], shown_as("PATH")] = ()
-    """Images to compare file and checkpoint on. Default: of the checkpoint's shards, or noise if they are not here."""
+    """Images to compare file and checkpoint on. Default: from the checkpoint's shards, or noise without them."""
     license: str = "unknown"
-    """For the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    """License for the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
 
 
 def main() -> None:
-    """The command ``fastseg-export``."""
+    """Run the command ``fastseg-export``."""
     run_command(_main)
 
 
@@ -49,13 +49,13 @@ def _main() -> None:
 
 
 def export(options: Options, console: Console) -> Path:
-    """Write, read back, compare, and only then give the file its name; returns it."""
+    """Write the file, read it back, compare, and only then give it its name; return that."""
     check_checkpoint(options.checkpoint)
     check_installed(options.to)
     out = target(options.checkpoint, options.to, options.out, options.overwrite)
     if missing := [path for path in options.images if not path.is_file()]:
         raise UserError(f"--images names {missing[0]}, which is no file; name images")
-    # torch takes seconds to import: what cannot be done is said before.
+    # torch takes seconds to import: errors are found before.
     from fastseg.deploy.export_formats import FORMATS, check_parity, comparison_images
     from fastseg.deploy.model_card import INPUT, OUTPUTS, WEIGHTS, describe, model_card
     from fastseg.model import checkpoint
@@ -66,7 +66,7 @@ def export(options: Options, console: Console) -> Path:
     if options.to == "safetensors" and model.stretch_to:
         raise UserError(
             f"{options.checkpoint} was trained on stretched frames (--data.resize stretch), which weights alone do not "
-            "tell torchvision; use --to onnx or torch-export, which stretch by themselves"
+            "tell torchvision; use --to onnx or torch-export, which stretch frames themselves"
         )
     batches, source = comparison_images(options.images, saved["shards"])
     contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"

@@ -1,4 +1,4 @@
-"""See what training is really fed: ``fastseg-inspect shards/mydata``."""
+"""Show the training loader's crops: ``fastseg-inspect shards/mydata``."""
 
 import json
 from dataclasses import dataclass, fields, replace
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 THREADS = 8
-"""Most that decode."""
+"""Maximum decoding threads."""
 PREVIEW = 3
-"""Crops that a terminal shows."""
+"""Number of crops shown in a terminal."""
 NAMED = 4
-"""Classes of a record that a terminal names."""
+"""Number of a record's classes named in a terminal."""
 
 
 def _like_training(name: str, metavar: str) -> object:
-    """A flag that train.py's own spelling names, too."""
+    """Return a flag that also has train.py's spelling."""
     return tyro.conf.arg(aliases=(f"--data.{name}",), metavar=metavar)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What training is really fed: augmented crops under their masks, class shares, records, and what stands out.
+    """Show what training sees: augmented crops under their masks, class shares, records, and anything unusual.
 
     Example: fastseg-inspect shards/mydata --recipe cityscapes --crop 512 512
     """
@@ -55,25 +55,25 @@ class Options:
     config: Path | None = None
     """Settings of a run instead: its folder, or the config.json in it."""
     crop: Annotated[tuple[int, int] | None, _like_training("crop", "H W")] = None
-    """Height and width of the crop, pixels. None: as the settings say; so below."""
+    """Height and width of the crop, pixels. None, here and below: as the settings say."""
     scale: Annotated[tuple[float, float] | None, _like_training("scale", "LOW HIGH")] = None
     """Range of the ratio by which frames are resized."""
     batch: Annotated[int | None, _like_training("batch", "N")] = None
     """Images per step."""
     seed: int | None = None
-    """Of the order and of what is drawn."""
+    """Seed of the order and the augmentations."""
     samples: int = 256
-    """Crops to measure the class shares on."""
+    """Number of crops for the class shares."""
     show: int = 24
-    """Crops on the contact sheet and the page."""
+    """Number of crops on the contact sheet and the page."""
     out: Path | None = None
     """Folder for contact_sheet.png and index.html. None: runs/inspect/NAME of the set."""
     overwrite: bool = False
-    """Replace files of these names that no inspection wrote."""
+    """Replace files of these names that fastseg-inspect did not write."""
 
 
 def main() -> None:
-    """The command ``fastseg-inspect``."""
+    """Run the command ``fastseg-inspect``."""
     run_command(_main)
 
 
@@ -84,11 +84,11 @@ def _main() -> None:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")
     manifest = read_manifest(options.shards)
     config = settings(options)
-    look(options, config, manifest)
+    run_inspection(options, config, manifest)
 
 
 def settings(options: Options) -> Config:
-    """The recipe's or the run's settings, with the flags in place of theirs."""
+    """Return the recipe's or the run's settings, overridden by the flags."""
     config = _of_run(options.config) if options.config else _of_recipe(options.recipe or _recipe_for(options.shards))
     given = {name: value for name in ("crop", "scale", "batch") if (value := getattr(options, name)) is not None}
     seed = config.seed if options.seed is None else options.seed
@@ -96,7 +96,7 @@ def settings(options: Options) -> Config:
 
 
 def _recipe_for(shards: str) -> str:
-    """The recipe that trains on a folder of this name unless told otherwise, such as demo for shards/demo."""
+    """Return the recipe whose default set has this folder's name, such as demo for shards/demo."""
     name = Path(shards).name
     return next((recipe for recipe, make in RECIPES.items() if Path(make().shards).name == name), "cityscapes")
 
@@ -123,12 +123,12 @@ def _tuples(document: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
 
 
-def look(options: Options, config: Config, manifest: Manifest) -> None:
-    """Draw, measure, show and write."""
+def run_inspection(options: Options, config: Config, manifest: Manifest) -> None:
+    """Draw crops, measure, show and write."""
     out = options.out or Path("runs") / "inspect" / (Path(options.shards.rstrip("/")).name or manifest.name)
     check_writable(out, "--out")
     check_replaceable(out, options.overwrite)
-    # torch takes seconds to import: --help and wrong flags are answered before.
+    # torch takes seconds to import: --help and wrong flags are handled before.
     from fastseg.data.augment import fill_color
     from fastseg.data.loader import open_files
     from fastseg.inspection.measure import findings, inspect
@@ -146,7 +146,7 @@ def look(options: Options, config: Config, manifest: Manifest) -> None:
             len(manifest.classes),
             fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
-            batch=min(config.data.batch, split.samples),  # a set of a few images is worth a look, too
+            batch=min(config.data.batch, split.samples),  # also for a set of a few images
             threads=min(cpu_threads(1), THREADS),
             crops=options.samples,
             show=options.show,
@@ -234,7 +234,7 @@ def _record_table(inspection: "Inspection", manifest: Manifest) -> Table:
 
 
 def _preview(crops: "tuple[Crop, ...]", classes: tuple[SegmentationClass, ...], columns: int) -> Text:
-    """Crops under their masks, side by side: two pixels a character, one as its ink and one as its paper."""
+    """Return crops under their masks, side by side: a character shows two pixels, as foreground and background."""
     import numpy as np
     from PIL import Image
 

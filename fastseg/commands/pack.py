@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import WIDTH, Setting, command_name, explained, field_docs, listed, settings, shown_as
+from fastseg.cli_help import WIDTH, Setting, command_name, field_docs, help_lines, listed, settings, shown_as
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
 from fastseg.packing.check import NAMED
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
@@ -36,7 +36,7 @@ DEFAULT = "shards/cityscapes"
 MODES = ("preview", "guess-classes", "part", "merge", "relabel", "verify")
 """Flags of which one can be given."""
 MANY = 64
-"""Values from which masks look as if something had mixed them."""
+"""Number of values above which masks look resized or JPEG-compressed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Options:
     guess_classes: bool = False
     """Write SOURCE/classes.json as the masks suggest, for you to edit."""
     splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
-    """Which of train, val, test. Default: all there are."""
+    """Splits to pack: train, val, test. Default: all that exist."""
     out: Annotated[str | None, shown_as("DIR")] = None
     """Folder for the shards. Default: shards/NAME, after the name in classes.json, not the folder's."""
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
@@ -67,7 +67,7 @@ class Options:
     skip_bad: bool = False
     """Leave out what cannot be packed; OUT/skipped.txt names it."""
     overwrite: bool = False
-    """Remove the set that OUT holds and pack anew."""
+    """Remove the set in OUT and pack anew."""
     part: Annotated[str | None, shown_as("I/N")] = None
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
@@ -93,13 +93,13 @@ def one_screen() -> str:
             "",
             *textwrap.wrap(f"SOURCE: {field_docs(Options)['source']}", WIDTH),
             "\npacking",
-            *explained(_bare(packing)),
+            *help_lines(_bare(packing)),
             "\ninstead of packing",
-            *explained(_bare(instead)),
+            *help_lines(_bare(instead)),
             "\nwhere images and masks lie, and their splits",
-            *explained(_bare(settings(options.find))),
+            *help_lines(_bare(settings(options.find))),
             "\nwhat their pixels mean",
-            *explained(_bare(settings(options.pack.reading))),
+            *help_lines(_bare(settings(options.pack.reading))),
             "\nhow they are stored, with the defaults",
             *listed("", stored),
             "\n-H, --help-verbose explains every one of them.",
@@ -141,7 +141,7 @@ def _main() -> None:
 def _check(options: Options) -> None:
     alone = [f"--{name}" for name in MODES if getattr(options, name.replace("-", "_"))]
     if len(alone) > 1:
-        raise UserError(f"{alone[0]} and {alone[1]} are two things to do; run one after the other")
+        raise UserError(f"{alone[0]} and {alone[1]} exclude each other; run one after the other")
     if options.out and is_remote(options.out) and not options.verify:
         raise UserError(
             f"--out is {options.out}; it must be a local folder: pack into {DEFAULT}, then run "
@@ -172,10 +172,10 @@ def _pack(options: Options) -> None:
     if manifest:
         _show(manifest, out)
     if not counts:
-        print(f"{out} already holds this very set; nothing to do")
+        print(f"{out} already holds this set; nothing to do")
     else:
         packed = counts[-1] - counts[0]
-        kept = f", {counts[0]} frames were there already" if counts[0] else ""
+        kept = f", {counts[0]} frames were already packed" if counts[0] else ""
         print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
     if manifest:
         print(f"see what training will see: fastseg-inspect {out}")

@@ -19,25 +19,25 @@ from fastseg.progress import show_progress
 
 @dataclass(frozen=True)
 class Options:
-    """Color overlays of images, folders and videos, in their own sizes and names.
+    """Predict images, folders and videos: color overlays with the input's size and name.
 
     Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used where it has them."""
+    """Checkpoint of a training run. Averaged weights are used if it has them."""
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
-    """Images, videos, and folders, which are searched through."""
+    """Images, videos, and folders, which are searched recursively."""
     out: Path = Path("predictions")
     """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: bool = False
-    """Also PNGs of train ids, whose palette has the classes' colors; of a video one per frame."""
+    """Also write PNGs of train ids with a palette of the classes' colors; for a video one per frame."""
     probabilities: bool = False
-    """Also .npz files: float16, classes × height × width, and the classes' names."""
+    """Also write .npz files: float16, classes × height × width, and the classes' names."""
     no_overlays: bool = False
-    """Leave the overlays out."""
+    """Write no overlays."""
     overwrite: bool = False
-    """Replace results that are there already."""
+    """Replace existing results."""
     tta: bool = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
@@ -45,15 +45,15 @@ class Options:
     batch: Annotated[int | None, shown_as("N")] = None
     """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
     threads: Annotated[int | None, shown_as("N")] = None
-    """That decode, and as many that write. Default: one per core, 8 at most."""
+    """Decoding threads, and as many that write. Default: one per core, 8 at most."""
     device: str = "auto"
     """auto (a GPU if there is one), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of convolutions and products; auto: the fastest that the hardware has."""
+    """Precision of convolutions and matrix products; auto: the fastest that the hardware has."""
 
 
 def main() -> None:
-    """The command ``fastseg-predict``."""
+    """Run the command ``fastseg-predict``."""
     run_command(_main)
 
 
@@ -75,7 +75,7 @@ def _main() -> None:
 
 
 def predict(options: Options, inputs: list[Input], console: Console) -> None:
-    """Predict all of ``inputs``; raises :class:`UserError` at the end if some of them could not be."""
+    """Predict all ``inputs``; raise :class:`UserError` at the end if some of them could not be."""
     complaints: list[str] = []
 
     def complain(sentence: str) -> None:
@@ -86,7 +86,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
     outputs = Outputs(options.out, (), not options.no_overlays, options.masks, options.probabilities)
     videos = probe_videos(inputs, complain)
     files = _planned(options, outputs, [file for file in inputs if not file.is_video or file.path in videos], videos)
-    # torch takes seconds to import: what cannot be done is said before.
+    # torch takes seconds to import: errors are found before.
     import torch
 
     from fastseg.deploy.predict_files import Job, predict_images, predict_video
@@ -127,7 +127,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
 
 
 def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:
-    """The files with names that part their results. Raises :class:`UserError` where these cannot be written."""
+    """Return the files with names whose results differ. Raises :class:`UserError` if these cannot be written."""
     check_writable(options.out, "--out")
     for kind in KINDS:
         if getattr(outputs, kind):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastseg.cli_help import Setting, cut, explained, first_sentence, listed, settings
+from fastseg.cli_help import Setting, cut, first_sentence, help_lines, listed, settings
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
@@ -26,21 +26,21 @@ OFTEN = (
 
 @dataclass(frozen=True)
 class Launch:
-    """Where to run."""
+    """Recipe, device and number of processes."""
 
     recipe: str = "cityscapes"
     """Named settings to start from; every other flag overrides one of its fields."""
     gpus: int | None = None
-    """Processes on this machine, one per GPU or per share of the CPU. None: one for every GPU there is. Under
-    torchrun --nproc-per-node N it may be left out."""
+    """Processes on this machine, one per GPU or per share of the CPU. None: one per GPU. Under torchrun
+    --nproc-per-node N it may be left out."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
     max_restarts: int = 0
-    """How often all ranks start again, from the last checkpoint, where one dies. (Under torchrun
-    --nproc-per-node N use torchrun's own flag.)"""
+    """Restarts of all ranks from the last checkpoint if one dies. (Under torchrun --nproc-per-node N use torchrun's own
+    flag.)"""
     profile: bool = False
-    """Profile a few steps once they are warm, and go on. Where each millisecond goes is said and left in
-    RUNS/NAME/profile, with a trace that opens in Perfetto."""
+    """Profile a few steps after warm-up, then continue. Prints where each millisecond goes, and keeps it in
+    RUNS/NAME/profile with a trace for Perfetto."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Command:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
-    """The command line: the recipe's settings, with the given flags in place of theirs."""
+    """Parse the command line: the recipe's settings, overridden by the given flags."""
     name = _recipe_name(arguments)
     if name not in RECIPES:
         raise UserError(f"--recipe is {name!r}; it must be one of: {', '.join(RECIPES)}")
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
 
 
 def one_screen(launch: Launch, config: Config) -> str:
-    """What ``--help`` says: every flag with its value in the recipe, those that are changed most explained."""
+    """Return the text of ``--help``: every flag with its value in the recipe, the most used ones explained."""
     rows = list(settings(config))
     others = {title: [row for row in rows if _part(row) == title] for title in ("run", "data", "model", "optim")}
     return "\n".join(
@@ -79,9 +79,9 @@ def one_screen(launch: Launch, config: Config) -> str:
             "\nrecipes",
             *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
             "\nlaunch",
-            *explained(list(settings(launch))),
+            *help_lines(list(settings(launch))),
             f"\nmost often changed, with the values of the recipe {launch.recipe}",
-            *explained([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
+            *help_lines([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
             "\nthe others",
             *(line for title, rows in others.items() for line in listed(title, rows)),
             "\n-H, --help-verbose explains every one of them: unit, default, source.",
@@ -95,12 +95,12 @@ def _part(row: Setting) -> str | None:
 
 
 def main() -> None:
-    """The command ``fastseg-train``."""
+    """Run the command ``fastseg-train``."""
     run_command(_main)
 
 
 def _recipe_name(arguments: Sequence[str]) -> str:
-    # The recipe is the default of everything else, so it has to be known before the rest is parsed.
+    # The recipe provides all other defaults, so it has to be known before the rest is parsed.
     for i, argument in enumerate(arguments):
         if argument.startswith("--recipe="):
             return argument.removeprefix("--recipe=")
@@ -111,7 +111,7 @@ def _recipe_name(arguments: Sequence[str]) -> str:
 
 def _main() -> None:
     launch, config = parse(sys.argv[1:])
-    if os.environ.get("RANK", "0") == "0":  # the others write nothing there
+    if os.environ.get("RANK", "0") == "0":  # only the first rank writes there
         check_writable(config.runs, "--runs")
         check_writable(config.folder, "--name")
     manifest = read_manifest(config.shards)

@@ -1,1 +1,1 @@
-"""Bytes to batches: what a crop shows, its bytes, the DALI graph, batches for one rank."""
+"""From bytes to batches: draw crops, read records, run the DALI graph, make batches for one rank."""

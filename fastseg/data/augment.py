@@ -1,10 +1,10 @@
-"""Augmentations, one after the other: how each is drawn, its operator of DALI, and the same on the CPU.
+"""Augmentations, one after the other: how each is drawn, its DALI operator, and its CPU operator.
 
-Crop, scale and flip decide what a training crop shows. A ratio r resizes the frame, a crop of h×w is cut from the
-result. Both at once: the crop shows a window of h/r rows and w/r columns of the frame, resized to h×w. The window has
-whole pixels, so that only they need decoding, image and mask see exactly the same, and any library's "crop, then
-resize" does the same work; for that the ratio is off by up to half a pixel of the window, a part in 768 for a crop of
-768² at ratio 2. Where the resized frame is smaller than the crop, it is shown whole and padded.
+Crop, scale and flip decide which part of the frame a crop shows. A ratio r resizes the frame, and a crop of h×w is cut
+from the result. Both at once: the crop shows a window of h/r rows and w/r columns of the frame, resized to h×w. The
+window has whole pixels, so that only they need decoding, image and mask see exactly the same, and any library's "crop,
+then resize" does the same work; for that the ratio is off by up to half a pixel of the window, a part in 768 for a crop
+of 768² at ratio 2. Where the resized frame is smaller than the crop, it is shown whole and padded.
 
 :data:`AUGMENTATIONS` change what is shown. :mod:`fastseg.data.dali_graph` composes them all.
 
@@ -39,11 +39,11 @@ def random_numbers(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-# Crop, scale and flip: what a crop shows
+# Crop, scale and flip
 
 
 class Window(NamedTuple):
-    """The part of a frame that a crop shows, in pixels, and where in the crop."""
+    """The part of a frame that a crop shows, in pixels, and its position in the crop."""
 
     top: int
     bottom: int
@@ -51,14 +51,14 @@ class Window(NamedTuple):
     left: int
     right: int
     height: int
-    """Rows that the window is resized to; fewer than the crop's where it has to be padded."""
+    """Rows that the window is resized to; fewer than the crop's if it has to be padded."""
     width: int
     pad_top: int
     """Rows of padding above, in the crop."""
     pad_left: int
     """Columns of padding on the left, in the crop."""
     flip: bool
-    """Whether the window is mirrored left-right."""
+    """Whether to mirror the window left-right."""
 
 
 def sample_crop(rng: np.random.Generator, frame: tuple[int, int], config: AugmentConfig) -> Window:
@@ -85,7 +85,7 @@ def _sample_side(rng: np.random.Generator, length: int, crop: int, ratio: float)
 
 
 def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Color) -> tuple[Any, Any]:
-    """Resize, flip and pad windows in a DALI graph: uint8 h×w×3 and h×w×1 of them.
+    """Resize, flip and pad windows in a DALI graph: they become uint8 h×w×3 and h×w×1.
 
     ``crops``: the graph's nodes of the fields of :class:`fastseg.data.dali_graph.Crops`.
     """
@@ -113,8 +113,8 @@ def cpu_crop(
         shown, labels = shown.flip(1), labels.flip(1)
     if size != list(out[1].shape[:2]):
         out[0][:], out[1][:] = out[0].new_tensor(fill), IGNORE
-    place = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
-    out[0][place], out[1][place] = shown, labels
+    region = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
+    out[0][region], out[1][region] = shown, labels
 
 
 def _resize_image(image: Any, size: list[int]) -> "Tensor":
@@ -164,7 +164,7 @@ class Augmentation(NamedTuple):
     """A random change of pixels. Its settings are fields of :class:`fastseg.config.AugmentConfig`."""
 
     is_on: Callable[[AugmentConfig], bool]
-    """Tells whether these settings change anything; where they do not, neither operator runs."""
+    """Tells whether these settings change anything; if not, neither operator runs."""
     numbers: tuple[str, ...]
     """Names of what is drawn for a sample, keywords of both operators."""
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
@@ -184,7 +184,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         dali=dali_color,
     ),
 }
-"""In the order in which they are drawn and done. A new one goes to the end: what the others draw stays as it is."""
+"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay."""
 
 NUMBERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.numbers)
 """Names of all that is drawn for a sample beside its window."""

@@ -1,4 +1,4 @@
-"""Packed shards for anybody's own loop, with the manners of torch's DataLoader."""
+"""Packed shards as batches for your own training loop, iterated like torch's DataLoader."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,17 +28,17 @@ class ShardBatches:
     def __init__(
         self, manifest: Manifest, whole: EvalLoader | None, train: Callable[[int], TrainLoader] | None
     ) -> None:
-        """``whole``: frames in order; or ``train``: the endless loader that starts with an epoch."""
+        """Take ``whole``, frames in order, or ``train``, which opens the endless loader at an epoch."""
         self.classes: tuple[SegmentationClass, ...] = manifest.classes
-        """Names and colors; labels are indexes of this tuple, or 255 where nothing is known."""
+        """Names and colors; labels are indexes into this tuple, or 255 for ignored pixels."""
         self.mean, self.std = manifest.mean, manifest.std
-        """Of the training images, R, G, B, 0–255."""
+        """Mean and standard deviation of the training images, R, G, B, 0–255."""
         self.epoch = 0
-        """The next one; set it to go on with an earlier run's order."""
+        """The next epoch; set it to continue in an earlier run's order."""
         self._whole, self._start = whole, train
         self._train = train(0) if train else None
         self._comes: int | None = 0
-        """The epoch that the endless loader begins next; None in the middle of one."""
+        """The epoch that the endless loader begins next; None in mid-epoch."""
 
     def __len__(self) -> int:
         """Count the batches of an epoch, on each rank."""
@@ -51,8 +51,8 @@ class ShardBatches:
         if self._whole:
             yield from self._whole
             return
-        assert self._start  # it is one or the other
-        if self._train is None or self._comes != self.epoch:  # the last epoch was left in its middle
+        assert self._start  # exactly one of the two is given
+        if self._train is None or self._comes != self.epoch:  # the last epoch was left early
             self._train = self._start(self.epoch)
         self._comes = None
         self.epoch += 1
@@ -79,12 +79,12 @@ def open_shards(
 ) -> ShardBatches:
     """Open a packed split as batches on the device, decoded by DALI.
 
-    With ``augment``: random crops, shuffled anew in every epoch; what does not fill a batch is left for other epochs.
-    Without: whole frames in order, each once (``batch`` is 1 where their sizes differ; ``valid`` is False for what only
-    fills the last batch up). ``image`` is uint8 N×H×W×3, ``label`` uint8 N×H×W, 255 where nothing is known.
+    With ``augment``: random crops, reshuffled in every epoch; samples that fill no batch are left for other epochs.
+    Without: whole frames in order, each once (``batch`` is 1 if their sizes differ; ``valid`` is False for samples that
+    only fill up the last batch). ``image`` is uint8 N×H×W×3, ``label`` uint8 N×H×W, 255 for ignored pixels.
     ``cache_frames`` keeps frames decoded in the device's memory; ``threads``, ``prefetch`` and ``decoder``: see
     :class:`fastseg.config.DataConfig`. Under DDP give ``rank`` and ``world``. Raises :class:`fastseg.UserError` for
-    what is not there, and values that make no sense.
+    missing files and invalid values.
 
     >>> import fastseg
     >>> augment = fastseg.AugmentConfig(crop=(32, 48), hue=0)
@@ -122,7 +122,7 @@ def _start_epoch(
 
 
 def _arena(split: Split, device: torch.device) -> torch.Tensor:
-    """Allocate memory for all frames of a split. Raises :class:`UserError` where the device has too little."""
+    """Allocate memory for all frames of a split. Raises :class:`UserError` if the device has too little."""
     try:
         return allocate_arena(split, device)
     except torch.OutOfMemoryError:

@@ -1,7 +1,7 @@
-"""The DALI graphs: encoded images and masks in, uint8 batches out; how one is run, and what the CPU does instead.
+"""The DALI graphs: encoded images and masks in, uint8 batches out; running one, and resizing on the CPU instead.
 
-The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → whatever changes
-a finished crop. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
+The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → change finished
+crops. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
 :mod:`fastseg.data.augment`, which has drawn what they need before, once for image and mask: drawing twice with one seed
 has drifted apart for others (https://github.com/NVIDIA/DALI/issues/2546).
 """
@@ -27,11 +27,11 @@ from fastseg.config import AugmentConfig
 from fastseg.data.augment import Color, cpu_crop, dali_crop, switched_on
 
 Array = NDArray[Any] | torch.Tensor
-"""On a CPU, or on a GPU."""
+"""An array on the CPU, or a tensor on a GPU."""
 Arrays = Sequence[Array]
 """One array per sample."""
 DECODED = "decoded"
-"""In place of a codec: images and masks are frames in memory, not files."""
+"""In place of a codec: images and masks are decoded frames in memory, not files."""
 
 
 class Crops(NamedTuple):
@@ -50,11 +50,11 @@ class Crops(NamedTuple):
     region_start: NDArray[np.float32]
     """Row and column of the window where resizing starts, N×2; a region that ends before it starts is mirrored."""
     region_end: NDArray[np.float32]
-    """The same where it ends."""
+    """Row and column of the window where resizing ends, N×2."""
     size: NDArray[np.float32]
     """Rows and columns that the window is resized to, N×2."""
     pad_start: NDArray[np.int32]
-    """Row and column of the resized window where the finished crop begins, N×2: negative where it is padded."""
+    """Row and column of the resized window where the finished crop begins, N×2: negative if it is padded."""
     numbers: dict[str, NDArray[np.float32]]
     """N of each of :data:`fastseg.data.augment.NUMBERS`, by their names."""
     records: Sequence[int]
@@ -66,7 +66,7 @@ class Frames(NamedTuple):
 
     image: Arrays
     mask: Arrays
-    """Empty arrays in a split without masks."""
+    """Encoded masks; empty arrays in a split without masks."""
     records: Sequence[int]
     """Indexes of the records in the split; not for the graph."""
 
@@ -82,7 +82,7 @@ def train_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color
     drawn = (*_numbers(augment, finished=False), *_numbers(augment, finished=True))
     crops = take(source, (*DECODING, *RESIZING, *drawn), device, codec)
     image, mask = _decode_windows(crops, augment, fill, device, codec)
-    if device == "gpu":  # where masks and PNGs are not decoded
+    if device == "gpu":  # the GPU decodes neither masks nor PNGs
         image, mask = image.gpu(), mask.gpu()
     image, mask = dali_crop(image, mask, crops, augment.crop, fill)
     return _change(image, mask, crops, augment, fill, finished=True)
@@ -130,8 +130,8 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
 def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
     """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    A name of :data:`fastseg.data.augment.NUMBERS` will do as well. Whoever calls the graph keeps the batch until its
-    output is there: DALI reads the CPU's arrays where they lie.
+    A name of :data:`fastseg.data.augment.NUMBERS` will do as well. The caller of the graph keeps the batch until its
+    output is there: DALI reads CPU arrays in place.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
@@ -165,7 +165,7 @@ def decode_mask(crops: Any, codec: str) -> Any:
 
 
 def _decoder(device: str, codec: str) -> dict[str, Any]:
-    """Choose where an image is decoded: JPEGs by the GPU, no PNG, which under "mixed" silently falls to the CPU."""
+    """Choose an image's decoder: the GPU for JPEGs only, since under "mixed" PNGs fall back to the CPU silently."""
     if device == "cpu" or codec != "jpg":
         return {"device": "cpu"}
     # Halved chroma is interpolated as the CPU's decoder does it, so that both see the same pixels.
@@ -209,19 +209,19 @@ class CpuResizer:
     """Makes crops of decoded windows by ``threads`` threads, each of which takes one sample at a time."""
 
     def __init__(self, augment: AugmentConfig, fill: Color, threads: int, pinned: bool = False) -> None:
-        """``pinned``: batches lie in memory from which a GPU copies while it computes."""
+        """Start the threads. ``pinned``: put batches into pinned memory, which a GPU copies while it computes."""
         self._pinned, self._fill = pinned, fill
         self._crop, self._augmentations = augment.crop, switched_on(augment, finished=True)
         # A thread per sample: were torch to split each image too, threads would wait for each other.
         mine = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "fastseg-resize", initializer=torch.set_num_threads, initargs=(1,))
-        # All start now: one that started later would set the number of threads of whoever comes after it.
+        # Start all threads now: one that started later would set the number of threads of those after it.
         together = Barrier(threads)
         list(self._pool.map(lambda _: together.wait(), range(threads)))
         torch.set_num_threads(mine)
 
     def __call__(self, images: Sequence[Any], masks: Sequence[Any], crops: Crops) -> tuple[Tensor, Tensor]:
-        """Make a batch of windows, uint8 H×W×3 and H×W×1 of DALI, N each; ``crops`` says what of them.
+        """Make a batch of windows, uint8 H×W×3 and H×W×1 of DALI, N each, as ``crops`` says.
 
         Returns uint8 N×h×w×3 and N×h×w×1.
         """

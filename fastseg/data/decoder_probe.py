@@ -1,7 +1,7 @@
-"""Choose who decodes JPEGs on a GPU's machine, by trying the GPU in a process of its own: there a crash is an answer.
+"""Choose the processor that decodes JPEGs, by trying the GPU in a separate process, where a crash is a result.
 
-nvImageCodec 0.9 has crashed on some GPUs (https://github.com/NVIDIA/nvImageCodec/issues/55), and DALI decodes on the
-CPU without a word where a library is missing. So a few of the set's own records are decoded by both, and compared.
+nvImageCodec 0.9 has crashed on some GPUs (https://github.com/NVIDIA/nvImageCodec/issues/55), and DALI falls back to the
+CPU silently if a library is missing. So a few of the set's own records are decoded by both, and compared.
 """
 
 import ctypes
@@ -31,14 +31,14 @@ from fastseg.parallel import usable_cores
 from fastseg.shards.manifest import Manifest, read_manifest
 
 TIMEOUT = 90.0
-"""Seconds that the process may take: it imports torch and DALI, and decodes a dozen images."""
+"""Maximum seconds of the process, which imports torch and DALI and decodes a dozen images."""
 MEAN, FAR, FAR_SHARE, MOST = 1.0, 8, 0.001, 24
 """Two decoders may differ by MEAN gray levels on average, in FAR_SHARE of the values by more than FAR, in none by more
 than MOST: they round differently, and a JPEG at quality 95 is itself 3 levels off."""
 BATCH, FRAMES = 4, 2
 """Crops and whole frames that are compared."""
 SAMPLING = 1.0
-"""Seconds of decoding after which the driver is asked whether the JPEG engine was at work."""
+"""Seconds of decoding after which to ask the driver whether the JPEG engine was in use."""
 CHILD = """
 import sys
 sys.path[:] = filter(None, sys.path)  # nothing is imported from the current folder
@@ -47,38 +47,38 @@ from fastseg.errors import run_command
 run_command(main)
 """
 FALLBACK = re.compile(r"fall(s|ing)?[ -]?back|(de|en)coded? (on|by|with) (the )?(cpu|host)", re.IGNORECASE)
-"""What the libraries say where the CPU does the GPU's work."""
+"""Messages of the libraries when they fall back to the CPU."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What became of the records that the GPU was given to decode."""
+    """Result of decoding a few records on the GPU."""
 
     works: bool
     engine: str = "unknown"
-    """hardware (the JPEG engine), cuda kernels, cpu, or unknown."""
+    """The decoder in use: hardware (the JPEG engine), cuda kernels, cpu, or unknown."""
     reason: str = ""
-    """Why it does not work, a clause without a full stop."""
+    """Reason why it does not work, a clause without a full stop."""
     difference: float = 0.0
-    """Mean absolute difference to the CPU's pixels, gray levels."""
+    """Mean absolute difference from the CPU's pixels, gray levels."""
     seconds: float = 0.0
-    """That the probe took."""
+    """Duration of the probe."""
 
 
 class DecoderChoice(NamedTuple):
-    """Who decodes JPEGs."""
+    """The processor that decodes JPEGs."""
 
     decoder: Processor
     description: str
-    """For logs and reports."""
+    """Description for logs and reports."""
     warning: str = ""
-    """Why it is not the GPU although there is one."""
+    """Reason why it is not the GPU although there is one; else empty."""
 
 
 def choose_decoder(wanted: str, device: torch.device, codec: str, shards: str, split: str) -> DecoderChoice:
-    """Take what is ``wanted``; for ``auto`` the GPU of ``device`` where a probe shows that it decodes as the CPU does.
+    """Choose ``wanted``; for ``auto`` the GPU of ``device`` if a probe shows that it decodes as the CPU does.
 
-    Raises :class:`UserError` where the GPU is wanted and the work is done on the CPU.
+    Raises :class:`UserError` if the GPU is wanted and the CPU does the work.
     """
     if not may_use_gpu(device):
         if wanted == "gpu":
@@ -100,7 +100,7 @@ def choose_decoder(wanted: str, device: torch.device, codec: str, shards: str, s
 
 
 def may_use_gpu(device: torch.device) -> bool:
-    """Tell whether ``device`` has a JPEG decoder of its own."""
+    """Return whether ``device`` has a JPEG decoder of its own."""
     return device.type == "cuda"
 
 
@@ -114,8 +114,8 @@ def probe_gpu_decoder(
 ) -> ProbeResult:
     """Decode a few records of a split (or of a set drawn for this) on the GPU, in another process, and compare.
 
-    Never raises for what the decoder does: a crash, silence beyond ``timeout`` seconds, a fallback to the CPU and other
-    pixels are all ``works=False`` with a reason.
+    Never raises for a failing decoder: a crash, no answer within ``timeout`` seconds, a fallback to the CPU and other
+    pixels all give ``works=False`` with a reason.
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fastseg-probe-") as folder:
@@ -185,7 +185,7 @@ def decoded_by_gpu(device_index: int, shards: str, split: str) -> Iterator[Batch
 
 
 def decoded_by_cpu(shards: str, split: str) -> Iterator[Batch]:
-    """Yield the same by the CPU's decoder."""
+    """Yield the same batches, decoded on the CPU."""
     yield from _decoded(torch.device("cpu"), shards, split)
 
 
@@ -203,7 +203,7 @@ def _decoded(device: torch.device, shards: str, split: str) -> Iterator[Batch]:
 
 
 def engine_in_use(device_index: int, shards: str, split: str) -> str:
-    """Tell what decodes in this process: ``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``."""
+    """Return what decodes in this process: ``hardware``, ``cuda kernels``, ``cpu`` or ``unknown``."""
     if "libnvjpeg" not in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace"):
         return "cpu"
     until = time.monotonic() + SAMPLING
@@ -215,7 +215,7 @@ def engine_in_use(device_index: int, shards: str, split: str) -> str:
 
 
 def jpeg_engine_use(device_index: int) -> int | None:
-    """Return how long of the last second the JPEG engine worked, percent; None where the driver does not tell."""
+    """Return how long of the last second the JPEG engine worked, percent; None if the driver does not tell."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
         uuid = f"GPU-{torch.cuda.get_device_properties(device_index).uuid}".encode()
@@ -265,10 +265,10 @@ def main() -> None:
 
 
 def choose_decoder_for_ranks(wanted: str, shards: str, split: str, manifest: Manifest, ranks: Ranks) -> DecoderChoice:
-    """See :func:`fastseg.data.decoder_probe.choose_decoder`; one rank of each machine tries its GPU for the others.
+    """Do as :func:`choose_decoder` on all ranks; one rank of each machine tries its GPU for the others.
 
-    Every rank has to call. Where one machine's GPU does not decode as it should, the CPU decodes on all: two decoders
-    round differently, and all ranks are to see the same pixels.
+    Every rank has to call. If one machine's GPU does not decode correctly, the CPU decodes on all: two decoders round
+    differently, and all ranks must see the same pixels.
     """
     mine = None
     if ranks.local_rank == 0:

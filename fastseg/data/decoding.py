@@ -1,4 +1,4 @@
-"""Run a DALI graph batch by batch; where a record cannot be decoded, name it in a sentence instead of a C++ trace."""
+"""Run a DALI graph batch by batch; name a record that cannot be decoded in a sentence instead of a C++ trace."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,22 +14,22 @@ EncodedBatch = TypeVar("EncodedBatch", Crops, Frames)
 
 
 class Decoder(Generic[EncodedBatch]):
-    """A DALI pipeline, and the encoded batches that it has taken and not returned yet."""
+    """A DALI pipeline, and the encoded batches that it has taken but not yet returned."""
 
     def __init__(
         self, reader: Reader, source: Callable[[], EncodedBatch], graph: Callable[..., Any], **options: Any
     ) -> None:
-        """``source`` returns the next batch; ``graph``: of :mod:`fastseg.data.dali_graph`, called with ``options``."""
+        """Build the pipeline: ``source`` returns the next batch, and ``graph`` takes the ``options``."""
         self._reader = reader
         self._source: Callable[[], EncodedBatch] = source
-        # DALI reads the CPU's arrays where they lie: they are kept until the batch after theirs is returned.
+        # DALI reads CPU arrays in place: they are kept until the batch after theirs is returned.
         self._waiting: deque[EncodedBatch] = deque()
         self._returned: EncodedBatch | None = None
         self._pipeline = graph(self._take, **options)
 
     def next(self) -> tuple[EncodedBatch, Any]:
-        """Return the next batch, encoded, and what the graph made of it. Raises :class:`UserError`."""
-        with self._explained():
+        """Return the next encoded batch and the graph's outputs for it. Raises :class:`UserError`."""
+        with self._explain_errors():
             outputs = run(self._pipeline)
         self._returned = self._waiting.popleft()
         return self._returned, outputs
@@ -40,10 +40,10 @@ class Decoder(Generic[EncodedBatch]):
         return batch
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         """Turn DALI's error about a record into a :class:`UserError` that names tar, record and byte.
 
-        DALI does not say which record it was: those on their way, a few batches, are decoded one by one with Pillow.
+        DALI does not say which record it was, so those of the batches in flight are decoded one by one with Pillow.
         """
         try:
             yield
@@ -55,7 +55,7 @@ class Decoder(Generic[EncodedBatch]):
             for record in records:
                 if fault := undecodable(self._reader, record):
                     raise UserError(f"{fault}; pack the set again") from None
-            if not records or "CUDA" in str(error):  # no record is to blame for that
+            if not records or "CUDA" in str(error):  # not the fault of a record
                 raise
             on_gpu = self._pipeline.device_id is not None
             cure = "use the CPU's decoder (--data.decoder cpu), or pack" if on_gpu else "pack"
@@ -70,14 +70,14 @@ class Decoder(Generic[EncodedBatch]):
 
 
 def dali_reason(error: RuntimeError) -> str:
-    """Return what an error's message says beside the graph's trace and the end of the pipeline."""
+    """Return an error's message without the graph's trace and the pipeline's closing lines."""
     _, _, said = str(error).rpartition("encountered:\n")
     lines = [line.strip() for line in said.split("Current pipeline object")[0].splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__
 
 
 def undecodable(reader: Reader, index: int) -> str | None:
-    """Say why the record at ``index`` cannot be decoded; None where it can."""
+    """Return why the record at ``index`` cannot be decoded; None if it can."""
     try:
         record = reader.read(index)
     except Damaged:  # and therefore not given to a decoder

@@ -25,30 +25,30 @@ from fastseg.storage import join
 
 CPU = torch.device("cpu")
 EVAL_PREFETCH = 2
-"""Batches of whole frames that are ready before they are asked for."""
+"""Batches of whole frames decoded ahead."""
 
 
 class Batch(NamedTuple):
-    """What the trainer and the evaluator get; images and labels lie on the device."""
+    """A batch for the trainer or the evaluator; images and labels are on the device."""
 
     image: torch.Tensor
     """uint8 N×H×W×3, RGB; its permuted view is channels-last."""
     label: torch.Tensor
-    """uint8 N×H×W train ids, 255 = ignore; nothing but that in a split without masks."""
+    """uint8 N×H×W train ids, 255 = ignore; all 255 in a split without masks."""
     valid: torch.Tensor
-    """bool N, on the CPU; False for a sample that only fills the batch up: a repeated one, or one in place of a damaged
+    """bool N, on the CPU; False for a sample that only fills up the batch: a repeated one, or one in place of a damaged
     one."""
 
 
 Processor = Literal["gpu", "cpu"]
-"""Which processor decodes JPEGs, on a machine with a GPU."""
+"""The processor that decodes JPEGs on a machine with a GPU."""
 
 
 class TrainLoader:
-    """Endless augmented batches; epochs are reshuffled, ranks see disjoint samples and equally many steps.
+    """Endless augmented batches; every epoch is reshuffled, and ranks see disjoint samples in equally many steps.
 
-    An epoch is ``steps_per_epoch`` full global batches in an order of its own; the samples left over then, fewer
-    than a global batch, are others every time.
+    An epoch is ``steps_per_epoch`` full global batches; the samples left over, fewer than a global batch, differ from
+    epoch to epoch.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class TrainLoader:
         rank_local: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """``fill``: the padding's color. ``decoder``: of a ``device`` that is a GPU. ``arena``: memory on the device in
-        which frames stay decoded (:func:`fastseg.data.frame_cache.allocate_arena`). ``rank_local``: this rank draws
-        from its own share of the split alone, of which it then holds no more. ``state`` continues exactly after a
-        :meth:`state`.
+        """Open the loader.
+
+        ``fill``: the padding's color. ``decoder``: used if ``device`` is a GPU. ``arena``: memory on the device for
+        decoded frames (:func:`fastseg.data.frame_cache.allocate_arena`). ``rank_local``: draw only from this rank's
+        share of the split, so that the arena holds no more. ``state``: continue exactly after a :meth:`state`.
         """
         self.steps_per_epoch = epoch_steps(split.samples, files.world, batch)
         if self.steps_per_epoch < 1:
@@ -83,7 +84,7 @@ class TrainLoader:
         self._step: int = state["step"] if state else 0
         self.rank_local: bool = state["rank_local"] if state else rank_local
         """Whether this rank draws from its own share of the split alone."""
-        # Where only a share fits, an order that goes through the whole split cannot be served from memory.
+        # If only a share fits, an order over the whole split cannot be served from memory.
         self.cached = arena is not None and (self.rank_local or not rank_local)
         """Whether frames stay decoded in the device's memory."""
         self._valid = torch.ones(batch, dtype=torch.bool)
@@ -101,7 +102,7 @@ class TrainLoader:
         self._next = make(self._reader, source, codec, augment, fill, device, options)
 
     def next(self) -> Batch:
-        """Return the next batch; waits until it is ready."""
+        """Return the next batch; wait until it is ready."""
         image, mask = self._next()
         if self._step == self.steps_per_epoch:
             self._epoch, self._step = self._epoch + 1, 0
@@ -109,11 +110,11 @@ class TrainLoader:
         return Batch(image, mask.squeeze(-1), self._valid)
 
     def corrupt_samples(self) -> list[int]:
-        """Return the indexes of the damaged records that this rank has met so far, and skipped."""
+        """Return the indexes of the damaged records that this rank has skipped so far."""
         return sorted(self._reader.skipped)
 
     def state(self) -> dict[str, Any]:
-        """Return where the loader is after the last batch handed out."""
+        """Return the loader's position after the last batch returned."""
         return {"epoch": self._epoch, "step": self._step, "rank_local": self.rank_local}
 
 
@@ -140,7 +141,7 @@ def _by_graph(
     device: torch.device,
     options: dict[str, Any],
 ) -> Tensors:
-    """Make batches that are whole when they leave DALI."""
+    """Make batches entirely by DALI."""
     settings = {"augment": augment, "fill": fill, "device": "cpu" if options["device_id"] is None else "gpu"}
     decoder = Decoder(reader, source, train_graph, **settings, codec=codec, **options)
 
@@ -160,7 +161,7 @@ def _resized_on_cpu(
     device: torch.device,
     options: dict[str, Any],
 ) -> Tensors:
-    """Make batches of windows that DALI decodes on the CPU; for a GPU they are made ahead and copied there."""
+    """Make batches of windows that DALI decodes on the CPU; for a GPU make them ahead and copy them there."""
     decoder = Decoder(reader, source, windows_graph, augment=augment, fill=fill, codec=codec, **options)
     cpu_resize = CpuResizer(augment, fill, options["num_threads"], pinned=device.type == "cuda")
 
@@ -172,23 +173,23 @@ def _resized_on_cpu(
 
 
 class CopyAhead:
-    """Makes batches in a thread, ``depth`` of them ahead, and copies them to a GPU while it computes."""
+    """Make batches in a thread, ``depth`` ahead, and copy them to a GPU while it computes."""
 
     def __init__(self, make: Tensors, device: torch.device, depth: int) -> None:
-        """``make`` returns the next batch, in pinned memory."""
+        """Start the thread; ``make`` returns the next batch, in pinned memory."""
         self._make, self._device = make, device
         self._stream = torch.cuda.Stream(device)
         self._thread = ThreadPoolExecutor(1, "fastseg-copy")
         self._coming = deque(self._thread.submit(self._copy) for _ in range(depth))
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the next batch; what torch's current stream is asked for from now on comes after its copy."""
+        """Return the next batch; later work in torch's current stream runs after its copy."""
         tensors, copied = self._coming.popleft().result()
         self._coming.append(self._thread.submit(self._copy))
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(copied)
         for tensor in tensors:
-            # Their memory is the other stream's: it must not be used again before this one has read it.
+            # Their memory belongs to the other stream: it must not be reused before this one has read it.
             tensor.record_stream(stream)
         return tensors
 
@@ -200,7 +201,7 @@ class CopyAhead:
 
 
 class EvalLoader:
-    """Whole frames in order, every sample exactly once over all ranks; iterate as often as you like.
+    """Whole frames in order, every sample exactly once over all ranks; may be iterated repeatedly.
 
     All ranks make equally many steps; ``valid`` marks the frames that count.
     """
@@ -216,18 +217,18 @@ class EvalLoader:
         decoder: Processor = "gpu",
         most: int | None = None,
     ) -> None:
-        """Frames of several sizes cannot share a batch: then it is 1, whatever ``batch`` says.
+        """Open the loader. If the frames' sizes differ they cannot share a batch, and ``batch`` is ignored for 1.
 
-        ``decoder``: of a ``device`` that is a GPU. ``most``: only so many samples, the first ones of the split.
+        ``decoder``: used if ``device`` is a GPU. ``most``: read only the first ``most`` samples of the split.
         """
         samples = min(split.samples, most or split.samples)
         self._batch = batch if len(split.sizes) == 1 else 1
         self.first = samples * files.rank // files.world
         """Index in the split of this rank's first sample."""
         self.count = samples * (files.rank + 1) // files.world - self.first
-        """Samples of this rank."""
+        """Number of this rank's samples."""
         self.max_corrupt = files.max_corrupt
-        """Damaged frames that may be left out."""
+        """Maximum damaged frames to leave out."""
         self._steps = ceil(ceil(samples / files.world) / self._batch)
         self._reader, self.device = _reader(files, split), device
         decoding = device if decoder == "gpu" else CPU
@@ -243,12 +244,12 @@ class EvalLoader:
         return [self._reader.key(index) for index in range(len(self._reader))]
 
     def corrupt_samples(self) -> list[int]:
-        """Return the indexes of this rank's damaged frames met so far: they do not count."""
+        """Return the indexes of this rank's damaged frames so far, which do not count."""
         return sorted(self._reader.skipped.keys() & range(self.first, self.first + self.count))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of one pass over this rank's frames."""
-        # A pipeline that was left in the middle would go on from there: only a finished one is kept.
+        # A pipeline that was left early would continue from there, so only a finished one is kept.
         decoder, self._decoder = self._decoder or self._build(), None
         for step in range(self._steps):
             _, outputs = decoder.next()
@@ -260,7 +261,7 @@ class EvalLoader:
         self._decoder = decoder
 
     def _build(self) -> Decoder[Frames]:
-        # The last frame again where a step has none of its own.
+        # A step without frames of its own repeats the last frame.
         last = self.first + max(self.count - 1, 0)
         indexes = [min(self.first + i, last) for i in range(self._steps * self._batch)]
         source = frame_batches(self._reader, cycle(indexes), batch=self._batch, ahead=EVAL_PREFETCH)
@@ -279,12 +280,11 @@ def open_files(
     *,
     unlabeled: bool = False,
 ) -> Files:
-    """Return the files of a split, checked for being there whole; ``shards`` may be an ``s3://`` prefix.
+    """Return the files of a split, checked to be complete; ``shards`` may be an ``s3://`` prefix.
 
-    ``max_corrupt``: damaged records that may be skipped; all that is noticed here is refused. ``unlabeled``: a split
-    without masks will do.
-    Raises :class:`UserError` for a split without masks, for a tar that is missing or of another size, and for an index
-    that is missing (in object storage whoever reads the indexes says that).
+    ``max_corrupt``: damaged records that may be skipped; damage that is found here is refused. ``unlabeled``: accept a
+    split without masks. Raises :class:`UserError` for a split without masks, for a tar that is missing or of another
+    size, and for an index that is missing (in object storage the reader of the indexes reports that).
     """
     part = manifest.split(split)
     if not part.labeled and not unlabeled:
@@ -308,8 +308,8 @@ def _reader(files: Files, split: Split) -> Reader:
     reader = Reader(files)
     if len(reader) != split.samples:
         raise UserError(
-            f"the indexes of {files.tars[0]} and its like name {len(reader)} records, the manifest {split.samples}; "
-            "copy or pack the set again"
+            f"the indexes of {files.tars[0]} and the other shards name {len(reader)} records, the manifest "
+            f"{split.samples}; copy or pack the set again"
         )
     return reader
 

@@ -20,58 +20,58 @@ Sample = TypeVar("Sample")
 
 
 class Damaged(UserError):
-    """A record that is not as it was packed."""
+    """A record that is not as packed."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """The tars and indexes of one split, and which of its samples this rank reads."""
+    """The tars and indexes of one split, and the rank that reads them."""
 
     tars: tuple[str, ...]
     indexes: tuple[str, ...]
     samples: tuple[int, ...]
-    """Of each tar."""
+    """Number of samples in each tar."""
     index_sha256: tuple[str, ...]
     sizes: frozenset[tuple[int, int]]
-    """Height and width that an image may have: those that the manifest names."""
+    """Heights and widths that the manifest lists."""
     image_codec: str
     mask_codec: str
-    """Empty for a split without masks."""
+    """Codec of the masks; empty for a split without masks."""
     rank: int = 0
     world: int = 1
     max_corrupt: int = 0
-    """Damaged records that may be skipped."""
+    """Maximum damaged records to skip."""
 
 
 class Encoded(NamedTuple):
-    """A record's image and mask as they are stored: uint8 arrays of one dimension; an empty one for no mask."""
+    """A record's image and mask as stored: one-dimensional uint8 arrays; an empty one if there is no mask."""
 
     image: Bytes
     mask: Bytes
 
 
 class _Record(NamedTuple):
-    """Where a record lies."""
+    """Position of a record."""
 
     tar: str
     key: str
     offset: int
-    """Where the record's files and what lies between them begin in the tar."""
+    """First byte of the record's files, and of the headers between them, in the tar."""
     size: int
     image: slice
-    """Its bytes among those."""
+    """Bytes of the image, from ``offset``."""
     mask: slice
     json: slice
 
 
 class Reader:
-    """Random access to the records of a split, in the order of the shards; several threads may read at once.
+    """Random access to the records of a split, in the order of the shards; threads may share it.
 
-    A record is one ``pread`` from a local tar (0.1 ms where the page cache has it), one range request to ``s3://``.
+    A record is one ``pread`` from a local tar (0.1 ms from the page cache), one range request to ``s3://``.
     """
 
     def __init__(self, files: Files) -> None:
-        """Raises :class:`UserError` where an index is damaged, of another tar, or without the codecs of ``files``."""
+        """Raises :class:`UserError` if an index is damaged, of another tar, or without the codecs of ``files``."""
         self.files = files
         self.remote = is_remote(files.tars[0])
         shards = zip(files.tars, files.indexes, files.samples, files.index_sha256, strict=True)
@@ -80,7 +80,7 @@ class Reader:
         self._verified = bytearray(len(self._records))
         self._lock = threading.Lock()
         self.skipped: dict[int, str] = {}
-        """Indexes of damaged records that were skipped, and what is wrong there."""
+        """Damaged records that were skipped: index → what is wrong."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -98,18 +98,18 @@ class Reader:
     def read_first_valid(self, index: int, use: Callable[[int, Encoded], Sample]) -> Sample:
         """Return ``use(index, record)`` of the record at ``index``, or of the next one that is not damaged.
 
-        What stands in for a damaged record depends on the set alone: it is the same on all ranks and after a restart.
-        Raises :class:`UserError` where more than ``max_corrupt`` of ``files`` are damaged.
+        The replacement for a damaged record depends only on the set: it is the same on all ranks and after a restart.
+        Raises :class:`UserError` if more than ``max_corrupt`` of ``files`` are damaged.
         """
         for other in chain(range(index, len(self)), range(index)):
             try:
                 return use(other, self.read(other))
             except Damaged as error:
                 self._skip(other, error)
-        raise UserError(f"every record of {self.files.tars[0]} and its like is damaged; copy or pack the set again")
+        raise UserError(f"all records of {self.files.tars[0]} and other shards are damaged; copy or pack the set again")
 
     def read(self, index: int) -> Encoded:
-        """Read the record at ``index``; raises :class:`Damaged` where it is cut, unreadable or not as it was packed."""
+        """Read the record at ``index``; raise :class:`Damaged` if it is cut off, unreadable or not as packed."""
         record = self._records[index]
         try:
             data = np.frombuffer(self._open(record.tar)(record.offset, record.size), np.uint8)
@@ -122,8 +122,8 @@ class Reader:
                 f"from byte {record.offset} to {record.offset + record.size}"
             )
         encoded = Encoded(data[record.image], data[record.mask])
-        # Once in a process: 0.5 ms of a core for a frame of Cityscapes, which takes 0.1 ms to read and on a GPU's
-        # machine, at 2,000 images a second, would keep a core busy all the time.
+        # Once per process: the check of a Cityscapes frame takes 0.5 ms of a core, reading it 0.1 ms. At 2,000 images a
+        # second, as a GPU trains, it would keep a core busy all the time.
         if not self._verified[index]:
             self._verify(index, encoded, data[record.json].tobytes())
             self._verified[index] = True
@@ -135,7 +135,7 @@ class Reader:
             files[f"mask.{self.files.mask_codec}"] = encoded.mask
         if extension := find_corrupt(self.key(index), json, {name: data.data for name, data in files.items()}):
             raise Damaged(f"{self.where(index, extension)}: {member_label(extension)} is not as it was packed (CRC-32)")
-        # A check sum tells what was packed, not whether it is a bomb: decoders take what a header asks for.
+        # A checksum does not tell a decompression bomb: decoders allocate what a header asks for.
         allowed, others = self.files.sizes, "the manifest names no such size"
         for extension, data in files.items():
             height, width = self._size(index, extension, data)
@@ -162,7 +162,7 @@ class Reader:
 
 
 def _records(tar: str, index_file: str, samples: int, digest: str, files: Files) -> Iterator[_Record]:
-    """Yield where the records of a tar lie, by its index file."""
+    """Yield the positions of a tar's records, from its index file."""
     mask = [f"mask.{files.mask_codec}"] if files.mask_codec else []
     wanted = [files.image_codec, "json", *mask]
     for entry in read_index(_read_index_file(index_file, tar, samples, digest), index_file):

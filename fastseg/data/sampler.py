@@ -1,7 +1,7 @@
-"""Samples in their order, augmentations drawn, records read ahead and cut: batch by batch what DALI's graphs take.
+"""Order samples, draw augmentations, read records ahead and cut them: the batches that DALI's graphs take.
 
-Order and draws are pure functions of (seed, epoch, index): batches go on after any step exactly, on any machine, and N
-ranks together see what one would see with N times the batch.
+Order and draws are pure functions of (seed, epoch, index): training resumes exactly after any step, on any machine, and
+N ranks together see what one would see with N times the batch.
 """
 
 from collections import OrderedDict, deque
@@ -25,13 +25,13 @@ Index = TypeVar("Index")
 Sample = TypeVar("Sample")
 
 ORDER = 1
-"""Tells an epoch's order from its samples' draws: two streams of random numbers from one seed."""
+"""Separates the random numbers of an epoch's order from those of its samples, under one seed."""
 LOCAL_THREADS = 4
-"""Threads that read records: a page cache is quick, a disk answers several at once."""
+"""Threads that read local records: the page cache is quick, and a disk serves several requests at once."""
 REMOTE_THREADS = 32
-"""Object storage takes tens of milliseconds to answer, however many ask."""
+"""Threads that read remote records: object storage takes tens of milliseconds, for any number of requests."""
 REMEMBERED = 4096
-"""Images whose tiles are remembered: 8 KB each at 2048×1024."""
+"""Number of images whose tiles are cached: 8 KB each at 2048×1024."""
 
 
 class Crop(NamedTuple):
@@ -45,7 +45,7 @@ class Crop(NamedTuple):
     """Encoded or decoded, whole."""
     window: Window
     numbers: tuple[float, ...]
-    """What is drawn beside the window: :data:`fastseg.data.augment.NUMBERS`."""
+    """Values of :data:`fastseg.data.augment.NUMBERS`."""
     record: int
     """Index of the record in the split."""
 
@@ -88,12 +88,12 @@ def train_samples(
 
 
 def epoch_steps(samples: int, world: int, batch: int) -> int:
-    """Count the full steps of an epoch; the samples left over, fewer than one takes, are others every time."""
+    """Count the full steps of an epoch; the samples left over differ from epoch to epoch."""
     return samples // (world * batch)
 
 
 def rank_order(reader: Reader, batch: int, seed: int, epoch: int, rank_local: bool = False) -> list[int]:
-    """Return the indexes that this rank reads in an epoch: of each step its part of the global batch.
+    """Return the indexes that this rank reads in an epoch: its part of each step's global batch.
 
     ``rank_local``: only its :func:`own_indexes`.
     """
@@ -113,7 +113,7 @@ def own_indexes(reader: Reader, rank_local: bool) -> range:
 def read_ahead(
     indexes: Iterable[Index], read: Callable[[Index], Sample], reader: Reader, depth: int
 ) -> Iterator[Sample]:
-    """Yield ``read(index)`` of endless ``indexes`` in order, at least ``depth`` samples ahead of whoever takes them."""
+    """Yield ``read(index)`` of endless ``indexes`` in order, at least ``depth`` samples ahead of the consumer."""
     waiting: deque[Future[Sample]] = deque()
     threads = REMOTE_THREADS if reader.remote else LOCAL_THREADS
     depth = max(depth, 2 * threads) if reader.remote else depth
@@ -128,14 +128,14 @@ def read_ahead(
 
 
 class Cropper:
-    """Draws a sample's augmentations, and cuts from its record what its window needs."""
+    """Draw a sample's augmentations, and cut what its window needs from its record."""
 
     def __init__(self, reader: Reader, augment: AugmentConfig, seed: int) -> None:
         self._reader, self._augment, self._seed = reader, augment, seed
         self._known: OrderedDict[int, tuple[tuple[int, int], Tiles | None]] = OrderedDict()
 
     def crop(self, sample: tuple[int, int]) -> Crop:
-        """Return the crop of (epoch, index); of another record, but with its draws, where that one is damaged."""
+        """Return the crop of (epoch, index); if its record is damaged, of another record with the same draws."""
         return self._reader.read_first_valid(sample[1], partial(self._crop, sample))
 
     def _crop(self, sample: tuple[int, int], index: int, record: Encoded) -> Crop:
@@ -148,7 +148,7 @@ class Cropper:
         return Crop(part, (top, left), mask, window, numbers, index)
 
     def _look_up(self, index: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
-        """Return height and width of an image, and its tiles: found once, since looking takes longer than cutting."""
+        """Return height and width of an image, and its tiles, cached because finding them takes longer than cutting."""
         found = self._known.get(index)
         if found is None:
             tiles = find_tiles(image)
@@ -174,7 +174,7 @@ def _with_neighbors(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
 
 
 def collate(crops: list[Crop]) -> Crops:
-    """Batch crops as the graph takes them: every number is computed here, once, and none by the graph."""
+    """Batch crops for the graph: all numbers are computed here, none by the graph."""
     windows = [crop.window for crop in crops]
     start = np.array([(w.top, w.left) for w in windows], np.int32)
     shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)

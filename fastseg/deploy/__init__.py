@@ -1,1 +1,1 @@
-"""What is done with a trained network: predicting files, exporting it."""
+"""Use a trained network: predict files, export it."""

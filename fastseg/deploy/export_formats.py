@@ -1,4 +1,4 @@
-"""The network in files that others read: ONNX, torch.export, safetensors; written, and read back to be compared."""
+"""Export a network to ONNX, torch.export or safetensors, and read it back to compare."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,13 +25,13 @@ from fastseg.storage import is_remote
 Picture = NDArray[np.uint8]
 """RGB, N×H×W×3."""
 SMALLEST = 32
-"""Pixels of a side, at least: torch.export wants to know that a frame is larger than the network's stride."""
+"""Minimum pixels of a side: torch.export has to know that a frame is larger than the network's stride."""
 OPSET = 20
-"""Of ONNX (2023): onnxruntime from 1.17 on reads it."""
+"""ONNX opset (2023): onnxruntime from 1.17 on reads it."""
 
 
 class Answer(NamedTuple):
-    """What an exported network says."""
+    """Output of an exported network."""
 
     classes: NDArray[np.uint8]
     """Train ids, N×H×W."""
@@ -43,29 +43,29 @@ Reader = Callable[[Picture], Answer]
 
 
 class Format(NamedTuple):
-    """How a kind of file is written and read; :data:`fastseg.deploy.export_target.KINDS` says the rest."""
+    """Functions that write and read a format; :data:`fastseg.deploy.export_target.KINDS` has the rest."""
 
     write: Callable[[DeepLab, Path, dict[str, str]], None]
-    """(network on the CPU in evaluation mode, file, what to say of it in the file)."""
+    """Write (network on the CPU in evaluation mode, file, metadata for the file)."""
     read: Callable[[Path], Reader]
-    """A file as a function, by the library that deployers read it with."""
+    """Read a file as a function, by the library that deployers use."""
 
 
 class Whole(nn.Module):
-    """From bytes to train ids and logits at full resolution: what a deployer would otherwise have to add."""
+    """The network from bytes to train ids and logits at full resolution, so that deployers need not add anything."""
 
     def __init__(self, model: DeepLab) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 N×H×W×3, RGB → uint8 N×H×W, float32 N×C×H×W."""
+        """Map uint8 N×H×W×3, RGB → train ids uint8 N×H×W, logits float32 N×C×H×W."""
         logits = upsample(self.model(image).out, (image.shape[1], image.shape[2]))
         return logits.argmax(1).to(torch.uint8), logits
 
 
 def reader_of(model: nn.Module) -> Reader:
-    """Return a network of torch, in float32 on the CPU, as a function of arrays."""
+    """Return a torch network, in float32 on the CPU, as a function of arrays."""
 
     def answer(image: Picture) -> Answer:
         with torch.inference_mode():
@@ -78,14 +78,14 @@ def reader_of(model: nn.Module) -> Reader:
 def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
     """Return a batch to trace with, and the dimensions of it that may change."""
     sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
-    shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # no two dimensions alike, or they would stay so
+    shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # equal dimensions would be tied together
     image = torch.zeros(shape, dtype=torch.uint8, device=model.mean.device)
     return image, {"image": {0: torch.export.Dim("batch", min=1), **sides}}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporters warn of, which is theirs to know."""
+    """Hide the exporters' warnings, which concern only their authors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -126,10 +126,10 @@ def _read_onnx(path: Path) -> Reader:
 
 def _write_torch_export(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
     image, dimensions = _example(model)
-    with _quiet(), path.open("wb") as file:  # by name torch insists on its suffix
+    with _quiet(), path.open("wb") as file:  # given a path, torch insists on its suffix
         program = torch.export.export(Whole(model).eval(), (image,), dynamic_shapes=dimensions)
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # lines of our sources, paths of this machine
+            node.meta.pop("stack_trace", None)  # stack traces hold source lines and paths of this machine
         torch.export.save(program, file, extra_files=dict(metadata))
 
 
@@ -141,12 +141,12 @@ def _read_torch_export(path: Path) -> Reader:
 def _write_safetensors(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save
 
-    # Not save_file: its files are their owner's alone, whatever the umask says, and its errors no OSErrors.
+    # save_file ignores the umask, only the owner may read its files, and its errors are no OSErrors.
     path.write_bytes(save({name: v.detach().contiguous() for name, v in model.net.state_dict().items()}, metadata))
 
 
 class _Plain(nn.Module):
-    """A file of weights in the network without fastseg's parts around it, as its model card tells to use it."""
+    """The weights of a file in the bare network, used as its model card describes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -178,13 +178,13 @@ FORMATS = {
 
 
 TOLERANCE = 1e-3
-"""Of logits, over the largest logit: float32 sums in another order differ by about 1e-6, in TF32 by 1e-3."""
+"""Maximum difference of logits over the largest one: other orders of summation give 1e-6 in float32, 1e-3 in TF32."""
 LONGEST = 640
-"""Pixels of a side: enough to compare, and quick on a CPU."""
+"""Maximum pixels of a side in the comparison: enough, and quick on a CPU."""
 
 
 def check_parity(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
-    """Compare both networks on the CPU, batch for batch. Raises :class:`UserError` where more than rounding differs."""
+    """Compare both networks on the CPU, batch by batch. Raises :class:`UserError` if more than rounding differs."""
     return [_compare(reader_of(Whole(model)), exported, batch, name) for batch in batches]
 
 
@@ -192,11 +192,11 @@ def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Dif
     ours, theirs = wanted(batch), exported(batch)
     difference = np.abs(ours.logits - theirs.logits)
     largest, limit = float(difference.max()), TOLERANCE * max(1.0, float(np.abs(ours.logits).max()))
-    # A class may differ only where rounding decides.
+    # A class may differ only within rounding.
     second, first = np.partition(ours.logits, -2, axis=1)[:, -2:].swapaxes(0, 1) if ours.logits.shape[1] > 1 else (0, 1)
     changed = ours.classes != theirs.classes
     clear = changed & (first - second > 2 * largest)
-    if not largest <= limit or clear.any():  # not <=: also what is no number
+    if not largest <= limit or clear.any():  # not <=: NaN fails, too
         raise UserError(
             f"{name} is not written: its logits differ from the checkpoint's by {largest:.1e} on a batch of "
             f"{'×'.join(map(str, batch.shape[:3]))} pixels, {limit:.1e} is allowed; please report it with the versions "
@@ -207,13 +207,13 @@ def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Dif
 
 
 def comparison_images(paths: tuple[Path, ...], shards: str) -> tuple[list[Picture], str]:
-    """Return the first image alone, then all, two at a time, in another, odd size; and what they are of, in words."""
+    """Return the first image alone, then all, two at a time, in another, odd size; and their source in words."""
     images, source = _images(paths, shards)
     ratio = min(1.0, LONGEST / max(images[0].size))
     width, height = (max(round(side * ratio), 32) for side in images[0].size)
     other = (max(width * 3 // 4 | 1, 33), max(height * 2 // 3 | 1, 33))
     alone, small = images[0].resize((width, height)), [np.asarray(image.resize(other)) for image in images]
-    # An odd one out goes with the first.
+    # The last of an odd number is paired with the first.
     pairs = [np.stack([small[i], small[(i + 1) % len(small)]]) for i in range(0, len(small), 2)]
     return [np.array(alone)[None], *pairs], source
 

@@ -1,4 +1,4 @@
-"""Where an export goes and what it needs: known before torch is imported, which takes seconds."""
+"""Check an export's target and requirements before importing torch, which takes seconds."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,19 +8,19 @@ from fastseg.errors import UserError
 from fastseg.files import check_writable_file
 
 OURS = "library_name: fastseg"
-"""By this line a README.md is known as a card of ours."""
+"""Line that marks a README.md as written by fastseg."""
 
 
 CARD = "huggingface_hub"
-"""Writes the model card that lies beside every format."""
+"""Package that writes the model card beside every format."""
 
 
 class Kind(NamedTuple):
-    """What is known of a format by its name."""
+    """Properties of a format."""
 
     suffix: str
     needs: tuple[str, ...]
-    """Modules of the ``export`` extra."""
+    """Required modules of the ``export`` extra."""
 
 
 KINDS = {
@@ -31,7 +31,7 @@ KINDS = {
 
 
 def check_installed(name: str) -> None:
-    """Refuse a format whose libraries are not there. Raises :class:`UserError`."""
+    """Refuse a format whose libraries are not installed. Raises :class:`UserError`."""
     if missing := [module for module in (*KINDS[name].needs, CARD) if find_spec(module) is None]:
         raise UserError(
             f"--to {name} needs {' and '.join(missing)}; install what is missing with: "
@@ -40,7 +40,7 @@ def check_installed(name: str) -> None:
 
 
 def target(checkpoint: Path, to: str, out: Path | None, overwrite: bool) -> Path:
-    """Return the file to write. Raises :class:`UserError` where it or its card cannot be or must not be written."""
+    """Return the file to write. Raises :class:`UserError` if it or its card cannot be or must not be written."""
     suffix = KINDS[to].suffix
     path = out or checkpoint.with_name(f"{checkpoint.stem}-{to}") / f"{checkpoint.stem}{suffix}"
     if path.suffix != suffix:

@@ -1,4 +1,4 @@
-"""The model card beside an exported network: what it is, how good, from what, on which terms."""
+"""The model card beside an exported network: description, score, training data, license."""
 
 import json
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ WEIGHTS = "weights with the network's own names; the image is float RGB, N×3×H
 
 @dataclass(frozen=True)
 class Description:
-    """A checkpoint's facts, without paths on the machine that trained it."""
+    """A checkpoint's description, without paths of the machine that trained it."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     arch: str
     """Name of the network in :data:`fastseg.model.architectures.ARCHITECTURES`."""
     classes: tuple[SegmentationClass, ...]
     label_ids: tuple[int, ...] | None
-    """Cityscapes' own id of each class, where the classes are Cityscapes'."""
+    """Cityscapes' id of each class; None for other classes."""
     mean: tuple[float, ...]
-    """Of R, G, B, 0–255."""
+    """Mean and standard deviation of the network's normalization, R, G, B, 0–255."""
     std: tuple[float, ...]
     dataset: str
     """Name and digest of the packed set."""
@@ -38,15 +38,15 @@ class Description:
     step: int
     epochs: float
     score: float | None
-    """mIoU of these very weights, 0–1; None if they were not evaluated."""
+    """mIoU of these weights, 0–1; None if they were not evaluated."""
     images: int
-    """That the score was taken on."""
+    """Number of images of the score."""
     auxiliary: bool
     """Whether the weights hold an auxiliary head."""
     averaged: bool
-    """Whether the weights are the run's average, which is what it evaluates."""
+    """Whether the weights are the run's moving average, which it evaluates."""
     version: str
-    """Of fastseg, that trained them; empty where it was not installed as a package."""
+    """Version of fastseg that trained them; empty if it was not installed as a package."""
 
     def metadata(self, contract: str) -> dict[str, str]:
         """Return strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: inputs and outputs."""
@@ -101,18 +101,18 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
 
 
 def _short(value: float) -> float:
-    """Return the number of fewest digits with the same value in float32."""
+    """Return the number with the fewest digits that has the same value in float32."""
     return float(str(np.float32(value)))
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides the result: no folders, and of a file of weights the name only."""
+    """Return the settings that decide the result: without folders, and with only the name of a file of weights."""
     model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
     return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
 
 
 def _evaluation(log: Path, step: int) -> dict[str, Any]:
-    """Find the evaluation after ``step`` in a run's log; empty where there is none."""
+    """Find the evaluation after ``step`` in a run's log; empty if there is none."""
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -138,17 +138,17 @@ know."""
 
 
 class Difference(NamedTuple):
-    """How an exported network compared with its checkpoint on one batch."""
+    """Difference of an exported network from its checkpoint on one batch."""
 
     shape: tuple[int, ...]
     """N, H, W."""
     largest: float
-    """Of the differences between logits."""
+    """Largest difference between logits."""
     pixels: int
-    """With another class."""
+    """Number of pixels with another class."""
 
     def describe(self) -> str:
-        """Say it in words."""
+        """Return it in words."""
         n, height, width = self.shape
         return (
             f"{n} × {height}×{width} pixels: logits differ by {self.largest:.1e} at most, "
@@ -196,13 +196,13 @@ OURS = {
     "network": 'ARCHITECTURES["{arch}"].build({classes}, {aux})',
     "out": "",
 }
-"""How a network's own module is built and called; ours are called by :attr:`Architecture.build`'s contract."""
+"""Code that builds and calls a network of fastseg's table, by :attr:`Architecture.build`'s contract."""
 
 
 def model_card(
     about: Description, file: Path, format: str, checked: list[Difference], images: str, license: str
 ) -> str:
-    """Write the text of a README.md as the Hugging Face hub reads it. ``images``: what the check was done on."""
+    """Return the text of a README.md for the Hugging Face hub. ``images``: description of the compared images."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data = about.dataset.partition(" (")[0]

@@ -1,4 +1,4 @@
-"""Files through a predictor: decoded by threads ahead of the network, written by threads behind it."""
+"""Predict files: decoded by threads ahead of the network, written by threads behind it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,36 +22,36 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the files have in common."""
+    """Predictor, outputs, batch size, threads and callbacks, which all files share."""
 
     predictor: Predictor
     outputs: Outputs
     batch: int
     """Pictures of one size that go through the network together."""
     threads: int
-    """That read, and as many that write."""
+    """Number of threads that read, and of those that write."""
     tell: Callable[[int], None]
-    """Hears how many pictures more are done."""
+    """Called with the number of pictures just done."""
     lose: Callable[[int], None]
-    """Hears how many of the pictures that were counted will not come."""
+    """Called with the number of counted pictures that will not come."""
     complain: Callable[[str], None]
-    """Hears a sentence for each file that is damaged; the others go on."""
+    """Called with a sentence for each damaged file; the others are still predicted."""
 
     def answer(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Any]]:
-        """Mask and, if wanted, probabilities of each."""
+        """Yield each picture with its mask and, if wanted, its probabilities."""
         masks, shares = self.predictor.answer(np.stack(pictures), np.float16 if self.outputs.probabilities else None)
         return zip(masks, shares if shares is not None else [None] * len(masks), strict=True)
 
 
 class Behind:
-    """Work that threads do behind the caller's back, little of it waiting, all of it done at the end."""
+    """Run work in background threads with a bounded queue; all of it is done at the end."""
 
     def __init__(self, threads: int) -> None:
         self._pool, self._most = ThreadPoolExecutor(threads), 2 * threads
         self._pending: deque[Future[None]] = deque()
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Do it soon; what earlier work raised is raised here."""
+        """Queue a call; raise what an earlier one raised."""
         self._pending.append(self._pool.submit(function, *arguments))
         while len(self._pending) > self._most:
             self._pending.popleft().result()
@@ -68,7 +68,7 @@ class Behind:
 
 
 def predict_images(job: Job, inputs: Iterable[Input]) -> None:
-    """Images of one size that follow each other share a batch."""
+    """Predict images; consecutive ones of one size share a batch."""
     with Behind(job.threads) as behind:
         for group in _alike(_decoded(job, inputs), job.batch):
             for (file, picture), (mask, shares) in zip(group, job.answer([p for _, p in group]), strict=True):
@@ -86,7 +86,7 @@ def _write_image(job: Job, file: Input, picture: Picture, mask: Picture, shares:
 
 @contextmanager
 def _writing(file: Input) -> Iterator[None]:
-    """Turn what the system says against one file's results into a :class:`UserError`; a full disk concerns all."""
+    """Turn a system error about one file's results into a :class:`UserError`, but not a full disk, which hits all."""
     try:
         yield
     except OSError as error:
@@ -114,7 +114,7 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
         job.lose(max(video.frames - done, 0))
     with _writing(file):
         outputs.drop_frames(file.name, done)
-    if done < video.frames - max(2, video.frames // 50):  # headers are off by one or two
+    if done < video.frames - max(2, video.frames // 50):  # headers may be off by one or two
         job.complain(f"{file.path} ends after {done} of its {video.frames} frames, and so do its results")
 
 
@@ -137,7 +137,7 @@ def _same_size(video: Video) -> Iterator[Picture]:
 
 
 def _decoded(job: Job, inputs: Iterable[Input]) -> Iterator[tuple[Input, Picture]]:
-    """Images in order, as many read ahead as threads and a batch need."""
+    """Yield images in order, reading ahead as many as the threads and a batch need."""
     with ThreadPoolExecutor(job.threads) as pool:
         files, waiting = iter(inputs), deque[tuple[Input, Future[Picture]]]()
         while True:
@@ -165,7 +165,7 @@ def _alike(pictures: Iterable[tuple[Input, Picture]], most: int) -> Iterator[lis
 
 
 def _ahead(items: Iterator[Item], number: int) -> Iterator[Item]:
-    """Yield the same items, taken by a thread before they are asked for."""
+    """Yield the same items, prefetched by a thread."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(next, items, None) for _ in range(number))
         while (item := waiting.popleft().result()) is not None:

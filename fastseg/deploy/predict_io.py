@@ -1,4 +1,4 @@
-"""Predictions as files: overlays, masks, probabilities, named after what they are of."""
+"""Write predictions as overlays, masks and probabilities named after their inputs, and find the inputs."""
 
 import io
 import os
@@ -20,38 +20,40 @@ from fastseg.report.pictures import Mask, Picture, blend
 from fastseg.shards.images import read_rgb
 
 KINDS = ("overlays", "masks", "probabilities")
-"""What there is of each picture, and the folders it goes to."""
+"""Kinds of results, and their folders."""
 ROWS = 64
-"""Blended at a time."""
+"""Rows to blend at a time."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go: ``overlays/NAME``, ``masks/STEM.png`` and ``probabilities/STEM.npz`` below a folder."""
+    """Paths of results: ``overlays/NAME``, ``masks/STEM.png`` and ``probabilities/STEM.npz`` below a folder."""
 
     folder: Path
     classes: tuple[SegmentationClass, ...]
-    """Of the network; for places alone none are needed."""
+    """Classes of the network; not needed for paths alone."""
     overlays: bool = True
-    """JPEG for a JPEG, else PNG."""
+    """Whether to write overlays: JPEG for a JPEG, else PNG."""
     masks: bool = False
-    """PNG of train ids in the classes' colors (a palette)."""
+    """Whether to write PNGs of train ids with a palette of the classes' colors."""
     probabilities: bool = False
-    """Compressed NumPy archive: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
+    """Whether to write compressed NumPy archives: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
 
     def overlay_path(self, name: Path, suffix: str | None = None) -> Path:
-        """Return the overlay's path, of an image called ``name``; of a video with its own ``suffix``."""
+        """Return the path of the overlay of the image ``name``, or of a video with its ``suffix``."""
         jpeg = name.suffix.lower() in (".jpg", ".jpeg")
         return self.folder / "overlays" / name.with_suffix(suffix or (name.suffix if jpeg else ".png"))
 
     def mask_path(self, name: Path) -> Path:
+        """Return the path of the mask of ``name``."""
         return self.folder / "masks" / name.with_suffix(".png")
 
     def probabilities_path(self, name: Path) -> Path:
+        """Return the path of the probabilities of ``name``."""
         return self.folder / "probabilities" / name.with_suffix(".npz")
 
     def image_paths(self, name: Path) -> Iterator[Path]:
-        """All files that an image gets."""
+        """Yield the paths of all results of an image."""
         if self.overlays:
             yield self.overlay_path(name)
         yield from self._raw_paths(name)
@@ -63,7 +65,7 @@ class Outputs:
             yield self.probabilities_path(name)
 
     def video_paths(self, name: Path, suffix: str) -> Iterator[Path]:
-        """Yield the video of overlays, and the folders of frames."""
+        """Yield the paths of the video of overlays and of the folders of frames."""
         if self.overlays:
             yield self.overlay_path(name, suffix)
         yield from (path.with_suffix("") for path in self._raw_paths(name))
@@ -73,7 +75,7 @@ class Outputs:
         return name.with_suffix("") / f"{number:06d}.png"
 
     def drop_frames(self, name: Path, first: int) -> None:
-        """Remove the files of a video's frames from number ``first`` on: what a longer one of this name left."""
+        """Remove a video's frames from number ``first`` on, which an earlier, longer one of this name left."""
         for number in count(first):
             there = [path for path in self._raw_paths(self.frame_name(name, number)) if path.exists()]
             if not there:
@@ -82,7 +84,7 @@ class Outputs:
                 path.unlink()
 
     def write_image(self, name: Path, image: Picture, mask: Mask, shares: NDArray[Any] | None) -> None:
-        """All files of one image."""
+        """Write all results of one image."""
         if self.overlays:
             path = self.overlay_path(name)
             picture = Image.fromarray(overlay(image, mask, self.classes))
@@ -90,7 +92,7 @@ class Outputs:
         self.write_raw(name, mask, shares)
 
     def write_raw(self, name: Path, mask: Mask, shares: NDArray[Any] | None) -> None:
-        """Write the mask and the probabilities, where they are wanted."""
+        """Write the mask and the probabilities, if wanted."""
         if self.masks:
             _save(palette_image(mask, self.classes), self.mask_path(name))
         if self.probabilities and shares is not None:
@@ -100,7 +102,7 @@ class Outputs:
 
 
 def overlay(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> NDArray[np.uint8]:
-    """:func:`fastseg.report.pictures.blend`, a few rows at a time: it makes large float copies."""
+    """Do as :func:`fastseg.report.pictures.blend`, a few rows at a time, since it makes large float copies."""
     result = np.empty_like(image)
     for top in range(0, len(image), ROWS):
         rows = slice(top, top + ROWS)
@@ -109,7 +111,7 @@ def overlay(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], al
 
 
 def palette_image(mask: Mask, classes: Sequence[SegmentationClass]) -> Image.Image:
-    """Train ids that look like their classes: Pillow and NumPy read the ids, people see the colors."""
+    """Return a palette image: Pillow and NumPy read train ids, viewers show the classes' colors."""
     image = Image.fromarray(mask)
     image.putpalette(bytes(channel for c in classes for channel in c.color))
     return image
@@ -124,21 +126,21 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
 IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 LARGEST = 1 << 28
-"""Pixels of an image, 16384². By measurement one takes 13 bytes a pixel from file to PNG, 3.3 GiB of these, and those
-read ahead 3 bytes a pixel each; a header may claim 4 thousand million pixels."""
+"""Maximum pixels of an image, 16384². Measured, one takes 13 bytes a pixel from file to PNG, 3.3 GiB, and those read
+ahead 3 bytes a pixel each; a header may claim 4 thousand million pixels."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, and the name that its results get."""
+    """A file, and the name of its results."""
 
     path: Path
     name: Path
-    """Relative: the file's own name, below a given folder the path within it."""
+    """Relative path: the file's name, or its path within a given folder."""
 
     @property
     def is_video(self) -> bool:
-        """By its name."""
+        """Return whether its name is a video's."""
         return self.path.suffix.lower() in VIDEOS
 
 
@@ -150,7 +152,7 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
     :class:`UserError` for a path that is not there and a folder that holds none.
     """
     found: list[Input] = []
-    without = {place.resolve() for place in (out, *(out / kind for kind in KINDS))}
+    without = {folder.resolve() for folder in (out, *(out / kind for kind in KINDS))}
     for path in paths:
         if path.is_dir():
             inside = [Input(file, file.relative_to(path)) for file in _files(path, without, skip)]
@@ -165,7 +167,7 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for what is none or damaged."""
+    """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for anything else and if damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A trained network for pictures of any size: what the Python interface and ``fastseg-predict`` are made of."""
+"""A trained network for pictures of any size, for the Python interface and ``fastseg-predict``."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
@@ -25,7 +25,7 @@ from fastseg.shards.images import set_upright
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 """A file, a PIL image, or uint8 H×W×3 (or N×H×W×3), RGB."""
 MEMORY = 6 << 30
-"""Bytes that a forward pass over pictures may take: enough for a 4K frame in one piece with 19 classes."""
+"""Maximum bytes of a forward pass: enough for a whole 4K frame with 19 classes."""
 OVERLAP = 256
 """Pixels that neighboring blocks of a larger picture share; each keeps its half."""
 
@@ -54,7 +54,7 @@ class Predictor:
         self.precision = precision_of(precision, device)
         self.views = views
         self.arch = arch
-        """torchvision's name of the network, where it is known."""
+        """torchvision's name of the network, if known."""
         self.model = model.to(device).eval()
 
     def __repr__(self) -> str:
@@ -100,29 +100,29 @@ class Predictor:
 
     @torch.inference_mode()
     def answer(self, frames: NDArray[np.uint8], of: Any = None) -> tuple[NDArray[np.uint8], Any]:
-        """Return classes, uint8 N×H×W, and if ``of`` is a type probabilities in it, N×C×H×W, of frames uint8 N×H×W×3.
+        """Predict frames uint8 N×H×W×3: classes, uint8 N×H×W, and if ``of`` is a dtype, probabilities in it, N×C×H×W.
 
-        Takes about :data:`MEMORY` bytes and the result, whatever the number and the size of the frames: fewer at a
-        time, or each in overlapping blocks.
+        Takes about :data:`MEMORY` bytes beside the result, whatever the number and size of the frames: fewer at a time,
+        or each in overlapping blocks.
         """
         n, height, width = frames.shape[:3]
         masks = np.empty((n, height, width), np.uint8)
         result = np.empty((n, len(self.classes), height, width), of) if of else None
         pixels = pixels_at_once(len(self.classes), max(self.views.scales))
         together = max(pixels // (height * width), 1)
-        if self.model.stretch_to:  # knows whole pictures only, of any size
+        if self.model.stretch_to:  # takes only whole pictures, of any size
             pixels = max(pixels, height * width)
         for start, (rows, columns) in product(range(0, n, together), list(blocks(height, width, pixels))):
             images = slice(start, start + together)
             seen = frames[images, rows.seen, columns.seen]
-            classes, probability = self._look(seen, result is not None)
+            classes, probability = self._infer(seen, result is not None)
             masks[images, rows.kept, columns.kept] = classes[:, rows.inner, columns.inner].cpu().numpy()
             if result is not None and probability is not None:
                 part = probability[:, :, rows.inner, columns.inner].cpu().numpy()
                 result[images, :, rows.kept, columns.kept] = part
         return masks, result
 
-    def _look(self, frames: NDArray[np.uint8], probably: bool) -> tuple[Tensor, Tensor | None]:
+    def _infer(self, frames: NDArray[np.uint8], probably: bool) -> tuple[Tensor, Tensor | None]:
         image = torch.from_numpy(np.require(frames, requirements=["C", "W"])).to(self.device)
         with autocast(self.precision, self.device):
             if not probably:
@@ -139,11 +139,11 @@ def load(
     tta: bool = False,
     window: tuple[int, int] | None = None,
 ) -> Predictor:
-    """The network of a checkpoint, ready to predict; averaged weights where there are any.
+    """Load a checkpoint's network, with averaged weights if there are any.
 
-    ``device``: auto (a GPU if there is one), cuda, cuda:1, cpu. ``precision``: auto, bf16, fp16, fp32. ``tta``: look at
-    six scales, mirrored too. ``window``: look through sliding windows of this height and width. Raises
-    :class:`fastseg.UserError` for what cannot be loaded or used.
+    ``device``: auto (a GPU if there is one), cuda, cuda:1, cpu. ``precision``: auto, bf16, fp16, fp32. ``tta``: average
+    over six scales, each also mirrored. ``window``: predict by sliding windows of this height and width. Raises
+    :class:`fastseg.UserError` if the file or the device cannot be used.
 
     >>> import fastseg
     >>> model = fastseg.load("ckpt.pt", device="cpu")
@@ -160,9 +160,9 @@ def load(
 
 
 def pixels_at_once(classes: int, scale: float) -> int:
-    """Pixels of a frame that :data:`MEMORY` is enough for, if the network sees it ``scale`` times as large.
+    """Return the pixels of a frame for which :data:`MEMORY` is enough, if the network sees it ``scale`` times as large.
 
-    By measurement a ResNet-50 takes about 400 bytes a pixel in float32, and a pixel's scores lie in memory three times.
+    Measured, a ResNet-50 takes about 400 bytes a pixel in float32, and a pixel's scores lie in memory three times.
     """
     return int(MEMORY / (512 * max(scale, 1.0) ** 2 + 12 * classes))
 
@@ -171,12 +171,12 @@ class Span:
     """A block's extent along one side of a picture."""
 
     def __init__(self, start: int, end: int, first: int, last: int) -> None:
-        """Let the network see ``start`` to ``end``; what counts is ``first`` to ``last``."""
+        """Let the network see ``start`` to ``end``, of which ``first`` to ``last`` are kept."""
         self.seen, self.kept, self.inner = slice(start, end), slice(first, last), slice(first - start, last - start)
 
 
 def blocks(height: int, width: int, pixels: int) -> Iterator[tuple[Span, Span]]:
-    """Rows and columns of blocks of at most ``pixels``, which together show a picture; one if it is small enough."""
+    """Yield rows and columns of blocks of at most ``pixels`` that cover a picture; one if it is small enough."""
     if height * width <= pixels:
         yield Span(0, height, 0, height), Span(0, width, 0, width)
         return
@@ -187,7 +187,7 @@ def blocks(height: int, width: int, pixels: int) -> Iterator[tuple[Span, Span]]:
 
 
 def _spans(length: int, size: int) -> list[Span]:
-    """Blocks of ``size`` along a side, evenly spread, with the borders in the middle of what two share."""
+    """Return evenly spread blocks of ``size`` along a side, with borders in the middle of their overlaps."""
     if length <= size:
         return [Span(0, length, 0, length)]
     count = ceil((length - OVERLAP) / (size - OVERLAP))
@@ -197,7 +197,7 @@ def _spans(length: int, size: int) -> list[Span]:
 
 
 def _frames(image: ImageLike) -> tuple[NDArray[np.uint8], bool]:
-    """uint8 N×H×W×3, and whether it was one picture."""
+    """Return pictures as uint8 N×H×W×3, and whether it was a single one."""
     if isinstance(image, (str, Path)):
         image = read_image(Path(image))
     elif isinstance(image, Image.Image):

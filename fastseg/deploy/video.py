@@ -1,4 +1,4 @@
-"""Videos by OpenCV: frames in, frames out, of the same size and rate. Sound is not kept."""
+"""Read and write videos by OpenCV, of the same size and rate, without sound."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from fastseg.files import atomic_path
 Picture = NDArray[np.uint8]
 """RGB, H×W×3."""
 LARGEST = 65535
-"""Of the numbers whose ratio is a rate in MPEG-4 (vop_time_increment_resolution, 16 bits: ISO/IEC 14496-2)."""
+"""Largest numerator or denominator of a frame rate in MPEG-4 (vop_time_increment_resolution: ISO/IEC 14496-2)."""
 
 
 class Video(NamedTuple):
-    """What a file says of itself."""
+    """Properties of a video file."""
 
     path: Path
     height: int
@@ -27,16 +27,16 @@ class Video(NamedTuple):
     rate: float
     """Frames per second."""
     frames: int
-    """By the header; 0 if it does not say."""
+    """Number of frames by the header; 0 if it does not say."""
 
     @property
     def suffix(self) -> str:
-        """Return a suffix for which this size can be written: OpenCV's FFmpeg cuts odd sizes down to even ones."""
+        """Return the suffix of a format that holds this size: OpenCV's FFmpeg crops odd sizes to even ones."""
         return ".avi" if self.height % 2 or self.width % 2 else ".mp4"
 
 
 def probe(path: Path) -> Video:
-    """Size, rate and length. Raises :class:`UserError` for what is no video, and where OpenCV is not installed."""
+    """Read size, rate and length. Raises :class:`UserError` for other files, and if OpenCV is not installed."""
     cv2 = _opencv(path)
     capture = cv2.VideoCapture(str(path))
     try:
@@ -51,7 +51,7 @@ def probe(path: Path) -> Video:
 
 
 def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> dict[Path, Video]:
-    """Read what the videos among ``inputs`` say of themselves, by their paths; damaged ones are left out."""
+    """Probe the videos among ``inputs``; return them by path, without damaged ones."""
     videos = {}
     for file in inputs:
         if file.is_video:
@@ -77,10 +77,10 @@ def read_video(path: Path) -> Iterator[Picture]:
 
 
 class Writer:
-    """Frames of one size into a file: MPEG-4 part 2 in an .mp4, or Motion JPEG in an .avi for odd sizes."""
+    """Write frames of one size to a file: MPEG-4 part 2 in an .mp4, or Motion JPEG in an .avi for odd sizes."""
 
     def __init__(self, path: Path, video: Video) -> None:
-        """``path`` ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot write there."""
+        """Open ``path``, which ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot open it."""
         self._cv2, self._path, self._video = _opencv(path), path, video
         odd = path.suffix == ".avi"
         backend = self._cv2.CAP_OPENCV_MJPEG if odd else self._cv2.CAP_FFMPEG
@@ -89,7 +89,7 @@ class Writer:
         rate = max(video.rate, 1.0) if odd else _writable(video.rate)
         self._writer = self._cv2.VideoWriter(str(path), backend, code, rate, size)
         self.frames = 0
-        """Written so far."""
+        """Number of frames written so far."""
         if not self._writer.isOpened():
             raise OSError(f"OpenCV writes no {path.suffix} there")
 
@@ -107,19 +107,19 @@ class Writer:
 
 @contextmanager
 def write_video(path: Path, video: Video) -> Iterator[Writer]:
-    """Open a writer whose file appears at ``path`` when it is whole, and not at all after an error.
+    """Yield a writer whose file appears at ``path`` when it is complete, and not at all after an error.
 
-    Raises :class:`UserError` for a file that cannot be begun, and for one that cannot be read again.
+    Raises :class:`UserError` if the file cannot be opened, or not read back.
     """
     with atomic_path(path) as temporary:
-        hidden = temporary.with_suffix(path.suffix)  # OpenCV knows formats by their names
+        hidden = temporary.with_suffix(path.suffix)  # OpenCV chooses the format by the suffix
         try:
             try:
                 writer = Writer(hidden, video)
             except OSError:
                 raise UserError(
                     f"{path} cannot be written as a video of {video.width}×{video.height} pixels by this OpenCV; "
-                    "install 'fastseg-deeplab[video]', or look whether the disk is full"
+                    "install 'fastseg-deeplab[video]', or check whether the disk is full"
                 ) from None
             try:
                 yield writer
@@ -132,7 +132,7 @@ def write_video(path: Path, video: Video) -> Iterator[Writer]:
 
 
 def _check_whole(written: Path, frames: int, path: Path) -> None:
-    """Refuse a file without its last frame: OpenCV says nothing of a full disk. ``path``: its name to be."""
+    """Refuse a file without its last frame, since OpenCV does not report a full disk. ``path``: its final name."""
     cv2 = _opencv(path)
     capture = cv2.VideoCapture(str(written))
     try:
@@ -140,7 +140,7 @@ def _check_whole(written: Path, frames: int, path: Path) -> None:
         capture.set(cv2.CAP_PROP_POS_FRAMES, frames - 1)
         if there != frames or not capture.read()[0]:
             raise UserError(
-                f"{path} is not written: its {frames} frames cannot all be read back, as where the disk is full; free "
+                f"{path} is not written: its {frames} frames cannot all be read back, as when the disk is full; free "
                 "some space and predict the video again"
             )
     finally:
@@ -148,7 +148,7 @@ def _check_whole(written: Path, frames: int, path: Path) -> None:
 
 
 def _writable(rate: float) -> float:
-    """Return the rate with as many decimals as MPEG-4 holds: OpenCV makes 119.881 a ratio of 119881 and 1000."""
+    """Return the rate with as many decimals as MPEG-4 can hold: OpenCV writes 119.881 as 119881 / 1000."""
     decimals = max(digits for digits in range(4) if rate * 10**digits <= LARGEST)
     return round(rate, decimals)
 
@@ -156,7 +156,7 @@ def _writable(rate: float) -> float:
 def _set_rate(path: Path, rate: float) -> None:
     """Write the exact rate into an AVI's header: OpenCV's Motion JPEG rounds it to whole frames per second, 1 at least.
 
-    Fields by Microsoft's AVISTREAMHEADER (dwScale, dwRate) and AVIMAINHEADER (dwMicroSecPerFrame).
+    Fields are those of Microsoft's AVISTREAMHEADER (dwScale, dwRate) and AVIMAINHEADER (dwMicroSecPerFrame).
     """
     with path.open("r+b") as file:
         header = file.read(4096)

@@ -27,7 +27,7 @@ class Agent(LocalElasticAgent):
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     """Return the rank and the failure that caused the others.
 
-    A rank with a user error has printed it. A rank killed by a signal failed by itself, unless the signal is SIGTERM,
+    A rank with a user error has printed it. A rank killed by a signal failed on its own, unless the signal is SIGTERM,
     which the launcher sends to the remaining ranks.
     """
     codes = [(rank, failure, failure.exitcode) for rank, failure in error.failures.items()]
@@ -42,13 +42,13 @@ if __name__ == "__main__":
     try:
         main()
     except RendezvousError:
-        print("error: the launcher of another machine has ended the job; see what was said there", file=sys.stderr)
+        print("error: the launcher of another machine has ended the job; see its output", file=sys.stderr)
         sys.exit(1)
     except ChildFailedError as error:
         rank, failure = cause(error)
         if failure.exitcode < 0:  # it could not print anything itself
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: rank {rank} was ended by {name}; run the same command again, a run resumes", file=sys.stderr)
+            print(f"error: rank {rank} was ended by {name}; run the same command again to resume", file=sys.stderr)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)

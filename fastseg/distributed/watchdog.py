@@ -51,10 +51,10 @@ class _Seen:
 class Watchdog:
     """Write this rank's heartbeat and progress to the ranks' store in a thread, and watch those of the others.
 
-    A process that is stopped, or whose machine is lost, closes no connection, and one whose storage hangs is alive.
-    The others would wait in a collective until the library's own timeout, which cannot name the rank. This thread ends
-    its process instead, with a sentence. It costs a step nothing: the step counts, the thread looks. Time is counted
-    in our own beats, so that a job that is suspended as a whole and continued accuses nobody.
+    A process that is stopped, or whose machine is lost, closes no connection, and one whose storage hangs is alive. The
+    others would wait in a collective until the library's own timeout, which cannot name the rank. This thread ends its
+    process instead, with a sentence. It costs a step nothing: the step counts, the thread looks. Time is counted in our
+    own beats, so that suspending and continuing a whole job raises no alarm.
     """
 
     def __init__(self, store: dist.Store, rank: int, world: int, seconds: float, progress: Callable[[], int]) -> None:
@@ -115,7 +115,7 @@ class Watchdog:
         if self._rank == min(self._others.keys() - set(hung), default=0):  # one speaks for all
             names = ", ".join(self._name(rank) for rank in hung)
             print(
-                f"error: no progress for {self._seconds:g} s: the others wait for {names}; look what holds it up "
+                f"error: no progress for {self._seconds:g} s: the others wait for {names}; check what blocks it "
                 "(a stopped process, a lost machine, a disk that hangs) and run the same command again",
                 file=sys.stderr,
                 flush=True,
@@ -127,7 +127,7 @@ class Watchdog:
     def _end_alone(self) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one speaks for its machine
             print(
-                "error: the process that the ranks speak through is gone (the launcher, or the first rank); "
+                "error: the process that connects the ranks is gone (the launcher, or the first rank); "
                 "run the same command again",
                 file=sys.stderr,
                 flush=True,
@@ -203,7 +203,7 @@ def abort(error: BaseException) -> NoReturn:
             print(code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    with suppress(OSError, ValueError):  # nobody may be reading them any more
+    with suppress(OSError, ValueError):  # the reader may be gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

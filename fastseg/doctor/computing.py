@@ -92,7 +92,7 @@ def ranks(_request: Request) -> list[Row]:
             "ranks",
             f"{world} processes cannot add up by {by} ({reason[:300]})",
             "try NCCL_SOCKET_IFNAME=lo and GLOO_SOCKET_IFNAME=lo on a single machine, see that its own name can be "
-            "resolved (getent hosts $(hostname)), and read NCCL_DEBUG=INFO's words",
+            "resolved (getent hosts $(hostname)), and read the output of NCCL_DEBUG=INFO",
         )
     ms = 1000 * result["seconds"] * GRADIENTS / result["bytes"]
     found = f"{world} {'GPUs' if device == 'cuda' else 'CPU ranks'} add up a step's gradients (168 MB) in {ms:.1f} ms"

@@ -30,7 +30,7 @@ def driver(_request: Request) -> list[Row]:
         return warning(
             "driver",
             f"none, and no GPU by NVIDIA is seen: training runs on the CPU; {torch_is}",
-            "if this machine has one, install the driver until nvidia-smi lists it, or start the container with it "
+            "if this machine has one, install the driver, so that nvidia-smi lists it, or start the container with it "
             "(docker run --gpus all)",
         )
     what, _, cure = problem.sentence.rpartition("; ")

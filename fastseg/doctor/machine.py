@@ -28,7 +28,7 @@ def cores(_request: Request) -> list[Row]:
         return warning(
             "cores",
             f"{found}, but the container's limit (cgroup) is the time of {quota:.1f}: threads are started for {usable} "
-            "and then held up",
+            "and then throttled",
             "give it more (docker --cpus, Kubernetes resources.limits.cpu), or keep to fewer cores: taskset -c "
             f"0-{max(round(quota) - 1, 0)} COMMAND",
         )

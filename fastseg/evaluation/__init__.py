@@ -1,1 +1,1 @@
-"""Predictions to numbers: the evaluator, its metrics, two models side by side, Cityscapes' own files."""
+"""From predictions to numbers: the evaluator, its metrics, the comparison of two models, Cityscapes' own files."""

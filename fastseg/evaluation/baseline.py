@@ -1,4 +1,4 @@
-"""torchvision's network as it comes, trained on COCO for the classes of Pascal VOC: what training has to beat."""
+"""The baseline that training has to beat: torchvision's network for Pascal VOC's classes, trained on COCO."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastseg.model.pretrained import pretrained
 from fastseg.model.weights import fitting
 
 ARCH = "deeplabv3_resnet50"
-"""The network where nothing says which."""
+"""Default network."""
 ALSO_CALLED = {
     "aeroplane": ("airplane", "plane"),
     "bicycle": ("bike",),
@@ -27,25 +27,25 @@ ALSO_CALLED = {
     "sofa": ("couch",),
     "tvmonitor": ("tv", "television", "monitor"),
 }
-"""Other names of VOC's classes. A rider or bicyclist is none of them: to VOC that is a person on a bicycle, and telling
-those from pedestrians is among the things that training on a set's own classes buys."""
+"""Other names of VOC's classes. A rider or bicyclist is none of them: VOC labels a person and a bicycle, and telling
+riders from pedestrians is one of the gains of training on a set's own classes."""
 
 
 class Match(NamedTuple):
-    """A class of VOC and the one of the set that means the same."""
+    """A class of VOC and the set's class with the same meaning."""
 
     voc: int
-    """Index among the network's classes."""
+    """Index of VOC's class among the network's."""
     train_id: int
 
 
 class Baseline:
-    """The untuned network, whose predictions are train ids of another set of classes."""
+    """The untuned network, with its predictions mapped to the set's train ids."""
 
     def __init__(self, arch: str, classes: Sequence[str]) -> None:
         """Load the weights; ``classes`` are the set's names in the order of train ids.
 
-        Raises :class:`fastseg.errors.UserError` where they cannot be had, or know none of the classes.
+        Raises :class:`fastseg.errors.UserError` if they are not available, or know none of the classes.
         """
         trained = (ARCHITECTURES[arch].pretrained or {}).get("coco")
         if not trained:
@@ -53,16 +53,16 @@ class Baseline:
         entry = get_model_weights(trained).DEFAULT
         self.name = f"{arch}, {entry.name}"
         self.voc: list[str] = entry.meta["categories"]
-        """What the network tells apart; the first is the background."""
+        """Classes of the network; the first is the background."""
         self.matches = counterparts(self.voc, classes)
-        """Classes that it can say something about."""
+        """Classes that VOC and the set share."""
         if not self.matches:
             raise UserError(
                 f"none of the set's classes ({', '.join(classes[:3])}, …) is among those of the baseline "
-                f"({', '.join(self.voc[1:])}); it has nothing to say about them"
+                f"({', '.join(self.voc[1:])}); it cannot score them"
             )
         self.model = _load(arch, trained, len(self.voc))
-        # Whatever is no class of the set gets the id behind its last: a miss for the truth, a false alarm for nobody.
+        # Any other class gets the id after the set's last: a miss for the true class, a false alarm for none.
         self._train_ids = torch.full((len(self.voc),), len(classes), dtype=torch.uint8)
         for match in self.matches:
             self._train_ids[match.voc] = match.train_id
@@ -73,18 +73,18 @@ class Baseline:
         return self
 
     def predict(self, image: Tensor, views: TtaViews = ONCE) -> Tensor:
-        """Return the train id of every pixel, C where it sees none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
+        """Return the train id of every pixel, or C for none of the set's classes: uint8 N×H×W×3 → uint8 N×H×W.
 
-        Frames go in at their full size, as for any checkpoint of ours; torchvision's own preset would first make
-        their shorter side 520 pixels.
+        Frames go in at their full size, as for fastseg's checkpoints; torchvision's own preset would first make their
+        shorter side 520 pixels.
         """
         return self._train_ids[predict(self.model, image, views).long()]
 
 
 def counterparts(voc: Sequence[str], classes: Sequence[str]) -> list[Match]:
-    """Return the classes of VOC that the set has too, by their name (whatever its case and spaces) or another.
+    """Return the classes of VOC that the set has too, by name (ignoring case and spaces) or synonym.
 
-    Never VOC's background: that is what is none of its 20 classes, not what is none of the set's.
+    VOC's background is left out: it means none of VOC's 20 classes, not none of the set's.
     """
     train_ids = {_letters(name): i for i, name in reversed(list(enumerate(classes)))}
     matches = []
@@ -105,6 +105,6 @@ def _load(arch: str, trained: str, classes: int) -> DeepLab:
     aux = ARCHITECTURES[arch].has_aux(state)
     model = DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
     with fitting(cache / Path(get_model_weights(trained).DEFAULT.url).name):
-        # All of it, last layer included: with a fresh one it would be no baseline.
+        # The last layer included: with a fresh one it would be no baseline.
         model.net.load_state_dict(state)
     return model.eval()

@@ -1,9 +1,9 @@
-"""Which of two models is better, and whether that is more than noise: a paired bootstrap over frames.
+"""Compare two models by a paired bootstrap over frames: which is better, and whether that is more than noise.
 
 Frames are drawn with replacement, the same for both models, and scored anew each time: the spread of the differences
-says how much another val set of the same kind might have changed them (Efron 1979; Efron & Tibshirani 1993, chapter 13,
-the percentile interval). It takes the frames as independent; neighbors of one video are not, and their intervals come
-out too narrow. Nor does it know that the same recipe trained again gives another checkpoint.
+shows how much another val set of the same kind might have changed them (Efron 1979; Efron & Tibshirani 1993, chapter
+13, the percentile interval). It takes the frames as independent; neighbors of one video are not, and their intervals
+come out too narrow. It does not cover the variation between trainings of the same recipe.
 """
 
 import math
@@ -19,44 +19,44 @@ RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
 MIN_FRAMES = 6
-"""Frames on which two models must differ before a difference is called: if all of five favor one, even a sign test
-cannot exclude chance (2 × 0.5⁵ = 6 %, 2 × 0.5⁶ = 3 %)."""
+"""Minimum frames on which two models differ for a verdict: if all of five favor one, even a sign test cannot exclude
+chance (2 × 0.5⁵ = 6 %, 2 × 0.5⁶ = 3 %)."""
 _NUMBERS = 1 << 20
-"""Of frames drawn, held at a time: 8 MB in each of a few arrays."""
+"""Random numbers held at a time: 8 MB in each of a few arrays."""
 
 Verdict = Literal["A better", "B better", "noise", "no difference", "too few images", "–"]
 
 
 class Counts(NamedTuple):
-    """Pixels of each class in each frame, int64 N×C: all that the IoU of any choice of frames needs."""
+    """Pixels of each class in each frame, int64 N×C: enough for the IoU of any choice of frames."""
 
     hits: NDArray[np.int64]
-    """Of the class in both truth and prediction."""
+    """Pixels of the class in both truth and prediction."""
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
-    """Where the truth is not ignored."""
+    """Pixels predicted as the class, without ignored ones."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What B scores more than A, as fractions 0…1; NaN where one of them has no score."""
+    """Scores of A and B and their difference, as fractions 0…1; NaN if one of them has no score."""
 
     a: float
     b: float
     low: float
-    """Of the interval of ``b - a``."""
+    """Lower end of the interval of ``b - a``."""
     high: float
     frames: int
-    """On which A and B differ."""
+    """Number of frames on which A and B differ."""
 
     @property
     def difference(self) -> float:
-        """Return how much better B is."""
+        """Return B's score minus A's."""
         return self.b - self.a
 
     @property
     def verdict(self) -> Verdict:
-        """Return it in words: noise is a difference whose interval holds 0."""
+        """Return the verdict: noise is a difference whose interval contains 0."""
         if math.isnan(self.difference):
             return "–"
         if not self.frames:
@@ -76,21 +76,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same frames."""
+    """Differences of two models on the same frames."""
 
     classes: list[Difference]
-    """Of each class's IoU, in order."""
+    """Difference of each class's IoU, in order."""
     mean: Difference
-    """Of the mean IoU over the classes that are not NaN."""
+    """Difference of the mean IoU over the classes that are not NaN."""
 
 
 def class_iou(counts: Counts) -> NDArray[np.float64]:
-    """Return the IoU of every class over all frames, (C,), NaN where neither truth nor prediction has the class."""
+    """Return the IoU of every class over all frames, (C,), NaN for a class in neither truth nor prediction."""
     return iou(counts.hits.sum(0), counts.truth.sum(0), counts.predicted.sum(0))
 
 
 def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the last axis, without NaNs; NaN where there is nothing else."""
+    """Return the mean over the last axis, without NaNs; NaN if all are NaN."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0).sum(-1), known.sum(-1)
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
@@ -99,10 +99,10 @@ def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) -> Comparison:
     """Score two models' counts of the same frames, with :data:`LEVEL` intervals of the differences.
 
-    The official mean takes a class that is only predicted as 0 and one that is not even that as absent. In a draw of
-    frames that happens to lack a rare class, that would make a difference of one stray pixel: there the class is left
-    out for both models, as in its own interval. The same counts and seed give the same intervals. Memory: 40 bytes a
-    frame and class, and about 50 MB; 500 frames of 19 classes take half a second of one core, 20,000 half a minute.
+    The official mean counts a class that is only predicted as 0, and leaves out one that is in neither. In a resample
+    that lacks a rare class, one stray pixel would then make a difference: there the class is left out for both models,
+    as in its own interval. The same counts and seed give the same intervals. Memory: 40 bytes a frame and class, and
+    about 50 MB; 500 frames of 19 classes take half a second of one core, 20,000 half a minute.
 
     Raises :class:`ValueError` if the counts are not of the same frames.
     """
@@ -119,9 +119,9 @@ def compare(a: Counts, b: Counts, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def _draws(a: Counts, b: Counts, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return the differences in each draw of frames, resamples × (C + 1): of every class and, last, of the mean."""
+    """Return the differences in each draw of frames, resamples × (C + 1): for every class and, last, the mean."""
     frames, classes = a.truth.shape
-    # How often a frame is drawn, times its counts, is one product; float64 adds pixels exactly up to 9e15 of them.
+    # The draws times the counts are one matrix product; float64 adds pixels exactly up to 9e15.
     counts = np.concatenate([a.truth, a.hits, a.predicted, b.hits, b.predicted], axis=1).astype(np.float64)
     rng, chunk = np.random.default_rng(seed), _NUMBERS // max(frames, 1) + 1
     in_truth = a.truth.any(0)

@@ -1,11 +1,11 @@
-"""Which pixels lie near outlines, and how many of them truth and prediction share: what Boundary IoU is made of.
+"""Count the pixels near outlines, and those that truth and prediction share, for Boundary IoU.
 
 Boundary IoU = |Tb ∩ Pb| / |Tb ∪ Pb| per class: Tb are the pixels of a class in the truth that lie near another class or
 the frame's border, Pb the same in the prediction (Cheng et al., "Boundary IoU", CVPR 2021, arXiv 2103.16562; distances
 as in its boundary_iou_api). As with the IoU, pixels of all frames are counted before anything is divided, and ignored
-pixels belong to no class, neither in the truth nor in the prediction. No outline runs along them: it would be the same
-in both, and met for free. Where they part two classes, each class is near the other if the gap is narrower than the
-band.
+pixels belong to no class, neither in the truth nor in the prediction. They create no outlines, which would be the same
+in both and so always correct. Where they separate two classes, each class is near the other if the gap is narrower than
+the band.
 """
 
 import math
@@ -36,12 +36,12 @@ def _count(ids: Tensor, classes: int) -> Tensor:
     """Count the pixels of each class, int64 C."""
     if not ids.is_cuda:
         return torch.bincount(ids.flatten(), minlength=IGNORE + 1)[:classes]
-    # bincount waits for a GPU, where it looks for the greatest number; histc is told the range.
+    # bincount waits for a GPU to find the maximum; histc takes the range.
     return torch.histc(ids.to(torch.int64), IGNORE + 1, 0, IGNORE + 1)[:classes]
 
 
 def boundary_distance(height: int, width: int) -> int:
-    """Return how many pixels from an outline count as near it, at least 1."""
+    """Return the width of the band along outlines, pixels, at least 1."""
     return max(round(BAND * math.hypot(height, width)), 1)
 
 
@@ -53,11 +53,10 @@ def _band(ids: Tensor, distance: int) -> Tensor:
 def near_outline(ids: Tensor, distance: int) -> Tensor:
     """Mark pixels (H×W) around which a square of 2 × ``distance`` + 1 pixels holds another class or leaves the frame.
 
-    Ignored pixels in the square are no other class; what is said of ignored pixels themselves means nothing. What is
-    not near is just what eroding each class's mask, ignored pixels added, by that square leaves, for all classes at
-    once.
+    Ignored pixels in the square are no other class; the marks of ignored pixels themselves mean nothing. The unmarked
+    pixels are those that eroding each class's mask, joined with the ignored pixels, by that square would leave.
     """
-    # An ignored pixel is 0 in both, which is greater than nothing; what lies outside is IGNORE, greater than any class.
+    # An ignored pixel is 0 in both, below every class; pixels outside are IGNORE, above every class.
     both = torch.stack([torch.where(ids == IGNORE, 0, ids), IGNORE - ids])
     padded = F.pad(both, [distance] * 4, value=IGNORE)
     greatest, least = _greatest(_greatest(padded, 1, 2 * distance + 1), 2, 2 * distance + 1)
@@ -67,7 +66,7 @@ def near_outline(ids: Tensor, distance: int) -> Tensor:
 def _greatest(values: Tensor, dim: int, length: int) -> Tensor:
     """Return the greatest of the ``length`` values from each position on; ``length`` - 1 fewer along ``dim``."""
     reach = 1
-    while reach < length:  # twice as far each time
+    while reach < length:  # doubles its reach each time
         step = min(reach, length - reach)
         size = values.shape[dim] - step
         values = torch.maximum(values.narrow(dim, 0, size), values.narrow(dim, step, size))

@@ -1,4 +1,4 @@
-"""The evaluator of cityscapesscripts on saved predictions, instance-level scores included, beside our own scores."""
+"""Run cityscapesscripts' evaluator on saved predictions, instance-level scores included, beside our own scores."""
 
 import copy
 import io
@@ -35,9 +35,9 @@ ZIP = "gtFine_trainvaltest.zip"
 
 
 def check_truth(source: Path, keys: Sequence[str], sizes: Collection[tuple[int, int]]) -> None:
-    """Raise before minutes of inference what :func:`fastseg.evaluation.cityscapes.run_official` would after them.
+    """Raise the errors of :func:`run_official` before minutes of inference, not after them.
 
-    That is where a key has no ground truth, or the first one's has none of the ``sizes`` (height, width) of frames.
+    Those are: a key has no ground truth, or the first one's has none of the ``sizes`` (height, width) of frames.
     """
     archive = _archive(source)
     names = _members(archive) if archive else (path.name for path in _folder(source).glob(f"*/*/*{LABELS}"))
@@ -64,7 +64,7 @@ def _folder(source: Path) -> Path:
 
 
 def _archive(source: Path) -> Path | None:
-    """Return the zip to read, where no extracted folder is there."""
+    """Return the zip to read, if there is no extracted folder."""
     archive = source if source.suffix == ".zip" else source / ZIP
     return archive if archive.is_file() and _folder(source) == source else None
 
@@ -106,7 +106,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _key(name: str, ending: str) -> str:
-    """Keys of records are in lower case; empty for other files."""
+    """Return a file's key, in lower case as those of records; empty for other files."""
     return name.removesuffix(ending).lower() if name.endswith(ending) else ""
 
 
@@ -116,7 +116,7 @@ def instances_of(labels: Path) -> Path:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header; :class:`UserError` for what is none."""
+    """Return height and width of an image file, from its header; raise :class:`UserError` for other files."""
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -125,7 +125,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def other_size(what: str, ours: tuple[int, int], truth: Path, theirs: tuple[int, int]) -> str:
-    """Say that ``what`` and its ground truth have two sizes (height, width)."""
+    """Describe the different sizes (height, width) of ``what`` and its ground truth."""
     return (
         f"the {what} has {ours[1]}×{ours[0]} pixels, its ground truth {truth} has {theirs[1]}×{theirs[0]}; "
         "pack the set at full size (without --height) for --official"
@@ -133,18 +133,18 @@ def other_size(what: str, ours: tuple[int, int], truth: Path, theirs: tuple[int,
 
 
 Progress = Callable[[int, int], None]
-"""Told how many are done, of how many."""
+"""Called with (done, total)."""
 
 
 @dataclass(frozen=True)
 class OfficialScores:
-    """What cityscapesscripts says, as fractions 0…1; NaN where it says nothing."""
+    """Scores of cityscapesscripts, as fractions 0…1; NaN if it has none."""
 
     classes: dict[str, float]
     """IoU of every class."""
     instances: dict[str, float]
-    """iIoU of every class: each object counts as much as one of average size; NaN for classes without objects, and
-    everywhere where there are no instanceIds."""
+    """iIoU of every class: each object counts as much as one of average size; NaN for classes without objects, and for
+    all without instanceIds."""
     miou: float
     instance_miou: float
     category_miou: float
@@ -159,7 +159,7 @@ def run_official(truth: Path, predictions: Mapping[str, Path], progress: Progres
     """Score saved predictions (key → PNG of label ids) by cityscapesscripts' own code.
 
     ``truth``: the folder with ``gtFine/``, that folder itself, or the official zip or the folder with it. Raises
-    :class:`UserError` where a frame's ground truth is missing or of another size.
+    :class:`UserError` if a frame's ground truth is missing or of another size.
     """
     with ground_truth(truth, list(predictions)) as files:
         for key, path in predictions.items():
@@ -186,7 +186,7 @@ def _evaluate(pairs: Sequence[tuple[str, str]], has_instances: bool, progress: P
 
 
 class _Told(list[str]):
-    """The evaluator takes minutes and says nothing, but takes one prediction after the other from this list."""
+    """A list that reports progress as the evaluator, which takes minutes in silence, iterates over it."""
 
     def __init__(self, paths: Sequence[str], progress: Progress | None) -> None:
         super().__init__(paths)
@@ -200,7 +200,7 @@ class _Told(list[str]):
 
 @contextmanager
 def _old_numpy() -> Iterator[None]:
-    """Give the instance-level part np.in1d, which NumPy 2.4 has dropped for np.isin."""
+    """Restore np.in1d for the instance-level part; NumPy 2.4 replaced it by np.isin."""
     if hasattr(np, "in1d"):
         yield
         return
@@ -212,7 +212,7 @@ def _old_numpy() -> Iterator[None]:
 
 
 def _scores(result: dict[str, Any], has_instances: bool) -> OfficialScores:
-    # Without instances it would call 0 what cannot be said.
+    # Without instances it would report 0 for an unknown score.
     known = [name for name, value in result["classScores"].items() if not math.isnan(value)]
     return OfficialScores(
         classes={name: result["classScores"][name] for name in known},
@@ -236,7 +236,7 @@ def _check_size(prediction: Path, truth: Path) -> None:
 
 
 def compare_official(truth: Path, ours: Score, predictions: Mapping[str, Path], console: Console) -> dict[str, Any]:
-    """:func:`run_official` with progress; prints both results side by side and returns the official one for JSON."""
+    """Run :func:`run_official` with progress; print both results side by side, return the official one for JSON."""
     with show_progress("cityscapesscripts", "images") as progress:
         official = run_official(truth, predictions, progress)
     console.print(official_table(ours, official))
@@ -245,7 +245,7 @@ def compare_official(truth: Path, ours: Score, predictions: Mapping[str, Path], 
 
 
 def official_table(ours: Score, official: OfficialScores) -> Table:
-    """Both side by side, in per cent."""
+    """Return a table of both scores side by side, in per cent."""
     table = Table("class", title="Ours beside cityscapesscripts, in %")
     for column in ("IoU, ours", "IoU, official", "difference", "iIoU, official"):
         table.add_column(column, justify="right")
@@ -263,7 +263,7 @@ def official_table(ours: Score, official: OfficialScores) -> Table:
 
 
 def explain(ours: Score, official: OfficialScores) -> str:
-    """Say how far apart both are, and what has no instance-level score."""
+    """Describe the largest difference, and the classes without an instance-level score."""
     gap = largest_difference(ours, official)
     apart = f"the largest difference of a class's IoU is {100 * gap:.4f} %"
     if all(map(math.isnan, official.instances.values())):
@@ -272,7 +272,7 @@ def explain(ours: Score, official: OfficialScores) -> str:
 
 
 def largest_difference(ours: Score, official: OfficialScores) -> float:
-    """Between our IoU and theirs, over all classes that both score; infinite where only one of them does."""
+    """Return the largest difference of our IoU and theirs over the classes; infinite if only one scores a class."""
     pairs = [(value, official.classes.get(name, math.nan)) for name, value in ours.classes.items()]
     scored = [pair for pair in pairs if not all(map(math.isnan, pair))]
     return max((math.inf if math.isnan(a + b) else abs(a - b) for a, b in scored), default=0.0)
@@ -287,18 +287,18 @@ def _plain(value: Any) -> Any:
 ARCHIVE = "submission.zip"
 THREADS = 2
 BACKLOG = 8
-"""Frames that wait to be written at most."""
+"""Maximum frames that wait to be written."""
 
 
 class PredictionFolder(Metric):
-    """A folder of ``KEY_labelIds.png`` for Cityscapes' classes, of ``KEY.png`` with train ids for any others.
+    """A folder of predictions: ``KEY_labelIds.png`` for Cityscapes' classes, else ``KEY.png`` with train ids.
 
     The server and cityscapesscripts take any ``CITY_000000_000000*.png`` for the prediction of that frame. Files are
-    whole or absent, and written by threads as frames come. Leave the ``with`` block to have all of them written.
+    written atomically, by threads, as frames come. Leaving the ``with`` block waits for all of them.
     """
 
     def __init__(self, folder: Path, keys: Sequence[str], classes: Sequence[SegmentationClass]) -> None:
-        """``keys`` of the split's frames, by their index."""
+        """Take the ``keys`` of the split's frames by index."""
         self.folder, self._keys = folder, keys
         ids = cityscapes_ids(classes)
         self._ids = None if ids is None else np.array(ids, np.uint8)
@@ -311,18 +311,18 @@ class PredictionFolder(Metric):
         return self._ids is not None
 
     def path(self, index: int) -> Path:
-        """Return where the prediction of a frame lies."""
+        """Return the path of a frame's prediction."""
         return self.folder / f"{self._keys[index]}{'_labelIds' if self.of_cityscapes else ''}.png"
 
     def update(self, frame: Frame) -> None:
-        """Write the frame's train ids; on a GPU they are waited for."""
+        """Write the frame's train ids; wait for them on a GPU."""
         train_ids = frame.prediction.cpu().numpy().copy()
         self._waiting.append(self._pool.submit(self._write, self.path(frame.index), train_ids))
         while len(self._waiting) > BACKLOG:
             self._waiting.popleft().result()
 
     def compute(self) -> None:
-        """Wait until all is written."""
+        """Wait until all frames are written."""
         while self._waiting:
             self._waiting.popleft().result()
 
@@ -349,7 +349,7 @@ class PredictionFolder(Metric):
         return {key: path for key, path in paths.items() if path.is_file()}
 
     def tell(self, console: Console, indexes: Iterable[int], zipped: bool) -> None:
-        """Say what lies where; ``zipped``: a whole split's also in one :data:`ARCHIVE`, ready to be handed in."""
+        """Print where predictions are; ``zipped``: also write a whole split's to :data:`ARCHIVE`, for submission."""
         files, all_of_them = self.present(indexes), len(self._keys)
         values = "label ids, as the Cityscapes server wants them" if self.of_cityscapes else "train ids (0, 1, 2, …)"
         said = [f"{self.folder}: {len(files)} predictions, PNGs of {values}"]
@@ -357,7 +357,7 @@ class PredictionFolder(Metric):
             said.append(f"{len(files)} of {all_of_them} frames: not for the server, and not zipped")
         elif zipped:
             with atomic_path(self.folder / ARCHIVE) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for path in files.values():  # PNGs are compressed: they are stored as they are
+                for path in files.values():  # PNGs are already compressed
                     archive.write(path, path.name)
             said.append(f"{self.folder / ARCHIVE}: all of them, to be handed in")
         for sentence in said:
@@ -368,16 +368,16 @@ class PredictionFolder(Metric):
 def prediction_folder(
     folder: Path | None, temporary: bool, keys: Sequence[str], classes: Sequence[SegmentationClass], first: bool
 ) -> Iterator[PredictionFolder | None]:
-    """Where all ranks save predictions: in ``folder``, else for the time being if ``temporary``, else nowhere.
+    """Yield the folder in which all ranks save predictions: ``folder``, else a ``temporary`` one, else None.
 
-    Of this split nothing is there at the beginning: an earlier run's file would pass for a damaged frame's prediction.
-    Every rank has to call, and to leave after the others have saved what they will.
+    Earlier predictions of this split are removed first: such a file would pass for a damaged frame's prediction. Every
+    rank has to call, and leaves after the others have saved theirs.
     """
     if folder:
         saving = PredictionFolder(folder, keys, classes)
         if first:
             saving.clear()
-        barrier()  # what others save must stay
+        barrier()  # not what other ranks have saved
         yield saving
         return
     if not temporary:

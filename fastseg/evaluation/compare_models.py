@@ -42,7 +42,7 @@ CAVEAT = (
 
 
 def comparison_table(result: Comparison, classes: Sequence[SegmentationClass]) -> Table:
-    """Lay out the IoU of A and B in per cent, class by class, with the difference's interval and what to make of it."""
+    """Lay out the IoU of A and B in per cent, class by class, with the difference's interval and verdict."""
     table = Table("", "class", title="IoU over all pixels, in %")
     for column in ("A", "B", "B − A", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -66,7 +66,7 @@ def single_table(scores: NDArray[np.float64], classes: Sequence[SegmentationClas
 
 
 def summary(gain: Difference, images: int, score: str = "mIoU") -> str:
-    """Tell the comparison in a sentence or two; ``score`` is the name of what was compared."""
+    """Summarize the comparison in a sentence or two; ``score`` names the score that was compared."""
     return f"{score}: {_in_words(gain, images)}"
 
 
@@ -92,7 +92,7 @@ def _in_words(gain: Difference, images: int) -> str:
 
 
 def baseline_note(known: Mapping[str, str], others: int, alone: bool) -> str:
-    """Say what the baseline is scored on: ``known`` are VOC's names and the set's, ``others`` how many more it has."""
+    """Describe what the baseline is scored on: ``known``: VOC's names → the set's; ``others``: how many more it has."""
     names = [ours if voc == ours else f"{ours} (its {voc})" for voc, ours in known.items()]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     use = "A checkpoint beside it, fastseg-eval CKPT --baseline coco, shows" if alone else "B − A shows"
@@ -126,12 +126,12 @@ class NamedModel:
 
     name: str
     infer: Infer
-    """Returns C, one more than the last, for what is no class of the set."""
+    """Returns train ids, and C for none of the set's classes."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Several models' counts of the same frames, all ranks together, in the split's order."""
+    """Several models' counts of the same frames, over all ranks, in the split's order."""
 
     models: list[Counts]
     evaluation: Evaluation
@@ -140,7 +140,7 @@ class Counted:
 def load_models(
     checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: TtaViews, device: torch.device
 ) -> list[NamedModel]:
-    """Load the baseline, then checkpoints (name and document): so that what B has more is what it learned."""
+    """Load the baseline, then checkpoints (name and document), so that B's gain is what training brought."""
     models = [NamedModel(baseline.name, partial(baseline.to(device).predict, views=views))] if baseline else []
     for name, saved in checkpoints:
         model = restore_model(saved).to(device)
@@ -153,7 +153,7 @@ def count_frames(
 ) -> Counted | None:
     """Run all ``models`` over this rank's batches; the result is the first rank's, None elsewhere.
 
-    ``progress`` is told how many images this rank has done, of how many.
+    ``progress`` is called with this rank's (done, total) images.
     """
     counts = [FrameCounts(classes) for _ in models]
     evaluated = [Evaluated(model.infer, [count]) for model, count in zip(models, counts, strict=True)]
@@ -170,9 +170,9 @@ def show_comparison(
     classes: Sequence[SegmentationClass],
     baseline: Baseline | None = None,
 ) -> dict[str, Any]:
-    """Print one model's scores or the comparison of two; return the same as plain values for a file of JSON.
+    """Print one model's scores or the comparison of two; return the same as plain values for JSON.
 
-    Of the set's ``classes`` only those that the ``baseline`` knows, where it takes part.
+    With a ``baseline`` only those of the set's ``classes`` count that it knows.
     """
     score, document = "mIoU", {}
     if baseline:

@@ -18,7 +18,7 @@ Infer = Callable[[Tensor], Tensor]
 
 
 class Evaluated(NamedTuple):
-    """A model, and what is computed of its predictions."""
+    """A model, and the metrics of its predictions."""
 
     infer: Infer
     metrics: Sequence[Metric]
@@ -29,11 +29,11 @@ class Evaluation:
     """A pass over a split, all ranks together."""
 
     images: int
-    """Frames that count."""
+    """Number of frames that count."""
     corrupt_samples: int
-    """Damaged frames, which do not count."""
+    """Number of damaged frames, which do not count."""
     images_per_second: float
-    """Over all ranks, from the first frame asked for to the last one counted."""
+    """Speed over all ranks, from the first frame requested to the last one counted."""
 
 
 def evaluate(
@@ -46,9 +46,9 @@ def evaluate(
 ) -> Evaluation | None:
     """Run all ``models`` over this rank's batches, each decoded once, and show every frame to their metrics.
 
-    Afterwards the metrics compute over all ranks. ``classes`` is how many a prediction may have, 0…C-1. ``progress``
-    is told how many images this rank has done, of how many. ``interrupted`` is asked before every batch whether to give
-    up; where one rank did, all get None.
+    Afterwards the metrics compute over all ranks. ``classes`` is the number C of classes a prediction may have.
+    ``progress`` is called with this rank's (done, total) images, ``interrupted`` before every batch: if it returns True
+    on one rank, all return None.
 
     Raises :class:`ValueError` for pixels that are predicted or labeled as none of the classes.
     """
@@ -62,14 +62,14 @@ def evaluate(
         first, chosen = loader.first + done, [i for i, valid in enumerate(batch.valid.tolist()) if valid]
         if chosen:
             numbers = _update(models, predictions, batch, first, chosen, classes)
-            # On a GPU the host looks at a batch when the next one is queued, so that it always has work to do.
-            _look(models, async_metrics.exchange([first + i for i in chosen], numbers), classes)
+            # The host reads a batch's numbers when the next one is queued, so that a GPU always has work.
+            _check(models, async_metrics.exchange([first + i for i in chosen], numbers), classes)
         images += len(chosen)
         done = min(done + len(batch.valid), loader.count)
         heartbeat()
         if progress:
             progress(done, loader.count)
-    _look(models, async_metrics.collect(), classes)
+    _check(models, async_metrics.collect(), classes)
     barrier_no_timeout()
     left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
     bad = count_corrupt(loader.corrupt_samples(), loader.max_corrupt)
@@ -84,7 +84,7 @@ def _update(
     chosen: Sequence[int],
     classes: int,
 ) -> Tensor:
-    """Show the ``chosen`` frames of a batch to all metrics; their numbers, N×models×(3·C + 1), on the device."""
+    """Show the ``chosen`` frames of a batch to all metrics; return their counts, N×models×(3·C + 1), on the device."""
     rows = []
     for i in chosen:
         for model, prediction in zip(models, predictions, strict=True):
@@ -96,8 +96,8 @@ def _update(
     return torch.stack(rows).view(len(chosen), len(models), -1)
 
 
-def _look(models: Sequence[Evaluated], arrived: tuple[list[int], list[list[list[int]]]] | None, classes: int) -> None:
-    """Check the numbers of a batch that have arrived, and hand them to the metrics."""
+def _check(models: Sequence[Evaluated], arrived: tuple[list[int], list[list[list[int]]]] | None, classes: int) -> None:
+    """Check a batch's counts, which have arrived, and pass them to the metrics."""
     indexes, rows = arrived or ([], [])
     for index, numbers in zip(indexes, rows, strict=True):
         for model, row in zip(models, numbers, strict=True):

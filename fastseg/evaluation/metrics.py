@@ -1,4 +1,4 @@
-"""What is computed of a model's predictions over a split: one table, and how pixels are counted for it."""
+"""Metrics of a model's predictions over a split: one table of them, and the counting of pixels."""
 
 import heapq
 from abc import ABC, abstractmethod
@@ -21,10 +21,10 @@ from fastseg.labels import IGNORE
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame that counts, and what a model predicted; on the device."""
+    """A frame and a model's prediction, on the device."""
 
     index: int
-    """Counting through the split's shards in order."""
+    """Index of the frame in the split."""
     image: Tensor
     """uint8 H×W×3."""
     label: Tensor
@@ -32,35 +32,34 @@ class Frame:
     prediction: Tensor
     """uint8 H×W train ids."""
     matrix: Tensor
-    """int64 C×C, the confusion matrix of the frame, which is counted once for all metrics."""
+    """int64 C×C confusion matrix of the frame, counted once for all metrics."""
 
 
 class Metric(ABC):
-    """Something computed over all frames and ranks; :func:`fastseg.evaluation.evaluator.evaluate` takes a list."""
+    """A value computed over all frames and ranks; :func:`fastseg.evaluation.evaluator.evaluate` takes a list."""
 
     column: str = ""
-    """The heading of its column beside the IoU, where :meth:`compute` scores every class; empty: it does not."""
+    """Heading of its column beside the IoU, if :meth:`compute` scores every class; else empty."""
     note: str = ""
-    """What a reader of that column has to know."""
+    """Explanation of that column for its readers."""
 
     @abstractmethod
     def update(self, frame: Frame) -> None:
-        """Add a frame. On a GPU without waiting for it: no ``.item()``, no ``.cpu()``, no indexing by a mask."""
+        """Add a frame, without waiting for a GPU: no ``.item()``, no ``.cpu()``, no indexing by a mask."""
 
     def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:  # noqa: B027  few metrics need it
-        """Look at a frame's hits, truth and predicted pixels of every class (3×C), on the host.
+        """Take a frame's hits, truth and predicted pixels of every class (3×C), on the host.
 
-        On a GPU they come when the next batch is queued, so that the device always has work; in the order of
-        :meth:`update`.
+        Called in the order of :meth:`update`, on a GPU when the next batch is queued, so that it always has work.
         """
 
     @abstractmethod
     def compute(self) -> Any:
-        """Return the result over all ranks, each of which has to call. Class scores: a list of 0…1 or NaN."""
+        """Return the result over all ranks, each of which has to call. Class scores are a list of 0…1 or NaN."""
 
 
 class ConfusionMatrix(Metric):
-    """Pixels of all frames, C×C, rows the truth: what the official scores are made of (:func:`.scores.score`)."""
+    """Pixels of all frames, C×C, rows the truth, for the official scores (:func:`.scores.score`)."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self._matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
@@ -76,7 +75,7 @@ class ConfusionMatrix(Metric):
 
 
 class BoundaryIoU(Metric):
-    """How well the outlines of the classes are met, which the IoU of large areas hides: :mod:`.boundary_iou`."""
+    """IoU of the classes near their outlines, which the IoU of large areas hides: :mod:`.boundary_iou`."""
 
     column = "boundary IoU"
     note = f"of the band along outlines, {100 * BAND:g} % of the frame's diagonal wide (Cheng et al. 2021)"
@@ -89,24 +88,24 @@ class BoundaryIoU(Metric):
         self._counts += boundary_counts(frame.prediction, frame.label, self._counts.shape[1])
 
     def compute(self) -> list[float]:
-        """Return the Boundary IoU of each class; NaN for a class that is in neither truth nor prediction."""
+        """Return the Boundary IoU of each class; NaN for a class in neither truth nor prediction."""
         scores: list[float] = iou(*sum_over_ranks(self._counts.clone()).cpu().numpy()).tolist()
         return scores
 
 
 class FrameCounts(Metric):
-    """Each frame's counts, of which the bootstrap draws: 24 bytes a class and frame, on the host."""
+    """Each frame's counts, which the bootstrap resamples: 24 bytes per class and frame, on the host."""
 
     def __init__(self, classes: int) -> None:
-        """``classes``: the first so many; a comparison counts one more, for what is none of them."""
+        """Keep the first ``classes`` classes; a comparison counts one more, for none of them."""
         self._classes = classes
         self._counts: dict[int, NDArray[np.int64]] = {}
 
     def update(self, frame: Frame) -> None:
-        """Wait for the frame's counts."""
+        """Do nothing; the counts follow."""
 
     def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:
-        """Keep them."""
+        """Keep the counts."""
         self._counts[index] = counts[:, : self._classes]
 
     def compute(self) -> Counts | None:
@@ -123,12 +122,12 @@ class FrameCounts(Metric):
 
 @dataclass(frozen=True)
 class Sample:
-    """A frame that was kept, on the host."""
+    """A frame on the host."""
 
     iou: float
     """Mean IoU over the classes that its truth or its prediction holds; 1 where nothing is labeled."""
     index: int
-    """Counting through the split's shards in order."""
+    """Index of the frame in the split."""
     image: NDArray[np.uint8]
     """H×W×3."""
     label: NDArray[np.uint8]
@@ -138,19 +137,19 @@ class Sample:
 
 
 class WorstFrames(Metric):
-    """The ``most`` frames with the least IoU, for people to look at."""
+    """The ``most`` frames with the lowest IoU, for the report."""
 
     def __init__(self, most: int = 8) -> None:
         self._most = most
         self._waiting: dict[int, Frame] = {}  # until their counts have arrived
-        self._heap: list[tuple[float, int, Sample]] = []  # its first is the best of them
+        self._heap: list[tuple[float, int, Sample]] = []  # a heap whose first is the best of them
 
     def update(self, frame: Frame) -> None:
         """Hold the frame until its counts arrive."""
         self._waiting[frame.index] = frame
 
     def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:
-        """Keep the frame, copied to the host, if it is bad enough; let it go otherwise."""
+        """Copy the frame to the host if it is among the worst; else drop it."""
         frame = self._waiting.pop(index)
         scores = iou(*counts)
         known = scores[~np.isnan(scores)]
@@ -163,7 +162,7 @@ class WorstFrames(Metric):
             heapq.heappop(self._heap)
 
     def compute(self) -> list[Sample]:
-        """Return the worst of all ranks, worst first, on the first rank; only those travel, since frames are large."""
+        """Return the worst of all ranks, worst first, on the first rank; only those are sent: frames are large."""
         mine = [sample for _, _, sample in self._heap]
         ranked = [(sample.iou, sample.index) for sample in mine]
         worst = sorted(pair for state in gather_states({"ranked": ranked}) for pair in state["ranked"])[: self._most]
@@ -177,16 +176,16 @@ METRICS: dict[str, Callable[[int, torch.device], Metric]] = {
     "frame_counts": lambda classes, _: FrameCounts(classes),
     "worst_frames": lambda *_: WorstFrames(),
 }
-"""By name: (number of classes, device) → the metric, nothing counted yet."""
+"""Name → a function that makes the empty metric of (number of classes, device)."""
 
 
 class ClassScores(NamedTuple):
-    """What a metric of :func:`class_metrics` computed."""
+    """Result of a metric of :func:`class_metrics`."""
 
     column: str
     note: str
     values: list[float]
-    """Of each class, 0…1 or NaN."""
+    """Score of each class, 0…1 or NaN."""
 
 
 def class_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
@@ -205,16 +204,16 @@ def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int
 
     ``prediction`` (any integer type, H×W, 0…C-1) against ``label`` (uint8, H×W, 0…C-1 or 255 = ignored). Returns the
     confusion matrix (int64, C×C, rows the truth, columns the prediction), and how many pixels have a class outside
-    0…C-1 (int64, a scalar), which stand nowhere in the matrix: :func:`check_classes` wants to know. Add up the matrices
-    of all frames and ranks *before* scoring: the benchmark scores one matrix over all pixels of the data set.
+    0…C-1 (int64, a scalar), which are not in the matrix: :func:`check_classes` checks that. Add up the matrices of all
+    frames and ranks *before* scoring: the benchmark scores one matrix over all pixels of the data set.
     """
     strange = _outside(prediction, num_classes) | (_outside(label, num_classes) & (label != IGNORE))
     truth = torch.where(strange, IGNORE, label)
     if not prediction.is_cuda:
         counted = multiclass_confusion_matrix(prediction, truth, num_classes, ignore_index=IGNORE, validate_args=False)
         return counted, strange.sum()
-    # torchmetrics waits for a GPU where it leaves out ignored pixels, and torch's bincount where it looks for the
-    # greatest number: here ignored pixels have a cell of their own, and histc is told the range.
+    # torchmetrics waits for a GPU to leave out ignored pixels, and torch's bincount to find the maximum: here
+    # ignored pixels have a cell of their own, and histc takes the range.
     cells = num_classes**2
     cell = torch.where(truth == IGNORE, cells, truth.to(torch.int64) * num_classes + prediction)
     counted = torch.histc(cell, cells + 1, 0, cells + 1)[:cells].view(num_classes, num_classes)
@@ -223,13 +222,13 @@ def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int
 
 def _outside(ids: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Mark the pixels that have no class 0…C-1."""
-    if num_classes > torch.iinfo(ids.dtype).max:  # which torch would compare as another number
+    if num_classes > torch.iinfo(ids.dtype).max:  # torch would compare it as another number
         return ids < 0
     return (ids < 0) | (ids >= num_classes)
 
 
 def count_classes(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the confusion matrix of one frame, and the few numbers of it that the host asks for, without waiting.
+    """Return the confusion matrix of one frame, and the few counts that the host needs, without waiting.
 
     These are int64, 3·C + 1: hits, pixels in the truth and pixels predicted of each class, then the pixels of a class
     outside 0…C-1; :func:`read_counts` takes them.
@@ -239,7 +238,7 @@ def count_classes(prediction: torch.Tensor, label: torch.Tensor, num_classes: in
 
 
 def read_counts(numbers: Sequence[int], num_classes: int) -> NDArray[np.int64]:
-    """Return hits, truth and predicted pixels of each class (3×C) of what :func:`count_classes` counted.
+    """Return hits, truth and predicted pixels of each class (3×C) from the counts of :func:`count_classes`.
 
     Raises :class:`ValueError` for pixels of a class outside 0…C-1.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation says and writes."""
+"""The result of an evaluation, printed and as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from fastseg.model.inference import TtaViews
 from fastseg.shards.manifest import Manifest
 
 CONFUSIONS = 5
-"""Named in the terminal."""
+"""Number of confusions printed in the terminal."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The scores of one checkpoint on one split, and where they come from."""
+class CheckpointResult:
+    """The scores of one checkpoint on one split, and their provenance."""
 
     checkpoint: str
     step: int
@@ -34,7 +34,7 @@ class Outcome:
     matrix: NDArray[np.int64]
     """C×C pixels, rows the truth."""
     class_scores: Mapping[str, ClassScores]
-    """By the metrics' names."""
+    """Scores of the classes by the metrics' names."""
     precision: str
     views: TtaViews
 
@@ -49,7 +49,7 @@ class Outcome:
         return self.manifest.split(self.split).labeled
 
     def show(self, console: Console) -> None:
-        """Print the table (of a split without masks: why there is none), and on what it was measured."""
+        """Print the table (without masks: why there is none), and what it was measured on."""
         if self.labeled:
             more = {scores.column: scores.values for scores in self.class_scores.values()}
             console.print(score_table(self.scores, self.manifest.classes, more))
@@ -96,7 +96,7 @@ class Outcome:
         return {c.name: plain(value) for c, value in zip(self.manifest.classes, values, strict=True)}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all for ``json.dumps``: fractions 0…1, None for NaN, the confusion matrix with rows of the truth."""
+        """Return everything for ``json.dumps``: fractions 0…1, None for NaN, the confusion matrix, rows the truth."""
         return {
             "shards": self.shards,
             "dataset": self.manifest.digest(),
@@ -110,7 +110,7 @@ class Outcome:
 
 
 def describe_views(views: TtaViews) -> list[str]:
-    """Say in words which views of a frame were averaged; nothing where the frame was seen once and whole."""
+    """Describe which views of a frame were averaged; empty for the whole frame alone."""
     words = []
     if views.scales != (1.0,):
         words.append(f"{len(views.scales)} scales from {min(views.scales):g} to {max(views.scales):g}")

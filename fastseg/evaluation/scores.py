@@ -1,4 +1,4 @@
-"""From a confusion matrix to the numbers that people compare: IoU, accuracy, the official Cityscapes scores."""
+"""Scores from a confusion matrix: IoU, accuracy, the official Cityscapes scores."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +14,14 @@ from fastseg.labels import SegmentationClass
 
 
 def iou(hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.float64]:
-    """Return hits / (truth ∪ predicted), of pixels counted in arrays of one shape; NaN where there are none."""
+    """Return hits / (truth ∪ predicted) of pixel counts in arrays of one shape; NaN where the union is empty."""
     union = truth + predicted - hits
     return np.divide(hits, union, out=np.full(np.shape(union), np.nan), where=union > 0)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one evaluation as fractions 0…1; NaN where nothing can be said."""
+    """Scores of one evaluation as fractions 0…1; NaN if undefined."""
 
     classes: dict[str, float]
     """IoU of each class in order. 0 if predicted but absent from the truth, NaN if absent from both."""
@@ -127,7 +127,7 @@ def _ratio(part: np.int64, whole: np.int64) -> float:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN where there are no others."""
+    """Return the mean of the values that are not NaN; NaN if there are no others."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
 
@@ -138,7 +138,7 @@ def plain(value: float) -> float | None:
 
 
 MIN_SHARE = 0.005
-"""A smaller share of a class is not worth a word."""
+"""Smallest share of a class for a confusion to be named."""
 
 
 class Mistake(NamedTuple):
@@ -147,14 +147,14 @@ class Mistake(NamedTuple):
     truth: str
     prediction: str
     share: float
-    """Of the true class's pixels, 0…1."""
+    """Share of the true class's pixels, 0…1."""
 
     def __str__(self) -> str:
         return f"{self.truth} taken for {self.prediction} ({100 * self.share:.0f} %)"
 
 
 def largest_confusions(matrix: NDArray[np.int64], names: Sequence[str], most: int) -> list[Mistake]:
-    """Return ``most`` cells at most beside the diagonal of a matrix (C×C pixels, rows the truth), by their share."""
+    """Return at most ``most`` cells off the diagonal of a matrix (C×C pixels, rows the truth), by their share."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:most]

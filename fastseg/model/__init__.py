@@ -1,1 +1,1 @@
-"""Batches to logits and loss; weights and checkpoints."""
+"""From batches to logits and loss; weights and checkpoints."""

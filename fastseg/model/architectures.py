@@ -1,4 +1,4 @@
-"""The networks that can be trained: one table, which is asked for whatever depends on a network's parts."""
+"""The table of networks that can be trained, with all that depends on a network's parts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,39 +9,38 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 Net = Any
-"""An ``nn.Module`` made by :attr:`Architecture.build`, whose parts only its own entry knows."""
+"""An ``nn.Module`` made by :attr:`Architecture.build`, whose parts only its entry knows."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a network is built and run, and what its parts are called in its state dict."""
+    """Build and run a network, and name the parts of its state dict."""
 
     build: Callable[[int, bool], nn.Module]
-    """(number of classes, whether with the auxiliary head) → the network with fresh weights. Called by itself, in
-    evaluation, it takes normalized images N×3×H×W of any size to logits N×C×H×W, or to a dict with these as ``out``."""
+    """(number of classes, whether with the auxiliary head) → the network with fresh weights. Called directly in
+    evaluation mode it maps normalized images N×3×H×W of any size to logits N×C×H×W, alone or as ``out`` of a dict."""
     logits: Callable[[Net, Tensor], Mapping[str, Tensor]]
-    """What training calls: (network, normalized images N×3×H×W) → logits N×C×h×w, not upsampled, by the name of their
-    head: ``out`` and, of a network in training that was built with it, ``aux``."""
+    """The forward pass in training: (network, normalized images N×3×H×W) → logits N×C×h×w, not upsampled, by head:
+    ``out``, and in training mode ``aux`` if the network was built with it."""
     heads: Mapping[str, str]
     """Modules that end in logits: ``out``, and ``aux`` where :attr:`build` can add it."""
     class_layers: tuple[str, ...]
-    """Layers with one output for each class, which weights of other classes cannot fill. The first is of ``out``."""
+    """Layers with one output per class, which weights for other classes cannot fill. The first belongs to ``out``."""
     stride: int
-    """Pixels of the image, each way, to one of ``out``."""
+    """Output stride: pixels of the image per logit, along each axis."""
     backbone: str = "backbone"
     """The module that holds the layers of torchvision's classification network, under their names there."""
     pretrained: Mapping[str, str] | None = None
-    """What ``--model.weights`` offers beside none and files: imagenet and coco, each with the name of torchvision's
-    network whose weights they are."""
+    """Pretrained weights for ``--model.weights``: imagenet and coco → the torchvision network that they belong to."""
     torchvision: bool = False
-    """Whether torchvision builds the network by the entry's name: then weights can be used without fastseg."""
+    """Whether torchvision builds the network under the entry's name: then weights can be used without fastseg."""
 
     def has_aux(self, names: Iterable[str]) -> bool:
         """Return whether the auxiliary head is among the ``names`` of a state dict."""
         return "aux" in self.heads and any(name.startswith(f"{self.heads['aux']}.") for name in names)
 
     def count_classes(self, state: Mapping[str, Tensor]) -> int:
-        """Return the number of classes that a state dict of the network was made for; KeyError: it is of another."""
+        """Return the number of classes of the network's state dict; raise KeyError for another network's."""
         return len(state[f"{self.class_layers[0]}.weight"])
 
 
@@ -51,7 +50,7 @@ def _build(name: str, classes: int, aux: bool) -> nn.Module:
 
 
 def _two_heads(net: Net, images: Tensor) -> dict[str, Tensor]:
-    """Run DeepLabv3 or FCN as torchvision does, less its upsampling; the auxiliary head only where it is trained."""
+    """Run DeepLabv3 or FCN as torchvision does, without upsampling; the auxiliary head only in training."""
     features = net.backbone(images)
     logits = {"out": net.classifier(features["out"])}
     if net.training and net.aux_classifier is not None:
@@ -60,12 +59,12 @@ def _two_heads(net: Net, images: Tensor) -> dict[str, Tensor]:
 
 
 def _one_head(net: Net, images: Tensor) -> dict[str, Tensor]:
-    """Run LR-ASPP as torchvision does, less its upsampling."""
+    """Run LR-ASPP as torchvision does, without upsampling."""
     return {"out": net.classifier(net.backbone(images))}
 
 
 def _with_aux(name: str, backbone: str, stride: int) -> Architecture:
-    """torchvision's DeepLabv3 and FCN."""
+    """Return an entry for one of torchvision's DeepLabv3 and FCN networks."""
     return Architecture(
         build=partial(_build, name),
         logits=_two_heads,
@@ -93,4 +92,4 @@ ARCHITECTURES: dict[str, Architecture] = {
         torchvision=True,
     ),
 }
-"""By the names that ``--model.arch`` offers (:data:`fastseg.config.Arch`)."""
+"""Networks by their ``--model.arch`` (:data:`fastseg.config.Arch`)."""

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's, with two differences in training; parameters, buffers and state dict are the same.
+    """torch's BatchNorm2d with two differences in training; parameters, buffers and state dict are the same.
 
     ``num_batches_tracked`` is kept but not counted: with a fixed momentum nothing reads it, and counting is a kernel
-    for every norm of the network. And where ``synced`` is set, statistics are those of all ranks' images.
+    for every norm of the network. If ``synced`` is set, statistics are those of all ranks' images.
     """
 
-    # Tensors and a number in every norm that torchvision makes.
+    # torch allows None for these; torchvision's norms have all of them.
     running_mean: Tensor
     running_var: Tensor
     momentum: float
@@ -41,7 +41,7 @@ def replace_batch_norms(network: nn.Module, momentum: float) -> None:
     """Make every ``nn.BatchNorm2d`` of ``network`` a :class:`BatchNorm` with ``momentum``, its values as they are."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # torchvision's networks offer no place to name the norm of their heads.
+            # torchvision's networks have no argument for the norm layer of their heads.
             module.__class__ = BatchNorm
             module.momentum = momentum
 
@@ -90,7 +90,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """As torch's: the gradients of weight and bias are the rank's own, which DDP adds up like all others."""
+        """Return gradients as torch does: weight's and bias's are the rank's own, summed by DDP like all others."""
         x, weight, mean, invstd, count = ctx.saved_tensors
         dy = gradients[0].to(mean.dtype)
         normalized = (x - _channels(mean)) * _channels(invstd)
@@ -101,5 +101,5 @@ class _Normalize(torch.autograd.Function):
 
 
 def _channels(values: Tensor) -> Tensor:
-    """C → 1×C×1×1."""
+    """Reshape C → 1×C×1×1."""
     return values.view(1, -1, 1, 1)

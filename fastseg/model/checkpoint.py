@@ -1,4 +1,4 @@
-"""Checkpoints: one file that is whole or absent, loaded without running code from it."""
+"""Checkpoints: one file, written atomically and loaded without running code from it."""
 
 import shutil
 from dataclasses import asdict
@@ -17,17 +17,17 @@ from fastseg.model.weights import check_weights, fitting, not_finite, parse_norm
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 3
-"""Grows whenever older code could not read what is written, or the other way round."""
+"""Version of the format; raised whenever older and newer code cannot read each other's files."""
 REQUIRED = (
     *("step", "arch", "model", "ema", "mean", "std", "stretch_to", "classes", "shards"),
     *("steps_per_epoch", "config", "dataset", "versions"),
 )
-"""What evaluation and export need; a run that goes on needs more (:class:`fastseg.training.state.RunState`)."""
+"""Fields for evaluation and export; resuming needs more (:class:`fastseg.training.state.RunState`)."""
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write ``document`` (tensors, numbers, strings, lists, dicts, None) to ``path``, whole or not at all."""
-    # To an open file of ours: of a full disk torch's archive knows only that its positions do not match.
+    # To a file that we opened: torch's own does not report a full disk, only positions that do not match.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({"format": FORMAT, "version": VERSION, **document}, file)
@@ -36,18 +36,18 @@ def save(path: Path, document: dict[str, Any]) -> None:
 
 
 def keep(path: Path, name: Path) -> None:
-    """Keep the checkpoint at ``path`` under another name too: a second link to the same bytes, or a copy."""
+    """Also keep the checkpoint at ``path`` under another name: as a hard link, or else as a copy."""
     with atomic_path(name) as temporary:
         try:
             temporary.hardlink_to(path)
-        except OSError:  # not every file system has links
+        except OSError:  # not every file system has hard links
             shutil.copyfile(path, temporary)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, tensor by tensor as they are used, and check :data:`REQUIRED`.
+    """Read a checkpoint onto the CPU, its tensors lazily, and check :data:`REQUIRED`.
 
-    Raises :class:`UserError` for anything that is not one of ours.
+    Raises :class:`UserError` for anything else.
     """
     check_checkpoint(path)
     document = read_tensors(path, "checkpoint", sums=True)
@@ -56,9 +56,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def check(document: Any, path: Path) -> None:
-    """Refuse a document that is no checkpoint of ours; ``path`` starts the complaint, a :class:`UserError`."""
+    """Refuse a document that is no fastseg checkpoint; ``path`` starts the :class:`UserError`."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of fastseg; it may go to --model.weights if it holds weights")
+        raise UserError(f"{path} is not a checkpoint of fastseg; if it holds weights, use it as --model.weights")
     if document.get("version") != VERSION:
         found = shown(document.get("version"))
         raise UserError(
@@ -86,7 +86,7 @@ def check(document: Any, path: Path) -> None:
 
 
 def check_progress(saved: dict[str, Any], path: Path) -> None:
-    """Refuse a checkpoint without the numbers from which a run goes on. Raises :class:`UserError`."""
+    """Refuse a checkpoint without the numbers that resuming needs. Raises :class:`UserError`."""
     if where := not_finite({part: saved.get(part) for part in ("optimizer", "ranks")}):
         raise UserError(f"{path} has values in {where} that are not finite; use another")
     with fitting(path):
@@ -116,7 +116,7 @@ def _is_count(value: Any) -> bool:
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
     """Return the network's state dict on the CPU, contiguous N×C×H×W whatever the memory order in training.
 
-    Of torchvision's networks ``get_model(arch, …).load_state_dict(checkpoint["model"])`` takes it.
+    torchvision loads its own networks' by ``get_model(arch, …).load_state_dict(checkpoint["model"])``.
     """
     return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
@@ -127,6 +127,6 @@ def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while saving left in ``folder``."""
+    """Remove temporary files that a process killed while saving left in ``folder``."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files that ``torch.save`` wrote, as far as they are known without torch, which takes seconds to import."""
+"""Check files of ``torch.save`` as far as possible without importing torch, which takes seconds."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from fastseg.errors import UserError
 
 ZIP = b"PK\x03\x04"
-"""How a file of torch's begins; one of before 2020 is a mere pickle."""
+"""First bytes of a file of ``torch.save``; files from before 2020 are plain pickles."""
 PICKLE = b"\x80"
 RUN = "name a run's, such as runs/NAME/checkpoints/best.pt"
 
 
 def is_zip(path: Path, what: str) -> bool:
-    """Return whether a file has today's format, not an older one; :class:`UserError`: it is no ``what`` at all.
+    """Return whether a file of ``torch.save`` has today's format, not the old one.
 
-    Raises :class:`FileNotFoundError` and :class:`IsADirectoryError`, too.
+    Raises :class:`UserError` if it is no ``what`` at all, :class:`FileNotFoundError` and :class:`IsADirectoryError`.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -34,7 +34,7 @@ def is_zip(path: Path, what: str) -> bool:
 
 
 def check_checkpoint(path: Path, others: Iterable[Path] = ()) -> None:
-    """Refuse what can be no checkpoint. Raises :class:`UserError`; ``others`` are the arguments after it."""
+    """Refuse a file that cannot be a checkpoint. Raises :class:`UserError`; ``others`` are the arguments after it."""
     try:
         is_zip(path, "checkpoint")
     except (FileNotFoundError, IsADirectoryError, UserError) as error:

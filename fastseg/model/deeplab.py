@@ -1,4 +1,4 @@
-"""A network of the table from uint8 frames to logits at the network's stride."""
+"""A network of the table, from uint8 frames to logits at its output stride."""
 
 from typing import Any, NamedTuple
 
@@ -10,25 +10,25 @@ from fastseg.model.architectures import ARCHITECTURES, Net
 from fastseg.model.batchnorm import replace_batch_norms
 from fastseg.model.weights import Rgb, fitting
 
-# What torchvision's pretrained weights were trained with, R, G, B, 0–255.
+# Normalization of torchvision's pretrained weights, R, G, B, 0–255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Logits(NamedTuple):
-    """What the network says, before upsampling."""
+    """Logits of both heads, before upsampling."""
 
     out: Tensor
     """N×C×h×w with h = H / stride."""
     aux: Tensor | None
-    """The auxiliary head's, N×C×h×w; None in a network without one, and in evaluation."""
+    """Logits of the auxiliary head, N×C×h×w; None in a network without one, and in evaluation."""
 
 
 class DeepLab(nn.Module):
-    """Normalization, then a network of :data:`ARCHITECTURES`; parameter names below ``net.`` are the network's own.
+    """Normalization and a network of :data:`ARCHITECTURES`, whose own parameter names follow ``net.``.
 
-    Frames come as bytes and are normalized here, on the device and in the compute dtype: four times fewer bytes
-    cross the bus, and a compiled network fuses the arithmetic into its neighbors.
+    Frames come as bytes and are normalized here, on the device and in the compute dtype: a quarter of the bytes cross
+    the bus, and the compiler fuses the arithmetic with its neighbors.
     """
 
     net: Net
@@ -68,7 +68,7 @@ class DeepLab(nn.Module):
         """Compute the logits of ``image``: uint8 N×H×W×3, RGB."""
         if self.stretch_to and not self.training:
             image = resize(image, self.stretch_to)
-        # The permuted view of N×H×W×3 is channels-last as it stands: no copy.
+        # The permuted view of N×H×W×3 is channels-last already: no copy.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         logits = self._logits(self.net, normalized.contiguous(memory_format=self.memory_format))
         return Logits(logits["out"], logits.get("aux"))
@@ -92,11 +92,10 @@ def normalization(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
 
 
 def restore_model(saved: dict[str, Any]) -> DeepLab:
-    """Build a checkpoint's network on the CPU, channels-last, in evaluation mode, with averaged weights if there are.
+    """Build a checkpoint's network on the CPU, channels-last, in evaluation mode, with averaged weights if any.
 
-    It stretches frames by itself if it was trained on such.
-    ``saved`` has been checked (:func:`fastseg.model.checkpoint.load`). Raises :class:`UserError` where its parts do not
-    fit together.
+    It stretches frames if it was trained on stretched ones. ``saved`` has been checked
+    (:func:`fastseg.model.checkpoint.load`). Raises :class:`UserError` if its parts do not fit together.
     """
     with fitting():
         weights = saved["ema"] or saved["model"]

@@ -11,7 +11,7 @@ from fastseg.errors import UserError, shown
 from fastseg.model.deeplab import Logits, resize, upsample
 
 Network = Callable[[Tensor], Logits]
-"""uint8 N×H×W×3 → logits at the network's stride; a :class:`fastseg.model.deeplab.DeepLab` in evaluation mode."""
+"""uint8 N×H×W×3 → logits at the output stride; a :class:`fastseg.model.deeplab.DeepLab` in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class TtaViews:
     """The views of a frame whose predictions are averaged (test-time augmentation)."""
 
     scales: tuple[float, ...] = (1.0,)
-    """Sizes of the frame in the network, 1 = as it is."""
+    """Factors by which the frame is resized, 1 = its own size."""
     flip: bool = False
-    """Also mirrored left-right."""
+    """Whether to add the views mirrored left-right."""
     window: tuple[int, int] | None = None
     """Height and width of sliding windows, in pixels of the scaled frame; None: the whole frame at once."""
 
     def __post_init__(self) -> None:
-        """Raises :class:`UserError` for scales and windows that show nothing."""
+        """Raise :class:`UserError` for invalid scales and windows."""
         if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
             raise UserError(f"the scales are {self.scales}; each must be above 0 and at most 16, and one is needed")
         if self.window is not None and not _is_size(self.window):
@@ -35,7 +35,7 @@ class TtaViews:
             )
 
     def check(self, stretch_to: object) -> None:
-        """Refuse windows and scales with a network that stretches all it sees to ``stretch_to`` (height, width)."""
+        """Refuse windows and scales for a network that stretches its input to ``stretch_to`` (height, width)."""
         if stretch_to and (self.window or self.scales != (1.0,)):
             raise UserError(
                 "the network was trained on stretched frames (--data.resize stretch) and sees every frame so; "
@@ -44,7 +44,7 @@ class TtaViews:
 
     @property
     def plain(self) -> bool:
-        """Return whether there is one view only, of the frame as it is."""
+        """Return whether there is only one view, the frame itself."""
         return self.scales == (1.0,) and not self.flip
 
 
@@ -54,7 +54,7 @@ def _is_size(value: object) -> bool:
 
 
 MULTI_SCALE = TtaViews(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
-"""The views of mmsegmentation's and the DeepLab papers' multi-scale figures on Cityscapes."""
+"""Views of the multi-scale figures of mmsegmentation and the DeepLab papers on Cityscapes."""
 ONCE = TtaViews()
 
 
@@ -69,10 +69,10 @@ def predict(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
 def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tensor:
     """Return the probability of each class at every pixel: uint8 N×H×W×3 → float32 N×C×H×W.
 
-    The mean over all views of softmax(logits at full resolution), as in mmsegmentation's SegTTAModel
-    (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/seg_tta.py), but that a view's
-    logits are resized only once, and that smaller views are resized with antialiasing, as in training.
-    Holds about four tensors of the result's size, however many views.
+    Averages softmax(logits at full resolution) over all views, as in mmsegmentation's SegTTAModel
+    (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/seg_tta.py), but a view's
+    logits are resized only once, and smaller views are resized with antialiasing, as in training. Holds about four
+    tensors of the result's size, for any number of views.
     """
     size = (image.shape[1], image.shape[2])
     total: Tensor | None = None
@@ -83,7 +83,7 @@ def probabilities(model: Network, image: Tensor, views: TtaViews = ONCE) -> Tens
             part = _logits(model, view, views.window, size).softmax(1)
             part = part.flip(3) if mirrored else part
             total = part if total is None else total.add_(part)
-    assert total is not None  # there is a scale
+    assert total is not None  # there is at least one scale
     return total.div_(len(views.scales) * (1 + views.flip))
 
 
@@ -110,7 +110,7 @@ def _logits(
 def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
     """Return the logits of overlapping windows, averaged where they overlap, at the size of ``image``.
 
-    One window of the batch at a time, as mmsegmentation's slide_inference with a stride of two thirds
+    Runs one window of the batch at a time, as mmsegmentation's slide_inference with a stride of two thirds
     (https://github.com/open-mmlab/mmsegmentation/blob/main/mmseg/models/segmentors/encoder_decoder.py).
     """
     rows, columns = (list(_spans(image.shape[i + 1], window[i])) for i in (0, 1))
@@ -123,7 +123,7 @@ def _slide(model: Network, image: Tensor, window: tuple[int, int]) -> Tensor:
             total = logits.new_zeros(*logits.shape[:2], *image.shape[1:3])
         total[:, :, top:bottom, left:right] += logits
         count[top:bottom, left:right] += 1
-    assert total is not None  # there is a window
+    assert total is not None  # there is at least one window
     return total.div_(count)
 
 

@@ -1,4 +1,4 @@
-"""What a network starts from: torchvision's weights, a file of them, or a checkpoint of ours."""
+"""Initial weights of a network: torchvision's, a file's, or those of a fastseg checkpoint."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,23 +56,23 @@ _OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or sta
 def pretrained(name: str, offline: str) -> dict[str, Tensor]:
     """Return torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
 
-    Raises :class:`UserError` where they cannot be had; ``offline`` is the cure that it names where a download fails.
+    Raises :class:`UserError` if they are not available; ``offline`` is the cure that it names if a download fails.
     """
-    # The first that were published: torchvision's own DeepLabv3 and the published results start from these.
-    # For DEFAULT's, trained otherwise, others had to change the optimizer (https://github.com/open-mmlab/mmdetection/pull/7489).
+    # The first version: torchvision's own DeepLabv3 and the published results start from it.
+    # DEFAULT's are trained differently, and others had to change the optimizer for them (https://github.com/open-mmlab/mmdetection/pull/7489).
     entry = next(iter(get_model_weights(name)))
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
         raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {offline}") from None
-    except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no file of weights in the cache
+    except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no weights in the cache
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the download of {entry.url} is damaged ({reason}); remove {cache} and try again") from None
 
 
 def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
-    """Read the weights in a file; a checkpoint of ours knows what it was fed, which ``model`` takes over."""
+    """Read the weights in a file; ``model`` takes over a checkpoint's normalization."""
     try:
         document = read_tensors(path, "file of weights", foreign=True)
     except (FileNotFoundError, IsADirectoryError):

@@ -1,4 +1,4 @@
-"""Files of weights from anywhere: read without running code from them, and without believing their sizes."""
+"""Read untrusted files of weights, without running code from them and without trusting their sizes."""
 
 import re
 import zipfile
@@ -17,18 +17,18 @@ from fastseg.model.checkpoint_file import is_zip
 Rgb = tuple[float, float, float]
 
 MAX_PLAIN = 64 << 20
-"""Bytes of a file's pickle, which names its tensors and holds none of their values: ours has 0.3 MB."""
+"""Maximum bytes of a file's pickle, which describes its tensors without their values: fastseg's have 0.3 MB."""
 MAX_VALUES = 1_000_000
-"""Numbers, strings, tensors and containers in a file, one that is referred to twice counted twice: ours has 10,000."""
+"""Maximum numbers, strings, tensors and containers in a file, repeated references included: fastseg's have 10,000."""
 VIEWS = 4
-"""Bytes of all tensors together, over those of the file: a file may hold several views of one storage."""
+"""Maximum bytes of all tensors over those of the file: a file may hold several views of one storage."""
 IGNORED = (
     *("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "argparse.Namespace"),
     *("numpy.ndarray", "numpy.dtype"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
 )
-"""What training tools put beside the weights: mmengine's curves, the command line of torchvision's scripts, numpy's
-numbers. Each is replaced by an :class:`_Ignored`, so that none of this code runs."""
+"""Globals that training tools store beside the weights: mmengine's curves, the arguments of torchvision's scripts,
+numpy's numbers. Each is replaced by an :class:`_Ignored`, so that none of this code runs."""
 
 
 def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = False) -> Any:
@@ -37,9 +37,9 @@ def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = F
     ``sums``: compare every member with its CRC-32, a second for 0.8 GB. torch writes one unless it is told not to, so
     that cannot be asked of files from anywhere. ``foreign``: pass over :data:`IGNORED`, which our own files never hold.
 
-    A hostile file can neither run code nor take more memory than a few times its size: nothing in it is packed, and
-    every tensor has its values in it. Raises :class:`UserError`, which says that it is no ``what``, for anything
-    else; :class:`FileNotFoundError` and :class:`IsADirectoryError` are the caller's to explain.
+    A hostile file can neither run code nor take more memory than a few times its size: nothing in it is compressed, and
+    every tensor's values are in it. Raises :class:`UserError`, which says that it is no ``what``, for anything else;
+    :class:`FileNotFoundError` and :class:`IsADirectoryError` are left to the caller.
     """
     zipped = is_zip(path, what)
     try:
@@ -49,13 +49,13 @@ def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = F
         with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED] if foreign else []):
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         _check_tensors(document, path.stat().st_size)
-    except Exception as error:  # any kind of file may be named here, and unpickling fails in many ways
+    except Exception as error:  # the file may be of any kind, and unpickling fails in many ways
         raise UserError(f"{path} is not a {what} that can be loaded safely: {_reason(error)}") from None
     return document
 
 
 def check_weights(state: Any, path: Path) -> None:
-    """Refuse what is no state dict of finite numbers. Raises :class:`UserError`, which names the tensor."""
+    """Refuse anything but a state dict of finite numbers. Raises :class:`UserError`, which names the tensor."""
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), …)")
     for name, value in state.items():
@@ -72,12 +72,12 @@ def check_weights(state: Any, path: Path) -> None:
 
 
 def not_finite(document: dict[str, Any]) -> str:
-    """Name the first tensor of ``document`` with an infinity or a NaN, such as ``model.weight``; empty for none.
+    """Return the name of the first tensor with an infinity or a NaN, such as ``model.weight``; empty for none.
 
-    Looks into dicts, lists and tensors, however deep, on any device.
+    Searches nested dicts, lists and tensors, on any device.
     """
     waiting = [(str(name), value) for name, value in document.items()]
-    for where, value in waiting:  # which grows meanwhile
+    for where, value in waiting:  # the list grows meanwhile
         if isinstance(value, dict):
             names = (shown(key).replace("'", "") for key in value)
             waiting += [(f"{where}.{name}", part) for name, part in zip(names, value.values(), strict=True)]
@@ -119,11 +119,11 @@ class _Ignored:
 
 
 class _Unsafe(ValueError):
-    """What we found in a file ourselves."""
+    """A reason to reject a file, found by fastseg, not by torch."""
 
 
 def _reason(error: Exception) -> str:
-    """Say why a file was not loaded. Not in torch's words, which recommend to run the code in it here."""
+    """Return why a file was not loaded; torch's own message recommends running the code in it."""
     if isinstance(error, _Unsafe):
         return str(error)
     if isinstance(error, UnpicklingError):
@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_members(path: Path, sums: bool) -> None:
-    """Refuse a zip archive whose members are larger than the room that they take in it, or not as they were written."""
+    """Refuse a zip archive with compressed members, or with members that differ from what was written."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
@@ -153,7 +153,7 @@ def _check_members(path: Path, sums: bool) -> None:
 
 
 def _check_tensors(document: Any, size: int) -> None:
-    """Refuse tensors that are more than their values in the file, and containers that go on without an end."""
+    """Refuse tensors larger than their values in the file, and endless containers."""
     waiting, values, total = [document], 0, 0
     while waiting:
         value = waiting.pop()
@@ -171,7 +171,7 @@ def _check_tensors(document: Any, size: int) -> None:
 
 
 def _bytes(tensor: Tensor, size: int) -> int:
-    """Return a tensor's bytes; :class:`_Unsafe` if not all of them are in the file of ``size`` bytes."""
+    """Return a tensor's bytes; raise :class:`_Unsafe` if not all are in the file of ``size`` bytes."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise _Unsafe(f"a tensor in it is no plain one ({tensor.layout}, {tensor.dtype}, {tensor.device.type})")
     wanted, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()

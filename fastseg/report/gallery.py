@@ -27,23 +27,23 @@ WORST_CLASSES = 3
 
 
 class Frame(Protocol):
-    """Describe an evaluated frame to the gallery; :class:`fastseg.evaluation.metrics.Sample` is one."""
+    """An evaluated frame for the gallery; :class:`fastseg.evaluation.metrics.Sample` is one."""
 
     @property
     def iou(self) -> float:
-        """Mean IoU over the classes in the frame, 0…1."""
+        """Return the mean IoU over the classes in the frame, 0…1."""
 
     @property
     def image(self) -> Picture:
-        """H×W×3."""
+        """Return the image, H×W×3."""
 
     @property
     def label(self) -> Mask:
-        """H×W train ids, 255 = ignored."""
+        """Return train ids H×W, 255 = ignored."""
 
     @property
     def prediction(self) -> Mask:
-        """H×W train ids."""
+        """Return train ids H×W."""
 
 
 def write_gallery(
@@ -79,7 +79,7 @@ def _remove_gallery(folder: Path) -> None:
     """Remove an earlier index and the pictures that it lists; others may be there, such as fastseg-predict's."""
     try:
         stems = [Path(entry["stem"]).name for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or none that can be read
+    except (OSError, ValueError, TypeError, KeyError):  # missing or unreadable
         stems = []
     for path in (*(folder / f"{stem}.{ending}" for stem in stems for ending in LAYERS.values()), folder / INDEX):
         path.unlink(missing_ok=True)

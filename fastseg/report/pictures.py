@@ -12,7 +12,7 @@ from fastseg.labels import IGNORE, SegmentationClass
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MISSING = "\U0010fffe"
-"""No character: every font draws its sign for missing ones."""
+"""Not a character: fonts draw their glyph for missing characters."""
 
 
 def open_font(size: int) -> Font:

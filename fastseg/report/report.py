@@ -103,6 +103,7 @@ class Confusion:
 
 
 def confusion_of(run: Run) -> Confusion | None:
+    """Return the confusion matrix of a run as shares; None without one."""
     matrix = run.matrix
     if not matrix:
         return None
@@ -142,6 +143,7 @@ class Gallery:
 
 
 def gallery_of(frames: Sequence[Shown]) -> Gallery:
+    """Read the frames' pictures, worst frame first, up to :data:`PICTURE_BYTES`."""
     slides: list[Slide] = []
     room = PICTURE_BYTES
     for frame in frames:

@@ -1,1 +1,1 @@
-"""The packed set: manifest, tars, JPEGs that can be cut, and what may be wrong with them."""
+"""The packed set: manifest, tars, JPEGs that can be cut, and their verification."""

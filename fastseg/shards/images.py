@@ -14,13 +14,13 @@ from fastseg.errors import UserError
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, blocks_per_tile
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
-"""Pillow would also try formats that start other programs (EPS)."""
+"""Accepted formats; Pillow would also try some that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")
-"""What records hold. Pillow takes a WebP's memory already where it opens it."""
+"""Formats that records hold. Not WebP: Pillow allocates its pixels on opening."""
 
 ROWS_PER_STRIP = 32
-"""Of the mask's TIFF. A crop decodes only the strips it touches."""
+"""Rows of a strip of the mask's TIFF. A crop decodes only the strips that it touches."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,7 +31,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+"""EXIF orientation → the transposition that sets an image upright (CIPA DC-008, tag 274); 1 is upright."""
 
 
 _LIMIT = Lock()
@@ -96,13 +96,13 @@ def read_labels(data: bytes, where: str) -> Image.Image:
 
 
 def set_upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; return the same object where that says nothing or is damaged."""
+    """Turn an image by its EXIF orientation; return the same object if there is none or it is damaged."""
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8 (CIPA DC-008, tag 274); 1, upright, where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8 (CIPA DC-008, tag 274); 1, upright, without a readable one."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
@@ -111,7 +111,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
-    """Width and height of an image that :func:`read_rgb` reads before it is set upright, and its EXIF orientation."""
+    """Return width and height of an image for :func:`read_rgb` before it is set upright, and its EXIF orientation."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size, orientation(image)
 
@@ -119,7 +119,7 @@ def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
     """Return height and width of a record's image or mask, from its header.
 
-    Raises :class:`UserError`, which names ``where``, for what is no image, and for more than :data:`MAX_PIXELS`.
+    Raises :class:`UserError`, which names ``where``, for anything but an image of at most :data:`MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=STORED) as image:
@@ -134,7 +134,7 @@ def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
 
 
 def is_baseline_jpeg(data: bytes) -> bool:
-    """Tell whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
+    """Return whether a file is a baseline JPEG (its frame header is SOF0, ITU-T T.81 table B.1)."""
     if data[:2] != b"\xff\xd8":
         return False
     position = 2
@@ -150,7 +150,7 @@ def is_baseline_jpeg(data: bytes) -> bool:
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
     """Encode as a baseline JPEG that can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
 
-    The standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
+    Uses the standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
     """
     tile = blocks_per_tile(image.width, chroma)
     subsampling = {"444": 0, "420": 2}[chroma]
@@ -201,7 +201,7 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit, which is one for the whole process and which TIFF's decoder looks at, too."""
+    """Lift Pillow's limit of pixels, which applies to the whole process and to its TIFF decoder as well."""
     with _LIMIT:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

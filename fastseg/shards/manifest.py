@@ -1,4 +1,4 @@
-"""The manifest of a set of shards: what it holds, how it was packed, and the hashes that prove it whole."""
+"""The manifest of a set of shards: its contents, packing options, and the hashes that prove it complete."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from fastseg.storage import is_remote, join, read_bytes
 
 
 def whole(value: Any, low: int, high: int) -> int:
-    """Return a whole number from ``low`` to ``high``; raises ValueError for anything else, as those below do."""
+    """Return a whole number from ``low`` to ``high``; raise ValueError for anything else, as those below do."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{shown(value)} instead of a whole number from {low} to {high}")
     return value
@@ -30,7 +30,7 @@ def number(value: Any, high: float) -> float:
 
 
 def yes_or_no(value: Any) -> bool:
-    """Return True or False; nothing that only counts as such will do."""
+    """Return True or False; refuse values that are only truthy or falsy."""
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} instead of true or false")
     return value
@@ -44,7 +44,7 @@ def a_list(value: Any) -> list[Any]:
 
 
 def flat(value: Any) -> dict[str, Any]:
-    """Return an object of single values: whatever is shown or written again has no depth."""
+    """Return an object of plain values, so that nothing nested is shown or written again."""
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} instead of an object")
     for name, item in value.items():
@@ -54,7 +54,7 @@ def flat(value: Any) -> dict[str, Any]:
 
 
 def sha256(value: Any) -> str:
-    """Return a SHA-256 in hexadecimal: 64 small letters and digits."""
+    """Return a SHA-256 in hexadecimal: 64 lower-case letters and digits."""
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError(f"{shown(value)} instead of a SHA-256")
     return value
@@ -63,11 +63,11 @@ def sha256(value: Any) -> str:
 NAME = "manifest.json"
 FORMAT = "fastseg-shards"
 VERSION = 2
-"""Grows whenever older code could not read what is written, or the other way round."""
+"""Version of the format; raised whenever older and newer code cannot read each other's files."""
 MAX_FILE = 1 << 25
-"""Bytes, which parsed may take 1 GB. A tar takes 250: Cityscapes' manifest has 6 KB, one of 100,000 tars 25 MB."""
+"""Maximum bytes; parsed they may take 1 GB. A tar takes 250: Cityscapes' has 6 KB, one of 100,000 tars 25 MB."""
 MAX_NAMED = 4
-"""Most sets that an error names."""
+"""Maximum sets that an error names."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,15 @@ class Split:
 
     shards: tuple[Shard, ...]
     labeled: bool = True
-    """False for images without masks (a test split, packed for prediction)."""
+    """Whether images have masks; False for a test split packed for prediction."""
     sizes: tuple[tuple[int, int, int], ...] = ()
-    """(height, width, how many samples), one entry for each size that occurs."""
+    """(height, width, number of samples) for each size that occurs."""
     pixels: tuple[int, ...] = ()
     """Pixels of each class 0…C-1, then of :data:`IGNORE`; empty without masks."""
 
     @property
     def samples(self) -> int:
+        """Return the number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
 
@@ -118,9 +119,9 @@ class Manifest:
     mean: tuple[float, float, float]
     """Mean of the training images, R, G, B, 0–255."""
     std: tuple[float, float, float]
-    """Standard deviation of the same, 0–255."""
+    """Standard deviation of the training images, R, G, B, 0–255."""
     options: dict[str, Any] = field(default_factory=dict)
-    """How it was packed: quality, chroma, height, samples_per_shard, seed."""
+    """Packing options: quality, chroma, height, samples_per_shard, seed."""
     ignore: int = IGNORE
     version: int = VERSION
 
@@ -136,10 +137,11 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
+        """Write ``manifest.json`` to ``folder``, whole or not at all."""
         write_atomic(folder / NAME, self.to_json())
 
     def split(self, name: str) -> Split:
-        """Return the split called ``name``; raises :class:`UserError` where there is none."""
+        """Return the split called ``name``; raise :class:`UserError` if there is none."""
         if name not in self.splits:
             raise UserError(f"the shards hold no split {name!r}, only: {', '.join(self.splits)}")
         return self.splits[name]
@@ -167,8 +169,8 @@ def _hint(folder: str | Path) -> str:
     if is_remote(folder):
         return "pack one with: fastseg-pack"
     pack = f"pack one with: fastseg-pack SOURCE --out {folder}"
-    for place in (Path(folder), Path(folder).parent):
-        if found := sorted(str(path.parent) for path in place.glob(f"*/{NAME}")):
+    for parent in (Path(folder), Path(folder).parent):
+        if found := sorted(str(path.parent) for path in parent.glob(f"*/{NAME}")):
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             return f"name a finished one ({', '.join(found[:MAX_NAMED])}{more}), or {pack}"
     return pack
@@ -192,7 +194,7 @@ def parse_manifest(document: Any, where: str) -> Manifest:
 
 
 def _parse(document: dict[str, Any], where: str) -> Manifest:
-    """Raise KeyError for what is missing, ValueError, TypeError or AttributeError for what is of another type."""
+    """Parse it; raise KeyError for a missing field, ValueError, TypeError or AttributeError for a wrong one."""
     classes = tuple(parse_class(c, f"{where}, class {i}") for i, c in enumerate(a_list(document["classes"])))
     if not 1 <= len(classes) <= MAX_CLASSES or document.get("ignore") != IGNORE:
         raise UserError(f"{where} must name 1 to {MAX_CLASSES} classes and the ignore value {IGNORE}")
@@ -231,7 +233,7 @@ def _parse_split(document: dict[str, Any], classes: int, where: str) -> Split:
 
 def _parse_shard(document: dict[str, Any], where: str) -> Shard:
     file = document["file"]
-    # A manifest may come from anywhere: its shards lie beside it and nowhere else.
+    # An untrusted manifest may name only files beside it.
     if not isinstance(file, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar", file):
         raise UserError(f"{where} names the shard {shown(file)}; it must be a plain name ending in .tar")
     size = whole(document["bytes"], 1, 1 << 50)

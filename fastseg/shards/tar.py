@@ -1,4 +1,4 @@
-"""Tar shards and their DALI indexes: which sample goes where, writing them whole, reading the index."""
+"""Tar shards and their DALI indexes: writing them atomically, reading the index, CRC-32 of records."""
 
 import hashlib
 import json
@@ -15,30 +15,30 @@ from fastseg.files import atomic_path, sha256, write_atomic
 from fastseg.shards.manifest import Shard
 
 MAX_FILE = 1 << 29
-"""Bytes; the largest image that is packed takes as many uncompressed at 16 bits. So does what a hostile zip holds."""
+"""Maximum bytes of a file: those of the largest image that is packed, uncompressed at 16 bits. Bounds hostile zips."""
 SPLITS = ("train", "val", "test")
 MAX_KEY = 90
-"""Characters; with its extension a member's name stays within USTAR's 100."""
+"""Maximum characters of a key; with its extension a member's name stays within USTAR's 100."""
 KEY = re.compile(r"[a-z0-9_-]+")
-"""A record's key: letters that name no file elsewhere."""
+"""Pattern of a record's key: no character that could lead to another folder."""
 
 
 INDEX_VERSION = "v1.2"
 NAME = re.compile(rf"{KEY.pattern}\.[a-z0-9.]+")
-"""The name of a record's file."""
+"""Pattern of the name of a record's file."""
 MAX_NAME = 100
-"""Characters of that name, in USTAR."""
+"""Maximum characters of that name, in USTAR."""
 MAX_TAR = 1 << 50
-"""Bytes."""
+"""Maximum bytes of a tar."""
 MAX_RECORD = 4 * MAX_FILE
-"""Bytes of a record's files together."""
+"""Maximum bytes of a record's files together."""
 
 
 class Component(NamedTuple):
     """One file of a record inside its tar."""
 
     extension: str
-    """All after the first dot of the name: ``jpg``, ``mask.tif``, ``json``."""
+    """The name after its first dot: ``jpg``, ``mask.tif``, ``json``."""
     offset: int
     """Bytes from the start of the tar."""
     size: int
@@ -53,9 +53,9 @@ class IndexEntry(NamedTuple):
 
 
 def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> Shard:
-    """Write the tar ``path`` and its index from (key, {extension: bytes}); each is whole or absent.
+    """Write the tar ``path`` and its index from (key, {extension: bytes}); each is written atomically.
 
-    The same records give the same bytes: USTAR, time 0, a fixed owner and mode, members sorted in a record.
+    The same records give the same bytes: USTAR, time 0, a fixed owner and mode, members sorted within a record.
     """
     # Here, because it imports torch (3 s), for which packing's workers must not wait.
     from webdataset import TarWriter
@@ -65,7 +65,7 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
         with temporary.open("wb") as file, TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
             for samples, (key, members) in enumerate(records, 1):  # noqa: B007
                 tar.write({"__key__": key, **members})
-        # The index of the tar as it is, not as we meant it.
+        # The index of the tar as written, not as intended.
         index = index_text(temporary)
         shard = Shard(path.name, samples, temporary.stat().st_size, sha256(temporary), "")
     write_atomic(path.with_name(shard.index), index)
@@ -75,9 +75,9 @@ def write_shard(path: Path, records: Iterable[tuple[str, dict[str, bytes]]]) -> 
 def index_text(tar: Path) -> str:
     """Return DALI's index (format v1.2) of a tar: per record ``extension offset size name`` of each of its files.
 
-    Equal to what ``wds2idx`` of nvidia-dali writes, but a tar that is cut within a file raises
-    :class:`tarfile.TarError`, and one with anything but plain files of records :class:`UserError`; only the manifest's
-    counts tell of one that is cut between two.
+    Equal to what ``wds2idx`` of nvidia-dali writes, but raises :class:`tarfile.TarError` for a tar that is cut off
+    within a file, and :class:`UserError` for one with anything but plain files of records; only the manifest's counts
+    reveal one that is cut off between two.
     """
     records: list[tuple[str, list[str]]] = []
     for member in _members(tar):
@@ -90,15 +90,15 @@ def index_text(tar: Path) -> str:
 
 
 def index_bytes(samples: int) -> int:
-    """Return the most bytes that an index of ``samples`` records may have: two words and two numbers for each file."""
+    """Return the maximum bytes of an index of ``samples`` records: two words and two numbers for each file."""
     return (samples + 1) * 3 * 2 * (MAX_NAME + 20)
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of a tar as we write it, with ``offset_data``: plain files of USTAR, one behind the other.
+    """Yield the headers of a tar as we write it, with ``offset_data``: plain files of USTAR, one after the other.
 
-    Not by :class:`tarfile.TarFile`: it follows extended headers, which say of what anybody wrote where to go on (back
-    to the same place, for ever), recursively, and whose values raise all kinds of errors.
+    :class:`tarfile.TarFile` is not safe here: it follows extended headers recursively, which in a hostile file may lead
+    back to the same byte forever, and whose values raise all kinds of errors.
     """
     with tar.open("rb") as file:
         end, at = os.fstat(file.fileno()).st_size, 0
@@ -117,7 +117,7 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def read_index(text: str, where: str = "the index") -> list[IndexEntry]:
-    """Parse an index of format v1.2; raises :class:`UserError`, which names ``where``, if it is none."""
+    """Parse an index of format v1.2; raise :class:`UserError`, which names ``where``, for anything else."""
     head, *lines = text.splitlines() or [""]
     try:
         version, count = head.split()
@@ -135,7 +135,7 @@ def _parse_entry(words: Sequence[str]) -> IndexEntry:
     keys = {name.removesuffix(f".{extension}") for extension, _, _, name in quadruples}
     if len(keys) != 1:
         raise ValueError(f"a record of {len(keys)} keys")
-    # An index may come from anywhere. Keys name files, and what is read at once takes memory before it is there.
+    # An index is untrusted: keys become file names, and a record's memory is allocated before it is read.
     if not KEY.fullmatch(key := keys.pop()) or len(key) > MAX_KEY:
         raise ValueError(f"the key {shown(key)}")
     start, stop = components[0].offset, components[-1].offset + components[-1].size
@@ -156,9 +156,9 @@ def add_crc32(document: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
 
 
 def find_corrupt(key: str, text: bytes, members: Mapping[str, bytes | memoryview]) -> str | None:
-    """Find the first of a record's files that is not as it was packed: its extension, or None where all are.
+    """Return the extension of a record's first file that is not as packed; None if all are.
 
-    ``text`` is its JSON, ``members`` are the others.
+    ``text`` is its JSON, ``members`` are its other files.
     """
     try:
         document = json.loads(text)

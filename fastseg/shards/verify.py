@@ -1,4 +1,4 @@
-"""Verification: a finished set of shards, re-read byte by byte and pixel by pixel against its manifest."""
+"""Verify a finished set of shards against its manifest, byte by byte and pixel by pixel."""
 
 import hashlib
 import json
@@ -26,19 +26,19 @@ from fastseg.storage import is_remote, join, local_copy, look_up, read_bytes
 
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes to read at once."""
 
 
 class Damage(NamedTuple):
-    """What is not as it was packed in one record of a tar."""
+    """Damage to one record of a tar."""
 
     key: str
-    """The record's; empty behind the last."""
+    """Key of the record; empty behind the last one."""
     sentence: str
 
 
 def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
-    """Find where a tar differs from what was packed, at most once in a record; ``entries``: of its whole index."""
+    """Yield the damages of a tar, at most one for each record; ``entries``: its whole index."""
     with tar.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for entry in entries:
@@ -51,14 +51,14 @@ def find_damages(tar: Path, entries: Sequence[IndexEntry]) -> Iterator[Damage]:
 
 
 def first_cut(folder: Path, shard: Shard) -> str:
-    """Name the record that a cut tar ends in, as the rest of a sentence; empty where its index does not tell."""
+    """Name the record in which a truncated tar ends, as the rest of a sentence; empty if its index does not tell."""
     size = (folder / shard.file).stat().st_size
     cuts = ((entry.key, _cut(entry, size)) for entry in trusted_index(folder, shard))
     return next((f", within or before record {key} at {found}" for key, found in cuts if found), "")
 
 
 def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
-    """Return the entries of a shard's index; none where it is missing or not the manifest's."""
+    """Return the entries of a shard's index; none if it is missing or not the manifest's."""
     try:
         data = read_bytes(folder / shard.index, index_bytes(shard.samples))
         whole = hashlib.sha256(data).hexdigest() == shard.index_sha256
@@ -68,7 +68,7 @@ def trusted_index(folder: Path, shard: Shard) -> list[IndexEntry]:
 
 
 def _cut(entry: IndexEntry, size: int) -> str | None:
-    """Find the first file of a record that reaches beyond a tar of ``size`` bytes."""
+    """Return the first file of a record that reaches beyond a tar of ``size`` bytes; None if all fit."""
     for part in entry.components:
         if part.offset + part.size > size:
             return f"byte {part.offset}: {member_label(part.extension)} reaches to byte {part.offset + part.size}"
@@ -101,12 +101,12 @@ def _is_header(block: bytes, name: str, size: int) -> bool:
 
 
 def _is_empty(file: BinaryIO) -> bool:
-    """Tell whether nothing but zeros follows, however much."""
+    """Return whether only zeros follow."""
     return not any(block.strip(b"\0") for block in iter(partial(file.read, PIECE), b""))
 
 
 def _end(part: Component) -> int:
-    """Return where a file's last block ends: tars consist of blocks of 512 bytes."""
+    """Return the offset at which a file's last block ends: tars consist of blocks of 512 bytes."""
     return -(-(part.offset + part.size) // BLOCK) * BLOCK
 
 
@@ -116,12 +116,12 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 MAX_LISTED = 6
-"""Most files of a record that an error names."""
+"""Maximum files of a record that an error names."""
 
 
 @dataclass(frozen=True)
-class _Findings:
-    """What one shard holds and what is wrong with it."""
+class _ShardCheck:
+    """Contents of one shard and what is wrong with it."""
 
     damages: tuple[str, ...]
     keys: tuple[str, ...]
@@ -131,7 +131,7 @@ class _Findings:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What every record of a split must be."""
+    """Properties that every record of a split must have."""
 
     image: str
     mask: str | None
@@ -145,32 +145,31 @@ class _Expected:
 def verify(
     folder: str | Path, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
-    """Find everything that is wrong with the set in ``folder``, a sentence each; empty for a whole set.
+    """Return everything that is wrong with the set in ``folder``, a sentence each; empty for an intact set.
 
     ``folder`` may be an ``s3://`` prefix: each worker then has a temporary copy of one shard at a time.
 
-    Compared are each tar's and index's size and SHA-256, the index with the tar, the count, names and adjacency
-    of the records, their check sums, the sizes of image and mask, and the mask's values and pixel counts.
-    ``progress`` is called with the samples that are checked and all there are. Raises :class:`UserError` without a
-    readable manifest.
+    Compares each tar's and index's size and SHA-256, the index with the tar, the count, names and adjacency of the
+    records, their checksums, the sizes of image and mask, and the mask's values and pixel counts. ``progress`` is
+    called with the number of samples checked and their total. Raises :class:`UserError` without a readable manifest.
     """
     workers = worker_count(workers)
     manifest = read_manifest(folder)
     work = [(split, shard) for split in manifest.splits.values() for shard in split.shards]
     tasks = [(folder, shard, _expected(manifest, split)) for split, shard in work]
     total, done = sum(shard.samples for _, shard in work), 0
-    findings: dict[str, _Findings] = {}
+    checks: dict[str, _ShardCheck] = {}
     if progress is not None:
         progress(0, total)
     with closing(ordered_map(_check_shard, tasks, min(workers, len(tasks)))) as results:
-        for (_, shard), found in zip(work, results, strict=True):
-            findings[shard.file] = found
+        for (_, shard), check in zip(work, results, strict=True):
+            checks[shard.file] = check
             done += shard.samples
             if progress is not None:
                 progress(done, total)
-    damages = [damage for found in findings.values() for damage in found.damages]
+    damages = [damage for check in checks.values() for damage in check.damages]
     for name, split in manifest.splits.items():
-        damages += _check_split(name, split, [findings[shard.file] for shard in split.shards])
+        damages += _check_split(name, split, [checks[shard.file] for shard in split.shards])
     return damages
 
 
@@ -178,27 +177,27 @@ def _expected(manifest: Manifest, split: Split) -> _Expected:
     return _Expected(manifest.image_codec, manifest.mask_codec if split.labeled else None, len(manifest.classes))
 
 
-def _check_split(name: str, split: Split, findings: list[_Findings]) -> Iterator[str]:
+def _check_split(name: str, split: Split, checks: list[_ShardCheck]) -> Iterator[str]:
     """Compare the sums over a split's shards with the manifest."""
-    keys = Counter(key for found in findings for key in found.keys)
+    keys = Counter(key for check in checks for key in check.keys)
     for key in (key for key, count in keys.items() if count > 1):
         yield f"{name}: the record {key} occurs {keys[key]} times"
-    if any(found.damages for found in findings):
+    if any(check.damages for check in checks):
         return
-    sizes = sum((found.sizes for found in findings), Counter())
+    sizes = sum((check.sizes for check in checks), Counter())
     if sizes != {(height, width): count for height, width, count in split.sizes}:
         yield f"{name}: the sizes of the images are {shown(dict(sizes))}, the manifest says {shown(split.sizes)}"
-    pixels = tuple(np.sum([found.pixels for found in findings], axis=0).tolist()) if split.labeled else ()
+    pixels = tuple(np.sum([check.pixels for check in checks], axis=0).tolist()) if split.labeled else ()
     if pixels != split.pixels:
         yield f"{name}: the pixels of the classes are {pixels}, the manifest says {split.pixels}"
 
 
-def _check_shard(folder: str | Path, shard: Shard, expected: _Expected) -> _Findings:
+def _check_shard(folder: str | Path, shard: Shard, expected: _Expected) -> _ShardCheck:
     with local_copy(folder, (shard.file, shard.index)) as here:
         return _check_local(here, shard, expected)
 
 
-def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
+def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _ShardCheck:
     damages, wrong = list(_check_files(folder, shard)), set[str]()
     located = list(_locate(folder, shard)) if damages else []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -222,13 +221,13 @@ def _check_local(folder: Path, shard: Shard, expected: _Expected) -> _Findings:
             wrong.add(entry.key)
             damages.append(f"{shard.file}, record {entry.key} at byte {entry.components[0].offset}: {error}")
     damages += [sentence for key, sentence in located if key not in wrong]
-    return _Findings(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
+    return _ShardCheck(tuple(damages), tuple(entry.key for entry in entries), sizes, tuple(pixels.tolist()))
 
 
 def check_files(folder: str | Path, shards: Sequence[Shard], threads: int) -> list[str]:
-    """Compare the SHA-256 of the tars and indexes of ``shards`` with the manifest; a sentence for each damage.
+    """Compare the SHA-256 of the tars and indexes of ``shards`` with the manifest; return a sentence for each damage.
 
-    Quicker than :func:`verify`, since nothing is decoded; it names the records that their check sums tell.
+    Faster than :func:`verify`, since nothing is decoded; names the records whose checksums do not match.
     """
     with ThreadPoolExecutor(threads, "fastseg-verify") as pool:  # a SHA-256 is computed without Python's lock
         return [damage for found in pool.map(partial(_check_hashes, folder), shards) for damage in found]
@@ -237,12 +236,12 @@ def check_files(folder: str | Path, shards: Sequence[Shard], threads: int) -> li
 def _check_hashes(folder: str | Path, shard: Shard) -> list[str]:
     with local_copy(folder, (shard.file, shard.index)) as here:
         damages = list(_check_files(here, shard))
-        # The record says more than the tar.
+        # Naming the record says more than naming the tar.
         return [sentence for _, sentence in _locate(here, shard)] or damages if damages else []
 
 
 def _locate(folder: Path, shard: Shard) -> Iterator[Damage]:
-    """Find the damages of a tar by its index, if that is whole, and check sums."""
+    """Yield the damages of a tar by its index, if that is intact, and by checksums."""
     entries = trusted_index(folder, shard)
     if entries and (folder / shard.file).is_file():
         yield from find_damages(folder / shard.file, entries)
@@ -260,7 +259,7 @@ def _check_files(folder: Path, shard: Shard) -> Iterator[str]:
 
 
 def _check_record(tar: Path, entry: IndexEntry, expected: _Expected) -> tuple[tuple[int, int], np.ndarray]:
-    """Return (height, width) and the pixels of each class and of the ignored; raises :class:`UserError`."""
+    """Return (height, width) and the pixels of each class and of the ignored; raise :class:`UserError`."""
     found = {component.extension for component in entry.components}
     if found != expected.extensions:
         raise UserError(f"it holds {_listed(found)} instead of {_listed(expected.extensions)}")
@@ -308,7 +307,7 @@ def _check_description(data: bytes, key: str, size: tuple[int, int]) -> None:
 
 
 REQUESTS = 16
-"""Tars in object storage whose sizes are asked for at once."""
+"""Number of remote tars whose sizes are requested at once."""
 
 
 def check_sizes(folder: str | Path, shards: Sequence[Shard]) -> None:

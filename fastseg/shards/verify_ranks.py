@@ -37,6 +37,6 @@ def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks:
     if not found:
         return
     if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank says it for all
+        sys.exit(USER_ERROR)  # the first rank reports it
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")

@@ -125,7 +125,7 @@ def _settle(problems: list[str], config: ModelConfig, ranks: Ranks) -> str:
     if not config.compile:
         return problem
     if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank says it for all
+        sys.exit(USER_ERROR)  # the first rank reports it
     raise _refused(problem)
 
 

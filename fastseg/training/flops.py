@@ -12,8 +12,8 @@ from fastseg.config import Config, OptimConfig
 from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 from fastseg.training.step import LossNetwork
 
-# Dense 16-bit products with float32 sums, TFLOP/s, as NVIDIA's datasheets have it (theirs with sparsity are twice
-# that). By words of torch.cuda.get_device_name, the more special ones first.
+# Dense 16-bit products with float32 sums, TFLOP/s, from NVIDIA's datasheets (their figures with sparsity are twice
+# these), by words of torch.cuda.get_device_name, the more specific ones first.
 DATASHEET = {
     "B200": 2250.0,
     "GH200": 989.0,

@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     for parameter in parameters if config.momentum else ():
-        # Made by a first step that is skipped (found_inf), the momentum would be memory that nobody wrote.
+        # If a skipped first step (found_inf) made the momentum, it would stay uninitialized.
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
 
@@ -35,7 +35,7 @@ def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
 
 
 def peak_lr(config: OptimConfig, global_batch: int) -> float:
-    """Return the rate after warm-up, in proportion to the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
+    """Return the learning rate after warm-up, scaled with the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
     return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch
 
 
@@ -50,10 +50,10 @@ def lr_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) 
     return low + (peak - low) * (1 - progress) ** 0.9
 
 
-def set_lr(optimizer: Optimizer, rate: float) -> None:
-    """Use ``rate`` from the next step on."""
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate ``lr`` from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
 class Average:

@@ -90,7 +90,7 @@ def build_loaders(
     manifest: Manifest,
     ranks: Ranks,
     state: dict[str, Any] | None,
-    held: FrameCachePlan = STREAMED,
+    cache_plan: FrameCachePlan = STREAMED,
     mean: Rgb | None = None,
     decoder: Processor = "gpu",
 ) -> tuple[TrainLoader, EvalLoader]:
@@ -118,8 +118,8 @@ def build_loaders(
         prefetch=data.prefetch,
         seed=config.seed,
         decoder=decoder,
-        arena=held.arena,
-        rank_local=held.rank_local,
+        arena=cache_plan.arena,
+        rank_local=cache_plan.rank_local,
         state=state,
     )
     evaluation = EvalLoader(
@@ -154,12 +154,14 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
         return
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
-    with memory_explained(config, ranks.device, state):
-        held = plan_frame_cache(config, manifest, ranks, state.train_step)
+    with explain_memory_error(config, ranks.device, state):
+        cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
             state.train_step.dry_run(config.data.batch, config.data.crop)
-        loaders, resumed = resume(config, manifest, ranks, state, saved, held, decoder.decoder)
-        held = STREAMED  # the loader now owns the frames' memory, or frees it if a resumed order does not allow it
+        loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.decoder)
+        cache_plan = (
+            STREAMED  # the loader now owns the frames' memory, or frees it if a resumed order does not allow it
+        )
         if not ranks.first:
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
@@ -170,7 +172,7 @@ def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = Fals
 
 
 @contextmanager
-def memory_explained(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
+def explain_memory_error(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
     """Turn torch's out-of-memory error into a :class:`UserError` that says what to change."""
     try:
         yield
@@ -203,13 +205,13 @@ def open_log(
     }
     total = total_steps(config.optim, steps_per_epoch)
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if config.resume == "never" and config.folder.exists():
-            held.enter_context(lock_run_folder(config.folder))  # fails while a run is in progress
+            stack.enter_context(lock_run_folder(config.folder))  # fails while a run is in progress
             set_aside(config.folder)
-        held.enter_context(lock_run_folder(config.folder))
+        stack.enter_context(lock_run_folder(config.folder))
         checkpoint.remove_unfinished(config.folder / "checkpoints")
-        yield held.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
+        yield stack.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -247,7 +249,7 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
             print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
         return
     if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank says it for all
+        sys.exit(USER_ERROR)  # the first rank reports it
     raise UserError(
         f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
         "or --resume never"
@@ -260,13 +262,13 @@ def resume(
     ranks: Ranks,
     state: RunState,
     saved: dict[str, Any] | None,
-    held: FrameCachePlan = STREAMED,
+    cache_plan: FrameCachePlan = STREAMED,
     decoder: Processor = "gpu",
 ) -> tuple[tuple[TrainLoader, EvalLoader], list[str]]:
     """Build the loaders and restore everything from a checkpoint, if there is one; also return what to log."""
 
     def loaders_from(loader: dict[str, Any] | None) -> tuple[TrainLoader, EvalLoader]:
-        return build_loaders(config, manifest, ranks, loader, held, tuple(state.model.mean.tolist()), decoder)
+        return build_loaders(config, manifest, ranks, loader, cache_plan, tuple(state.model.mean.tolist()), decoder)
 
     if not saved:
         return loaders_from(None), []
@@ -276,7 +278,7 @@ def resume(
         return loaders, [f"resuming after step {state.step}"]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = saved["step"] / saved["steps_per_epoch"]
-    begun = {"epoch": int(epochs), "step": 0, "rank_local": held.rank_local}
+    begun = {"epoch": int(epochs), "step": 0, "rank_local": cache_plan.rank_local}
     loaders = loaders_from(begun)
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [

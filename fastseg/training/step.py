@@ -32,7 +32,7 @@ class LossNetwork(nn.Module):
         self.loss: Callable[..., Tensor] = loss
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        """See :func:`fastseg.model.loss.segmentation_loss`."""
+        """Return :func:`fastseg.model.loss.segmentation_loss` of the network's logits."""
         return self.loss(self.model(image), label)
 
 
@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
     """A step's results over all ranks, as numbers or scalar tensors."""
 
     loss: Any
-    """Loss of both heads, as it is trained on."""
+    """Training loss of both heads."""
     main_loss: Any
     aux_loss: Any
     """0 without an auxiliary head."""
@@ -65,8 +65,8 @@ class TrainStep:
         network = _wrap(LossNetwork(model, config.optim, pixel_weights), ranks, compiled)
         self.network = CompiledNetwork(network, config.model, ranks, problem)
 
-    def __call__(self, image: Tensor, label: Tensor, rate: float, stop: bool = False) -> Tensor:
-        """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``rate``.
+    def __call__(self, image: Tensor, label: Tensor, lr: float, stop: bool = False) -> Tensor:
+        """Train on one batch (uint8 N×H×W×3, uint8 N×H×W) with the learning rate ``lr``.
 
         Returns the fields of :class:`StepMetrics`, float32 on the device, without waiting for it. Every labeled pixel
         of the global batch weighs the same (or its class's weight), so N ranks compute what one would with N times the
@@ -83,7 +83,7 @@ class TrainStep:
         main_sum, main_pixels, aux_sum, aux_pixels, stops = totals
         main_pixels, aux_pixels = main_pixels.clamp(min=1e-6), aux_pixels.clamp(min=1e-6)
         own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels)
-        set_lr(self.optimizer, rate)
+        set_lr(self.optimizer, lr)
         norm = self._update(own * self._ranks.world, main_sum + aux_sum)  # DDP averages what should be summed
         main, aux = main_sum / main_pixels, aux_sum / aux_pixels
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))

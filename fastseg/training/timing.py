@@ -83,6 +83,7 @@ class Stopping:
 
     @property
     def asked(self) -> bool:
+        """Return whether a signal has come."""
         return self._signal is not None
 
     @property

@@ -44,7 +44,7 @@ class WandB:
     """A run at Weights & Biases; with WANDB_MODE=offline it stays in the run's folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
-        """Begin a run, or go on with run ``id``."""
+        """Begin a run, or continue the run ``id``."""
         import wandb
 
         online = os.environ.get("WANDB_MODE", "online") == "online"
@@ -151,7 +151,7 @@ def open_tracking(
     except Exception as error:  # whatever the library raises
         reason = f"--tracker {kind} cannot begin ({_short(error)})"
         if not step:
-            raise UserError(f"{reason}; see to that, or leave it out with --tracker none") from None
+            raise UserError(f"{reason}; fix that, or leave it out with --tracker none") from None
         say(f"{reason}; training continues without it, metrics.jsonl has everything")
         return None
     write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")

@@ -95,7 +95,7 @@ class Trainer:
         with span("data"), self.rescuing():
             batch = self.loader.next()
         self.clock.wait_end()
-        numbers = state.train_step(batch.image, batch.label, self.rate(state.step), self.stopping.asked)
+        numbers = state.train_step(batch.image, batch.label, self.lr(state.step), self.stopping.asked)
         if state.average:
             with span("average"):
                 state.average.update(state.step)
@@ -135,7 +135,7 @@ class Trainer:
                 self.save(self.state.statistics())
             raise
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         """Return the learning rate of step ``step`` (from 0)."""
         optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
         peak = peak_lr(optim, self.config.data.batch * self.ranks.world)
@@ -162,11 +162,11 @@ class Trainer:
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
             if not self.ranks.first:
-                sys.exit(USER_ERROR)  # the first rank says it for all
+                sys.exit(USER_ERROR)  # the first rank reports it
             repeated = f" for {self.overflows} steps now" if self.overflows > 1 else ""
             raise UserError(
                 f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
-                f"{self.rate(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
+                f"{self.lr(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
                 f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and resume from the last checkpoint"
             )
         self.metrics.append(found)
@@ -189,7 +189,7 @@ class Trainer:
                 loss_out=mean.main_loss,
                 loss_aux=mean.aux_loss,
                 gradient_norm=mean.gradient_norm,
-                lr=self.rate(step - 1),
+                lr=self.lr(step - 1),
                 images_per_second=window.steps * self.config.data.batch / window.seconds,
                 tflops=tflops,
                 **({"mfu": tflops / self.peak} if self.peak else {}),

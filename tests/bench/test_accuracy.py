@@ -140,13 +140,13 @@ def test_flags_for_all_runs_leave_the_variants(shards: Path, tmp_path: Path) -> 
     assert (base.config.optim.lr, half.config.optim.lr, half.config.optim.epochs) == (0.2, 0.025, 3)
     assert half.seed == 7
     assert base.words.count("--optim.lr") == 1
-    with pytest.raises(UserError, match="--seed stands behind --"):
+    with pytest.raises(UserError, match="--seed follows --"):
         plan("demo", None, [0], tmp_path, [*extra, "--seed=3"])
-    with pytest.raises(UserError, match="--gpus 2 stands behind --; runs are compared on one GPU each"):
+    with pytest.raises(UserError, match="--gpus 2 follows --; runs are compared on one GPU each"):
         plan("demo", None, [0], tmp_path, [*extra, "--gpus", "2"])
-    with pytest.raises(UserError, match=r"camvid-rare goes on from weights .*; add -- --model\.weights FILE"):
+    with pytest.raises(UserError, match=r"camvid-rare starts from weights .*; add -- --model\.weights FILE"):
         plan("camvid-rare", None, [0], tmp_path, extra)
-    with pytest.raises(UserError, match="behind -- stands 'x', which is no flag"):
+    with pytest.raises(UserError, match="after -- comes 'x', which is no flag"):
         plan("demo", None, [0], tmp_path, ["x"])
     with pytest.raises(UserError, match="demo's rate-half has the settings of its base"):
         plan("demo", None, [0], tmp_path, [*extra, "--optim.lr", "0.025"])

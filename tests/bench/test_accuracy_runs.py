@@ -44,7 +44,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, output = process.finish(120), process.output
     assert code == 130, output
-    assert "interrupted; the same command goes on from there" in output
+    assert "interrupted; run the same command again to resume" in output
     assert "0 of 4 runs are finished, 1 more begun (base, seed 0:" in output
     begun = lines(runs / "demo" / "base-0", "train")
     assert 1 <= len(begun) < 10
@@ -78,7 +78,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
 
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
-    commands.refused(done, "demo, base, seed 0 could not begin: ", "--data.batch")
+    commands.refused(done, "demo, base, seed 0 could not start: ", "--data.batch")
     assert not (tmp_path / "runs" / "demo" / "ema-off-0").exists()
 
 

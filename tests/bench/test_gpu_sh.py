@@ -85,11 +85,11 @@ def test_an_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
     done = run(tmp_path, "loader", FASTSEG_DEVICE="cpu", **settings)
     assert done.returncode == 0, done.stdout + (tmp_path / "logs/loader.log").read_text()
     rows = {row.entry: row for row in read_results(tmp_path / "throughput-cpu-loader.json").results}
-    assert str(rows["notebook"].skipped).startswith("crashed (SIGSEGV); the last it said: ")
+    assert str(rows["notebook"].skipped).startswith("crashed (SIGSEGV); its last output: ")
     assert rows["fastseg"].windows
     assert sum(bool(row.windows) for row in rows.values()) > 2
     page = (tmp_path / "summary-cpu.md").read_text()
-    assert "  - loader, notebook: crashed (SIGSEGV); the last it said: " in page
+    assert "  - loader, notebook: crashed (SIGSEGV); its last output: " in page
     assert "  - loader: " in page  # our own rate
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "logs" / "loader.log").read_text()
 
@@ -216,7 +216,7 @@ def test_the_page_has_tests_and_tables(tmp_path: Path) -> None:
     rows = (
         Row("compute", "fastseg", "images/s", {}, (210.0,), None, {"tflops": 490.5, "mfu_datasheet": 0.496}),
         Row("compute", "notebook", "images/s", {}, skipped="not installed: x"),
-        Row("compute", "SPDL", "images/s", {}, skipped="crashed (SIGSEGV); the last it said: x"),
+        Row("compute", "SPDL", "images/s", {}, skipped="crashed (SIGSEGV); its last output: x"),
     )
     Results({}, {}, rows).write(tmp_path / "throughput-h200-compute.json")
     verdicts = [
@@ -233,4 +233,4 @@ def test_the_page_has_tests_and_tables(tmp_path: Path) -> None:
     assert "| compute | fastseg | 210 |  | 490 | 50 % |  |  |" in text
     assert "- notebook: not installed: x" in text
     assert "  - compute, notebook" not in text
-    assert "  - compute, SPDL: crashed (SIGSEGV); the last it said: x" in text
+    assert "  - compute, SPDL: crashed (SIGSEGV); its last output: x" in text

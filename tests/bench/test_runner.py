@@ -116,9 +116,9 @@ def test_a_stopped_entry_stands_still_wholly(tmp_path: Path) -> None:
     [
         ("raise", "failed: ValueError: no batch"),
         ("refuse", "failed: the shards are damaged; pack them again"),
-        ("die", "crashed (SIGKILL); the last it said: out of memory, says a library"),
-        ("crash", "crashed (SIGSEGV); the last it said: a decoder begins"),
-        ("leave", "its process exited with 3; the last it said: nothing"),
+        ("die", "crashed (SIGKILL); its last output: out of memory, says a library"),
+        ("crash", "crashed (SIGSEGV); its last output: a decoder begins"),
+        ("leave", "its process exited with 3; its last output: nothing"),
         ("hang", "gave no answer in 2 s"),
     ],
 )

@@ -114,6 +114,6 @@ def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     code, said = process.finish(60), process.output
     assert code == 130, said
     assert "compute (images/s)" in said
-    assert "interrupted; shown is what was measured before" in said
+    assert "interrupted; the results so far are shown" in said
     (row,) = read_results(out).results
     assert 0 < len(row.windows) < 100000

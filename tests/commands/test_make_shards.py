@@ -63,10 +63,10 @@ def test_killed_in_the_middle_and_started_again(
 
     result = _run(*arguments)
     assert result.returncode == 0, result.stderr
-    assert f"{4 * kept} frames were there already" in result.stdout
+    assert f"{4 * kept} frames were already packed" in result.stdout
     assert _files(tmp_path) == _files(undisturbed)
     result = _run(*arguments)
-    assert "already holds this very set; nothing to do" in result.stdout
+    assert "already holds this set; nothing to do" in result.stdout
 
 
 def test_verify(undisturbed: Path, tmp_path: Path) -> None:
@@ -94,12 +94,12 @@ def test_wrong_input_is_one_sentence(folder: Path, tmp_path: Path) -> None:
         ),
         ((folder, "--merge", "--out", "s3://bucket/x"), "it must be a local folder"),
         ((folder, "--part", "3/2"), "--part is '3/2'"),
-        ((folder, "--part", "1/2", "--verify"), "--part and --verify are two things to do"),
+        ((folder, "--part", "1/2", "--verify"), "--part and --verify exclude each other"),
         (("--merge",), "holds no parts of a set"),
         ((folder, "--splits", "tset"), "--splits has 'tset'"),
         ((own, "--guess-classes"), "classes.json is there already"),
         ((folder, "--guess-classes"), "is Cityscapes, whose classes are known; pack it without"),
-        ((folder, "--guess-classes", "--verify"), "--guess-classes and --verify are two things to do"),
+        ((folder, "--guess-classes", "--verify"), "--guess-classes and --verify exclude each other"),
         (("--verify",), "holds no finished set of shards"),
     ):
         result = _run(*arguments, cwd=tmp_path)

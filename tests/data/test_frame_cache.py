@@ -28,13 +28,13 @@ def loader(
     augmentation: AugmentConfig = AUGMENTATION,
     rank: int = 0,
     world: int = 1,
-    resident: bool = False,
+    cached: bool = False,
     **options: Any,
 ) -> TrainLoader:
     manifest = read_manifest(shards)
     files, split = open_files(shards, manifest, "train", rank, world), manifest.split("train")
     common = {"batch": 2, "device": torch.device("cpu"), "threads": 1, "prefetch": 2, "seed": 3}
-    arena = allocate_arena(split, common["device"], world if options.get("rank_local") else 1) if resident else None
+    arena = allocate_arena(split, common["device"], world if options.get("rank_local") else 1) if cached else None
     return TrainLoader(files, split, augmentation, arena=arena, **common | options)
 
 
@@ -50,15 +50,15 @@ def test_batches_are_those_of_the_files(
     """Through what finishes on a CPU, and through the graph that a GPU runs."""
     if by_graph:
         monkeypatch.setattr(loader_module, "_resized_on_cpu", loader_module._by_graph)
-    streamed, resident = loader(shards, augmentation), loader(shards, augmentation, resident=True)
-    assert all(same(streamed.next(), resident.next()) for _ in range(14))
+    streamed, cached = loader(shards, augmentation), loader(shards, augmentation, cached=True)
+    assert all(same(streamed.next(), cached.next()) for _ in range(14))
 
 
 def test_it_goes_on_after_any_step(shards: Path) -> None:
-    first = loader(shards, resident=True)
+    first = loader(shards, cached=True)
     for _ in range(7):
         first.next()
-    again = loader(shards, resident=True, state=first.state())
+    again = loader(shards, cached=True, state=first.state())
     assert all(same(first.next(), again.next()) for _ in range(6))
 
 
@@ -76,9 +76,9 @@ def test_each_frame_is_decoded_once(shards: Path, monkeypatch: pytest.MonkeyPatc
             frames.close()
 
     monkeypatch.setattr(frame_cache, "decoded_frames", counted)
-    resident = loader(shards, resident=True)
+    cached = loader(shards, cached=True)
     for _ in range(30):
-        resident.next()
+        cached.next()
     assert len(decoded) == 11
 
 
@@ -86,15 +86,15 @@ def test_frames_of_several_sizes(tmp_path: Path) -> None:
     source = write_folder_dataset(tmp_path / "source", train=3)
     write_pair(source, "train", "portrait", seed=9, size=(40, 72))
     pack(open_source(source), tmp_path / "set", workers=1)
-    streamed, resident = loader(tmp_path / "set"), loader(tmp_path / "set", resident=True)
-    assert all(same(streamed.next(), resident.next()) for _ in range(6))
+    streamed, cached = loader(tmp_path / "set"), loader(tmp_path / "set", cached=True)
+    assert all(same(streamed.next(), cached.next()) for _ in range(6))
 
 
 def test_ranks_apart_hold_disjoint_shares(shards: Path) -> None:
     whole = augment_config((64, 96), scale=(1.0, 1.0), flip=0.0)
     seen = []
     for rank in range(2):
-        batches = loader(shards, whole, rank, 2, resident=True, rank_local=True)
+        batches = loader(shards, whole, rank, 2, cached=True, rank_local=True)
         assert batches.steps_per_epoch == 2
         seen.append({image.numpy().tobytes() for _ in range(30) for image in batches.next().image})
     assert len(seen[0]) == 6
@@ -104,7 +104,7 @@ def test_ranks_apart_hold_disjoint_shares(shards: Path) -> None:
 
 def test_a_resumed_run_keeps_its_order(shards: Path) -> None:
     """Whether the memory of the machine it goes on with has room or not."""
-    rank_local = loader(shards, rank=1, world=2, resident=True, rank_local=True)
+    rank_local = loader(shards, rank=1, world=2, cached=True, rank_local=True)
     rank_local.next()
     streamed = loader(shards, rank=1, world=2, state=rank_local.state())
     assert all(same(rank_local.next(), streamed.next()) for _ in range(5))
@@ -113,7 +113,7 @@ def test_a_resumed_run_keeps_its_order(shards: Path) -> None:
 def test_a_whole_order_is_not_served_from_a_share(shards: Path) -> None:
     streamed = loader(shards, rank=1, world=2)
     streamed.next()
-    rank_local = loader(shards, rank=1, world=2, resident=True, rank_local=True, state=streamed.state())
+    rank_local = loader(shards, rank=1, world=2, cached=True, rank_local=True, state=streamed.state())
     assert all(same(streamed.next(), rank_local.next()) for _ in range(5))
 
 

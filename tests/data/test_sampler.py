@@ -55,14 +55,14 @@ def same(a: tuple, b: tuple) -> bool:
 
 
 def test_batches_start_anywhere(files: Files) -> None:
-    def feed(epoch: int, step: int):
+    def next_batch(epoch: int, step: int):
         settings = augment_config((48, 64), hue=9)
         return crop_batches(Reader(files), settings, batch=3, seed=1, start=(epoch, step), ahead=2)
 
-    from_start = feed(0, 0)
+    from_start = next_batch(0, 0)
     whole = [from_start() for _ in range(9)]  # three steps an epoch
     for epoch, step in ((0, 0), (0, 2), (0, 3), (1, 1), (2, 0)):
-        other = feed(epoch, step)
+        other = next_batch(epoch, step)
         for expected in islice(whole, epoch * 3 + step, None):
             assert same(other(), expected)
 
@@ -84,9 +84,9 @@ def test_a_crop_decodes_to_what_the_whole_shows(files: Files) -> None:
 
 def test_frames_come_in_the_order_given(files: Files) -> None:
     reader = Reader(files)
-    feed = frame_batches(reader, cycle([3, 4, 4, 4]), batch=2, ahead=1)
+    next_batch = frame_batches(reader, cycle([3, 4, 4, 4]), batch=2, ahead=1)
     for indexes in ((3, 4), (4, 4), (3, 4)):
-        for image, index in zip(feed().image, indexes, strict=True):
+        for image, index in zip(next_batch().image, indexes, strict=True):
             assert (image == reader.read(index).image).all()
 
 

@@ -118,7 +118,7 @@ def test_ranks_are_started_again(gpus: int, dies: str, code: int, tmp_path: Path
     run = commands.run(*command)
     assert run.returncode == code, run.stderr
     assert [(tmp_path / str(rank)).read_text() for rank in range(gpus)] == ["started started "] * gpus
-    says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again, a run resumes"
+    says = f"error: rank {gpus - 1} was ended by SIGKILL; run the same command again to resume"
     assert (says in run.stderr) == (code != 0)
     assert "Traceback" not in run.stderr
 
@@ -210,7 +210,7 @@ time.sleep(1000)
 def test_a_store_that_goes_ends_the_process() -> None:
     run = commands.run(sys.executable, "-c", ORPHAN)
     assert run.returncode == 1
-    assert "error: the process that the ranks speak through is gone" in run.stderr
+    assert "error: the process that connects the ranks is gone" in run.stderr
 
 
 SLOW = """

@@ -69,7 +69,7 @@ def train_loader(
     manifest = read_manifest(folder)
     files = open_files(folder, manifest, "train", rank, world, max_corrupt)
     common = {"batch": 2, "device": CPU, "threads": 1, "prefetch": 2, "seed": 3}
-    arena = allocate_arena(manifest.split("train"), CPU) if options.pop("resident", False) else None
+    arena = allocate_arena(manifest.split("train"), CPU) if options.pop("cached", False) else None
     return TrainLoader(files, manifest.split("train"), augmentation, arena=arena, **common | options)
 
 
@@ -115,17 +115,17 @@ def test_other_samples_feel_nothing(damaged: Path, shards: Path) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_streamed_resident_and_resumed_are_one_curve(damaged: Path, world: int) -> None:
+def test_streamed_cached_and_resumed_are_one_curve(damaged: Path, world: int) -> None:
     for rank in range(world):
         streamed = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2)
-        resident = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2, resident=True)
+        cached = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2, cached=True)
         for step in range(12):
             if step == 5:
                 resumed = train_loader(damaged, AUGMENTATION, rank, world, max_corrupt=2, state=streamed.state())
             batch = streamed.next()
-            assert same(batch, resident.next())
+            assert same(batch, cached.next())
             assert step < 5 or same(batch, resumed.next())
-        assert streamed.corrupt_samples() == resident.corrupt_samples() == [1, 7]
+        assert streamed.corrupt_samples() == cached.corrupt_samples() == [1, 7]
 
 
 def test_two_ranks_see_what_one_would(damaged: Path) -> None:
@@ -139,13 +139,13 @@ def test_two_ranks_see_what_one_would(damaged: Path) -> None:
 def test_ranks_apart(damaged: Path) -> None:
     for rank in range(2):
         streamed = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, rank_local=True)
-        resident = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, rank_local=True, resident=True)
-        assert all(same(streamed.next(), resident.next()) for _ in range(8))
+        cached = train_loader(damaged, AUGMENTATION, rank, 2, max_corrupt=2, rank_local=True, cached=True)
+        assert all(same(streamed.next(), cached.next()) for _ in range(8))
 
 
-@pytest.mark.parametrize("resident", [False, True])
-def test_one_too_many(damaged: Path, resident: bool) -> None:
-    loader = train_loader(damaged, max_corrupt=1, resident=resident)
+@pytest.mark.parametrize("cached", [False, True])
+def test_one_too_many(damaged: Path, cached: bool) -> None:
+    loader = train_loader(damaged, max_corrupt=1, cached=cached)
     with pytest.raises(UserError) as caught:
         [loader.next() for _ in range(20)]
     assert "copy or pack the set again, or raise --max-corrupt-samples, which is 1" in str(caught.value)
@@ -193,16 +193,16 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
 
 
 @pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])
-@pytest.mark.parametrize("resident", [False, True], ids=["streamed", "resident"])
+@pytest.mark.parametrize("cached", [False, True], ids=["streamed", "cached"])
 @pytest.mark.parametrize("extension", ["jpg", "mask.tif"])
 def test_what_dali_cannot_decode_is_named(
-    copy: Path, extension: str, resident: bool, by_graph: bool, monkeypatch: pytest.MonkeyPatch
+    copy: Path, extension: str, cached: bool, by_graph: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Packed by other programs, or for other versions of DALI: one sentence, not a trace of C++ calls."""
     key = spoil(copy, "train-000001", 2, extension)
     if by_graph:
         monkeypatch.setattr(loader_module, "_resized_on_cpu", loader_module._by_graph)
-    loader = train_loader(copy, resident=resident)
+    loader = train_loader(copy, cached=cached)
     where = part(copy, "train-000001", 2, extension)
     with pytest.raises(UserError) as caught:
         [loader.next() for _ in range(20)]

@@ -67,7 +67,7 @@ def test_killed_at_any_instant_and_started_again(tmp_path: Path, tally: Tally) -
 
 
 def test_a_full_disk(tmp_path: Path, tally: Tally, again: int) -> None:
-    """Really full: a file system of its own. What is finished is kept, and with more room the same command goes on."""
+    """Really full: a file system of its own. What is finished is kept, and with more room the same command resumes."""
     source = write_cityscapes(tmp_path / "source", train=16, val=4, size=(512, 256))
     assert start(source, tmp_path / "alone", tmp_path / "log").finish() == 0
     expected, disk, survived, finished = contents(tmp_path / "alone"), tmp_path / "disk", 0, list[int]()

@@ -245,7 +245,7 @@ def test_a_cache_that_is_removed_does_not_end_a_run(tmp_path: Path, capsys: pyte
     gone = Cache(tmp_path / "cache", 1 << 30)
     shutil.rmtree(tmp_path / "cache")
     assert read_all(gone) == 0
-    assert capsys.readouterr().err.count("takes no more: No such file or directory") == 1
+    assert capsys.readouterr().err.count("stores no more: No such file or directory") == 1
 
 
 def read_all(of: Cache) -> int:

@@ -111,7 +111,7 @@ def hasten() -> None:
 
     Not where it has threads: they would be missing in the child, whatever they hold held for ever. A launcher of
     ranks has some, but they compute nothing and hold nothing that a rank needs. Nor where the benchmark looks for its
-    contestants: by a mark in the environment that /proc shows, which is that of the program that was started.
+    entries: by a mark in the environment that /proc shows, which is that of the program that was started.
     """
     subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
     os.execve = _execve  # type: ignore[assignment]

@@ -195,7 +195,7 @@ def test_a_tracker_that_cannot_begin_ends_a_new_run_but_not_a_resumed_one(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.write_text("no folder")
-    with pytest.raises(UserError, match=r"--tracker mlflow cannot begin .*; see to that, or leave it out"):
+    with pytest.raises(UserError, match=r"--tracker mlflow cannot begin .*; fix that, or leave it out"):
         RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow")
     with RunLog(tmp_path / "street", CONFIG, 10, 30, "mlflow") as log:
         log.train(20, **NUMBERS)

@@ -1,8 +1,8 @@
-"""Procedural street scenes in the layout of Cityscapes: for tests, for benchmarks, and for people without an account.
+"""Procedural street scenes in the layout of Cityscapes: for tests, for benchmarks, and for users without an account.
 
-A scene is a pure function of (seed, split, index, size): the street is drawn in metres, seen by a camera, and
-the picture and the annotation come from the same polygons. See scene_layout for what stands where and
-scene_paint for how it is drawn.
+A scene is a pure function of (seed, split, index, size): the street is drawn in metres, seen by a camera, and the
+picture and the annotation come from the same polygons. See layout.py for the street's plan and paint.py for the
+drawing.
 """
 
 import io
@@ -33,7 +33,7 @@ CITIES: dict[str, tuple[str, ...]] = {
 """Invented, so that no scene is mistaken for a real one; a city has 100 scenes."""
 SCENES_PER_CITY = 100
 SET_NAME = "procedural streets"
-"""What packed scenes are called, and what a network says that it was trained on."""
+"""Name of the packed set, also given as a network's training data."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Scene:
 
 
 def scene_key(split: str, index: int) -> str:
-    """The key of a scene; different for every (split, index)."""
+    """Return the key of a scene; different for every (split, index)."""
     city = CITIES[split][index // SCENES_PER_CITY % len(CITIES[split])]
     return f"{city}_{index:06d}_000019"
 
 
 def scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
-    """Scene ``index`` ≥ 0 of a split (train, val, test), drawn at ``size`` (width, height) in pixels."""
+    """Draw scene ``index`` ≥ 0 of a split (train, val, test) at ``size`` (width, height) in pixels."""
     stream = [seed, list(CITIES).index(split), index]
     plan, weather, surface = (np.random.default_rng([*stream, part]) for part in range(3))
     turn = int(np.random.default_rng([seed, stream[1]]).integers(len(HIGHLIGHTS)))
@@ -67,7 +67,7 @@ def scene(seed: int, split: str, index: int, size: tuple[int, int]) -> Scene:
 
 
 def write_name(folder: Path) -> None:
-    """Say below ``folder`` that its pictures, though laid out as Cityscapes' are, are :data:`SET_NAME`."""
+    """Write the name :data:`SET_NAME` below ``folder``, since the layout is Cityscapes'."""
     write_atomic(folder / NAME_FILE, f"{SET_NAME}\n")
 
 
@@ -103,7 +103,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _weather(rng: np.random.Generator) -> Light:
-    """Overcast more often than not, as in the real recordings."""
+    """Draw the weather: overcast more often than not, as in the real recordings."""
     strength = float(rng.uniform(0.5, 1.0) if rng.random() < 0.4 else rng.uniform(0.0, 0.25))
     azimuth, elevation = rng.uniform(0, 2 * np.pi), np.radians(rng.uniform(28, 60))
     sun = np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)
@@ -114,7 +114,7 @@ def _weather(rng: np.random.Generator) -> Light:
     return Light(
         sun=(float(sun[0]), float(sun[1]), float(sun[2])),
         strength=strength,
-        # The pictures of Cityscapes are a little green.
+        # Cityscapes' images are a little green.
         tint=(exposure * (0.97 + warmth), exposure * 1.02, exposure * (0.96 - warmth)),
         haze=float(rng.uniform(0.05, 0.3)),
         sky=((zenith[0], zenith[1], zenith[2]), (horizon[0], horizon[1], horizon[2])),

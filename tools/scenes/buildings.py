@@ -23,7 +23,7 @@ def _tone(color: Color, factor: float) -> Color:
 
 
 def building(rng: np.random.Generator, x: float, z0: float, z1: float, height: float) -> Thing:
-    """A house whose front lies at ``x`` (its sign tells the side) between ``z0`` and ``z1``."""
+    """Return a house whose front lies at ``x`` (its sign tells the side) between ``z0`` and ``z1``."""
     side = np.sign(x)
     texture = "brick" if rng.random() < 0.28 else "plaster"
     color = _pick(rng, BRICKS if texture == "brick" else PLASTERS)
@@ -53,7 +53,7 @@ def _roof(rng: np.random.Generator, x: float, z0: float, z1: float, height: floa
 
 
 def _facade(rng: np.random.Generator, front: Points, length: float, height: float, color: Color) -> list[Face]:
-    """Ground floor, windows by storey, cornices, perhaps balconies and dirt under the eaves."""
+    """Return ground floor, windows by storey, cornices, perhaps balconies and dirt under the eaves."""
     ground_floor = rng.uniform(3.2, 4.2)
     share = ground_floor / height
     trim = _tone(color, float(rng.choice([0.8, 1.15])))
@@ -78,7 +78,7 @@ def _facade(rng: np.random.Generator, front: Points, length: float, height: floa
 def _windows(
     rng: np.random.Generator, wall: Points, length: float, height: float, frame: Color, wide: float
 ) -> list[Face]:
-    """A grid of windows: frame, pane, cross bar, reflected sky, sill; some with the blinds down."""
+    """Return a grid of windows: frame, pane, cross bar, reflected sky, sill; some with the blinds down."""
     rows, columns = max(1, round(height / 3.1)), max(1, round(length / 2.7))
     row, column = (a.ravel() for a in np.mgrid[0:rows, 0:columns])
     half_s, half_t = 0.24 * wide, rng.uniform(0.26, 0.34)
@@ -138,7 +138,7 @@ def _shops(rng: np.random.Generator, floor: Points, length: float) -> list[Face]
 
 
 def block(rng: np.random.Generator, z: float, x0: float, x1: float, height: float) -> Thing:
-    """A house across the end of the street."""
+    """Return a house across the end of the street."""
     color = _pick(rng, PLASTERS + BRICKS)
     wall = quad((x0, 0, z), (x1, 0, z), (x1, height, z), (x0, height, z))
     faces = [
@@ -149,7 +149,7 @@ def block(rng: np.random.Generator, z: float, x0: float, x1: float, height: floa
 
 
 def wall(rng: np.random.Generator, x: float, z0: float, z1: float, height: float) -> Thing:
-    """A free-standing wall along the street."""
+    """Return a free-standing wall along the street."""
     texture, colors = ("brick", BRICKS) if rng.random() < 0.4 else ("concrete", PLASTERS)
     color = _tone(_pick(rng, colors), 0.85)
     body = quad((x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0))
@@ -165,7 +165,7 @@ def wall(rng: np.random.Generator, x: float, z0: float, z1: float, height: float
 
 
 def fence(rng: np.random.Generator, x: float, z0: float, z1: float, height: float) -> Thing:
-    """A fence along the street: what is behind shows between its bars, as it does under real annotations."""
+    """Return a fence along the street: what is behind shows between its bars, as it does under real annotations."""
     body = quad((x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0))
     wood = rng.random() < 0.35
     color: Color = (116, 92, 66) if wood else _pick(rng, ((44, 48, 46), (70, 84, 74), (120, 124, 124)))
@@ -181,7 +181,7 @@ def fence(rng: np.random.Generator, x: float, z0: float, z1: float, height: floa
 
 
 def bridge(rng: np.random.Generator, z: float, half: float) -> Thing:
-    """A bridge across the street on two piers (void)."""
+    """Return a bridge across the street on two piers (void)."""
     low, high = rng.uniform(4.8, 5.6), rng.uniform(6.6, 7.6)
     color = _pick(rng, PLASTERS, 4)
     deck = quad((-60, low, z), (60, low, z), (60, high, z), (-60, high, z))
@@ -194,7 +194,7 @@ def bridge(rng: np.random.Generator, z: float, half: float) -> Thing:
 
 
 def tunnel(rng: np.random.Generator, z: float, half: float) -> Thing:
-    """The portal of a tunnel that the street runs into (void)."""
+    """Return the portal of a tunnel that the street runs into (void)."""
     portal = quad((-half - 1, 0, z), (half + 1, 0, z), (half + 1, 5.0, z), (-half - 1, 5.0, z))
     lining = quad((-half - 2, 0, z), (half + 2, 0, z), (half + 2, 6.2, z), (-half - 2, 6.2, z))
     faces = [Face(lining, _pick(rng, PLASTERS, 4), "concrete"), Face(portal, (20, 20, 20), "concrete")]

@@ -1,4 +1,4 @@
-"""What stands beside a procedural street: lamps, traffic lights, signs, bins, rails; and the ground itself."""
+"""Objects beside a procedural street: lamps, traffic lights, signs, bins, rails; and the ground itself."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ def _steel(rng: np.random.Generator) -> Color:
 
 
 def _post(x: float, z: float, thick: float, low: float, high: float, color: Color) -> list[Face]:
-    """A round post: lit on one side, dark on the other."""
+    """Return a round post: lit on one side, dark on the other."""
     shaft = upright(x, 0, z, limb((0, low), (0, high), thick, 0.75 * thick))
     return [Face(shaft, color, "metal"), Face(panel(shaft[[0, 3, 2, 1]], 0.6, 1, 0, 1), (0, 0, 0), alpha=0.35)]
 
 
 def lamp(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A street lamp with its arm over the road."""
+    """Return a street lamp with its arm over the road."""
     height, thick, color = rng.uniform(6, 9), rng.uniform(0.12, 0.18), _steel(rng)
     faces = _post(x, z, thick, 0, height, color)
     toward = -np.sign(x) * rng.uniform(1.0, 2.2)
@@ -34,14 +34,14 @@ def lamp(rng: np.random.Generator, x: float, z: float) -> Thing:
 
 
 def pole(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A plain pole or a bollard."""
+    """Return a plain pole or a bollard."""
     tall = rng.random() < 0.5
     faces = _post(x, z, 0.13 if tall else 0.16, 0, rng.uniform(3.5, 7) if tall else 1.0, _steel(rng))
     return Thing("pole", [faces[0].points], faces, depth=z, shadow=0.4)
 
 
 def traffic_light(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A traffic light; now and then a second one hangs over the road from a mast arm."""
+    """Return a traffic light; now and then a second one hangs over the road from a mast arm."""
     color, height = _steel(rng), rng.uniform(3.0, 3.5)
     lit = int(rng.integers(3))
     faces = _post(x, z, 0.17, 0, height, color)
@@ -69,7 +69,7 @@ def _signal(x: float, y: float, z: float, lit: int) -> Thing:
 
 
 def traffic_sign(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A traffic sign on its pole: prohibition, warning, priority, parking, blue disc or a direction board."""
+    """Return a traffic sign on its pole: prohibition, warning, priority, parking, blue disc or a direction board."""
     faces = _post(x, z, 0.1, 0, rng.uniform(2.5, 3.1), _steel(rng))
     top = float(faces[0].points[:, 1].max())
     thing = Thing("pole", [faces[0].points], faces, depth=z, shadow=0.3)
@@ -100,7 +100,7 @@ def _board(rng: np.random.Generator, x: float, y: float, z: float) -> Thing:
 
 
 def bin_or_box(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A litter bin, a letter box, a switch cabinet or an advertising column (static, void)."""
+    """Return a litter bin, a letter box, a switch cabinet or an advertising column (static, void)."""
     width, height = [(0.5, 1.0), (0.4, 1.2), (1.1, 1.3), (1.2, 2.9)][rng.integers(4)]
     color = [(70, 74, 70), (190, 160, 50), (120, 124, 118), (100, 60, 50)][rng.integers(4)]
     front = upright(x, 0, z, np.array([(-0.5, 0), (0.5, 0), (0.5, 1), (-0.5, 1)]) * (width, height))
@@ -110,7 +110,7 @@ def bin_or_box(rng: np.random.Generator, x: float, z: float) -> Thing:
 
 
 def pushchair(rng: np.random.Generator, x: float, z: float) -> Thing:
-    """A pushchair or a suitcase left standing (dynamic, void)."""
+    """Return a pushchair or a suitcase left standing (dynamic, void)."""
     body = upright(x, 0, z, np.array([(-0.3, 0.05), (0.3, 0.05), (0.35, 0.6), (0.1, 1.0), (-0.3, 0.75)]))
     color: Color = (float(rng.uniform(20, 120)), float(rng.uniform(20, 90)), float(rng.uniform(20, 110)))
     faces = [
@@ -121,7 +121,7 @@ def pushchair(rng: np.random.Generator, x: float, z: float) -> Thing:
 
 
 def guard_rail(x: float, z0: float, z1: float) -> Thing:
-    """A crash barrier along the road (void)."""
+    """Return a crash barrier along the road (void)."""
     beam = quad((x, 0.4, z0), (x, 0.4, z1), (x, 0.75, z1), (x, 0.75, z0))
     faces = [Face(beam, (150, 152, 150), "metal"), Face(panel(beam, 0, 1, 0.4, 0.6), (60, 60, 60), alpha=0.5)]
     posts = [
@@ -134,14 +134,14 @@ def guard_rail(x: float, z0: float, z1: float) -> Thing:
 def ground_strip(
     label: str, x0: float, x1: float, color: Color, texture: str, z0: float = 2.0, z1: float = 300.0
 ) -> Thing:
-    """A level strip along the street."""
+    """Return a level strip along the street."""
     return flat(label, [Face(ground(x0, x1, z0, z1), color, texture)], layer=0)
 
 
 def markings(
     rng: np.random.Generator, lines: list[float], edges: tuple[float, float], crossing: float | None
 ) -> list[Face]:
-    """Paint on the road: dashed lines between lanes, lines along the edges, a zebra crossing at ``crossing`` (m)."""
+    """Return road markings: dashed lines between lanes, lines along the edges, a zebra crossing at ``crossing`` (m)."""
     white: Color = (206, 206, 200)
     start, wear = rng.uniform(0, 9), rng.uniform(0.5, 0.85)
     faces = [
@@ -158,7 +158,7 @@ def markings(
 
 
 def wear(rng: np.random.Generator, x0: float, x1: float, lanes: list[float]) -> list[Face]:
-    """Wheel tracks, repaired patches, cracks and manhole covers on the road."""
+    """Return wheel tracks, repaired patches, cracks and manhole covers on the road."""
     faces = [
         Face(ground(x + side - 0.35, x + side + 0.35, 2.0, 200), (18, 18, 18), alpha=0.08)
         for x in lanes

@@ -16,7 +16,7 @@ Color = tuple[float, float, float]
 """R, G, B, 0–255."""
 
 NEAR = 2.0
-"""Metres; nothing nearer is drawn."""
+"""Smallest depth that is drawn, metres."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Camera:
     height: float = 1.25
     """Metres above the road."""
     focal: float = 1.1
-    """Image widths: a field of view of 49°, as in Cityscapes."""
+    """Focal length in image widths: a field of view of 49°, as in Cityscapes."""
     center: float = 0.5
     """Column of the vanishing point, fraction of the width."""
     horizon: float = 0.42
     """Row of the vanishing point, fraction of the height of a 2:1 image."""
 
     def project(self, points: Points, size: tuple[int, int]) -> Points:
-        """Pixels (n, 2) of world points (n, 3) with z ≥ :data:`NEAR`, in an image of ``size`` (width, height)."""
+        """Project world points (n, 3) with z ≥ :data:`NEAR` to pixels (n, 2) of a (width, height) image."""
         width, height = size
         scale = self.focal * width / points[:, 2]
         u = self.center * width + scale * points[:, 0]
@@ -41,7 +41,7 @@ class Camera:
         return np.stack([u, v], axis=1)
 
     def unproject(self, u: float, v: float, z: float) -> tuple[float, float, float]:
-        """World point at depth ``z`` seen at (``u``, ``v``), fractions of a 2:1 image."""
+        """Return the world point at depth ``z`` seen at (``u``, ``v``), fractions of a 2:1 image."""
         scale = z / self.focal
         return (u - self.center) * scale, self.height - (v - self.horizon) * scale / 2, z
 
@@ -54,14 +54,14 @@ class Face:
     color: Color
     texture: str = "plain"
     alpha: float = 1.0
-    """Below 1: blends over what is there and keeps its texture (shadows, reflections, dirt)."""
+    """Opacity; below 1 it blends over the pixels and keeps their texture (shadows, reflections, dirt)."""
     one_sided: bool = False
-    """Not drawn when seen from behind."""
+    """Whether to leave it out when seen from behind."""
 
 
 @dataclass
 class Thing:
-    """One labeled object: what the annotator outlines, and the faces that paint it."""
+    """One labeled object: its annotated outlines, and the faces that paint it."""
 
     label: str
     outlines: list[Points]
@@ -69,46 +69,47 @@ class Thing:
     faces: list[Face]
     merged: bool = False
     base: Face | None = None
-    """Paints the whole outline first; its own points are not used."""
+    """Face that fills the whole outline first; its own points are not used."""
     layer: int = 3
-    """Painted in this order: 0 ground and sky, 1 buildings, 2 property line, 3 street, 4 the camera's own car."""
+    """Order of painting: 0 ground and sky, 1 buildings, 2 property line, 3 street, 4 the camera's own car."""
     depth: float = 0.0
-    """Metres; within a layer the far is painted first."""
+    """Depth, metres; within a layer the farthest is painted first."""
     shadow: float = 0.0
-    """How strongly it darkens the ground it stands on, 0–1."""
+    """Strength of its shadow on the ground, 0–1."""
     extra: list["Thing"] = field(default_factory=list)
     """Parts with labels of their own, painted right after (a sign on its pole, the rider on his bicycle)."""
 
 
 def flat(label: str, faces: list[Face], **options: object) -> Thing:
-    """A thing whose faces are its outlines."""
+    """Return a thing whose faces are its outlines."""
     return Thing(label, [face.points for face in faces], faces, **options)  # type: ignore[arg-type]
 
 
 def solid(label: str, faces: list[Face], pieces: list[Points], color: Color, **options: object) -> Thing:
-    """A thing of convex pieces under one outline; ``color`` fills the gaps between them."""
+    """Return a thing of convex pieces under one outline; ``color`` fills the gaps between them."""
     depth = min(float(piece[:, 2].min()) for piece in pieces)
     base = Face(pieces[0], color, "metal")
     return Thing(label, pieces, faces, True, base, depth=depth, **options)  # type: ignore[arg-type]
 
 
 def quad(*points: tuple[float, float, float]) -> Points:
+    """Return world points as an array (n, 3)."""
     return np.array(points, dtype=np.float64)
 
 
 def ground(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> Points:
-    """A level rectangle."""
+    """Return a level rectangle."""
     return quad((x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1))
 
 
 def upright(x: float, y: float, z: float, outline: ArrayLike) -> Points:
-    """Points (n, 2) of a figure, put at (x, y, z) facing the camera."""
+    """Put the points (n, 2) of a figure at (x, y, z), facing the camera."""
     shape = np.asarray(outline, dtype=np.float64)
     return np.column_stack([x + shape[:, 0], y + shape[:, 1], np.full(len(shape), z)])
 
 
 def panel(face: Points, s0: float, s1: float, t0: float, t1: float) -> Points:
-    """The part of a quadrilateral between fractions ``s`` (left to right) and ``t`` (bottom to top)."""
+    """Return the part of a quadrilateral between fractions ``s`` (left to right) and ``t`` (bottom to top)."""
     s = np.array([s0, s1, s1, s0])[:, None]
     t = np.array([t0, t0, t1, t1])[:, None]
     bottom_left, bottom_right, top_right, top_left = face
@@ -116,25 +117,25 @@ def panel(face: Points, s0: float, s1: float, t0: float, t1: float) -> Points:
 
 
 def panels(face: Points, s: Points, t: Points) -> Points:
-    """Many panels at once: ``s`` (k, 2), ``t`` (k, 2) → (k, 4, 3)."""
+    """Do as :func:`panel` for many panels: ``s`` (k, 2), ``t`` (k, 2) → (k, 4, 3)."""
     s4, t4 = s[:, [0, 1, 1, 0], None], t[:, [0, 0, 1, 1], None]
     return (1 - t4) * ((1 - s4) * face[0] + s4 * face[1]) + t4 * ((1 - s4) * face[3] + s4 * face[2])
 
 
 def disc(radius: float, corners: int = 12, aspect: float = 1.0, at: tuple[float, float] = (0.0, 0.0)) -> Points:
-    """A regular polygon (corners, 2) around ``at``; ``aspect`` is its height over its width."""
+    """Return a regular polygon (corners, 2) around ``at``; ``aspect`` is its height over its width."""
     angle = np.arange(corners) * (2 * np.pi / corners) + np.pi / corners
     return np.column_stack([at[0] + radius * np.cos(angle), at[1] + radius * aspect * np.sin(angle)])
 
 
 def mirrored(right: list[tuple[float, float]]) -> Points:
-    """A figure alike on both sides, from the corners of its right half, bottom to top: (2n, 2)."""
+    """Return a figure alike on both sides, from the corners of its right half, bottom to top: (2n, 2)."""
     half = np.array(right)
     return np.concatenate([half, half[::-1] * (-1, 1)])
 
 
 def limb(a: ArrayLike, b: ArrayLike, thick_a: float, thick_b: float) -> Points:
-    """A straight limb from ``a`` to ``b`` (points in a plane) with the thicknesses at both ends: (4, 2)."""
+    """Return a straight limb from ``a`` to ``b`` (points in a plane) with the thicknesses at both ends: (4, 2)."""
     start, end = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     along = end - start
     across = np.array([-along[1], along[0]]) / (np.hypot(*along) + 1e-9) / 2
@@ -161,12 +162,12 @@ def extrude(profile: ArrayLike, half: ArrayLike, color: Color, texture: str) -> 
 
 
 def sides(extruded: list[Face]) -> Points:
-    """The corners of what :func:`extrude` made, each once."""
+    """Return the corners of faces of :func:`extrude`, each once."""
     return np.concatenate([extruded[-2].points, extruded[-1].points])
 
 
 def beside(x: float, z0: float, z1: float, low: float, high: float, x_high: float | None = None) -> Points:
-    """An upright strip on the right (x > 0) or left side of a body, seen from outside; ``x_high`` at its top."""
+    """Return an upright strip on the right (x > 0) or left side of a body, seen from outside; ``x_high`` at its top."""
     top = x if x_high is None else x_high
     near, far = (z0, z1) if x > 0 else (z1, z0)
     return quad((x, low, near), (x, low, far), (top, high, far), (top, high, near))
@@ -187,7 +188,7 @@ def place(thing: Thing, x: float, z: float, heading: float = 0.0, y: float = 0.0
 
 
 def convex_hull(points: Points) -> tuple[Points, Points]:
-    """Lower and upper chain of the convex hull of (n, 2) points, each from left to right (Andrew, 1979)."""
+    """Return the lower and upper chain of the convex hull of (n, 2) points, each from left to right (Andrew, 1979)."""
     ordered = points[np.lexsort((points[:, 1], points[:, 0]))].tolist()
     return np.array(_chain(ordered)), np.array(_chain(ordered[::-1])[::-1])
 
@@ -205,7 +206,7 @@ def _chain(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
 
 
 def envelope(pieces: Iterable[Points]) -> Points:
-    """The outline (m, 2) around convex pieces, each the hull of its points (n, 2): every column filled from the
+    """Return the outline (m, 2) around convex pieces, each the hull of its points (n, 2): every column filled from the
     lowest to the highest piece."""
     chains = [convex_hull(piece) for piece in pieces]
     corners = np.unique(np.concatenate([chain[:, 0] for pair in chains for chain in pair]))
@@ -219,7 +220,7 @@ def envelope(pieces: Iterable[Points]) -> Points:
 
 
 def clip(polygon: Points, axis: int, limit: float, keep_above: bool) -> Points:
-    """The part of a polygon (n, d) on one side of ``coordinate[axis] = limit`` (Sutherland and Hodgman, 1974)."""
+    """Clip a polygon (n, d) to one side of ``coordinate[axis] = limit`` (Sutherland and Hodgman, 1974)."""
     sign = 1 if keep_above else -1
     if (sign * (polygon[:, axis] - limit) >= 0).all():
         return polygon

@@ -1,4 +1,4 @@
-"""What stands where on a procedural street, in metres, before anything is drawn."""
+"""Lay out a procedural street: all objects and their positions, in metres."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tools.scenes.plan import LANE, Plan, draw_camera, draw_plan, gray, span
 
 
 def lay_out(rng: np.random.Generator, highlight: str) -> tuple[Camera, list[Thing]]:
-    """A camera and everything it may see."""
+    """Return a camera and all things that it may see."""
     plan, camera = draw_plan(rng, highlight), draw_camera(rng)
     crossing = rng.uniform(12, 40) if rng.random() < 0.4 else None
     gap = rng.uniform(25, 60) if rng.random() < 0.4 else None
@@ -26,7 +26,7 @@ def lay_out(rng: np.random.Generator, highlight: str) -> tuple[Camera, list[Thin
 
 
 def _ground(rng: np.random.Generator, plan: Plan, crossing: float | None, gap: float | None) -> list[Thing]:
-    """Sky and level surfaces, in the order of painting."""
+    """Return sky and level surfaces, in the order of painting."""
     asphalt, paving = gray(rng, 92, 124), gray(rng, 128, 160)
     slabs = "slabs" if rng.random() < 0.75 else "cobbles"
     heaven = Thing("sky", [quad((-400, 0, 390), (400, 0, 390), (400, 300, 390), (-400, 300, 390))], [], layer=0)
@@ -80,7 +80,7 @@ def _parking_strips(rng: np.random.Generator, plan: Plan) -> list[Thing]:
 
 
 def _end(rng: np.random.Generator, plan: Plan) -> list[Thing]:
-    """What closes the view down the street."""
+    """Return the things at the end of the street."""
     things = [plants.backdrop(rng, 260, -220, 220, rng.uniform(8, 16))]
     half = max(-plan.left, plan.right)
     draw = rng.random()
@@ -97,7 +97,7 @@ def _end(rng: np.random.Generator, plan: Plan) -> list[Thing]:
 
 
 def _frontage(rng: np.random.Generator, plan: Plan, side: int, gap: float | None) -> list[Thing]:
-    """The building line: houses, gaps with trees, gardens behind walls, fences and hedges."""
+    """Return the building line: houses, gaps with trees, gardens behind walls, fences and hedges."""
     things: list[Thing] = []
     z, x = rng.uniform(-4, 6), plan.line(side)
     open_share = 0.3 if plan.highlight in ("wall", "fence", "terrain") else 0.16
@@ -144,7 +144,7 @@ def _border(rng: np.random.Generator, x: float, z0: float, z1: float, kind: str 
 
 
 def _furniture(rng: np.random.Generator, plan: Plan, side: int, crossing: float | None) -> list[Thing]:
-    """Lamps and trees in rows along the kerb, signs, lights, bins; in places a crash barrier."""
+    """Return lamps and trees in rows along the kerb, signs, lights, bins; in places a crash barrier."""
     things: list[Thing] = []
     kerb, wide = plan.kerb(side), plan.sidewalk(side)
     x = kerb + side * 0.6
@@ -179,7 +179,7 @@ def _furniture(rng: np.random.Generator, plan: Plan, side: int, crossing: float 
 
 
 def _own_car(rng: np.random.Generator, camera: Camera) -> list[Thing]:
-    """The camera's own bonnet and the borders of the rectified picture (all void), close before the lens."""
+    """Return the camera's own bonnet and the borders of the rectified picture (all void), close before the lens."""
     u = np.linspace(0, 1, 25)
     crest = 0.905 + rng.uniform(-0.02, 0.015) + 0.06 * (2 * u - 1) ** 4 + 0.012 * (2 * u - 1) ** 2
     bonnet = [camera.unproject(float(a), float(b), 2.4) for a, b in zip(u, crest, strict=True)]

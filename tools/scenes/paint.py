@@ -1,8 +1,8 @@
-"""Painting a procedural street: outlines and faces to pixels, then light, textures, haze and the lens.
+"""Paint a procedural street: outlines and faces to pixels, then light, textures, haze and the lens.
 
-Everything is drawn once, in flat colors, into two canvases: what color, and which face. From the face's plane
-follows the depth of every pixel and so its place in the world, in which the textures live (deferred shading,
-Saito and Takahashi, SIGGRAPH 1990).
+Everything is drawn once, in flat colors, into two canvases: the color and the face of each pixel. The face's plane
+gives the depth of every pixel and so its position in the world, to which textures are attached (deferred shading, Saito
+and Takahashi, SIGGRAPH 1990).
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from tools.scenes.texture import TEXTURES, Surface, texture
 from tools.scenes.view import Light, Seen, View, look
 
 FAR = 400.0
-"""Metres; the depth of the sky."""
+"""Depth of the sky, metres."""
 DARK: Color = (8, 9, 14)
 SENSOR_NOISE = 0.5
-"""Standard deviation in gray levels; with the textures it makes files cost what real ones do."""
+"""Standard deviation in gray levels; with the textures it gives files the size of real ones."""
 
 
 def ordered(things: list[Thing]) -> list[Thing]:
-    """The order of painting, the furthest first; the parts of a thing follow it."""
+    """Return things in the order of painting, the farthest first; the parts of a thing follow it."""
     flats = [thing for thing in things if thing.layer == 0]
     rest = sorted((thing for thing in things if thing.layer), key=lambda thing: (thing.layer, -thing.depth))
     return [part for thing in (*flats, *rest) for part in (thing, *thing.extra)]
@@ -63,7 +63,7 @@ class Canvas:
 def paint(
     view: View, light: Light, things: list[Thing], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[tuple[str, list[tuple[int, int]]]]]:
-    """The picture (H, W, 3) of the things and their annotated polygons, both in the order of painting."""
+    """Return the picture (H, W, 3) of the things and their annotated polygons, both in the order of painting."""
     canvas = Canvas(view, light, sky(view, light, rng))
     polygons: list[tuple[str, list[tuple[int, int]]]] = []
     shade = Thing("", [], [face for thing in things for face in shadows(thing, light)], layer=0)
@@ -82,8 +82,8 @@ def paint(
 
 
 def sky(view: View, light: Light, rng: np.random.Generator) -> Image.Image:
-    """The sky behind everything: a gradient, and clouds from noise of five octaves."""
-    width, height = 512, 256  # soft enough to be enlarged
+    """Return the sky behind everything: a gradient, and clouds from noise of five octaves."""
+    width, height = 512, 256  # smooth enough to be enlarged
     zenith, horizon = (np.array(color, np.float32) * light.tint for color in light.sky)
     down = np.clip(np.linspace(0, 1 / view.camera.horizon, height, dtype=np.float32), 0, 1)[:, None, None] ** 1.5
     cover = np.zeros((height, width), np.float32)
@@ -98,7 +98,7 @@ def sky(view: View, light: Light, rng: np.random.Generator) -> Image.Image:
 
 
 def shadows(thing: Thing, light: Light) -> list[Face]:
-    """What darkens the ground under a thing, and where it takes the sun away."""
+    """Return the shadows of a thing: on the ground under it, and where it blocks the sun."""
     if not thing.shadow:
         return []
     points = np.concatenate(thing.outlines)
@@ -117,13 +117,13 @@ def shadows(thing: Thing, light: Light) -> list[Face]:
 
 
 def _around(points: Points) -> Points:
-    """The hull of points seen from above, on the ground."""
+    """Return the hull of points seen from above, on the ground."""
     lower, upper = convex_hull(points[:, [0, 2]])
     return np.insert(np.concatenate([lower, upper[::-1]]), 1, 0, axis=1)
 
 
 def finish(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Texture and haze on the flat colors, then what a lens and a sensor do to them."""
+    """Add texture and haze to the flat colors, then the blur of a lens and the noise of a sensor."""
     width, height = canvas.view.size
     camera, light = canvas.view.camera, canvas.light
     surface = Surface(
@@ -144,7 +144,7 @@ def lens(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
     side = min(1.0, 0.4 + 0.6 * width / 2048)
     taps = np.outer((side, 2, side), (side, 2, side))
     blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.Kernel((3, 3), taps.ravel().tolist(), taps.sum())))
-    # One plane of noise serves the three channels, shifted: drawing it is what takes the time.
+    # One plane of noise serves the three channels, shifted: drawing it takes most of the time.
     noise = SENSOR_NOISE * rng.standard_normal((height, width + 128), dtype=np.float32)
     out = np.empty_like(image)
     for channel in range(3):

@@ -36,7 +36,7 @@ def _shade(color: Color, factor: float) -> Color:
 
 
 def _figure(label: str, parts: list[tuple[Points, Color]], scale: float, z: float = 0.0, lift: float = 0.0) -> Thing:
-    """A figure of flat convex parts, the first behind."""
+    """Return a figure of flat convex parts, the first behind."""
     faces = []
     for k, (outline, color) in enumerate(parts):
         # A few millimetres between the parts keep their depths apart.
@@ -45,7 +45,7 @@ def _figure(label: str, parts: list[tuple[Points, Color]], scale: float, z: floa
 
 
 def _head(rng: np.random.Generator, x: float, y: float, facing: float) -> list[tuple[Points, Color]]:
-    """Neck, hair and face; ``facing`` -1 … 1 turns the face to the side, 0 shows the back of the head."""
+    """Return neck, hair and face; ``facing`` -1 … 1 turns the face to the side, 0 shows the back of the head."""
     skin, hair = _pick(rng, SKINS), _pick(rng, HAIRS)
     parts = [(limb((x, y - 0.22), (x, y), 0.11, 0.11), skin), (disc(0.105, 12, 1.25, (x, y + 0.015)), hair)]
     if facing:
@@ -56,7 +56,7 @@ def _head(rng: np.random.Generator, x: float, y: float, facing: float) -> list[t
 
 
 def person(rng: np.random.Generator, label: str = "person", child: bool = False) -> Thing:
-    """A pedestrian, standing or walking, along the street or across it."""
+    """Return a pedestrian, standing or walking, along the street or across it."""
     across = rng.random() < 0.35
     stride = rng.uniform(0.15, 0.36) if across else rng.uniform(0.0, 0.1)
     side = float(rng.choice([-1.0, 1.0]))
@@ -96,7 +96,7 @@ def person(rng: np.random.Generator, label: str = "person", child: bool = False)
 
 
 def _rider(rng: np.random.Generator, seat: float, sideways: bool, reach: float) -> Thing:
-    """Somebody sitting at height ``seat``; seen from the side leaning towards +x, else from behind or in front."""
+    """Return a person sitting at height ``seat``; from the side leaning towards +x, else from behind or in front."""
     shirt, trousers = _pick(rng, CLOTHES), _pick(rng, TROUSERS)
     parts: list[tuple[Points, Color]] = []
     if sideways:
@@ -135,7 +135,7 @@ def _tube(a: tuple[float, float], b: tuple[float, float], thick: float, half: fl
 
 
 def _two_wheeler(label: str, bones: list[list[Face]], wheels: list[tuple[float, float, float]], tone: Color) -> Thing:
-    """Wheels (z, radius, half thickness) and tubes; ``tone`` fills the holes that the annotation fills too."""
+    """Return wheels (z, radius, half thickness) and tubes; ``tone`` fills the holes that the annotation fills too."""
     parts: list[list[Face]] = []
     spokes: list[Face] = []
     for z, radius, half in wheels:
@@ -151,7 +151,7 @@ def _two_wheeler(label: str, bones: list[list[Face]], wheels: list[tuple[float, 
 
 
 def bicycle(rng: np.random.Generator) -> Thing:
-    """A bicycle looking along z."""
+    """Return a bicycle looking along z."""
     color, tone = _pick(rng, CLOTHES), _shade((98, 98, 96), rng.uniform(0.6, 1.2))
     rear, front, crank, seat, head = (-0.52, 0.34), (0.54, 0.34), (-0.06, 0.3), (-0.22, 0.88), (0.36, 0.88)
     bones = [
@@ -167,7 +167,7 @@ def bicycle(rng: np.random.Generator) -> Thing:
 
 
 def motorcycle(rng: np.random.Generator) -> Thing:
-    """A motorcycle or a scooter looking along z."""
+    """Return a motorcycle or a scooter looking along z."""
     color = _pick(rng, CLOTHES)
     bones = [
         _tube((-0.7, 0.68), (0.12, 0.72), 0.22, 0.15, color),
@@ -184,13 +184,13 @@ def motorcycle(rng: np.random.Generator) -> Thing:
 
 
 def rider_on(machine: Thing, rng: np.random.Generator, sideways: bool) -> Thing:
-    """The rider of a two-wheeler that stands at the origin; a thing of its own, to be placed like the machine.
+    """Return the rider of a two-wheeler that stands at the origin; a thing of its own, to be placed like the machine.
 
     ``sideways``: the machine will cross the view, so the rider is seen from the side.
     """
     seat = 0.95 if machine.label == "bicycle" else 0.86
     thing = _rider(rng, seat, sideways, 0.38)
-    if sideways:  # his plane is the machine's: x of the figure lies along z of the machine
+    if sideways:  # in the machine's plane: x of the figure lies along z of the machine
         swap = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], dtype=np.float64)
         thing.outlines = [points @ swap for points in thing.outlines]
         for face in thing.faces:

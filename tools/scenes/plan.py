@@ -1,4 +1,4 @@
-"""The plan of a procedural street: how wide what is, and where things may stand."""
+"""The plan of a procedural street: its widths, and where things may stand."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import numpy as np
 from tools.scenes.geometry import Camera, Color
 
 HIGHLIGHTS = ("train", "bus", "truck", "motorcycle", "wall", "rider", "fence", "terrain")
-"""Rare classes take turns: each scene is sure to show one of them, eight scenes in a row all of them."""
+"""Rare classes that take turns: each scene shows one of them for sure, eight scenes in a row all of them."""
 
 LANE = 3.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cross section of the street: x of the kerbs and of the building lines, and what lies between."""
+    """The cross section of the street: x of the kerbs, widths of the strips up to the building lines."""
 
     left: float
     right: float
@@ -23,7 +23,7 @@ class Plan:
     parking: tuple[bool, bool]
     """Whether cars park along the left and the right kerb."""
     sidewalks: tuple[float, float]
-    """Widths."""
+    """Widths of the left and the right sidewalk."""
     verges: tuple[float, float]
     """Widths of the strips of grass behind the sidewalks, 0 for none."""
     rails: bool
@@ -32,21 +32,24 @@ class Plan:
     highlight: str
 
     def kerb(self, side: int) -> float:
-        """x of the kerb on the left (-1) or right (1)."""
+        """Return x of the kerb on the left (-1) or right (1)."""
         return self.left if side < 0 else self.right
 
     def sidewalk(self, side: int) -> float:
+        """Return the width of the sidewalk."""
         return self.sidewalks[(side + 1) // 2]
 
     def verge(self, side: int) -> float:
+        """Return the width of the strip of grass."""
         return self.verges[(side + 1) // 2]
 
     def line(self, side: int) -> float:
-        """x of the building line."""
+        """Return x of the building line."""
         return self.kerb(side) + side * (self.sidewalk(side) + self.verge(side))
 
 
 def draw_plan(rng: np.random.Generator, highlight: str) -> Plan:
+    """Draw a street's plan that suits the rare class ``highlight``."""
     rails = highlight == "train"
     oncoming, more = 1 + int(rails or rng.random() < 0.3), int(rng.random() < 0.3)
     parking = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
@@ -67,6 +70,7 @@ def draw_plan(rng: np.random.Generator, highlight: str) -> Plan:
 
 
 def draw_camera(rng: np.random.Generator) -> Camera:
+    """Draw a camera's height and vanishing point."""
     return Camera(
         height=rng.uniform(1.2, 1.4),
         center=0.5 + rng.normal(0, 0.035),
@@ -75,10 +79,11 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 
 
 def gray(rng: np.random.Generator, low: float, high: float, spread: float = 1.5) -> Color:
+    """Draw a gray between ``low`` and ``high``, each channel off by ``spread``."""
     red, green, blue = rng.uniform(low, high) + rng.normal(0, spread, 3)
     return float(red), float(green), float(blue)
 
 
 def span(ends: tuple[float, float]) -> tuple[float, float]:
-    """The two ends from left to right."""
+    """Return the two ends from left to right."""
     return min(ends), max(ends)

@@ -1,4 +1,4 @@
-"""Trees, hedges and what else grows on a procedural street."""
+"""Trees, hedges and bushes of a procedural street."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ BARK: Color = (72, 62, 52)
 
 
 def green(rng: np.random.Generator) -> Color:
-    """A foliage color."""
+    """Return a foliage color."""
     red, g, blue = np.clip(
         np.array(GREENS[rng.integers(len(GREENS))]) * rng.uniform(0.75, 1.2) + rng.normal(0, 4, 3), 8, 200
     )
@@ -19,6 +19,7 @@ def green(rng: np.random.Generator) -> Color:
 
 
 def tone(color: Color, factor: float) -> Color:
+    """Return a color, brighter or darker by ``factor``."""
     return color[0] * factor, color[1] * factor, color[2] * factor
 
 
@@ -30,7 +31,7 @@ def blob(
     rough: float = 0.16,
     at: tuple[float, float] = (0, 0),
 ) -> Points:
-    """A ragged closed outline (corners, 2) around ``at``: an ellipse whose rim is 1/f noise."""
+    """Return a ragged closed outline (corners, 2) around ``at``: an ellipse whose rim is 1/f noise."""
     circle, waves, falloff = _circle(corners)
     strength = rng.normal(0, rough, (2, len(falloff))) * falloff
     rim = np.clip(1 + waves @ strength.ravel(), 0.5, 1.45)
@@ -39,7 +40,7 @@ def blob(
 
 @lru_cache
 def _circle(corners: int) -> tuple[Points, Points, Points]:
-    """The unit circle (corners, 2), its cosine and sine waves (corners, 2n), and how strong each is (n,)."""
+    """Return the unit circle (corners, 2), its cosine and sine waves (corners, 2n), and how strong each is (n,)."""
     angle = np.arange(corners) * (2 * np.pi / corners)
     number = np.arange(2, corners // 2)
     waves = np.concatenate([np.cos(angle[:, None] * number), np.sin(angle[:, None] * number)], axis=1)
@@ -48,7 +49,7 @@ def _circle(corners: int) -> tuple[Points, Points, Points]:
 
 
 def tree(rng: np.random.Generator, x: float, z: float, height: float) -> Thing:
-    """A tree: trunk, branches and a crown of lit and shaded clumps."""
+    """Return a tree: trunk, branches and a crown of lit and shaded clumps."""
     leaf = green(rng)
     slim = rng.random() < 0.15
     ry = height * rng.uniform(0.33, 0.42)
@@ -85,7 +86,7 @@ def tree(rng: np.random.Generator, x: float, z: float, height: float) -> Thing:
 def _clumps(
     rng: np.random.Generator, leaf: Color, center: tuple[float, float, float], rx: float, ry: float
 ) -> list[Face]:
-    """Clumps inside a crown, dark below and bright on top; they stay inside its outline."""
+    """Return clumps inside a crown's outline, dark below and bright on top."""
     x, y, z = center
     faces = []
     for k in range(16 if z < 60 else 6):
@@ -99,7 +100,7 @@ def _clumps(
 
 
 def hedge(rng: np.random.Generator, x: float, z0: float, z1: float, height: float) -> Thing:
-    """A hedge along the street: ragged on top, on the plane at ``x``."""
+    """Return a hedge along the street: ragged on top, on the plane at ``x``."""
     leaf = green(rng)
     z = np.linspace(z1, z0, max(8, round((z1 - z0) * 3)))
     top = height * (1 + rng.normal(0, 0.05, len(z)) + 0.08 * np.sin(z + rng.uniform(0, 6)))
@@ -111,7 +112,7 @@ def hedge(rng: np.random.Generator, x: float, z0: float, z1: float, height: floa
 
 
 def backdrop(rng: np.random.Generator, z: float, x0: float, x1: float, height: float) -> Thing:
-    """A distant row of trees across the view."""
+    """Return a distant row of trees across the view."""
     x = np.linspace(x1, x0, max(12, round((x1 - x0) / 2.5)))
     top = height * (1 + 0.3 * np.sin(x / 7 + rng.uniform(0, 6)) * rng.uniform(0.3, 1) + rng.normal(0, 0.1, len(x)))
     rim = np.column_stack([x, np.maximum(top, 1.0), np.full(len(x), z)])
@@ -120,7 +121,7 @@ def backdrop(rng: np.random.Generator, z: float, x0: float, x1: float, height: f
 
 
 def bush(rng: np.random.Generator, x: float, z: float, size: float) -> Thing:
-    """A round bush."""
+    """Return a round bush."""
     leaf = green(rng)
     outline = blob(rng, size, size * 0.7, 36)
     outline[:, 1] = np.maximum(outline[:, 1], -0.5 * size)

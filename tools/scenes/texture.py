@@ -44,12 +44,12 @@ TILE = 512
 WAVE = 8
 """Texels in a wavelength of the noise tile, and how often it is larger than that: 64 waves."""
 BAND = 32
-"""Rows shaded at a time: what is computed for them stays in the processor's cache."""
+"""Rows shaded at a time: their values stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What the pixels show: the planes of the faces, their textures, and the camera in pixels."""
+    """The faces of the pixels: their planes and textures, and the camera in pixels."""
 
     focal: float
     center: tuple[float, float]
@@ -61,7 +61,7 @@ class Surface:
 
 
 def noise_tile(rng: np.random.Generator) -> Floats:
-    """Smooth noise (TILE × TILE), periodic, mean 0, standard deviation 1."""
+    """Return smooth noise (TILE × TILE), periodic, mean 0, standard deviation 1."""
     grid = rng.standard_normal((TILE // WAVE, TILE // WAVE), dtype=np.float32)
     padded = np.pad(grid, 2, mode="wrap")
     size = TILE + 4 * WAVE
@@ -78,7 +78,7 @@ def texture(
     air: Floats,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Flat colors (H, W, 3) and face numbers (H, W) → the picture with textures, and with ``air`` over the far."""
+    """Map flat colors (H, W, 3) and face numbers (H, W) to the picture with textures, and ``air`` over far pixels."""
     tile = noise_tile(rng).ravel()
     grain = rng.standard_normal((256, 256 + faces.shape[1]), dtype=np.float32)
     image = np.empty_like(color)
@@ -100,7 +100,7 @@ def _shade(
     haze: float,
     air: Floats,
 ) -> NDArray[np.uint8]:
-    """One band of rows."""
+    """Shade one band of rows."""
     u = np.arange(faces.shape[1], dtype=np.float32)
     v = np.arange(top, top + len(faces), dtype=np.float32)[:, None]
     a, b, c = (np.take(column, faces) for column in surface.planes.T.copy())
@@ -128,14 +128,14 @@ def _shade(
 
 
 def _noise(tile: Floats, p: Floats, q: Floats, frequency: Floats | float) -> Floats:
-    """The noise at world coordinates (m); ``frequency`` in waves a metre."""
+    """Return the noise at world coordinates (m); ``frequency`` in waves a metre."""
     scale = np.float32(WAVE) * frequency
     row, column = (q * scale).astype(np.int32), (p * scale).astype(np.int32)
     return np.take(tile, (row & (TILE - 1)) * TILE + (column & (TILE - 1)))
 
 
 def _joints(kind: NDArray[np.uint8], p: Floats, q: Floats, z: Floats, focal: float) -> Floats:
-    """How dark the joints between bricks, slabs and tiles make each pixel, 0–1; they fade where they are too fine."""
+    """Return the darkness of each pixel by joints between bricks, slabs and tiles, 0–1; too fine ones fade."""
     dark = np.zeros_like(p)
     pattern = np.take(_PATTERN, kind)
     for index, (along, up, width, depth) in enumerate(PATTERNS.values(), start=1):

@@ -1,4 +1,4 @@
-"""What moves, and what was parked, on a procedural street."""
+"""Moving and parked traffic on a procedural street."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from tools.scenes.plan import Plan
 
 
 def parked(rng: np.random.Generator, plan: Plan, side: int, gap: float | None) -> list[Thing]:
-    """Cars along the kerb, bumper to bumper with holes; far ones are annotated as groups."""
+    """Return cars along the kerb, bumper to bumper with holes; far ones are annotated as groups."""
     if not plan.parking[(side + 1) // 2]:
         return []
     things: list[Thing] = []
@@ -26,7 +26,7 @@ def parked(rng: np.random.Generator, plan: Plan, side: int, gap: float | None) -
 
 
 def walkers(rng: np.random.Generator, plan: Plan, side: int) -> list[Thing]:
-    """Pedestrians on the sidewalk, alone and in pairs; parked bicycles and motorcycles; things left standing."""
+    """Return pedestrians on the sidewalk, alone and in pairs; parked bicycles and motorcycles; things left standing."""
     things: list[Thing] = []
     kerb, wide = plan.kerb(side), plan.sidewalk(side)
 
@@ -51,7 +51,7 @@ def walkers(rng: np.random.Generator, plan: Plan, side: int) -> list[Thing]:
 
 
 def traffic(rng: np.random.Generator, plan: Plan) -> list[Thing]:
-    """Vehicles in the lanes: ours and those to its right drive away, the left ones come towards us."""
+    """Return vehicles in the lanes: ours and those to its right drive away, the left ones come towards us."""
     things: list[Thing] = []
     for lane in plan.lanes:
         heading = np.pi if lane < -1 else 0.0
@@ -87,7 +87,7 @@ def _vehicle(rng: np.random.Generator, oncoming: bool) -> Thing:
 
 
 def two_wheelers(rng: np.random.Generator, plan: Plan, crossing: float | None) -> list[Thing]:
-    """Riders near the right or left kerb, or across the street; people on the zebra crossing."""
+    """Return riders near the right or left kerb, or across the street; people on the zebra crossing."""
     things: list[Thing] = []
     count = rng.poisson(0.35) + (plan.highlight in ("rider", "motorcycle")) * rng.integers(1, 3)
     for k in range(count):

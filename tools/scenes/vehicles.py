@@ -27,12 +27,13 @@ KIND_SHARES = np.array([34, 20, 22, 14, 10]) / 100
 
 
 def paint_color(rng: np.random.Generator) -> Color:
+    """Draw the color of a car's paint."""
     red, green, blue = np.clip(np.array(PAINTS[rng.choice(len(PAINTS), p=PAINT_SHARES)]) + rng.normal(0, 6, 3), 12, 240)
     return float(red), float(green), float(blue)
 
 
 def car(rng: np.random.Generator, label: str = "car") -> Thing:
-    """A car of a random make."""
+    """Return a car of a random make."""
     kind = str(rng.choice(BODY_KINDS, p=KIND_SHARES))
     length = LENGTHS[kind] * rng.uniform(0.93, 1.06)
     half = rng.uniform(0.84, 0.93) + (0.06 if kind in ("van", "suv") else 0)
@@ -53,7 +54,7 @@ def car(rng: np.random.Generator, label: str = "car") -> Thing:
 
 
 def _sills(body: list[Face]) -> list[Face]:
-    """A dark sill and the door seams on both sides."""
+    """Return a dark sill and the door seams on both sides."""
     faces = []
     for side in body[-2:]:
         (_, low, start), (_, high, end) = side.points.min(axis=0), side.points.max(axis=0)
@@ -91,7 +92,7 @@ def _front(nose: Points, bumper: Points) -> list[Face]:
 
 
 def _cabin_glass(cabin: list[Face], kind: str, color: Color) -> list[Face]:
-    """Windscreen, rear window and side windows with their pillars, each with the sky's reflection."""
+    """Return windscreen, rear window and side windows with their pillars, each with the sky's reflection."""
     screens = [panel(cabin[0].points, 0.08, 0.92, 0.15, 0.95), panel(_turned(cabin[4]), 0.06, 0.94, 0.06, 0.95)]
     for side in cabin[-2:]:
         middle = side.points.mean(axis=0)
@@ -115,7 +116,7 @@ def _cabin_glass(cabin: list[Face], kind: str, color: Color) -> list[Face]:
 
 
 def wheel(x: float, z: float, radius: float, half: float = 0.1) -> tuple[list[Face], list[Face]]:
-    """A wheel whose axle lies across at height ``radius``: the tyre, and the rim on its outer side."""
+    """Return a wheel whose axle lies across at height ``radius``: the tyre, and the rim on its outer side."""
     tyre = extrude(disc(radius, 10)[::-1], half, RUBBER, "metal")
     outer = tyre[-2 if x > 0 else -1]
     hub = outer.points.mean(axis=0)
@@ -129,14 +130,14 @@ def wheel(x: float, z: float, radius: float, half: float = 0.1) -> tuple[list[Fa
 
 
 def _turned(band: Face) -> Points:
-    """A band at the front, its corners ordered as seen from the front."""
+    """Return a band at the front, its corners ordered as seen from the front."""
     return band.points[[2, 3, 0, 1]]
 
 
 def _vehicle(
     label: str, bodies: list[list[Face]], wheels: list[tuple[list[Face], list[Face]]], details: list[Face]
 ) -> Thing:
-    """Bodies and wheels under one outline; the first body and the wheels lie behind the other bodies."""
+    """Return bodies and wheels under one outline; the first body and the wheels lie behind the other bodies."""
     tyres = [face for tyre, _ in wheels for face in tyre[:-2]]
     rims = [face for _, rim in wheels for face in rim]
     faces = [*tyres, *bodies[0], *rims, *[face for body in bodies[1:] for face in body], *details]
@@ -150,7 +151,7 @@ def _box(z0: float, z1: float, y0: float, y1: float, half: float, color: Color, 
 
 
 def truck(rng: np.random.Generator, oncoming: bool = False) -> Thing:
-    """A lorry: cab, chassis and a closed or a canvas body; seen from the front if ``oncoming``."""
+    """Return a lorry: cab, chassis and a closed or a canvas body; seen from the front if ``oncoming``."""
     length, half, height = rng.uniform(6.5, 9.5), 1.22, rng.uniform(3.1, 3.7)
     cargo_color: Color = [(206, 206, 202), (60, 84, 120), (150, 60, 44), (88, 112, 84), (190, 170, 120)][
         rng.integers(5)
@@ -186,7 +187,7 @@ def truck(rng: np.random.Generator, oncoming: bool = False) -> Thing:
 
 
 def bus(rng: np.random.Generator) -> Thing:
-    """A city bus."""
+    """Return a city bus."""
     colors: list[Color] = [(196, 160, 40), (170, 36, 34), (40, 92, 130), (190, 192, 192), (60, 120, 80)]
     color = colors[rng.integers(len(colors))]
     length = rng.uniform(10.5, 12.5)
@@ -194,13 +195,13 @@ def bus(rng: np.random.Generator) -> Thing:
 
 
 def tram(rng: np.random.Generator) -> Thing:
-    """A tram of several modules (class train)."""
+    """Return a tram of several modules (class train)."""
     colors: list[Color] = [(200, 168, 44), (176, 40, 36), (206, 206, 200), (70, 110, 80), (60, 80, 130)]
     return _coach("train", rng.uniform(22, 30), 3.4, colors[rng.integers(len(colors))], rng, modules=4)
 
 
 def trailer(rng: np.random.Generator) -> Thing:
-    """A caravan, or a covered trailer (both void)."""
+    """Return a caravan, or a covered trailer (both void)."""
     label, height, color = ("caravan", 2.5, (214, 212, 204)) if rng.random() < 0.5 else ("trailer", 1.9, (90, 96, 104))
     body = _box(-2.2, 2.2, 0.5, height, 1.05, color, 0.2)
     wheels = [wheel(x, 0.0, 0.3) for x in (-0.95, 0.95)]
@@ -263,7 +264,7 @@ def _side_windows(side: Face, length: float, height: float, modules: int) -> lis
 
 
 def _band(side: Face, low: float, high: float, inset: float, along: tuple[float, float] = (0.0, 1.0)) -> Points:
-    """A level band on the side of a body between two heights, ``along`` given as fractions from rear to front."""
+    """Return a level band on the side of a body between two heights, ``along`` in fractions from rear to front."""
     x = side.points[:, 0].mean()
     z0, z1 = side.points[:, 2].min() + inset, side.points[:, 2].max() - inset
     return beside(x, z0 + along[0] * (z1 - z0), z0 + along[1] * (z1 - z0), low, high)

@@ -1,4 +1,4 @@
-"""How the things of a procedural street look from the camera: their pixels, their colors in the light, their depth."""
+"""Project the things of a procedural street to the camera: their pixels, their colors in the light, their depth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ class Light:
     sun: tuple[float, float, float]
     """Direction to the sun, a unit vector in the world."""
     strength: float
-    """0 (overcast) – 1 (sunny)."""
+    """Strength of the sun, 0 (overcast) – 1 (sunny)."""
     tint: Color
-    """Multiplies the picture, about 1 a channel."""
+    """Factor of each channel, about 1."""
     haze: float
     """Share of the light lost on 100 m."""
     sky: tuple[Color, Color]
     """Colors at the zenith and at the horizon."""
     clouds: float
-    """0–1."""
+    """Density of the clouds, 0–1."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class View:
     """Width and height in pixels."""
 
     def polygon(self, points: Points) -> Points | None:
-        """Pixels (m, 2) of what is in sight of a world polygon (n, 3); None if nothing is."""
+        """Return the pixels (m, 2) of the visible part of a world polygon (n, 3); None if none is."""
         if points[:, 2].min() < NEAR:
             points = clip(points, 2, NEAR, True)
             if len(points) < 3:
@@ -43,7 +43,7 @@ class View:
         return self._inside(self.camera.project(points, self.size))
 
     def sees(self, thing: Thing) -> bool:
-        """Whether a part of the thing may be in the picture."""
+        """Return whether a part of the thing may be in the picture."""
         if thing.layer != 3:
             return True
         points = np.concatenate([*thing.outlines, *[face.points for face in thing.faces]])
@@ -51,7 +51,7 @@ class View:
         return bool(u.max() >= 0 and u.min() < self.size[0])
 
     def outlines(self, thing: Thing) -> Iterator[list[tuple[int, int]]]:
-        """The annotated polygons of a thing, in whole pixels."""
+        """Yield the annotated polygons of a thing, in whole pixels."""
         if thing.merged:
             rims = [self._inside(envelope(self.camera.project(p, self.size) for p in thing.outlines))]
         else:
@@ -74,7 +74,7 @@ class View:
 
 
 def whole_pixels(polygon: Points) -> list[tuple[int, int]]:
-    """Corners rounded to pixels, repeated ones and those on a straight line left out; at least three."""
+    """Round corners to pixels, without repeated ones and those on a straight line; keep at least three."""
     points: list[tuple[int, int]] = []
     for u, v in np.rint(polygon).astype(int).tolist():
         if points and points[-1] == (u, v):
@@ -89,18 +89,18 @@ def whole_pixels(polygon: Points) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """How faces look from the camera, one entry a face."""
+    """Projected faces, one entry per face."""
 
     corners: list[list[int]]
-    """u, v, u, v, … in whole pixels; empty for a face out of sight."""
+    """u, v, u, v, … in whole pixels; empty for an invisible face."""
     colors: list[list[int]]
-    """In this light: R, G, B, 0–255."""
+    """Lit colors: R, G, B, 0–255."""
     planes: list[tuple[float, float, float]]
     """Coefficients of 1/z = a·u + b·v + c: a plane's inverse depth is affine in the image."""
 
 
 def look(view: View, light: Light, faces: list[Face]) -> Seen:
-    """Project and light many faces at once: one by one they would take most of a scene's time."""
+    """Project and light many faces at once; one by one they would take most of a scene's time."""
     points = np.concatenate([face.points for face in faces])
     counts = np.array([len(face.points) for face in faces])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -115,7 +115,7 @@ def look(view: View, light: Light, faces: list[Face]) -> Seen:
     depth = np.minimum.reduceat(points[:, 2], starts)
     visible &= (depth < NEAR) | ((high >= 0) & (low <= np.array(view.size) - 1)).all(axis=1)
     whole = (low >= 0).all(axis=1) & (high <= np.array(view.size) - 1).all(axis=1) & (depth >= NEAR)
-    # Drawn, a face takes at least a pixel: much finer ones are left out, blended ones somewhat earlier.
+    # A drawn face takes at least a pixel: much finer ones are left out, blended ones somewhat earlier.
     visible &= ~whole | ((high - low).min(axis=1) > np.where([face.alpha == 1 for face in faces], 0.3, 0.5))
     flat = np.rint(pixels).astype(int).ravel().tolist()
     corners: list[list[int]] = []
@@ -131,7 +131,7 @@ def look(view: View, light: Light, faces: list[Face]) -> Seen:
 
 
 def _lit(light: Light, faces: list[Face], normals: Points, distance: Points) -> list[list[int]]:
-    """Colors in this light: brighter where turned to the sun (Lambert) or upwards; blended faces keep theirs."""
+    """Return lit colors: brighter where turned to the sun (Lambert) or upwards; blended faces keep theirs."""
     outward = -normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)
     outward[distance < 0] *= -1
     sunlit = np.maximum(outward @ np.array(light.sun), 0)

@@ -1,9 +1,9 @@
-"""Optimizations of the compute side that nobody has measured on a GPU: each predicted, proven equal, ready to be tried.
+"""Optimizations of the training step not yet measured on a GPU: each predicted, proven equal, ready to be tried.
 
-``python bench/throughput.py --candidates --stages compute`` measures ours beside ours with each of them; where
-``FASTSEG_CANDIDATES=NAME`` only that one, ``FASTSEG_CANDIDATES=-NAME`` all others: bench/gpu.sh measures apart what
-takes minutes to compile, since the runner begins when all are compiled. One that pays moves into fastseg and leaves
-this folder; one that does not leaves it too, and its figure goes into the list below.
+``python bench/throughput.py --candidates --stages compute`` measures fastseg without and with each of them; with
+``FASTSEG_CANDIDATES=NAME`` only that one, with ``FASTSEG_CANDIDATES=-NAME`` all others: bench/gpu.sh measures those
+that take minutes to compile separately, since the runner begins when all are compiled. One that pays moves into
+fastseg; one that does not is removed, and its figure goes into the list below.
 
 A candidate ``bench/variants/candidates/NAME.py`` has
 
@@ -13,8 +13,8 @@ A candidate ``bench/variants/candidates/NAME.py`` has
 - ``VARIANTS``: name, as the tables show it after "fastseg with" → function that gets the built step
   (:class:`bench.stages.compute.Ours`) before its first batch and changes the objects of this process.
 
-Names with an underscore belong to another candidate. The predictions set out from 18.7 TFLOP a step (8 × 2.336), which
-take 38 ms at half of the datasheet's 989 TFLOP/s, and from 3.35 TB/s of memory.
+Names with an underscore belong to another candidate. The predictions assume 18.7 TFLOP a step (8 × 2.336), which take
+38 ms at half of the datasheet's 989 TFLOP/s, and 3.35 TB/s of memory bandwidth.
 
 Left out, by arithmetic:
 
@@ -42,23 +42,23 @@ from bench.variants import Changes
 
 
 def modules() -> list[ModuleType]:
-    """Return all candidates, by their files."""
+    """Return all candidates, from their files."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     return [importlib.import_module(f"{__name__}.{name}") for name in names]
 
 
 def fitting(request: Request, stage: str) -> list[str]:
-    """Return the names of the variants that change something in ``stage`` there."""
+    """Return the names of the variants that apply to ``stage`` of this request."""
     return [name for module in modules() if stage == module.STAGE and module.fits(request) for name in module.VARIANTS]
 
 
 def change(name: str) -> Callable[[Ours], None]:
-    """Return what the variant of that name does to a step."""
+    """Return the function by which a variant changes a step."""
     return {key: apply for module in modules() for key, apply in module.VARIANTS.items()}[name]
 
 
 def changes(request: Request, stage: str) -> Changes:
-    """Return the candidates that change something in a stage, of those asked for."""
+    """Return the requested candidates that change something in a stage."""
     chosen = os.environ.get("FASTSEG_CANDIDATES", "")
     asked = [n for n in fitting(request, stage) if (n != chosen[1:] if chosen.startswith("-") else chosen in ("", n))]
     factory = f"{__name__}:{'open_changed' if stage == 'compute' else 'open_ranked'}"

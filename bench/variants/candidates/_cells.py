@@ -17,7 +17,7 @@ def cross_entropy_cell(  # type: ignore[no-untyped-def]
     """Run program (column, row, image) of (w + 1) × (h + 1) × N. ``pixels``, ``lanes``: stride² and classes, padded.
 
     Cell (i, j) has logits i - 1 and i above and below, j - 1 and j left and right. Beyond the border there are none:
-    there the pixels take all from the one side that exists, as clamped coordinates do.
+    there the pixels use only the side that exists, as clamped coordinates do.
     """
     j, i, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     pixel, lane = tl.arange(0, pixels), tl.arange(0, lanes)
@@ -42,8 +42,8 @@ def cross_entropy_cell(  # type: ignore[no-untyped-def]
     value = tl.where(known[None, :], upper * (1 - below) + lower * below, float("-inf"))
 
     inside = (pixel < stride * stride) & (y >= 0) & (y < h * stride) & (x >= 0) & (x < w * stride)
-    place = (image.to(tl.int64) * h * stride + y) * w * stride + x
-    target = tl.load(label + place, inside, ignore).to(tl.int32)
+    offset = (image.to(tl.int64) * h * stride + y) * w * stride + x
+    target = tl.load(label + offset, inside, ignore).to(tl.int32)
     counts = (target != ignore)[:, None]
     hit = lane[None, :] == target[:, None]
     value -= tl.max(value, 1)[:, None]
@@ -55,7 +55,7 @@ def cross_entropy_cell(  # type: ignore[no-untyped-def]
     rows, columns = h + 1, w + 1
     cell = (image.to(tl.int64) * rows + i) * columns + j
     tl.store(losses + cell, tl.sum(tl.where(counts, loss, 0.0)))
-    # Four planes of N×(h + 1)×(w + 1)×C; nobody else writes there, so that nothing has to be atomic.
+    # Four planes of N×(h + 1)×(w + 1)×C; no other program writes there, so nothing has to be atomic.
     plane = tl.num_programs(2).to(tl.int64) * rows * columns * classes
     out = corners + cell * classes + lane
     tl.store(out, tl.sum(slope * (1 - below) * (1 - beside), 0), known)
@@ -64,7 +64,7 @@ def cross_entropy_cell(  # type: ignore[no-untyped-def]
     tl.store(out + 3 * plane, tl.sum(slope * below * beside, 0), known)
 
 
-# Opaque to the compiler, which has nothing to fuse with it; a triton_op could not be checked by the interpreter.
+# Opaque to the compiler, which could fuse nothing with it; the interpreter could not check a triton_op.
 @torch.library.custom_op("fastseg_bench::upsampled_cross_entropy", mutates_args=())
 def upsampled_cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Map float N×C×h×w and uint8 N×s·h×s·w to float32 sum of the losses, and its gradient, float32 N×C×h×w.
@@ -79,7 +79,7 @@ def upsampled_cross_entropy(logits: Tensor, label: Tensor) -> tuple[Tensor, Tens
     cross_entropy_cell[(w + 1, h + 1, n)](
         logits, label.contiguous(), losses, corners, h, w, *_strides(logits),
         classes=classes, stride=stride, ignore=IGNORE, pixels=pixels, lanes=lanes,
-        # About 16 registers a thread for each of the few tiles that live at once.
+        # About 16 registers per thread for each of the few live tiles.
         num_warps=min(max(pixels * lanes // 512, 1), 8),
     )  # fmt: skip
     # A logit is the lower right corner of one cell, the lower left of the next, and so on.

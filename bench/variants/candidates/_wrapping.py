@@ -1,4 +1,4 @@
-"""What stands around a built step's network, DDP and the compiler, put there anew."""
+"""Rebuild the wrappers of a built step's network: DDP and the compiler."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from fastseg.training.compiled import CompiledNetwork
 
 
 def uncompiled(ours: Ours) -> nn.Module:
-    """Return the network with its loss, in DDP where there are several ranks."""
+    """Return the network with its loss, in DDP if there are several ranks."""
     return ours.state.train_step.network.uncompiled
 
 
@@ -23,9 +23,9 @@ def compile_again(ours: Ours, mode: str) -> None:
 
 
 def use_loss(ours: Ours, loss: Callable[..., Tensor]) -> None:
-    """Change the loss in this network alone, so that whoever counts a step's operations counts the plain one's.
+    """Change the loss in this network alone, so that a step's operations are still counted with the plain one.
 
-    ``loss`` is the cross-entropy of all pixels: the recipe that is measured has no other.
+    ``loss`` is the cross-entropy of all pixels: the measured recipe has no other.
     """
     cast(step_module.LossNetwork, uncompiled(ours)).loss = loss
 

@@ -28,7 +28,7 @@ from fastseg.model.deeplab import Logits
 
 STAGE = "compute"
 ELEMENTS = {"cpu": 2**18, "cuda": 2**22}
-"""Of a chunk of upsampled logits: 1 MB in float32, which a core keeps to itself (measured; 2**22 is half as fast
+"""Elements of a chunk of upsampled logits: 1 MB in float32, which fits a core's cache (measured; 2**22 is half as fast
 there); 16 MB on a GPU, a third of an H100's second-level cache, since every chunk costs launches (predicted)."""
 
 
@@ -93,12 +93,12 @@ def sum_and_gradient(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Multiply in the type of what is multiplied; tensors without memory know no other."""
+    """Return a context that multiplies in the inputs' dtype; meta tensors support no other."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def upsampling(small: int, large: int, like: Tensor) -> Tensor:
-    """Return large×small weights: what torch makes of every unit vector, so that they are its own to the last bit."""
+    """Return large×small weights: torch's result for every unit vector, so that they are bit-equal to its own."""
     unit = torch.eye(small, dtype=like.dtype, device=like.device)
     return F.interpolate(unit.unsqueeze(0), size=large, mode="linear", align_corners=False)[0].T
 

@@ -28,7 +28,7 @@ def fits(request: Request) -> bool:
 
 
 def replay(ours: Ours) -> None:
-    """Compile to CUDA graphs; before a step the last one's gradients are let go, whose memory the graphs reuse."""
+    """Compile to CUDA graphs; before a step release the last one's gradients, whose memory the graphs reuse."""
     compile_again(ours, "reduce-overhead")
     optimizer, train = ours.state.train_step.optimizer, ours.train
 
@@ -41,7 +41,7 @@ def replay(ours: Ours) -> None:
 
 
 def autotune(ours: Ours) -> None:
-    """Let the compiler try its templates."""
+    """Compile with autotuned templates."""
     compile_again(ours, "max-autotune-no-cudagraphs")
 
 

@@ -11,7 +11,8 @@ head reads 3 MB of logits and 5 MB of labels, writes and reads 23 MB of corners,
 32 lanes × ~30 operations, 5 GFLOP, and 150 M exponentials at 3.6 T/s: 0.1 to 0.2 ms. So 1 to 2 ms less, 3 to 5 %, and
 0.7 to 1.4 GB less memory.
 
-Source: the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024, arXiv 2410.10989); the cells are ours.
+Source: the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024, arXiv 2410.10989); the cells are fastseg's
+own.
 """
 
 import torch
@@ -56,6 +57,6 @@ def segmentation_loss(logits: Logits, label: Tensor) -> Tensor:
 
 
 def _by_cells(logits: Tensor, label: Tensor) -> bool:
-    """Whether there is a whole number of pixels from logit to logit, the same both ways."""
+    """Return whether the stride from logit to logit is a whole number of pixels, the same along both axes."""
     (h, w), (height, width) = logits.shape[2:], label.shape[1:]
     return bool(height % h == 0 and width % w == 0 and height // h == width // w)

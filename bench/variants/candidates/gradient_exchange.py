@@ -1,4 +1,4 @@
-"""Gradients are exchanged as bf16, half the bytes; or in fewer, larger messages than DDP's of 25 MB.
+"""Exchange gradients as bf16, half the bytes; or in fewer, larger messages than DDP's of 25 MB.
 
 Prediction, bf16: 168 MB of float32 are 168 MB × 2 × 7/8 a GPU for 8 of them, 0.7 ms at NVLink's 400 GB/s, hidden behind
 25 ms of backward pass: 0 % within a machine. Between machines at 25 GB/s a GPU 12 ms become 6, hidden but for the last

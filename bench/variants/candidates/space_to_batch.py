@@ -2,7 +2,7 @@
 
 N×C×H×W becomes (N·d²)×C×H/d×W/d, every image holding the pixels of one remainder modulo d both ways. There a 3×3
 convolution of dilation d is one of dilation 1, zeros at the border included; 1×1 convolutions and batch norm see the
-same elements. Runs of bottlenecks with one dilation are folded once, where the map's sides divide by d.
+same elements. Runs of bottlenecks with one dilation are folded once, if the map's sides divide by d.
 
 Prediction: ResNet-50 has five such convolutions of 256 channels in layer 3 and three of 512 in layer 4, 1.5 TFLOP
 forward and 4.4 of the step's 18.7 with gradients: 7.4 ms at 600 TFLOP/s, 14.8 at the 300 that cuDNN reaches if dilation
@@ -24,7 +24,7 @@ from bench.stages.compute import Ours
 
 STAGE = "compute"
 STRIDE = 8
-"""Of the maps in layers 3 and 4."""
+"""Stride of the maps in layers 3 and 4."""
 
 
 def fits(request: Request) -> bool:
@@ -33,7 +33,7 @@ def fits(request: Request) -> bool:
 
 
 def apply(ours: Ours) -> None:
-    """Fold whatever runs of the network's backbone divide the crop's maps."""
+    """Fold the dilated runs of the network's backbone whose dilations divide the crop's maps."""
     height, width = ours.config.data.crop
     for layer in ours.state.model.net.backbone.values():
         if isinstance(layer, nn.Sequential):
@@ -44,12 +44,12 @@ VARIANTS = {"dilation by folding": apply}
 
 
 def side(length: int) -> int:
-    """Return the length of the crop's map."""
+    """Return the side of the map of a crop's side ``length``."""
     return -(-length // STRIDE)
 
 
 def fold_runs(layer: nn.Sequential, height: int, width: int) -> None:
-    """Fold the dilated runs of a layer whose maps are height×width, where those divide; parameters stay as they are."""
+    """Fold the dilated runs of a layer whose maps are height×width, if those divide; parameters do not change."""
     for dilation, blocks in _runs(layer):
         if dilation > 1 and height % dilation == width % dilation == 0:
             for block in blocks:

@@ -34,7 +34,7 @@ def fits(_request: Request) -> bool:
 
 
 def apply(ours: Ours) -> None:
-    """Call the same modules and parameters in another way."""
+    """Replace the forward pass; modules and parameters stay the same."""
     widen(ours.state.model.net)
 
 
@@ -42,14 +42,14 @@ VARIANTS = {"ASPP as one product": apply}
 
 
 def widen(net: nn.Module) -> None:
-    """Give every ASPP of the network the other forward pass."""
+    """Replace the forward pass of every ASPP of the network."""
     for module in net.modules():
         if type(module) is ASPP:
             module.__class__ = WideASPP
 
 
 class WideASPP(ASPP):
-    """torchvision's, with all products in one."""
+    """torchvision's ASPP with all products in one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C×H×W to N×256×H×W."""
@@ -67,7 +67,7 @@ class WideASPP(ASPP):
 
 
 Tap = tuple[int, int, int, int]
-"""Row and column in the kernel, and how far below and right of the pixel it reads."""
+"""Row and column in the kernel, and the offset down and right of the pixel that it reads."""
 
 
 def _live_taps(conv: nn.Conv2d, height: int, width: int) -> list[Tap]:
@@ -85,11 +85,11 @@ def _products(x: Tensor, convs: list[nn.Conv2d], shifts: list[list[Tap]]) -> tup
 
 
 def _shifted(tap: Tensor, dy: int, dx: int) -> Tensor:
-    """Return what lies ``dy`` rows below and ``dx`` columns to the right, zero beyond the border; at least float32."""
+    """Return the values ``dy`` rows below and ``dx`` columns to the right, zero beyond the border; at least float32."""
     return F.pad(tap, (0, 0, -dx, dx, -dy, dy)).to(torch.promote_types(tap.dtype, torch.float32))
 
 
 def _type_of(x: Tensor) -> torch.dtype:
-    """Return the type of a convolution's result."""
+    """Return the dtype of a convolution's result."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
