@@ -1,1 +1,1 @@
-"""Files to tar shards."""
+"""Packing of image and mask files into tar shards."""

@@ -1,4 +1,4 @@
-"""What cannot be packed, all of it at once; and what the samples of one set have to agree on."""
+"""Checks over a whole data set: samples that cannot be packed, and masks that contradict each other."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +15,9 @@ from fastseg.parallel import ordered_map
 from fastseg.shards.images import load_image, read_deep
 
 Progress = Callable[[int, int], None]
-"""Called with the samples that are read and all there are."""
+"""Callback with the number of samples read so far and the total."""
 NAMED = 20
-"""Files of one kind of problem that a message names."""
+"""Number of files that a message names for each kind of problem."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """The cure, which is the same for all that fail alike."""
+        """The cure at the end of the message, which is the same for all samples that fail in the same way."""
         return self.message.rpartition("; ")[2]
 
 
@@ -41,7 +41,7 @@ def find_problems(
     workers: int,
     progress: Progress | None = None,
 ) -> list[Problem]:
-    """Read all ``samples`` as packing would, encoding nothing; those that cannot be packed, in their order."""
+    """Read all samples as packing would, without encoding, and return those that cannot be packed, in order."""
     problems = []
     tasks = ((sample, table, options) for sample in samples)
     with closing(ordered_map(_problem, tasks, min(workers, max(1, len(samples))))) as found:
@@ -62,7 +62,10 @@ def _problem(sample: Sample, table: LabelTable, options: ReadOptions) -> Problem
 
 
 def problems_error(problems: Sequence[Problem], total: int) -> UserError:
-    """How many of ``total`` samples cannot be packed; its details: the first files of each kind, and how many more."""
+    """Return an error that counts the samples that cannot be packed.
+
+    Its details list up to :data:`NAMED` files for each kind of problem and count the rest.
+    """
     details = []
     for kind, count in Counter(problem.kind for problem in problems).most_common():
         details += [problem.message for problem in problems if problem.kind == kind][:NAMED]
@@ -73,7 +76,10 @@ def problems_error(problems: Sequence[Problem], total: int) -> UserError:
 
 
 def check_agreement(packed: Iterable[tuple[str, Statistics]]) -> None:
-    """Raise :class:`UserError` where masks of one set contradict each other; ``packed``: their names and statistics."""
+    """Raise :class:`UserError` if masks of one set contradict each other.
+
+    ``packed`` holds the file name and the statistics of each sample.
+    """
     packed = list(packed)
     _check_palettes(packed)
     _check_grays(packed)
@@ -113,14 +119,14 @@ def _check_orientations(packed: Sequence[tuple[str, Statistics]]) -> None:
 
 
 def find_white(samples: Sequence[Sample], workers: int) -> int | None:
-    """The largest sample of all images of 16 bits; None where all have 8."""
+    """Return the largest sample value of all 16-bit images; None if all images have 8 bits."""
     deep = [sample for sample in samples if may_be_deep(sample.image)]
     with closing(ordered_map(_largest, ((sample,) for sample in deep), min(workers, max(1, len(deep))))) as found:
         return max(found, default=0) or None
 
 
 def may_be_deep(image: Member) -> bool:
-    """Whether an image may have 16 bits per channel, by the first bytes of its file."""
+    """Return whether an image may have 16 bits per channel, judging by the first bytes of its file."""
     if not image.filename.lower().endswith((".png", ".tif", ".tiff")):
         return False
     head = image.head(25)
@@ -128,7 +134,7 @@ def may_be_deep(image: Member) -> bool:
 
 
 def _largest(sample: Sample) -> int:
-    """The largest sample of an image of 16 bits; 0 for one of 8, and for one that packing will complain about."""
+    """Return the largest sample value of a 16-bit image; 0 for 8-bit images and files that cannot be read."""
     try:
         data = sample.image.read()
         samples = read_deep(load_image(data, str(sample.image)), data)

@@ -1,4 +1,4 @@
-"""classes.json: what the values, or the colors, of a data set's masks mean."""
+"""The file classes.json, which maps the pixel values or colors of masks to classes."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,17 +24,17 @@ from fastseg.labels import (
 from fastseg.storage import read_bytes
 
 MAX_FILE = 1 << 20
-"""Bytes of a classes.json; 255 classes take 20 kB."""
+"""Maximum size of a classes.json in bytes; 255 classes take 20 kB."""
 
 KEYS = {"name", "source", "classes", "ignore", "others"}
 CLASS_KEYS = {"name", "value", "values", "color", "colors", "category"}
 
 
 def read_classes(path: Path) -> LabelTable:
-    """Read a ``classes.json``: what the masks' values, or their colors, mean (docs/data.md has the format).
+    """Read a ``classes.json``, which maps pixel values or colors to classes (format: docs/data.md).
 
-    Train ids follow the order of the list ``classes``. Raises :class:`UserError` with the field and the value for
-    anything else.
+    Train ids follow the order of the list ``classes``. Raises :class:`UserError` with the field and the value if the
+    file is not valid.
     """
     try:
         text = read_bytes(path, MAX_FILE)
@@ -46,7 +46,7 @@ def read_classes(path: Path) -> LabelTable:
 
 
 def parse_classes(text: bytes, where: str) -> LabelTable:
-    """Parse the text of a ``classes.json``; ``where`` starts the complaint. Raises as :func:`read_classes`."""
+    """Parse the text of a ``classes.json``; error messages start with ``where``. Raises as :func:`read_classes`."""
     try:
         document = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def parse_classes(text: bytes, where: str) -> LabelTable:
 
 
 def _parse_entries(entries: list[Any], where: str) -> tuple[SegmentationClass, ...]:
-    """The classes; those without a color get one that is told apart from the others."""
+    """Return the classes; a class without a color gets one that is distinct from the others."""
     for i, entry in enumerate(entries):
         if isinstance(entry, dict):
             _refuse_unknown_keys(entry, CLASS_KEYS, f"{where}, class {i}")
@@ -85,7 +85,7 @@ def _parse_entries(entries: list[Any], where: str) -> tuple[SegmentationClass, .
 
 
 def _parse_values(entries: list[Any], ignored: list[Any], where: str) -> dict[int, int]:
-    """Pixel value → train id."""
+    """Return the train id of each pixel value."""
     pairs: list[tuple[Any, int]] = []
     for i, entry in enumerate(entries):
         pairs += [(value, i) for value in _one_or_many(entry, "value", "values", f"{where}, class {i}")]
@@ -112,7 +112,10 @@ def _parse_values(entries: list[Any], ignored: list[Any], where: str) -> dict[in
 def _parse_colors(
     entries: list[Any], classes: Sequence[SegmentationClass], ignored: list[Any], where: str
 ) -> dict[Color, int]:
-    """Color → train id. A color of two classes is a mistake where colors are all that tells classes apart."""
+    """Return the train id of each color.
+
+    Two classes may share a color only if masks are read by value; the shared color is then left out.
+    """
     pairs: list[tuple[Color, int]] = []
     for i, (entry, known) in enumerate(zip(entries, classes, strict=True)):
         several = entry.get("colors", [list(known.color)] if "color" in entry else [])
@@ -133,6 +136,7 @@ def _parse_colors(
 
 
 def _parse_others(value: Any, classes: Sequence[SegmentationClass], where: str) -> int | None:
+    """Return the train id of all values and colors that are not listed; None if there is none."""
     if value is None:
         return None
     names = ["ignore", *(c.name for c in classes)]
@@ -142,7 +146,7 @@ def _parse_others(value: Any, classes: Sequence[SegmentationClass], where: str) 
 
 
 def _one_or_many(entry: dict[str, Any], one: str, many: str, where: str) -> list[Any]:
-    """What ``{"value": 7}`` and ``{"values": [7, 8]}`` list alike."""
+    """Return the list that ``{"value": 7}`` and ``{"values": [7, 8]}`` both stand for."""
     if one in entry and many in entry:
         raise UserError(f'{where} has "{one}" and "{many}"; give one of them')
     several = entry.get(many, [entry[one]] if one in entry else [])
@@ -152,10 +156,10 @@ def _one_or_many(entry: dict[str, Any], one: str, many: str, where: str) -> list
 
 
 def reduce_zero_label(table: LabelTable) -> LabelTable:
-    """Return the table of masks that mmsegmentation would read with ``reduce_zero_label``.
+    """Return the table for masks that mmsegmentation reads with ``reduce_zero_label``.
 
-    Their 0 and 255 are ignored, and their value n stands for what ``table`` calls n-1. Raises :class:`UserError` for a
-    table that ignores 0 already, or that has no values.
+    Values 0 and 255 are ignored, and value n gets the class that ``table`` gives n-1. Raises :class:`UserError` if the
+    table already ignores 0 or has no values.
     """
     if not table.train_ids or table.train_ids.get(0) == IGNORE:
         why = "ignores 0 already" if table.train_ids else "has colors only"
@@ -172,10 +176,10 @@ def _refuse_unknown_keys(document: dict[str, Any], known: set[str], where: str) 
 
 
 def distinct_colors(taken: Iterable[Any] = ()) -> Iterator[Color]:
-    """Yield colors that a person tells apart from each other, from ``taken``, from black and from red.
+    """Yield colors that are visually distinct from each other, from ``taken``, from black and from red.
 
-    Black shows ignored pixels and red wrong ones. Each color is the one of a grid of RGB that is farthest, in CIELAB
-    (CIE 1976), from all before it.
+    Overlays use black for ignored pixels and red for wrong ones. Each color is the point of an RGB grid with the
+    largest CIELAB distance (CIE 1976) to all earlier colors.
     """
     grid = np.array(
         [(r, g, b) for r in range(0, 256, 32) for g in range(0, 256, 32) for b in range(0, 256, 32)], np.uint8
@@ -190,7 +194,7 @@ def distinct_colors(taken: Iterable[Any] = ()) -> Iterator[Color]:
 
 
 def _to_lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB under D65 of sRGB colors, shape (N, 3), uint8 → float64 (IEC 61966-2-1, CIE 15)."""
+    """Convert sRGB colors, shape (N, 3), uint8, to CIELAB under D65, float64 (IEC 61966-2-1, CIE 15)."""
     linear = rgb / 255
     linear = np.where(linear > 0.04045, ((linear + 0.055) / 1.055) ** 2.4, linear / 12.92)
     xyz = linear @ np.array([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])

@@ -1,4 +1,4 @@
-"""A classes.json guessed from the masks themselves, for a person to write the names in."""
+"""Guessing of a classes.json from the masks themselves; the user then fills in the names."""
 
 import json
 import tempfile
@@ -24,70 +24,70 @@ from fastseg.packing.sources.tree import Member
 from fastseg.parallel import ordered_map, worker_count
 
 Key = int | Color
-"""What stands for a class in a mask: a value, or a color."""
+"""Pixel value or color that identifies a class in a mask."""
 Progress = Callable[[int, int], None]
-"""Called with the masks that are read and all there are."""
+"""Callback with the number of masks read so far and the total."""
 MANY_COLORS = 64
-"""From more colors than these, masks have soft edges: only those that fill areas become classes."""
+"""Number of colors above which masks are taken to have soft edges: then only colors that fill areas become classes."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one mask holds: values or colors."""
+    """Pixel counts of one mask, by value or by color."""
 
     values: dict[int, int] = field(default_factory=dict)
-    """Value → its pixels."""
+    """Pixel count of each value."""
     colors: dict[Color, int] = field(default_factory=dict)
-    """Color → its pixels, of an RGB mask."""
+    """Pixel count of each color; only for RGB masks."""
     flat: frozenset[Color] = frozenset()
     """Colors that fill at least one square of 3×3 pixels."""
     palette: dict[int, Color] = field(default_factory=dict)
-    """Colors of the values, where the mask has a palette that is not gray."""
+    """Color of each value; empty unless the mask has a palette that is not gray."""
     one_bit: bool = False
     """Whether the file has one bit per pixel, so that white is 1."""
 
     def as_values(self) -> "Look":
-        """The grays of an RGB mask as values."""
+        """Return the same counts by value if an RGB mask holds only grays."""
         return Look({gray: n for (gray, _, _), n in self.colors.items()}) if self.colors else self
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The values or colors that occur in a data set's masks."""
+    """Values or colors that occur in the masks of a data set."""
 
     masks: int
     pixels: Mapping[Key, int]
-    """Value or color of each class, and of what is ignored → its pixels in all masks; values ascend, colors descend
-    by their pixels."""
+    """Pixel count over all masks of each value or color, ignored ones included. Values are in ascending order, colors
+    in descending order of their counts."""
     colors: Mapping[Key, Color]
-    """Each one's color for overlays."""
+    """Color of each value or color in overlays."""
     mixed: int = 0
-    """Pixels of colors that are none of these: mixtures of two at the edges between them."""
+    """Pixels of all other colors, which are mixtures of two classes at the edge between them."""
     names: Mapping[Key, str] = field(default_factory=dict)
-    """Names that the data set itself brings."""
+    """Class names that the data set itself provides."""
 
     @property
     def by_color(self) -> bool:
-        """Whether masks are read by their colors."""
+        """Whether masks are read by color."""
         return any(isinstance(key, tuple) for key in self.pixels)
 
     @property
     def ignored(self) -> bool:
-        """Whether 255 is taken for "ignore": as usual, unless masks are black and white."""
+        """Whether 255 is read as "ignore", which is the convention unless masks are black and white."""
         return set(self.pixels) - {IGNORE} not in (set(), {0}) or IGNORE not in self.pixels
 
     @property
     def classes(self) -> list[Key]:
-        """The values or colors that become classes."""
+        """Values or colors that become classes."""
         return [key for key in self.pixels if not (self.ignored and key == IGNORE)]
 
     def name(self, key: Key) -> str:
-        """The data set's own name of a class, or one to be replaced."""
+        """Return the class name that the data set provides, or a placeholder."""
         default = "color #{:02x}{:02x}{:02x}".format(*key) if isinstance(key, tuple) else f"class {key}"
         return self.names.get(key, default)
 
     def to_json(self, name: str) -> str:
-        """The text of a ``classes.json``, a line for each class."""
+        """Return the text of a ``classes.json`` with one line for each class."""
         classes = [
             {**({} if isinstance(key, tuple) else {"value": key}), "name": self.name(key), "color": self.colors[key]}
             for key in self.classes
@@ -106,11 +106,11 @@ def write_guess(
     out: Path | None = None,
     options: FindOptions | None = None,
 ) -> tuple[Guess, Path]:
-    """Read all masks of the data set in ``root`` and write ``out`` (``root/classes.json``); the guess, and its path.
+    """Read all masks of the data set in ``root``, write a guessed ``classes.json``, and return the guess and the path.
 
-    Of masks that are shapes, whose values are numbered here, it has the names that the data set brings.
-
-    Raises :class:`UserError` where that file exists or cannot be written, and as :func:`guess_classes` does.
+    The file is ``out``, by default ``root/classes.json``. For masks that are drawn from shapes it holds the names that
+    the data set provides. Raises :class:`UserError` if the file exists or cannot be written, and as
+    :func:`guess_classes`.
     """
     path = out or root / CLASSES
     if path.parent.is_file():
@@ -129,7 +129,7 @@ def write_guess(
 
 
 def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask], LabelTable | None]:
-    """The masks and, of shapes, their classes."""
+    """Return the masks and, for masks drawn from shapes, their classes."""
     if found := recognize(root, options):
         source, tree = found
         masks = [mask.member for mask in source.find(tree).masks]
@@ -139,7 +139,7 @@ def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask]
 
 
 def _name(guess: Guess, table: LabelTable) -> Guess:
-    """The guess with a table's names and colors, and the classes that do not occur."""
+    """Return the guess with the names and colors of a table, including classes that do not occur."""
     classes = {value: table.classes[i] for value, i in table.train_ids.items() if i != IGNORE}
     pixels: dict[Key, int] = {value: guess.pixels.get(value, 0) for value in classes}
     return replace(
@@ -158,7 +158,7 @@ def open_source_or_guess(
     options: FindOptions | None = None,
     skip_bad: bool = False,
 ) -> DataSet:
-    """Open a data set as :func:`open_source` does; where it does not say what its masks mean, with a guess."""
+    """Open a data set as :func:`open_source` does, with guessed classes if it does not define any."""
     if path is None or classes or has_classes(path, options):
         return open_source(path, classes, splits, options, skip_bad)
     guess = guess_classes(find_masks(path, options), workers)
@@ -170,10 +170,10 @@ def open_source_or_guess(
 
 
 def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None) -> Guess:
-    """What values or colors ``masks`` hold.
+    """Count the values or colors that occur in ``masks``.
 
-    Raises :class:`UserError` for masks of values and of colors mixed, of palettes that contradict each other, and as
-    :func:`fastseg.packing.masks.decode_mask` does.
+    Raises :class:`UserError` if masks of values and masks of colors are mixed, if palettes contradict each other, and
+    as :func:`fastseg.packing.masks.decode_mask`.
     """
     looks: list[Look] = []
     with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
@@ -194,7 +194,7 @@ def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: P
 
 
 def look_at(mask: Mask) -> Look:
-    """What one mask holds; see :func:`guess_classes`."""
+    """Count the values or colors of one mask; see :func:`guess_classes`."""
     decoded = mask.decode()
     if decoded.image.mode == "L":
         return _look_at_values(decoded)
@@ -216,7 +216,7 @@ def _look_at_values(mask: DecodedMask) -> Look:
 
 
 def _flat_colors(rgb: NDArray[np.uint8]) -> frozenset[Color]:
-    """The colors that fill a square of 3×3 pixels somewhere."""
+    """Return the colors that fill at least one square of 3×3 pixels."""
     codes = color_codes(rgb)
     if min(codes.shape) < 3:
         return frozenset()

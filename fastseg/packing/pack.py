@@ -1,4 +1,4 @@
-"""Packing: samples encoded by worker processes, appended to shards in order, and at last the manifest."""
+"""Packing: worker processes encode the samples, which are appended to shards in order; the manifest is written last."""
 
 import hashlib
 import json
@@ -33,9 +33,9 @@ class ShardPlan:
 
 
 def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[ShardPlan]:
-    """Return which samples go into which shard, in order: train shuffled by ``seed``, other splits sorted by key.
+    """Return the samples of each shard, in order: train is shuffled by ``seed``, other splits are sorted by key.
 
-    A pure function of the keys: the order is that of SHA-256 sums, so no library's random numbers can change it.
+    The result is a pure function of the keys: the order is that of SHA-256 sums and depends on no library's generator.
     """
     shards = []
     for split in SPLITS:
@@ -49,24 +49,24 @@ def plan(samples: Iterable[Sample], seed: int, samples_per_shard: int) -> list[S
 
 
 MEASURED = 32
-"""The loss of the JPEGs is measured on the first of every 32 samples of a shard."""
+"""One in this many samples of a shard is measured for JPEG loss."""
 
 ENCODING = 2
-"""Grows when the same samples and options give other bytes."""
+"""Version of the encoding; it grows when the same samples and options give other bytes."""
 
 Progress = Callable[[int, int], None]
-"""Called with the samples that are packed and all there are: once before the first, then after each."""
+"""Callback with the number of samples packed so far and the total, called once before the first sample."""
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What decides the bytes of a set of shards, beside its source."""
+    """Options that decide the bytes of the shards, beside the source."""
 
     codec: Codec = field(default_factory=Codec)
     samples_per_shard: int = 256
-    """In one tar; so many of Cityscapes are 150 MB."""
+    """Samples in one tar; 256 of Cityscapes are 150 MB."""
     seed: int = 0
-    """Of the order of the training samples."""
+    """Seed of the order of the training samples."""
     reading: ReadOptions = field(default_factory=ReadOptions)
 
     def __post_init__(self) -> None:
@@ -83,13 +83,14 @@ def pack(
     progress: Progress | None = None,
     skip_bad: bool = False,
 ) -> Manifest:
-    """Pack ``source`` into the folder ``out`` by ``workers`` processes (default: all cores).
+    """Pack ``source`` into the folder ``out`` with ``workers`` processes (default: all cores).
 
-    The bytes depend on the samples and ``options`` only. Interrupted at any instant and called again it goes on
-    after the last finished shard; if ``out`` already holds this very set, that is all (``progress`` is not
-    called). ``skip_bad`` leaves out the samples that cannot be packed, counts them in the manifest and names them in
-    :data:`SKIPPED`. Raises :class:`UserError` for a set of another request in ``out``, unless ``overwrite``, and for
-    what :func:`fastseg.packing.records.encode` refuses.
+    The bytes depend only on the samples and ``options``. An interrupted call can be repeated and continues after the
+    last finished shard. If ``out`` already holds this set, nothing is done and ``progress`` is not called. ``skip_bad``
+    leaves out samples that cannot be packed, counts them in the manifest and lists them in :data:`SKIPPED`.
+
+    Raises :class:`UserError` if ``out`` holds a set of another request, unless ``overwrite``, and for samples that
+    :func:`fastseg.packing.records.encode` refuses.
     """
     workers = worker_count(workers)
     source, options, skipped = _prepare(source, options or PackOptions(), workers, skip_bad, progress)
@@ -111,7 +112,9 @@ def pack(
 def _prepare(
     source: DataSet, options: PackOptions, workers: int, skip_bad: bool, progress: Progress | None
 ) -> tuple[DataSet, PackOptions, list[str]]:
-    """Settle what depends on all samples: the white of 16-bit images, and what is left out, a sentence each."""
+    """Return the source and options completed by what depends on all samples, and the samples left out, a sentence
+    each.
+    """
     reading = options.reading
     if reading.white is None and (white := find_white(source.samples, workers)):
         options = replace(options, reading=replace(reading, white=white))
@@ -138,8 +141,9 @@ def pack_part(
 ) -> Manifest | None:
     """Pack as :func:`pack`, but only the shards of one part, into the folder ``out/part-I-of-N``.
 
-    :func:`fastseg.packing.parts.merge` makes of all parts the set that :func:`pack` would have made; if ``out`` already
-    holds that, its manifest is returned. Raises :class:`UserError` where there are fewer shards than parts, too.
+    :func:`fastseg.packing.parts.merge` joins all parts to the set that :func:`pack` would have written; if ``out``
+    already holds that set, its manifest is returned. Also raises :class:`UserError` if there are fewer shards than
+    parts.
     """
     workers = worker_count(workers)
     source, options, skipped = _prepare(source, options or PackOptions(), workers, skip_bad, progress)
@@ -159,7 +163,7 @@ def pack_part(
 
 
 def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, str]:
-    """The images of val that are in train as well: of one size, with equal sums and sums of squares of all channels."""
+    """Find images of val that are also in train: those with equal sizes, sums and sums of squares of all channels."""
     found: dict[str, dict[tuple[int, ...], str]] = {"train": {}, "val": {}}
     for shard, part in zip(plans, parts, strict=True):
         for sample, entry in zip(shard.samples, part.statistics, strict=True):
@@ -171,14 +175,14 @@ def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, 
 
 
 def _described(options: PackOptions, skipped: Sequence[str]) -> dict[str, Any]:
-    """What the manifest says of the options."""
+    """Return the options as the manifest records them."""
     described = {**asdict(options.codec), "samples_per_shard": options.samples_per_shard, "seed": options.seed}
     extra = {"white": options.reading.white, "skipped": len(skipped)}
     return described | {name: value for name, value in extra.items() if value}
 
 
 def _digest(source: DataSet, options: PackOptions) -> str:
-    """Return a request's name: equal for the same samples (name, size, time or check sum), labels and options."""
+    """Return the digest of a request: equal for the same samples (name, size, time or checksum), labels and options."""
     samples = [
         [
             sample.key,
@@ -202,7 +206,9 @@ def _pack_or_list_problems(
     workers: int,
     progress: Progress | None,
 ) -> list[Part]:
-    """As :func:`_pack_shards`; where one sample cannot be packed, look for all that cannot, and name them at once."""
+    """Pack as :func:`_pack_shards`; if a sample cannot be packed, check all samples and raise one error that lists
+    them.
+    """
     try:
         return _pack_shards(workspace, plans, source.table, options, workers, progress)
     except SampleError as error:
@@ -214,7 +220,7 @@ def _pack_or_list_problems(
 
 
 def _named(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> list[tuple[str, Statistics]]:
-    """The statistics of all samples, each with the name of its mask, or image."""
+    """Return the statistics of all samples, each with the name of its mask, or of its image if it has none."""
     samples = (sample for shard in plans for sample in shard.samples)
     statistics = (entry for part in parts for entry in part.statistics)
     return [(str(sample.mask or sample.image), entry) for sample, entry in zip(samples, statistics, strict=True)]
@@ -228,7 +234,7 @@ def _pack_shards(
     workers: int,
     progress: Progress | None,
 ) -> list[Part]:
-    """Write the shards that are not finished yet; return all parts, in the order of ``plans``."""
+    """Write the shards that are not finished yet and return all parts, in the order of ``plans``."""
     parts = {shard.file: part for shard in plans if (part := workspace.part(shard.file))}
     missing = [shard for shard in plans if shard.file not in parts]
     total = sum(len(shard.samples) for shard in plans)
@@ -259,7 +265,7 @@ def _pack_shards(
 def _entries(
     records: Iterable[Record], statistics: list[Statistics], tick: Callable[[], None]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield what a shard is written from; append the statistics of the records to ``statistics``."""
+    """Yield the entries of a shard and append the statistics of its records to ``statistics``."""
     for record in records:
         statistics.append(record.statistics)
         yield record.key, record.members

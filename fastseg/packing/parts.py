@@ -1,4 +1,5 @@
-"""Packing on several machines: which part each packs, and joining the parts to the set that one would have packed."""
+"""Packing on several machines: the division into parts, and merging them to the set that one machine would have packed.
+"""
 
 import json
 import re
@@ -15,7 +16,7 @@ from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest, read_manifest
 
 NOTE = "part.json"
-"""In a part's :data:`fastseg.packing.workspace.FOLDER` once the part is packed."""
+"""Name of the note in a part's :data:`fastseg.packing.workspace.FOLDER`, written once the part is packed."""
 
 _NUMBER = re.compile(r"(\d{1,6})/(\d{1,6})")
 _PART = re.compile(r"part-(\d+)-of-(\d+)")
@@ -23,10 +24,10 @@ _PART = re.compile(r"part-(\d+)-of-(\d+)")
 
 @dataclass(frozen=True)
 class PartNumber:
-    """One of several parts: every ``parts``-th shard from the ``index``-th on, so that all are of one size."""
+    """One of several parts of nearly equal size: every ``parts``-th shard starting with shard ``index``."""
 
     index: int
-    """From 0."""
+    """Index of the part, counted from 0."""
     parts: int
 
     def __str__(self) -> str:
@@ -34,7 +35,7 @@ class PartNumber:
 
     @property
     def folder(self) -> str:
-        """Name of the part's folder in that of the set."""
+        """Name of the part's folder inside the folder of the set."""
         return f"part-{self.index + 1}-of-{self.parts}"
 
 
@@ -48,29 +49,29 @@ def parse_part(text: str) -> PartNumber:
 
 @dataclass(frozen=True)
 class PartNote:
-    """What a finished part knows of the whole."""
+    """Properties of the whole set that a finished part records."""
 
     request: str
     """Digest of everything that decides the bytes of the set."""
     number: PartNumber
     shards: tuple[str, ...]
-    """The tars of all parts, in order."""
+    """File names of the tars of all parts, in order."""
     name: str
-    """Of the set."""
+    """Name of the set."""
     classes: tuple[SegmentationClass, ...]
     options: dict[str, Any]
-    """How it was packed, for the manifest."""
+    """Packing options for the manifest."""
 
     def write(self, out: Path) -> None:
-        """Say that the part in ``out`` is finished."""
+        """Record that the part in ``out`` is finished."""
         write_atomic(out / FOLDER / NOTE, json.dumps(asdict(self)))
 
 
 def merge(out: Path, overwrite: bool = False) -> Manifest:
-    """Make one set of the parts ``out/part-I-of-N``: their files are moved to ``out``, the manifest comes last.
+    """Merge the parts ``out/part-I-of-N`` into one set; their files move to ``out``, and the manifest is written last.
 
-    Interrupted at any instant and called again it goes on. Raises :class:`UserError` where a part is missing,
-    unfinished or of another request than the first, and for a set of another request in ``out`` unless ``overwrite``.
+    An interrupted call can be repeated. Raises :class:`UserError` if a part is missing, unfinished or of another
+    request than the first, and if ``out`` holds a set of another request, unless ``overwrite``.
     """
     folders = sorted(path for path in out.glob("part-*") if _PART.fullmatch(path.name) and (path / FOLDER).is_dir())
     if not folders and (out / MANIFEST).exists():
@@ -127,7 +128,10 @@ def _join(out: Path, notes: dict[Path, PartNote], overwrite: bool) -> Manifest:
 
 
 def _adopt(workspace: Workspace, folder: Path) -> None:
-    """Move a part's shards, each one's note last: where there is a note, its shard may have gone before."""
+    """Move the shards of a part to ``out``.
+
+    The note of a shard moves after the shard, so a note may remain in the part whose shard is already in ``out``.
+    """
     for note in sorted((folder / FOLDER).glob("*.tar.json")):
         tar = note.name.removesuffix(".json")
         for name in (tar, Path(tar).with_suffix(".idx").name):

@@ -1,4 +1,4 @@
-"""One sample's files to an upright RGB image and a mask of train ids, of one size."""
+"""Reading of one sample: an upright RGB image and a mask of train ids of the same size."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,19 +14,20 @@ from fastseg.shards.images import TURNS, read_rgb, stored_layout
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What the files of a source mean where they can mean two things."""
+    """How to read files that have more than one possible meaning."""
 
     mask_values: By = "auto"
-    """Read masks by their pixels' values (a palette's index) or by their colors. auto: by whichever classes.json has;
-    where a palette contradicts it, packing is refused."""
+    """Read masks by pixel value (or palette index) or by color. auto: by whichever classes.json defines; packing is
+    refused if a palette contradicts it."""
     color_tolerance: int = 0
-    """How far a mask's color or value may be off, 0 to 255. For soft edges and JPEG masks; the rest is ignored."""
+    """Largest difference of a mask's color or value, 0 to 255. For soft edges and JPEG masks; other pixels are
+    ignored."""
     resize_masks: bool = False
     """Resize masks of the same proportions to their image, by nearest neighbors."""
     masks_drawn: Literal["auto", "upright", "stored"] = "auto"
-    """Whether masks show images with an EXIF orientation upright or as stored. auto: as the sizes tell."""
+    """Whether masks match images with an EXIF orientation upright or as stored. auto: judged by the sizes."""
     white: int | None = None
-    """Value of white in images of 16 bits. Default: the largest in the set."""
+    """Value of white in 16-bit images. Default: the largest in the set."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.color_tolerance <= 255:
@@ -37,14 +38,14 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Facts:
-    """What reading one sample showed that has to agree over a set, or is worth saying."""
+    """Findings from reading one sample that must agree over a set or are worth a warning."""
 
     palette: tuple[tuple[int, Color], ...] = ()
-    """Values of a mask with a palette that occur in it, and their colors, where it was read by value."""
+    """Values that occur in a mask with a palette and their colors, if it was read by value."""
     gray_rgb: bool | None = None
-    """Of an RGB mask: whether it was read as grays."""
+    """Whether an RGB mask was read as grays; None for other masks."""
     drawn: Literal["upright", "stored", "undecided"] | None = None
-    """Of a mask whose image has an EXIF orientation: how it was drawn."""
+    """How the mask was drawn if its image has an EXIF orientation; None for other images."""
     resized: bool = False
     """Whether the mask was resized."""
     unmatched: int = 0
@@ -53,23 +54,23 @@ class Facts:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask, upright and of one size."""
+    """An image and its mask, upright and of the same size."""
 
     image: Image.Image
     """Mode ``RGB``."""
     untouched: bytes | None
-    """The image's file, if it holds exactly ``image``."""
+    """Bytes of the image file if they decode to exactly ``image``; None otherwise."""
     mask: Image.Image | None
     """Train ids, mode ``L``; None for an image without a mask."""
     facts: Facts
 
 
 class SampleError(UserError):
-    """Why one sample cannot be packed."""
+    """A sample that cannot be packed, with the reason."""
 
 
 def read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
-    """Read one sample. Raises :class:`SampleError` with the file and the value for what cannot be packed."""
+    """Read one sample. Raises :class:`SampleError` with the file and the value if it cannot be packed."""
     try:
         return _read_pair(sample, table, options)
     except UserError as error:
@@ -110,7 +111,8 @@ def _turn(
     stored: tuple[int, int],
     options: ReadOptions,
 ) -> tuple[Image.Image, Literal["upright", "stored", "undecided"] | None]:
-    """Turn a mask upright: by its own EXIF orientation, or by its image's where it was drawn on the stored pixels."""
+    """Turn a mask upright, by its own EXIF orientation or, if it was drawn on the stored pixels, by that of its image.
+    """
     if own in TURNS:
         return mask.transpose(TURNS[own]), None
     if of_image not in TURNS:
@@ -126,7 +128,7 @@ def _turn(
 
 
 def _same_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes are the same picture's, but for rounding by a pixel of the smaller one."""
+    """Return whether two sizes have the same proportions, up to rounding by one pixel of the smaller one."""
     (width, height), (wide, high) = sorted((one, other))
     return abs(width - wide * height / high) <= 1 or abs(height - high * width / wide) <= 1
 

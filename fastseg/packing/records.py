@@ -1,4 +1,4 @@
-"""One sample to one record: the encoded image, the mask as train ids, a little JSON, and statistics."""
+"""Encoding of one sample as a record: the image, the mask as train ids, a small JSON, and statistics."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,18 +22,18 @@ from fastseg.shards.tar import add_crc32
 
 @dataclass(frozen=True)
 class Codec:
-    """How images and masks are stored."""
+    """Storage format of images and masks."""
 
     image: Literal["jpg", "png"] = "jpg"
-    """jpg: baseline, as a GPU decodes it (where one is given, its very bytes); png: lossless."""
+    """jpg: baseline, decodable on a GPU (a baseline JPEG is stored byte for byte); png: lossless."""
     quality: int = 95
     """JPEG quality, 1–100."""
     chroma: Literal["444", "420"] = "444"
-    """Color at full resolution (444) or halved (420: a quarter fewer bytes)."""
+    """Chroma at full resolution (444) or halved (420: a quarter fewer bytes)."""
     mask: Literal["tif", "png"] = "tif"
     """tif: a crop decodes only its rows; png: fewer bytes, decoded whole."""
     height: int | None = None
-    """Most rows of an image, its width in proportion; None: no limit."""
+    """Maximum height of an image in pixels; its width is scaled in proportion. None: no limit."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -44,36 +44,36 @@ class Codec:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one record adds to the manifest."""
+    """Contribution of one record to the manifest."""
 
     height: int
     width: int
     pixels: tuple[int, ...]
-    """Pixels of each class 0…C-1, then ignored ones; empty without a mask."""
+    """Pixels of each class 0…C-1, then ignored pixels; empty without a mask."""
     sums: tuple[int, ...]
-    """Sum of R, G, B over all pixels, then the sums of their squares."""
+    """Sums of R, G and B over all pixels, then the sums of their squares."""
     squared_error: float | None = None
-    """Mean squared error of the stored image against the original, over all channels, where it was measured."""
+    """Mean squared error of the stored image against the original over all channels; None if not measured."""
     facts: Facts = field(default_factory=Facts)
-    """What reading the sample showed."""
+    """Findings from reading the sample."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is written to a shard for one sample."""
+    """One sample as it is written to a shard."""
 
     key: str
     members: dict[str, bytes]
-    """Extension (``jpg``, ``mask.tif``, ``json``, …) → bytes."""
+    """Bytes of each member by extension (``jpg``, ``mask.tif``, ``json``, …)."""
     statistics: Statistics
 
 
 def encode(
     sample: Sample, codec: Codec, table: LabelTable, reading: ReadOptions | None = None, measure: bool = False
 ) -> Record:
-    """Read, check and encode one sample; ``measure`` also measures the loss of the JPEG (30 ms more).
+    """Read, check and encode one sample; ``measure`` also measures the JPEG loss (30 ms more).
 
-    Raises :class:`UserError` as :func:`fastseg.packing.reading.read_pair` does.
+    Raises :class:`UserError` as :func:`fastseg.packing.reading.read_pair`.
     """
     pair = read_pair(sample, table, reading or ReadOptions())
     image, untouched, mask = pair.image, pair.untouched, pair.mask
@@ -122,7 +122,7 @@ def _encode_image(image: Image.Image, untouched: bytes | None, codec: Codec) -> 
 def _describe(
     sample: Sample, original: tuple[int, int], size: tuple[int, int], pixels: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return what the record's JSON says; sizes are height, width."""
+    """Return the content of the record's JSON; sizes are height, width."""
     return {
         "key": sample.key,
         "name": sample.name,

@@ -1,4 +1,4 @@
-"""New names, colors or merges for the classes of a set that is packed already, without reading an image again."""
+"""New names, colors or merges of classes for a set that is already packed, without reading any image."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from fastseg.shards.tar import IndexEntry, add_crc32, find_corrupt, write_shard
 from fastseg.shards.verify import trusted_index
 
 Progress = Callable[[int, int], None]
-"""Called with the samples that are done and all there are."""
+"""Callback with the number of samples done so far and the total."""
 
 
 def write_classes(shards: Path, path: Path) -> None:
-    """Write a set's classes as the classes.json that :func:`relabel` takes, to be edited."""
+    """Write the classes of a set as a classes.json for :func:`relabel`, to be edited."""
     manifest = read_manifest(shards)
     classes = [
         {
@@ -42,9 +42,10 @@ def write_classes(shards: Path, path: Path) -> None:
 def relabel(shards: Path, classes: Path, out: Path | None = None, progress: Progress | None = None) -> Manifest:
     """Give the set in ``shards`` the classes of a classes.json whose values are the set's train ids.
 
-    Names and colors change in its manifest. Where masks change (classes merged, ignored or in another order) a new set
-    is written into ``out``, images byte for byte; interrupted and called again it goes on. Raises :class:`UserError`
-    for a class of the set that the file does not name, where ``out`` is missing or in use, and for damaged shards.
+    New names and colors change only the manifest. If masks change (classes merged, ignored or reordered), a new set is
+    written to ``out`` with the images copied byte for byte; an interrupted call can be repeated. Raises
+    :class:`UserError` if the file does not define a class of the set, if ``out`` is missing or in use, and for damaged
+    shards.
     """
     manifest, table = read_manifest(shards), read_classes(classes)
     lookup = _lookup(manifest, table, classes)
@@ -67,7 +68,7 @@ def relabel(shards: Path, classes: Path, out: Path | None = None, progress: Prog
 
 
 def _lookup(manifest: Manifest, table: LabelTable, classes: Path) -> list[int]:
-    """The new train id of each of the set's classes."""
+    """Return the new train id of each class of the set."""
     known = table.train_ids if table.others is None else dict.fromkeys(range(IGNORE), table.others) | table.train_ids
     for i, entry in enumerate(manifest.classes):
         if i not in known:
@@ -119,7 +120,7 @@ def _relabel_shard(shards: Path, shard: Shard, table: LabelTable, lookup: list[i
 def _records(
     tar: Path, entries: list[IndexEntry], table: LabelTable, lookup: list[int], counts: np.ndarray
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The records of a tar with new masks; ``counts`` gets their pixels."""
+    """Yield the records of a tar with new masks and add their pixels to ``counts``."""
     values = [*lookup, *[IGNORE] * (256 - len(lookup))]
     with tar.open("rb") as file:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""The folder ``OUT/.packing``: what an unfinished packing has done so far, and that only one packs at a time."""
+"""The folder ``OUT/.packing``, which records the progress of an unfinished packing and locks out a second process."""
 
 import fcntl
 import json
@@ -26,10 +26,10 @@ from fastseg.shards.tar import SPLITS
 
 FOLDER = ".packing"
 REQUEST = ".request"
-"""Beside a finished set's manifest: the digest of the options and inputs it was packed from."""
+"""File beside the manifest of a finished set: the digest of the options and inputs it was packed from."""
 
 SKIPPED = "skipped.txt"
-"""Beside a finished set: what was left out and why, a line each."""
+"""File beside the manifest of a finished set: one line for each sample left out, with the reason."""
 
 _OURS = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
@@ -45,14 +45,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the parts of one request are kept until its manifest is written."""
+    """Record of the finished shards of one request, kept until its manifest is written."""
 
     out: Path
     request: str
     """Digest of everything that decides the bytes of the set."""
 
     def part(self, file: str) -> Part | None:
-        """Return the finished shard ``file`` of this request, or None where it must be packed."""
+        """Return the finished shard ``file`` of this request; None if it has yet to be packed."""
         try:
             document = json.loads(self._path(file).read_bytes())
             shard = Shard(**document["shard"])
@@ -64,13 +64,13 @@ class Workspace:
         return Part(shard, tuple(_statistics(entry) for entry in document["statistics"]))
 
     def keep(self, part: Part) -> None:
-        """Note that a shard is finished; its tar and index are already in place."""
+        """Record that a shard is finished; its tar and index are already in place."""
         entries = [asdict(statistics) for statistics in part.statistics]
         document = {"request": self.request, "shard": asdict(part.shard), "statistics": entries}
         write_atomic(self._path(part.shard.file), json.dumps(document))
 
     def finish(self, manifest: Manifest) -> None:
-        """Make the shards a finished set: the manifest comes last."""
+        """Finish the set; the manifest is written last."""
         write_atomic(self.out / REQUEST, self.request)
         manifest.write(self.out)
         shutil.rmtree(self.out / FOLDER)
@@ -80,9 +80,9 @@ class Workspace:
 
 
 def finished(out: Path, request: str) -> Manifest | None:
-    """Return the manifest of the finished set in ``out`` if it is of this request; None if there is no finished set.
+    """Return the manifest of the finished set in ``out``; None if there is no finished set.
 
-    Raises :class:`UserError` for the finished set of another request.
+    Raises :class:`UserError` if the finished set is of another request.
     """
     if not (out / MANIFEST).exists():
         return None
@@ -98,9 +98,9 @@ def finished(out: Path, request: str) -> Manifest | None:
 
 @contextmanager
 def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspace]:
-    """Lock ``out`` and clear what another request, or a kill, has left there.
+    """Lock ``out`` and remove files left by another request or by a killed process.
 
-    Shards that nobody's manifest or ``.packing`` accounts for are only removed with ``overwrite``.
+    Shards that belong to neither a manifest nor ``.packing`` are removed only with ``overwrite``.
     """
     check_writable(out, "--out")
     folder = out / FOLDER
@@ -119,7 +119,7 @@ def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspa
 
 
 def _clear(out: Path, request: str) -> None:
-    """Remove half-written files, and everything of ours if it belongs to another request."""
+    """Remove partly written files, and all packed files if they belong to another request."""
     note = out / FOLDER / "request"
     if not note.is_file() or note.read_text() != request:
         # The manifest goes first: without it nobody takes the rest for a set.
@@ -152,10 +152,10 @@ def _facts(entry: dict) -> Facts:
 def summarize(
     name: str, classes: tuple[SegmentationClass, ...], parts: Sequence[Part], options: dict[str, Any]
 ) -> Manifest:
-    """Return the manifest of the shards ``parts`` (in order); ``options`` says how they were packed.
+    """Return the manifest of the shards ``parts``, given in order; ``options`` are the packing options.
 
-    Mean and standard deviation are those of train, or of the first split there is. ``options["psnr"]`` becomes
-    the PSNR of the stored images in dB, from the mean squared error where it was measured; None where it was not.
+    Mean and standard deviation are those of train, or of the first split if there is no train. ``options["psnr"]`` is
+    the PSNR of the stored images in dB, from the measured mean squared errors; None if none was measured.
     """
     all_statistics = _all_statistics(parts)
     splits = {name: [part for part in parts if part.shard.file.startswith(f"{name}-")] for name in SPLITS}
@@ -176,7 +176,7 @@ def summarize(
 
 
 def notes(statistics: Sequence[Statistics]) -> dict[str, int]:
-    """Return counts of what reading decided and could have got wrong (:data:`fastseg.shards.set_warnings.NOTES`)."""
+    """Return counts of decisions in reading that may be wrong (:data:`fastseg.shards.set_warnings.NOTES`)."""
     counts = {
         "masks_resized": sum(entry.facts.resized for entry in statistics),
         "masks_drawn_stored": sum(entry.facts.drawn == "stored" for entry in statistics),

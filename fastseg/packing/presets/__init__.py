@@ -1,4 +1,4 @@
-"""Tables of classes of public data sets, a classes.json each, for ``--classes NAME``."""
+"""Class tables of public data sets for ``--classes NAME``, each a classes.json."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from fastseg.errors import UserError, shown
 FOLDER = Path(__file__).parent
 
 PRESETS: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
-"""Names that ``--classes`` takes; a file NAME.json put into this folder is one more."""
+"""Names that ``--classes`` accepts; a file NAME.json added to this folder becomes another one."""
 
 
 def preset_path(name: str) -> Path:
