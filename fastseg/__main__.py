@@ -1,4 +1,4 @@
-"""``python -m fastseg`` lists the commands."""
+"""List of all commands: ``python -m fastseg``."""
 
 import ast
 from importlib.metadata import distribution

@@ -1,4 +1,4 @@
-"""Classes: their names, colors and train ids, and the table from a mask's pixel values to train ids."""
+"""Classes with names, colors and train ids, and the table that maps the pixel values of masks to train ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from fastseg.errors import UserError, shown
 
 IGNORE = 255
-"""The train id of pixels that are neither trained nor scored (Cityscapes calls them void)."""
+"""Train id of pixels that are neither trained nor scored (void in Cityscapes)."""
 
 MAX_CLASSES = 255
-"""Train ids are bytes and 255 is :data:`IGNORE`."""
+"""Maximum number of classes: train ids are bytes, and 255 is :data:`IGNORE`."""
 
 MAX_NAME = 100
-"""Characters of a name in a file."""
+"""Maximum number of characters of a name in a file."""
 
 Color = tuple[int, int, int]
 """RGB, 0–255."""
@@ -28,23 +28,23 @@ class SegmentationClass:
 
     name: str
     color: Color
-    """For overlays."""
+    """Color in overlays."""
     category: str = ""
-    """Group in which it is also scored ("vehicle", …); empty for none."""
+    """Group in which the class is also scored ("vehicle", …); empty for none."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The meaning of a data set's masks: pixel value or color → train id (0…C-1, or :data:`IGNORE`)."""
+    """Mapping of a data set's pixel values and colors to train ids (0…C-1, or :data:`IGNORE`)."""
 
     name: str
     classes: tuple[SegmentationClass, ...]
     train_ids: dict[int, int]
-    """Pixel value (0–255) → train id; empty where masks are read by their colors alone."""
+    """Train id of each pixel value (0–255); empty if masks are read by color only."""
     colors: dict[Color, int] = field(default_factory=dict)
-    """Color of a mask → train id. Beside values: what a palette is compared with, and RGB masks are read by."""
+    """Train id of each color. Beside values it serves to check palettes and to read RGB masks."""
     others: int | None = None
-    """Train id of the values and colors that neither names; None: they are mistakes."""
+    """Train id of all values and colors that are not listed; None if those are errors."""
 
     def lookup(self) -> np.ndarray:
         """Return the train id of every pixel value: uint8, shape (256,); :data:`IGNORE` for unknown values too."""
@@ -55,7 +55,7 @@ class LabelTable:
 
 
 def class_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str, str]:
-    """Return what differs first between two lists of classes, and its value in either, for a sentence."""
+    """Return a phrase for the first difference between two lists of classes, and its value in each list."""
     if len(one) != len(other):
         return "number of classes", str(len(one)), str(len(other))
     index = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one) - 1)
@@ -84,7 +84,7 @@ def cityscapes_ids(classes: Sequence[SegmentationClass]) -> tuple[int, ...] | No
 
 
 def parse_class(entry: Any, where: str) -> SegmentationClass:
-    """Check one JSON object with ``name``, ``color`` and perhaps ``category``; ``where`` starts the error."""
+    """Check a JSON object with ``name``, ``color`` and optional ``category``; error messages start with ``where``."""
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {shown(entry)}; it must be an object with name and color")
     name, category = parse_name(entry.get("name"), where), entry.get("category", "")
@@ -95,24 +95,24 @@ def parse_class(entry: Any, where: str) -> SegmentationClass:
 
 
 def parse_color(value: Any, where: str) -> Color:
-    """Check that a value from a file is a color; ``where`` starts the complaint."""
+    """Check that a value from a file is a color; error messages start with ``where``."""
     if not is_color(value):
         raise UserError(f"{where} has the color {shown(value)}; it must be three numbers from 0 to 255")
     return value[0], value[1], value[2]
 
 
 def parse_name(value: Any, where: str, what: str = "name") -> str:
-    """Check that a value from a file is text that can be shown; ``where`` and ``what`` start the error."""
+    """Check that a value from a file is printable text; error messages start with ``where`` and ``what``."""
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
         raise UserError(f"{where} has the {what} {shown(value)}; it must be 1 to {MAX_NAME} printable characters")
     return value
 
 
 def is_byte(value: Any) -> bool:
-    """Whether it is a whole number from 0 to 255."""
+    """Return whether a value is a whole number from 0 to 255."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
 
 
 def is_color(value: Any) -> bool:
-    """Whether it is a list of three bytes."""
+    """Return whether a value is a list of three bytes."""
     return isinstance(value, list) and len(value) == 3 and all(is_byte(channel) for channel in value)

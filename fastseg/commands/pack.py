@@ -32,9 +32,9 @@ from fastseg.shards.verify import verify
 from fastseg.storage import is_remote, join
 
 DEFAULT = "shards/cityscapes"
-"""The folder of a set where --out names none."""
+"""Default folder of a set without --out."""
 MODES = ("preview", "guess-classes", "part", "merge", "relabel", "verify")
-"""Flags of which one can be given."""
+"""Flags that exclude each other."""
 MANY = 64
 """Number of values above which masks look resized or JPEG-compressed."""
 
@@ -43,44 +43,44 @@ MANY = 64
 class Options:
     """Pack a data set into tar shards. If interrupted, run the same command again to resume.
 
-    Example: fastseg-pack mydata --preview, then fastseg-pack mydata (docs/data.md tells the rest)
+    Example: fastseg-pack mydata --preview, then fastseg-pack mydata (see docs/data.md)
     """
 
     source: Annotated[Path | None, tyro.conf.Positional, shown_as("SOURCE")] = None
-    """Folder, zip or tar of images and masks, in the layout of a known data set or with names that say images, masks,
+    """Folder, zip or tar of images and masks, in the layout of a known data set or with names such as images, masks,
     train, val. Default: $CITYSCAPES_DATASET, then data/."""
     classes: Annotated[Path | None, shown_as("FILE|NAME")] = None
-    """What masks mean: a classes.json, or a known table such as voc or camvid.
+    """Classes of the masks: a classes.json, or a preset such as voc or camvid.
     Default: SOURCE/classes.json, or the layout's own."""
     find: tyro.conf.OmitArgPrefixes[FindOptions] = field(default_factory=FindOptions)
     preview: bool = False
-    """Write a page of samples under their masks, and what stands out in all of them."""
+    """Write a page of samples under their masks, with warnings about all samples."""
     guess_classes: bool = False
-    """Write SOURCE/classes.json as the masks suggest, for you to edit."""
+    """Write SOURCE/classes.json with classes guessed from the masks, for you to edit."""
     splits: Annotated[tuple[str, ...] | None, shown_as("SPLIT ...")] = None
     """Splits to pack: train, val, test. Default: all that exist."""
     out: Annotated[str | None, shown_as("DIR")] = None
-    """Folder for the shards. Default: shards/NAME, after the name in classes.json, not the folder's."""
+    """Folder for the shards. Default: shards/NAME with the name in classes.json, not that of the folder."""
     pack: tyro.conf.OmitArgPrefixes[PackOptions] = field(default_factory=PackOptions)
     workers: Annotated[int | None, shown_as("N")] = None
-    """Processes that encode. Default: all cores."""
+    """Number of encoding processes. Default: all cores."""
     skip_bad: bool = False
-    """Leave out what cannot be packed; OUT/skipped.txt names it."""
+    """Leave out samples that cannot be packed; OUT/skipped.txt lists them."""
     overwrite: bool = False
-    """Remove the set in OUT and pack anew."""
+    """Replace the set in OUT."""
     part: Annotated[str | None, shown_as("I/N")] = None
     """Pack only the I-th of N parts, on each of N machines: OUT/part-I-of-N."""
     merge: bool = False
-    """Make one set of the N parts in OUT."""
+    """Merge the N parts in OUT into one set."""
     relabel: Annotated[Path | None, shown_as("FILE")] = None
     """Give the set in SOURCE new names, colors or merged classes. FILE is a classes.json whose values are
-    the set's train ids; where it does not exist it is written, for you to edit. Merges need a new folder, --out."""
+    the set's train ids; if it does not exist, it is written for you to edit. Merges need a new folder, --out."""
     verify: bool = False
     """Compare every byte and pixel in OUT (s3:// too) with its manifest."""
 
 
 def one_screen() -> str:
-    """Return what ``--help`` says: every flag, by what it is for."""
+    """Return the text of ``--help``: every flag, grouped by purpose."""
     options = Options()
     own = {row.flag: row for row in settings(options) if "." not in row.flag}
     instead = [own[f"--{name}"] for name in MODES]
@@ -96,24 +96,24 @@ def one_screen() -> str:
             *help_lines(_bare(packing)),
             "\ninstead of packing",
             *help_lines(_bare(instead)),
-            "\nwhere images and masks lie, and their splits",
+            "\nimages, masks and splits",
             *help_lines(_bare(settings(options.find))),
-            "\nwhat their pixels mean",
+            "\nreading of masks and images",
             *help_lines(_bare(settings(options.pack.reading))),
-            "\nhow they are stored, with the defaults",
+            "\nstorage, with the defaults",
             *listed("", stored),
-            "\n-H, --help-verbose explains every one of them.",
+            "\n-H, --help-verbose explains every flag.",
         ]
     )
 
 
 def _bare(rows: Iterable[Setting]) -> list[Setting]:
-    """The flags without defaults that say nothing."""
+    """Return the flags without uninformative defaults."""
     return [row._replace(value="") if row.value in ("None", "False", "", "()") else row for row in rows]
 
 
 def main() -> None:
-    """Run fastseg-pack, which python tools/make_shards.py is, too."""
+    """Run fastseg-pack; ``python tools/make_shards.py`` is the same command."""
     run_command(_main)
 
 
@@ -161,7 +161,7 @@ def _pack(options: Options) -> None:
     with show_progress(f"packing into {out}", "frames") as show:
 
         def count(done: int, total: int) -> None:
-            if counts and done < counts[-1]:  # what is read again, to look for all that cannot be packed
+            if counts and done < counts[-1]:  # samples are read again to list all that cannot be packed
                 counts.clear()
             counts.append(done)
             show(done, total)
@@ -195,7 +195,7 @@ def _relabel(options: Options, classes: Path) -> None:
 
 
 def _preview(options: Options) -> None:
-    from fastseg.inspection.preview import preview, write_preview  # the page's pictures take a while to import
+    from fastseg.inspection.preview import preview, write_preview  # slow to import
 
     path = options.source or Path("data")
     with show_progress(f"reading {path}", "samples") as show:

@@ -1,1 +1,1 @@
-"""What training is fed: measured, and shown on a page."""
+"""Inspection of the data that training sees: measurements, and an HTML page."""

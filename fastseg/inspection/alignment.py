@@ -1,4 +1,4 @@
-"""Find masks that are shifted, turned or mirrored against their images: outlines of labels are matched with edges."""
+"""Detection of masks that are shifted, turned or mirrored, by correlating label outlines with image edges."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -8,18 +8,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 256
-"""Pixels of the square that frames are shrunk to: shifts are found to a 256th of the frame."""
+"""Side in pixels of the square to which frames are resized; shifts are found to 1/256 of the frame."""
 MAX_SHIFT = 24
-"""Largest shift looked for, pixels of that square; also the border that is left out."""
+"""Largest shift that is tested, in pixels of that square; also the width of the border that is left out."""
 MIN_SHIFT = 3
-"""Smallest shift that is reported, pixels of that square: outlines drawn by hand are off by less."""
+"""Smallest shift that is reported, in pixels of that square; outlines drawn by hand are off by less."""
 MIN_GAIN = 1.25
-"""How many times better the outlines must fit there than where they are."""
+"""Smallest ratio of the fit at the best shift to the fit without a shift."""
 MIN_TURN_GAIN = 2.0
-"""The same of turns: eight photographs of CamVid have 3 to 4.3, scenes of boxes 6 and more."""
+"""Smallest ratio of the fit of the best turn to that of none: eight photographs of CamVid reach 3 to 4.3, scenes of
+boxes 6 and more."""
 MIN_PEAK = 4.5
-"""Standard deviations of all shifts' fits by which the best must stand out. Eight street scenes, drawn or photographed
-(CamVid), have 5.5 to 7; masks of other images, and noise, 1.5 to 3.6."""
+"""Smallest height of the best fit above the mean, in standard deviations over all shifts. Eight street scenes, drawn or
+photographed (CamVid), reach 5.5 to 7; masks of other images, and noise, 1.5 to 3.6."""
 
 TURNS = {
     "mirrored left to right": Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,18 +31,18 @@ TURNS = {
     "mirrored at the diagonal from the upper left": Image.Transpose.TRANSPOSE,
     "mirrored at the diagonal from the upper right": Image.Transpose.TRANSVERSE,
 }
-"""How masks may lie, and what sets them right."""
+"""Possible orientations of masks, each with the transposition that corrects it."""
 ANY_SHAPE = 3
-"""So many of them, the first, are possible for frames that are not square."""
+"""Number of the first entries of :data:`TURNS` that are possible for frames that are not square."""
 
 Floats = NDArray[np.float64]
 
 
 def label_shift(frames: Iterable[tuple[Image.Image, Image.Image]]) -> tuple[float, float] | None:
-    """Find how far the masks of (image, mask) pairs lie below and to the right of their images, as shares of the frame.
+    """Return the shift of the masks of (image, mask) pairs, down and to the right, as shares of height and width.
 
-    None where they lie as they should, or where it cannot be told: no pair, flat masks, edges that fit nowhere. The
-    fit of a shift is the mean strength of the picture's edges under the labels' outlines, less that of anywhere.
+    None if they are aligned or if it cannot be determined: no pair, flat masks, or edges that match nowhere. The fit of
+    a shift is the mean edge strength under the label outlines minus the mean over the whole image.
     """
     fits = [_fit(_edges(image), _outlines(mask)) for image, mask in frames]
     if not fits:
@@ -54,9 +55,9 @@ def label_shift(frames: Iterable[tuple[Image.Image, Image.Image]]) -> tuple[floa
 
 
 def mask_turn(frames: Sequence[tuple[Image.Image, Image.Image]]) -> str | None:
-    """Say how the masks of (image, mask) pairs are turned or mirrored, as :data:`TURNS` calls it.
+    """Return the orientation of the masks of (image, mask) pairs, a key of :data:`TURNS`.
 
-    None where they lie as they should, or where it cannot be told, as by :func:`label_shift`.
+    None if they are aligned or if it cannot be determined, as in :func:`label_shift`.
     """
     square = all(image.width == image.height for image, _ in frames)
     turns = list(TURNS.items())[: None if square else ANY_SHAPE]
@@ -67,7 +68,7 @@ def mask_turn(frames: Sequence[tuple[Image.Image, Image.Image]]) -> str | None:
 
 
 def _peak(frames: Sequence[tuple[Image.Image, Image.Image]], turn: Image.Transpose | None) -> tuple[float, float]:
-    """Return the best fit without a shift worth reporting: in standard deviations above the mean, and itself."""
+    """Return the best fit within the smallest reported shift: in standard deviations above the mean, and as it is."""
     if not frames:
         return 0.0, 0.0
     masks = [mask if turn is None else mask.transpose(turn) for _, mask in frames]
@@ -78,7 +79,7 @@ def _peak(frames: Sequence[tuple[Image.Image, Image.Image]], turn: Image.Transpo
 
 
 def _fit(edges: Floats, outlines: Floats) -> Floats:
-    """Correlate the two where the mask is moved back by -MAX_SHIFT … MAX_SHIFT rows and columns."""
+    """Correlate edges with outlines that are moved back by -MAX_SHIFT … MAX_SHIFT rows and columns."""
     spectrum = np.fft.rfft2(outlines) * np.conj(np.fft.rfft2(edges - edges.mean()))
     around = np.roll(np.fft.irfft2(spectrum, edges.shape), (MAX_SHIFT, MAX_SHIFT), (0, 1))
     return around[: 2 * MAX_SHIFT + 1, : 2 * MAX_SHIFT + 1] / max(outlines.sum(), 1.0)
@@ -87,13 +88,13 @@ def _fit(edges: Floats, outlines: Floats) -> Floats:
 def _edges(image: Image.Image) -> Floats:
     gray = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), float)
     y, x = np.gradient(gray)
-    # The root, so that a few glaring edges do not decide.
+    # The root keeps a few very strong edges from dominating.
     strength = np.sqrt(np.hypot(y, x))
     return strength / max(float(strength.std()), 1e-9)
 
 
 def _outlines(mask: Image.Image) -> Floats:
-    """Return 1 where a label ends; 0 elsewhere and near the border, over which a shift would wrap around."""
+    """Return 1 at label boundaries; 0 elsewhere and near the border, over which a shift would wrap around."""
     labels = np.asarray(mask.resize((SIDE, SIDE), Image.Resampling.NEAREST))
     ends = np.zeros(labels.shape)
     ends[:, 1:] += labels[:, 1:] != labels[:, :-1]

@@ -1,4 +1,4 @@
-"""What the loader really feeds, measured: augmented crops, where each is from, how often each class appears."""
+"""Measurements of what the loader delivers: augmented crops, their windows, and the frequency of each class."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ from fastseg.shards.images import image_size, read_labels, read_rgb
 from fastseg.shards.manifest import Split
 
 ALIGNED = 8
-"""Frames on which masks are held against their images."""
+"""Number of frames on which the alignment of masks and images is checked."""
 
 Array = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
-"""Called with the crops that are measured and all there will be."""
+"""Callback with the number of crops measured so far and the total."""
 
 
 class Crop(NamedTuple):
-    """One training sample as the network gets it, and where it was cut."""
+    """A training sample as the network receives it, and its window in the frame."""
 
     key: str
     """Key of the record."""
     frame: tuple[int, int]
-    """Height and width of the whole frame, pixels."""
+    """Height and width of the whole frame in pixels."""
     window: Window
     image: Array
-    """RGB, h×w×3."""
+    """RGB, shape (H, W, 3)."""
     label: Array
-    """Train ids, h×w; 255 = ignored, or padding."""
+    """Train ids, shape (H, W); 255 is ignored or padding."""
 
     @property
     def ratio(self) -> float:
@@ -53,37 +53,37 @@ class Entry:
 
     key: str
     size: tuple[int, int]
-    """Height and width, pixels."""
+    """Height and width in pixels."""
     image_bytes: int
     mask_bytes: int
     train_ids: tuple[int, ...]
-    """Train ids that occur in its mask, 255 = ignored among them."""
+    """Train ids that occur in its mask, including 255 for ignored pixels."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What crops of a split hold; what is per class has an entry for each class 0…C-1, then for ignored pixels."""
+    """Measurements over crops of a split; tuples per class have entries for classes 0…C-1, then for ignored pixels."""
 
     crops: int
-    """How many were measured."""
+    """Number of crops measured."""
     pixels: tuple[int, ...]
-    """Pixels of each class, without the padding."""
+    """Pixels of each class, without padding."""
     showing: tuple[int, ...]
-    """Crops that show at least one pixel of each class."""
+    """Number of crops that show at least one pixel of each class."""
     unlabeled: int
-    """Crops that hold nothing but ignored pixels."""
+    """Number of crops that hold only ignored pixels."""
     padding: float
     """Share of the crops' pixels that lie outside the frame."""
     seen: float
-    """Share of the frame that a crop shows, on average."""
+    """Mean share of the frame that a crop shows."""
     shown: tuple[Crop, ...]
     """The first crops."""
     entries: tuple[Entry, ...]
     """The first records of the split."""
     shift: tuple[float, float] | None
-    """How far masks lie below and to the right of their images, shares of the frame; None: where they should."""
+    """Shift of the masks against their images, down and to the right, as shares of the frame; None if aligned."""
     turn: str | None = None
-    """How masks are turned or mirrored against their images; None: as they should be."""
+    """Orientation of the masks against their images, a key of :data:`TURNS`; None if aligned."""
 
 
 def inspect(
@@ -101,9 +101,9 @@ def inspect(
     entries: int = 6,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Measure the first ``crops`` crops that a run with this ``seed`` and ``batch`` is fed, and keep ``show`` of them.
+    """Measure the first ``crops`` crops of a run with this ``seed`` and ``batch``, and keep ``show`` of them.
 
-    They are decoded on the CPU; a run on a GPU draws the same ones. ``fill``: the padding's color. Raises
+    They are decoded on the CPU; a run on a GPU draws the same ones. ``fill`` is the color of the padding. Raises
     :class:`fastseg.errors.UserError` for a damaged record.
     """
     tally, shown = _Tally(), list[Crop]()
@@ -136,6 +136,7 @@ class _Tally:
         self.unlabeled, self.padding, self.seen = 0, 0, 0.0
 
     def add(self, crop: Crop) -> None:
+        """Add one crop."""
         window, size = crop.window, crop.label.size
         counts = np.array(Image.fromarray(crop.label).histogram())
         self.unlabeled += int(counts[IGNORE] == size)
@@ -150,13 +151,13 @@ class _Tally:
 def train_crops(
     files: Files, split: Split, augment: AugmentConfig, seed: int, batch: int, threads: int, fill: Color = FILL
 ) -> Iterator[Crop]:
-    """Yield the crops of :class:`TrainLoader` in their order, each with its record's key and its window, endlessly."""
+    """Yield the crops of :class:`TrainLoader` in order, endlessly, each with the key of its record and its window."""
     device = torch.device("cpu")
     loader = TrainLoader(
         files, split, augment, fill=fill, batch=batch, device=device, threads=threads, prefetch=1, seed=seed
     )
     reader = Reader(files)
-    # Order and draws are pure functions of seed, epoch and sample: nothing has to be handed through the loader.
+    # Order and augmentations are pure functions of seed, epoch and sample, so they can be recomputed here.
     samples = train_samples(reader, batch, seed, (0, 0))
     while True:
         fed = loader.next()
@@ -176,7 +177,7 @@ def _entries(files: Files, count: int) -> Iterator[Entry]:
 
 
 def _frames(files: Files, split: Split) -> Iterator[tuple[Image.Image, Image.Image]]:
-    """Yield whole images and masks, evenly from the split."""
+    """Yield whole images and masks, evenly spaced over the split."""
     reader = Reader(files)
     for index in np.linspace(0, split.samples - 1, min(ALIGNED, split.samples)).astype(int).tolist():
         image, mask = reader.read(index)
@@ -189,17 +190,18 @@ def _by_class(counts: NDArray[np.int64], classes: int) -> tuple[int, ...]:
 
 
 MIN_VIEW = 0.04
-"""Share of a frame below which crops are called small: 768² of a Cityscapes frame at the largest ratio, 2, are 0.07."""
+"""Share of a frame below which crops are reported as small: 768² of a Cityscapes frame at the largest ratio, 2, are
+0.07."""
 MAX_PADDING = 0.25
-"""Share of the crops' pixels."""
+"""Largest share of padding in the pixels of crops that is not reported."""
 MAX_UNLABELED = 0.05
-"""Share of the crops."""
+"""Largest share of crops without labels that is not reported."""
 MAX_IGNORED = 0.5
-"""Share of the pixels that crops show."""
+"""Largest share of ignored pixels in crops that is not reported."""
 
 
 def findings(inspection: Inspection, split: Split, classes: tuple[SegmentationClass, ...]) -> list[str]:
-    """Say what stands out, a sentence each, the gravest first; empty where nothing does."""
+    """Return one sentence for each anomaly, the most serious first; an empty list if there are none."""
     return [*_shift(inspection), *_classes(inspection, split, classes), *_crops(inspection), *_small_frames(split)]
 
 
@@ -259,7 +261,7 @@ def _small_frames(split: Split) -> Iterator[str]:
 
 
 def percent(share: float) -> str:
-    """Format a share as ``12 %`` or ``0.020 %``: two digits that tell something."""
+    """Format a share as ``12 %`` or ``0.020 %``, with two significant digits."""
     if share >= 0.1 or not share:
         return f"{100 * share:.0f} %"
     return f"{100 * share:#.2g} %" if share >= 1e-6 else "< 0.0001 %"

@@ -1,4 +1,4 @@
-"""The files that an inspection leaves, and whether those that are there may be replaced: known without torch."""
+"""Output files of an inspection, and the check whether existing files may be replaced; does not import torch."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from fastseg.errors import UserError
 
 SHEET, PAGE = "contact_sheet.png", "index.html"
 MARK = "– fastseg-inspect</title>"
-"""In every page of ours."""
+"""Text in every page that an inspection writes."""
 
 
 def check_replaceable(folder: Path, overwrite: bool) -> None:
-    """Refuse to replace files that are not an earlier inspection's, unless ``overwrite``. Raises :class:`UserError`."""
+    """Raise :class:`UserError` for files that are not an earlier inspection's, unless ``overwrite``."""
     found = [name for name in (PAGE, SHEET) if (folder / name).exists()]
     if found and not overwrite and not _is_inspection(folder / PAGE):
         raise UserError(

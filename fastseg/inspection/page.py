@@ -1,4 +1,4 @@
-"""An inspection as pictures: a contact sheet of crops with their masks, and one self-contained page to look through."""
+"""An inspection as pictures: a contact sheet of crops with their masks, and one self-contained HTML page."""
 
 import base64
 import io
@@ -19,29 +19,29 @@ from fastseg.shards.manifest import Split
 
 COLUMNS = 6
 TILE = 256
-"""Width of a crop on the sheet, pixels."""
+"""Width of a crop on the sheet in pixels."""
 PAGE_TILE = 480
-"""Largest side of a crop on the page, pixels."""
+"""Largest side of a crop on the page in pixels."""
 OPACITY = 0.55
-"""Opacity of the masks laid over the images."""
+"""Opacity of the masks over the images."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """How often one class is seen: in the set, and in what training is fed."""
+    """Frequency of one class in the set and in training crops."""
 
     name: str
     color: tuple[int, int, int]
     before: float
     """Share of the set's pixels."""
     after: float
-    """Share of the crops' pixels, padding left out."""
+    """Share of the crops' pixels without padding."""
     crops: float
-    """Share of the crops that show it."""
+    """Share of the crops that show the class."""
 
     @property
     def ratio(self) -> str:
-        """Divide after by before, as text."""
+        """Ratio of ``after`` to ``before`` as text."""
         return f"{self.after / self.before:.2f}" if self.before else "–"
 
 
@@ -56,7 +56,7 @@ def shares(inspection: Inspection, split: Split, classes: Sequence[SegmentationC
 
 
 def caption(crop: Crop) -> str:
-    """Describe a crop as ``aachen_000000_000019 ×1.25, mirrored``; a stretched frame by two ratios."""
+    """Describe a crop as ``aachen_000000_000019 ×1.25, mirrored``; a stretched frame has two ratios."""
     window = crop.window
     across = window.width / (window.right - window.left)
     stretched = f" down, ×{across:.2f} across" if abs(across / crop.ratio - 1) > 0.1 else ""
@@ -64,7 +64,7 @@ def caption(crop: Crop) -> str:
 
 
 def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -> Image.Image:
-    """Draw every crop twice, as it is and under its mask, with captions, and the classes' colors below."""
+    """Draw every crop without and with its mask, with captions, and a legend of the classes below."""
     font = open_font(13)
     line = 20
     height = max(1, round(TILE * crops[0].label.shape[0] / crops[0].label.shape[1]))
@@ -77,7 +77,7 @@ def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -
     draw = ImageDraw.Draw(sheet)
     for i, crop in enumerate(crops):
         left, top = i % columns * (TILE + GAP), i // columns * cell
-        # Pillow's own font has no multiplication sign.
+        # Pillow's default font has no multiplication sign.
         draw.text(
             (left + 2, top + line / 2),
             _fitting(caption(crop).replace("×", "x"), font),
@@ -124,7 +124,7 @@ def write_page(
     split: Split,
     classes: Sequence[SegmentationClass],
 ) -> tuple[Path, Path]:
-    """Write the sheet, and the page, which needs nothing beside it, into ``folder``; return their paths."""
+    """Write the sheet and the self-contained page into ``folder`` and return their paths."""
     template = page_environment().get_template("inspect.html")
     page = template.render(
         title=title,
@@ -139,7 +139,7 @@ def write_page(
         entries=inspection.entries,
         names={i: c.name for i, c in enumerate(classes)},
     )
-    # The page first: by it the next inspection knows that it may replace both.
+    # The page is written first: its mark allows the next inspection to replace both files.
     write_atomic(folder / PAGE, page)
     buffer = io.BytesIO()
     contact_sheet(inspection.shown, classes).save(buffer, "PNG", optimize=True)
@@ -148,7 +148,7 @@ def write_page(
 
 
 def page_environment() -> Environment:
-    """Return where the pages' templates are found; what they show is escaped."""
+    """Return the template environment of the pages, which escapes all values."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
         autoescape=True,
@@ -163,14 +163,14 @@ def _image(crop: Crop) -> str:
 
 
 def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
-    """Color the classes, transparent where pixels are ignored: the page lays it over the image."""
+    """Color the classes for an overlay on the image; ignored pixels are transparent."""
     alpha = np.where(crop.label < len(classes), 255, 0).astype(np.uint8)
     colors = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
     return data_url(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
 
 
 def data_url(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
-    """Return the picture, at most :data:`PAGE_TILE` pixels a side, as a data URL."""
+    """Return a picture, resized to at most :data:`PAGE_TILE` pixels a side, as a data URL."""
     factor = min(1.0, PAGE_TILE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)
     buffer = io.BytesIO()

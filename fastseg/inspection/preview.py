@@ -1,4 +1,4 @@
-"""A data set before it is packed, on one page: samples under their masks, class shares, and what stands out."""
+"""Preview of a data set before packing, on one page: samples under their masks, class shares and warnings."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from fastseg.shards.set_warnings import set_warnings
 from fastseg.shards.tar import SPLITS
 
 SHOWN = 12
-"""Samples with pictures: evenly spread over each split."""
+"""Number of samples with pictures, spread evenly over each split."""
 Progress = Callable[[int, int], None]
-"""Called with the samples that are read and all there are."""
+"""Callback with the number of samples read so far and the total."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Picture:
 
     caption: str
     image: str
-    """A data URL."""
+    """Data URL of the image."""
     mask: str
-    """A data URL of the class colors, transparent where pixels are ignored; empty without a mask."""
+    """Data URL of the class colors, transparent at ignored pixels; empty without a mask."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one sample holds."""
+    """Statistics and picture of one sample."""
 
     statistics: Statistics
     picture: Picture | None
@@ -52,17 +52,17 @@ class Look:
 
 @dataclass(frozen=True)
 class Preview:
-    """What packing would find."""
+    """Results of reading a whole data set."""
 
     manifest: Manifest
-    """With counts and notes, but without shards."""
+    """Manifest with counts and notes but without shards."""
     pictures: tuple[Picture, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
 
 def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progress | None = None) -> Preview:
-    """Read all samples of ``source`` as packing would, by ``workers`` processes."""
+    """Read all samples of ``source`` as packing would, with ``workers`` processes."""
     shown = _spread(source.samples)
     looks, problems = list[tuple[Sample, Look]](), list[Problem]()
     tasks = ((sample, source.table, options, sample in shown) for sample in source.samples)
@@ -80,7 +80,7 @@ def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progr
 
 
 def _spread(samples: Sequence[Sample]) -> set[Sample]:
-    """At most :data:`SHOWN` samples, of each split about as many."""
+    """Return at most :data:`SHOWN` samples, about as many of each split."""
     splits = [[sample for sample in samples if sample.split == split] for split in SPLITS]
     splits = [chosen for chosen in splits if chosen]
     each = SHOWN // len(splits)
@@ -136,7 +136,7 @@ def _contradictions(looks: Sequence[tuple[Sample, Look]]) -> list[str]:
 
 
 def write_preview(path: Path, found: Preview, recognized: str, source: Path) -> None:
-    """Write the page, which needs no network and nothing beside it."""
+    """Write the page, which is self-contained and needs no network."""
     manifest = found.manifest
     total = {name: sum(split.pixels) for name, split in manifest.splits.items() if split.labeled}
     names = [*((entry.name, entry.color) for entry in manifest.classes), ("(ignored)", (0, 0, 0))]

@@ -44,7 +44,7 @@ class Look:
     palette: dict[int, Color] = field(default_factory=dict)
     """Color of each value; empty unless the mask has a palette that is not gray."""
     one_bit: bool = False
-    """Whether the file has one bit per pixel, so that white is 1."""
+    """True if the file has one bit per pixel, so that white is 1."""
 
     def as_values(self) -> "Look":
         """Return the same counts by value if an RGB mask holds only grays."""
@@ -68,12 +68,12 @@ class Guess:
 
     @property
     def by_color(self) -> bool:
-        """Whether masks are read by color."""
+        """True if masks are read by color."""
         return any(isinstance(key, tuple) for key in self.pixels)
 
     @property
     def ignored(self) -> bool:
-        """Whether 255 is read as "ignore", which is the convention unless masks are black and white."""
+        """True if 255 is read as "ignore", which is the convention unless masks are black and white."""
         return set(self.pixels) - {IGNORE} not in (set(), {0}) or IGNORE not in self.pixels
 
     @property
@@ -209,7 +209,7 @@ def _look_at_values(mask: DecodedMask) -> Look:
     palette = {value: mask.palette[value] for value in values if value < len(mask.palette)}
     if any(len(set(color)) > 1 for color in mask.palette):
         return Look(values, palette=palette)
-    grays = Counter[int]()  # a palette of nothing but grays is read as its grays
+    grays = Counter[int]()  # a palette of grays only is read as its grays
     for value, n in values.items():
         grays[palette.get(value, (value,))[0]] += n
     return Look(dict(grays), one_bit=mask.bits == 1 and not palette)
@@ -238,7 +238,7 @@ def _guess_values(masks: Sequence[Mask], looks: Sequence[Look]) -> Guess:
                 )
             first.setdefault(value, mask)
     others = {value for look in looks if not look.one_bit for value in look.values}
-    if 255 in others and 1 not in others and 1 in total:  # white is 1 in files of one bit, 255 in the others
+    if 255 in others and 1 not in others and 1 in total:  # white is 1 in 1-bit files and 255 in others
         total[255] += total.pop(1)
     free = distinct_colors(list(color) for color in colors.values())
     shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(total)}

@@ -20,7 +20,7 @@ from fastseg.shards.images import bits_per_sample, load_image, orientation
 FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")
 LOSSY = "loses labels; save masks as PNG, or let --color-tolerance say how far a value may be off"
 By = Literal["auto", "value", "color"]
-"""How a mask is read: by pixel value (or palette index), by color, or by whichever of the two the table defines."""
+"""Reading of a mask by pixel value (or palette index), by color, or by whichever of the two the table defines."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _labels(image: Image.Image, bits: int, where: str) -> Image.Image:
 
 
 def _as_bytes(labels: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
-    with np.errstate(invalid="ignore"):  # NaN becomes some number, which NaN does not equal
+    with np.errstate(invalid="ignore"):  # NaN becomes a number, so the comparison below rejects it
         whole = labels.astype(np.int64)
     if (wrong := labels[(whole < 0) | (whole > 255) | (whole != labels)]).size:
         raise UserError(
@@ -118,7 +118,7 @@ def _lossy_compression(image: Image.Image, data: bytes) -> str | None:
 
 
 def _refuse_inverted(image: Image.Image, where: str) -> None:
-    # Viewers invert such samples and OpenCV does not: the same file has two meanings.
+    # Viewers invert such samples and OpenCV does not, so the file is ambiguous.
     if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
         raise UserError(
             f"the mask {where} has PhotometricInterpretation 0 (WhiteIsZero, TIFF tag 262): programs disagree whether "
@@ -135,7 +135,7 @@ class TrainIds:
     unmatched: int = 0
     """Number of pixels farther than the tolerance from all classes; they are ignored."""
     gray_rgb: bool | None = None
-    """Whether an RGB mask was read as grays; None for other masks. All masks of one set must agree."""
+    """True if an RGB mask was read as grays; None for other masks. All masks of one set must agree."""
 
 
 Ids = dict[int, int | None]

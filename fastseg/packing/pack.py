@@ -112,9 +112,7 @@ def pack(
 def _prepare(
     source: DataSet, options: PackOptions, workers: int, skip_bad: bool, progress: Progress | None
 ) -> tuple[DataSet, PackOptions, list[str]]:
-    """Return the source and options completed by what depends on all samples, and the samples left out, a sentence
-    each.
-    """
+    """Return the samples to pack, options with the white of 16-bit images, and a sentence per sample left out."""
     reading = options.reading
     if reading.white is None and (white := find_white(source.samples, workers)):
         options = replace(options, reading=replace(reading, white=white))
@@ -206,9 +204,7 @@ def _pack_or_list_problems(
     workers: int,
     progress: Progress | None,
 ) -> list[Part]:
-    """Pack as :func:`_pack_shards`; if a sample cannot be packed, check all samples and raise one error that lists
-    them.
-    """
+    """Pack as :func:`_pack_shards`; if a sample cannot be packed, raise one error that lists all such samples."""
     try:
         return _pack_shards(workspace, plans, source.table, options, workers, progress)
     except SampleError as error:
@@ -251,7 +247,7 @@ def _pack_shards(
         for shard in missing
         for number, sample in enumerate(shard.samples)
     )
-    # One stream of records through all shards: the workers go on while a shard is being closed.
+    # One stream of records feeds all shards, so that the workers continue while a shard is closed.
     with closing(ordered_map(encode, tasks, min(workers, max(1, total - done)))) as records:
         for shard in missing:
             statistics: list[Statistics] = []

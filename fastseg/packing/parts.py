@@ -1,5 +1,4 @@
-"""Packing on several machines: the division into parts, and merging them to the set that one machine would have packed.
-"""
+"""Packing on several machines: division into parts, and merging to the set that one machine would have packed."""
 
 import json
 import re

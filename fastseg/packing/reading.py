@@ -14,7 +14,7 @@ from fastseg.shards.images import TURNS, read_rgb, stored_layout
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read files that have more than one possible meaning."""
+    """Options for reading files that have more than one possible meaning."""
 
     mask_values: By = "auto"
     """Read masks by pixel value (or palette index) or by color. auto: by whichever classes.json defines; packing is
@@ -25,7 +25,7 @@ class ReadOptions:
     resize_masks: bool = False
     """Resize masks of the same proportions to their image, by nearest neighbors."""
     masks_drawn: Literal["auto", "upright", "stored"] = "auto"
-    """Whether masks match images with an EXIF orientation upright or as stored. auto: judged by the sizes."""
+    """Masks match images with an EXIF orientation upright, or as stored. auto: judged by the sizes."""
     white: int | None = None
     """Value of white in 16-bit images. Default: the largest in the set."""
 
@@ -43,11 +43,11 @@ class Facts:
     palette: tuple[tuple[int, Color], ...] = ()
     """Values that occur in a mask with a palette and their colors, if it was read by value."""
     gray_rgb: bool | None = None
-    """Whether an RGB mask was read as grays; None for other masks."""
+    """True if an RGB mask was read as grays; None for other masks."""
     drawn: Literal["upright", "stored", "undecided"] | None = None
-    """How the mask was drawn if its image has an EXIF orientation; None for other images."""
+    """Orientation in which the mask was drawn if its image has an EXIF orientation; None for other images."""
     resized: bool = False
-    """Whether the mask was resized."""
+    """True if the mask was resized."""
     unmatched: int = 0
     """Pixels of the mask that were near no class's color."""
 
@@ -111,8 +111,7 @@ def _turn(
     stored: tuple[int, int],
     options: ReadOptions,
 ) -> tuple[Image.Image, Literal["upright", "stored", "undecided"] | None]:
-    """Turn a mask upright, by its own EXIF orientation or, if it was drawn on the stored pixels, by that of its image.
-    """
+    """Turn a mask upright by its own EXIF orientation, or by that of its image if it was drawn on the stored pixels."""
     if own in TURNS:
         return mask.transpose(TURNS[own]), None
     if of_image not in TURNS:

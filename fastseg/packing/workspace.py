@@ -122,7 +122,7 @@ def _clear(out: Path, request: str) -> None:
     """Remove partly written files, and all packed files if they belong to another request."""
     note = out / FOLDER / "request"
     if not note.is_file() or note.read_text() != request:
-        # The manifest goes first: without it nobody takes the rest for a set.
+        # The manifest is removed first: without it the remaining files do not count as a set.
         for name in (MANIFEST, REQUEST, SKIPPED):
             (out / name).unlink(missing_ok=True)
         for path in [*(path for path in out.iterdir() if _OURS.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:

@@ -1,4 +1,4 @@
-"""Image files: checked and decoded to 8-bit RGB or to labels, and encoded for the shards."""
+"""Image files: checks, decoding to 8-bit RGB or to labels, and encoding for the shards."""
 
 import io
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 """Accepted formats; Pillow would also try some that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")
-"""Formats that records hold. Not WebP: Pillow allocates its pixels on opening."""
+"""Formats in records. WebP is excluded because Pillow allocates its pixels on opening."""
 
 ROWS_PER_STRIP = 32
-"""Rows of a strip of the mask's TIFF. A crop decodes only the strips that it touches."""
+"""Rows per strip of the mask TIFF. A crop decodes only the strips that it touches."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,18 +31,18 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → the transposition that sets an image upright (CIPA DC-008, tag 274); 1 is upright."""
+"""Transposition that sets an image upright, by EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
 
 
 _LIMIT = Lock()
 
 
 def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS, white: int | None = None) -> tuple[Image.Image, bool]:
-    """Decode an image file: an RGB image, and whether the file held just that (8-bit RGB, upright).
+    """Return the RGB image of a file, and whether the file held exactly that (8-bit RGB, upright).
 
-    Gray and palette images become RGB, alpha is dropped, an EXIF orientation applied; 16 bits become 8 so that
-    ``white`` (65535 by default) is 255. Raises :class:`UserError`, which names ``where``, for a damaged or unsupported
-    image, several pages or frames, and more than ``limit`` pixels.
+    Gray and palette images become RGB, alpha is dropped and an EXIF orientation applied; 16 bits are scaled to 8 so
+    that ``white`` (65535 by default) becomes 255. Raises :class:`UserError`, which names ``where``, for a damaged or
+    unsupported image, several pages or frames, and more than ``limit`` pixels.
     """
     image = load_image(data, where, limit=limit)
     if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:  # MPO: a JPEG with a preview behind it
@@ -59,7 +59,7 @@ def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS, white: int | None
 
 
 def read_deep(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
-    """The samples of a 16-bit image that Pillow has read (H×W gray or H×W×3 RGB); None where it has 8 bits."""
+    """Return the samples of a 16-bit image that Pillow has read, shape (H, W) or (H, W, 3); None for 8 bits."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode not in ("RGB", "RGBA", "LA") or bits_per_sample(image, data) != 16:
@@ -73,7 +73,7 @@ def read_deep(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
 
 
 def bits_per_sample(image: Image.Image, data: bytes) -> int:
-    """As stored: of PNG by its header (IHDR, byte 24), of TIFF by tag 258, otherwise by the mode."""
+    """Return the stored bit depth: PNG by its header (IHDR, byte 24), TIFF by tag 258, other formats by the mode."""
     if image.format == "PNG":
         return data[24]
     if image.format == "TIFF":
@@ -82,13 +82,13 @@ def bits_per_sample(image: Image.Image, data: bytes) -> int:
 
 
 def _keep_exif(image: Image.Image, original: Image.Image) -> Image.Image:
-    """Give an image made from the samples of another its EXIF orientation, so that it is set upright."""
+    """Copy the EXIF orientation of ``original`` to an image made from its samples."""
     image.getexif()[ExifTags.Base.Orientation] = orientation(original)
     return image
 
 
 def read_labels(data: bytes, where: str) -> Image.Image:
-    """Decode a record's mask: train ids, mode ``L``. :class:`UserError` names ``where`` for anything else."""
+    """Decode the mask of a record to train ids, mode ``L``; raise :class:`UserError`, which names ``where``, for others."""
     mask = load_image(data, where, STORED)
     if mask.mode != "L":
         raise UserError(f"the mask {where} has pixels of mode {mask.mode} instead of train ids; pack the set again")
@@ -102,10 +102,10 @@ def set_upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8 (CIPA DC-008, tag 274); 1, upright, without a readable one."""
+    """Return the EXIF orientation, 1 to 8 (CIPA DC-008, tag 274); 1, upright, if there is none or it is unreadable."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # of malformed EXIF: SyntaxError, struct.error, TypeError, AttributeError …; the pixels are good
+    except Exception:  # malformed EXIF: SyntaxError, struct.error, TypeError …; the pixels are intact
         return 1
     return value if value in TURNS else 1
 
@@ -117,9 +117,9 @@ def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
 
 
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
-    """Return height and width of a record's image or mask, from its header.
+    """Return height and width of the image or mask of a record, from its header.
 
-    Raises :class:`UserError`, which names ``where``, for anything but an image of at most :data:`MAX_PIXELS`.
+    Raises :class:`UserError`, which names ``where``, for other data and for more than :data:`MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=STORED) as image:
@@ -142,15 +142,15 @@ def is_baseline_jpeg(data: bytes) -> bool:
         marker = data[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker == 0xC0
-        # A fill byte, or a segment with its length.
+        # Skip a fill byte, or a segment by its length.
         position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
 
 
 def encode_jpeg(image: Image.Image, quality: int, chroma: str) -> bytes:
-    """Encode as a baseline JPEG that can be cut (:mod:`fastseg.shards.jpeg_tiles`); ``chroma``: ``444`` or ``420``.
+    """Encode a baseline JPEG that :mod:`fastseg.shards.jpeg_tiles` can cut; ``chroma`` is ``444`` or ``420``.
 
-    Uses the standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms for 15 ms).
+    Uses the standard Huffman tables: optimized ones save 3 % of the bytes and triple the time (44 ms instead of 15 ms).
     """
     tile = blocks_per_tile(image.width, chroma)
     subsampling = {"444": 0, "420": 2}[chroma]
@@ -163,10 +163,10 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def encode_tiff(mask: Image.Image) -> bytes:
-    """Encode a mask (mode ``L``) as TIFF: PackBits in strips of :data:`ROWS_PER_STRIP` rows.
+    """Encode a mask (mode ``L``) as TIFF with PackBits in strips of :data:`ROWS_PER_STRIP` rows.
 
-    On street scenes of 2048×1024, one core: 57 KB, encoded in 1.6 ms, a crop decoded in 0.7. LZW has 42 KB, 10.6 and
-    1.2 ms; a PNG 17 KB and has to be decoded whole.
+    Street scenes of 2048×1024 on one core take 57 KB, 1.6 ms to encode and 0.7 ms to decode a crop. LZW takes 42 KB,
+    10.6 and 1.2 ms; a PNG takes 17 KB and must be decoded whole.
     """
     return _save(mask, "TIFF", compression="packbits", strip_size=ROWS_PER_STRIP * mask.width)
 
@@ -178,7 +178,10 @@ def _save(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limit: int = MAX_PIXELS) -> Image.Image:
-    """Decode a file of one of Pillow's ``formats``, of at most ``limit`` pixels; :class:`UserError` names ``where``."""
+    """Decode a file of ``formats`` (names of Pillow) with at most ``limit`` pixels.
+
+    Raises :class:`UserError`, which names ``where``, for anything else.
+    """
     try:
         with _any_size():
             image = Image.open(io.BytesIO(data), formats=formats)  # reads the header
@@ -201,7 +204,7 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit of pixels, which applies to the whole process and to its TIFF decoder as well."""
+    """Lift Pillow's limit of pixels, which applies to the whole process and also to its TIFF decoder."""
     with _LIMIT:
         theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

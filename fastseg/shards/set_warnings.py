@@ -1,4 +1,4 @@
-"""What a set of shards does not let a network learn, or an evaluation tell: said while packing and before training."""
+"""Warnings about a set of shards that limit training or evaluation, shown while packing and before training."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest
 
 NAMED = 5
-"""Classes that a sentence names."""
+"""Number of classes that a sentence names."""
 NOTES = {
     "masks_resized": "{} masks were resized to their images' size, by nearest neighbors",
     "masks_drawn_stored": "{} masks are drawn on images as stored, and were turned upright with them (EXIF)",
@@ -19,11 +19,11 @@ NOTES = {
     "skipped": "{} files or samples were left out; skipped.txt in the set's folder names them",
     "duplicates": "in train and in val, where they flatter the evaluation: {}",
 }
-"""What packing did that can be wrong, by the option of the manifest that counts or names it."""
+"""Warning for each option of the manifest that counts or names a doubtful decision of packing."""
 
 
 def set_warnings(manifest: Manifest, train: str = "train", val: str = "val") -> list[str]:
-    """Whole sentences, the gravest first; empty where nothing stands out."""
+    """Return one sentence for each warning, the most serious first; an empty list if there are none."""
     found = [problem] if (problem := nothing_to_learn(manifest, train)) else []
     pixels = {name: split.pixels for name, split in manifest.splits.items() if split.labeled}
     if val not in manifest.splits:
@@ -38,7 +38,7 @@ def set_warnings(manifest: Manifest, train: str = "train", val: str = "val") -> 
 
 
 def nothing_to_learn(manifest: Manifest, train: str = "train") -> str | None:
-    """Why no network can learn from a split; None where one can."""
+    """Return the reason why no network can learn from a split; None if one can."""
     split = manifest.splits.get(train)
     if split is None or not split.labeled:
         return None
@@ -60,7 +60,7 @@ def refuse_unlearnable(manifest: Manifest, train: str) -> None:
 
 
 def absent_classes(manifest: Manifest, split: str) -> list[str]:
-    """The classes without a pixel in a labeled split."""
+    """Return the classes without a pixel in a labeled split."""
     pixels = manifest.splits[split].pixels
     return [entry.name for entry, count in zip(manifest.classes, pixels[:-1], strict=True) if not count]
 

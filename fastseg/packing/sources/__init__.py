@@ -1,4 +1,4 @@
-"""Sources: the layouts of data sets that are recognized, and the samples and classes of whatever lies in a folder."""
+"""Sources of packing: the recognized layouts of data sets, and the samples and classes in a folder."""
 
 import os
 from collections import Counter
@@ -28,30 +28,30 @@ from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
 HOW_TO_LIE = "images in train/images and val/images, masks of the same names in train/masks and val/masks: docs/data.md"
-"""The layout that a message recommends."""
+"""Layout that messages recommend."""
 CLASSES = "classes.json"
-"""Beside the splits of one's own data: what their masks' pixels mean."""
+"""File beside the splits of a user's own data that defines the classes of the masks."""
 
 
 class Source(Protocol):
-    """One layout of data sets; an object of this kind in :data:`SOURCES` is all that a new one takes."""
+    """A layout of data sets; an entry in :data:`SOURCES` is all that a new layout needs."""
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """Name in messages."""
 
     @property
     def archives(self) -> tuple[str, ...]:
-        """Glob patterns of its zips and tars, which may lie in the folder in place of what they hold."""
+        """Glob patterns of zips and tars that may lie in the folder in place of their contents."""
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether the files are laid out so; no image is read."""
+        """Return whether the files have this layout; no image is read."""
 
     def find(self, tree: Tree) -> Files:
-        """Return all images and all masks; those of one split and one stem belong together (:func:`pair`)."""
+        """Return all images and all masks; those with equal split and stem belong together (:func:`pair`)."""
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return what the masks mean, or None where the set does not say so: then its classes.json does."""
+        """Return the classes of the masks; None if the set does not define them and needs a classes.json."""
 
 
 SOURCES: tuple[Source, ...] = (
@@ -111,29 +111,29 @@ SOURCES: tuple[Source, ...] = (
     ),
     ByNames(),
 )
-"""The last is asked where no other recognizes a folder."""
+"""All layouts; the last one is tried only if no other recognizes a folder."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set's samples, ordered by split and key, and what its masks mean."""
+    """Samples of a data set, ordered by split and key, and the classes of its masks."""
 
     table: LabelTable
     samples: tuple[Sample, ...]
     layout: str = ""
-    """Name of the source that recognized it."""
+    """Name of the source that recognized the set."""
     skipped: tuple[tuple[str, str], ...] = ()
-    """Files that are left out, and why."""
+    """Files that are left out, each with the reason."""
 
     def summary(self) -> str:
-        """Return one line: ``Cityscapes, zip: 2,975 train, 500 val``."""
+        """Return one line such as ``Cityscapes, zip: 2,975 train, 500 val``."""
         counts = Counter(sample.split for sample in self.samples)
         kinds = sorted({sample.image.path.suffix[1:] for sample in self.samples if sample.image.name})
         splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
     def warnings(self) -> list[str]:
-        """Return a sentence that counts the files that are left out, by their reasons; none where there are none."""
+        """Return one sentence that counts the files left out for each reason; an empty list if there are none."""
         if not self.skipped:
             return []
         reasons = Counter(reason for _, reason in self.skipped)
@@ -149,14 +149,14 @@ def open_source(
     options: FindOptions | None = None,
     skip_bad: bool = False,
 ) -> DataSet:
-    """Find the samples of whatever data set lies in the folder, zip or tar ``path``; nothing is decoded yet.
+    """Find the samples of the data set in the folder, zip or tar ``path`` without decoding any image.
 
-    Recognized are the layouts of :data:`SOURCES`. Without ``path``: ``$CITYSCAPES_DATASET``, then ``data/``.
-    ``classes`` is a file, or the name of a preset, that replaces the set's own classes; ``splits`` keeps only these of
-    train, val, test.
+    The layouts in :data:`SOURCES` are recognized. The default path is ``$CITYSCAPES_DATASET``, then ``data/``.
+    ``classes`` is a file or the name of a preset that replaces the set's own classes; ``splits`` selects from train,
+    val and test.
 
-    Raises :class:`UserError` where there is no data set, or one that can be read in two ways, and, unless
-    ``skip_bad``, for images without masks and the reverse.
+    Raises :class:`UserError` if there is no data set or one that can be read in two ways, and, unless ``skip_bad``, for
+    images without masks and masks without images.
     """
     options = options or FindOptions()
     table = _read_table(classes) if classes else None
@@ -178,11 +178,11 @@ def open_source(
 def recognize(
     path: Path, options: FindOptions | None = None, table: LabelTable | None = None
 ) -> tuple[Source, Tree] | None:
-    """Return the source that a folder, zip or tar is laid out as, and its files; None for none.
+    """Return the source that recognizes a folder, zip or tar, and its files; None if there is none.
 
-    A set may lie in a folder of its own inside. One of a source's archives that is not all of the set stands for the
-    folder that it lies in, and the others with it. Raises :class:`UserError` where the set can be read in two ways,
-    unless only one of them has the classes ``table``.
+    The set may be nested in a single inner folder. An archive that holds only a part of a set is read together with the
+    other archives in its folder. Raises :class:`UserError` if the set can be read in two ways, unless only one of them
+    has the classes ``table``.
     """
     options = options or FindOptions()
     if (path / MANIFEST).exists():
@@ -202,13 +202,13 @@ def recognize(
 
 
 def _recognize_by(source: Source, tree: Tree) -> tuple[Source, Tree] | None:
-    """The source and the innermost folder that it recognizes."""
+    """Return the source and the innermost folder that it recognizes."""
     nested = [*_nested(tree.with_archives(source.archives))]
     return next(((source, inner) for inner in reversed(nested) if source.recognize(inner)), None)
 
 
 def _with_others(source: Source, path: Path) -> tuple[Source, Tree] | None:
-    """The source and all of its archives, where ``path`` is one of them and not enough."""
+    """Return the source and all of its archives if ``path`` is one of them and holds only a part of the set."""
     if not path.is_file() or not any(path.match(pattern) for pattern in source.archives):
         return None
     alone = _recognize_by(source, Tree(path))
@@ -222,7 +222,7 @@ def _with_others(source: Source, path: Path) -> tuple[Source, Tree] | None:
 
 
 def _nested(tree: Tree) -> Iterator[Tree]:
-    """Yield the tree, and the one folder in it that holds all images, and so on, up to a name that says what it is."""
+    """Yield the tree, then each single folder that holds all its images, down to a name that tells a split or kind."""
     yield tree
     while len(tops := {name.partition("/")[:2] for name in tree.images}) == 1:
         ((folder, slash),) = tops
@@ -233,7 +233,7 @@ def _nested(tree: Tree) -> Iterator[Tree]:
 
 
 def has_classes(path: Path, options: FindOptions | None = None) -> bool:
-    """Return whether a data set says what its masks mean: by its layout, or by a classes.json."""
+    """Return whether a data set defines its classes, by its layout or by a classes.json."""
     if (found := recognize(path, options)) is None:
         raise UserError(_describe_unknown(path))
     source, tree = found
@@ -241,9 +241,9 @@ def has_classes(path: Path, options: FindOptions | None = None) -> bool:
 
 
 def find_masks(path: Path, options: FindOptions | None = None) -> list[Mask]:
-    """Return the masks of a data set whose classes are not known, in order.
+    """Return the masks of a data set whose classes are unknown, in order.
 
-    Raises :class:`UserError` where there are none.
+    Raises :class:`UserError` if there are no masks or the classes are known.
     """
     if (found := recognize(path, options)) is None:
         raise UserError(_describe_unknown(path))
@@ -261,7 +261,7 @@ def _read_table(classes: Path) -> LabelTable:
 
 
 def _own_classes(source: Source, tree: Tree, path: Path) -> LabelTable:
-    """The table of a classes.json beside or inside the set, or else the one that the layout stands for."""
+    """Return the table of a classes.json beside or inside the set, or else that of the layout."""
     if (path / CLASSES).is_file():
         return read_classes(path / CLASSES)
     if tree.has(CLASSES):
@@ -290,7 +290,7 @@ def _nothing_at_defaults(paths: list[Path]) -> str:
 
 
 def _describe_unknown(path: Path) -> str:
-    """Say what is in a place that holds no data set, and what should be."""
+    """Return a message that describes a path without a data set and names the cure."""
     if not path.exists():
         return f"{path} does not exist; name the folder of the data set"
     if not (path.is_dir() or is_archive(path)):
@@ -308,7 +308,7 @@ def _describe_unknown(path: Path) -> str:
 
 
 def _describe_images(path: Path, images: list[str]) -> str:
-    """Say why the images in a place are no data set: nothing tells which are masks."""
+    """Return a message for images in a path without any sign which of them are masks."""
     folders = Counter(name.rpartition("/")[0] for name in images).most_common()
     listed = ", ".join(f"{count:,} in {folder or 'it'}" for folder, count in folders[:4])
     more = f" and {len(folders) - 4:,} more folders" if len(folders) > 4 else ""

@@ -1,4 +1,4 @@
-"""Annotation files, whatever tool wrote them: JSON, names and places in it, classes, outlines."""
+"""Helpers for annotation files of all tools: JSON, names and paths in it, classes and outlines."""
 
 import json
 import re
@@ -19,15 +19,15 @@ from fastseg.shards.images import stored_layout
 from fastseg.shards.jpeg_tiles import MAX_PIXELS
 
 BACKGROUND = "background"
-"""Name of the class of the pixels that no shape covers; its value is 0."""
+"""Name of the class of pixels that no shape covers; its value is 0."""
 GRAY: Color = (96, 96, 96)
 """Color of the background in overlays."""
 MAX_OUTLINE = 1 << 22
-"""Pixels around a shape: what an image of 2 million by 1 would have. Longer ones take hours to draw."""
+"""Maximum length of an outline in pixels: that of an image of 2 million by 1. Longer outlines take hours to draw."""
 
 
 def read_json(file: Member) -> Any:
-    """Return what a JSON file holds; raise :class:`UserError` for a damaged one."""
+    """Return the content of a JSON file; raise :class:`UserError` for a damaged one."""
     try:
         return json.loads(file.read())
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
@@ -35,7 +35,7 @@ def read_json(file: Member) -> Any:
 
 
 def find_split(path: str) -> str:
-    """Return the split that a path names, the last part first: val of ``instances_val2017.json``; empty for none."""
+    """Return the split that a path names, the last part first: val for ``instances_val2017.json``; empty for none."""
     for part in reversed(PurePosixPath(path).parts):
         for word in re.findall("[a-z]+", part.lower()):
             if word in SPLIT_WORDS:
@@ -44,14 +44,14 @@ def find_split(path: str) -> str:
 
 
 def stem_of(name: str) -> str:
-    """Return an image's name as a stem: without its ending, and without folders that only tell splits and kinds."""
+    """Return the stem of an image: its name without its ending and without folders that name only splits and kinds."""
     path = PurePosixPath(name)
     folders = [part for part in path.parent.parts if read_folder(part).rest or part in ("..", ".")]
     return "/".join([*folders, path.stem or path.name])
 
 
 def join(folder: str, name: str) -> str | None:
-    """Return where ``name``, written by any system, lies as seen from ``folder``; None where it leaves the data set."""
+    """Return the path of ``name`` (of any operating system) as seen from ``folder``; None if it leaves the data set."""
     slashes = name.replace("\\", "/")
     if is_absolute(slashes) or "\0" in slashes:
         return None
@@ -60,20 +60,20 @@ def join(folder: str, name: str) -> str | None:
 
 
 def is_absolute(name: str) -> bool:
-    """Return whether a path begins at a root, of POSIX or of Windows."""
+    """Return whether a path is absolute on POSIX or Windows."""
     return bool(re.match(r"[A-Za-z]:|[/\\]", name))
 
 
 def find_member(tree: Tree, name: str | None) -> Member | None:
-    """Return a file of the tree; None where there is none."""
+    """Return a file of the tree; None if it does not exist."""
     try:
         return tree[name] if name else None
-    except (KeyError, OSError, ValueError):  # too long a name, or one that no file system takes
+    except (KeyError, OSError, ValueError):  # names that are too long or invalid for the file system
         return None
 
 
 def number_classes(names: Iterable[str]) -> dict[str, int]:
-    """Return the value of each name, in their order; :data:`BACKGROUND`, which may be among them, is 0."""
+    """Return the value of each name in their order; :data:`BACKGROUND`, whether listed or not, is 0."""
     values = {BACKGROUND: 0}
     for name in names:
         if _is_background(name):
@@ -88,10 +88,10 @@ def _is_background(name: str) -> bool:
 
 
 def class_table(tree: Tree, names: Iterable[str], where: str, colors: Mapping[str, Any] | None = None) -> LabelTable:
-    """Return the classes of these names, whose values are 0, 1, … in their order; 255 is ignored.
+    """Return the classes of these names with the values 0, 1, … in their order; 255 is ignored.
 
-    Each has its color of ``colors``, or else one that is told apart from the others; the background is gray.
-    Raises :class:`UserError`, which names ``where``, for names that cannot be shown and for too many.
+    A class without an entry in ``colors`` gets a distinct color; the background is gray. Raises :class:`UserError`,
+    which names ``where``, for names that cannot be shown and for too many classes.
     """
     names = [parse_name(name, where) for name in names]
     if len(names) > MAX_CLASSES:
@@ -108,22 +108,22 @@ def class_table(tree: Tree, names: Iterable[str], where: str, colors: Mapping[st
 
 
 def class_names(values: Mapping[str, int]) -> list[str]:
-    """Return one name for each value of :func:`number_classes`, in order; a data set's own for the background."""
+    """Return one name for each value of :func:`number_classes`, in order; the background keeps its own name."""
     return list({value: name for name, value in values.items()}.values())
 
 
 def upright_size(image: Member) -> tuple[int, int]:
-    """Return height and width of an image file as it is shown; raise :class:`UserError` where it has none."""
+    """Return height and width of an upright image; raise :class:`UserError` for unreadable images."""
     data = image.read()
     try:
         (width, height), orientation = stored_layout(data)
-    except Exception as error:  # Pillow raises all kinds for damaged files
+    except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(f"{image} cannot be read ({error}); get the file again") from None
     return (width, height) if orientation >= 5 else (height, width)
 
 
 def parse_size(height: Any, width: Any, where: str) -> tuple[int, int]:
-    """Check an image's size from a file; ``where`` starts the complaint."""
+    """Check the size of an image from a file; error messages start with ``where``."""
     whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width))
     if not whole or height * width > MAX_PIXELS:
         raise UserError(
@@ -134,7 +134,10 @@ def parse_size(height: Any, width: Any, where: str) -> tuple[int, int]:
 
 
 def parse_outline(numbers: Any, where: str, fewest: int = 3) -> NDArray[np.float64]:
-    """Check the points of a shape, as x, y, x, y, … or pairs: (N, 2) in pixels; ``where`` starts the complaint."""
+    """Check the points of a shape, given as x, y, x, y, … or as pairs, and return them in pixels, shape (N, 2).
+
+    Error messages start with ``where``.
+    """
     try:
         points = np.array(numbers, np.float64)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -153,7 +156,7 @@ def parse_outline(numbers: Any, where: str, fewest: int = 3) -> NDArray[np.float
 
 
 def image_bases(file: str, words: Iterable[str]) -> list[str]:
-    """Return the folders in which the images of an annotation file may lie, the likeliest first.
+    """Return the folders that may hold the images of an annotation file, the likeliest first.
 
     ``words`` name its part of the set: ``train2017``, ``train``.
     """

@@ -1,8 +1,8 @@
-"""Images and masks of any layout, told apart by words in the names of their folders and files.
+"""Images and masks of any layout, distinguished by words in the names of folders and files.
 
-Folders say it first (``train/images``, ``img_dir/val``, ``trainannot``); where they do not, the files' names
-(``a_mask.png`` beside ``a.jpg``), and at last their endings (``a.png`` beside ``a.jpg``). Paths without the words that
-say so are what an image and its mask share.
+Folder names are tried first (``train/images``, ``img_dir/val``, ``trainannot``), then file names (``a_mask.png`` beside
+``a.jpg``), then file endings (``a.png`` beside ``a.jpg``). An image and its mask share the path that remains without
+these words.
 """
 
 import re
@@ -20,13 +20,13 @@ from fastseg.packing.sources.tree import Found, Tree, is_image
 from fastseg.packing.sources.words import Role, read_path, strip_affix
 
 PHOTOS = (".jpg", ".jpeg", ".jfif")
-"""Endings of files that are images where others of the same names are beside them: masks are never JPEGs."""
+"""Endings of files that are images if others of the same names lie beside them: masks are never JPEGs."""
 NO_PICTURES = re.compile(
     r"\.(txt|jsonl?|xml|[ct]sv|md|rst|html?|ya?ml|toml|cfg|ini|names|data|lst|db|pdf|docx?|xlsx?|py|ipynb|m|sh|bat|log|zip"
     r"|tar|t?gz|bz2|xz|7z|rar|idx|md5|sha256|url|lnk|[tjp]gw|wld|prj|dbf|shp|shx|cpg|pkl|pickle|pth?|onnx|mp4|avi|mov"
     r"|cache|lock|bak|tmp)?"
 )
-"""Endings of files that lie beside pictures and are none."""
+"""Endings of files that lie beside pictures and are not pictures."""
 
 
 class _File(NamedTuple):
@@ -43,21 +43,21 @@ class _Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class ByNames:
-    """The source of whatever no other recognizes."""
+    """The source for sets that no other source recognizes."""
 
     mask_suffix: str | None = None
-    """End of all masks' names before their ending, where it is known."""
+    """Common suffix of the names of all masks, before the ending; None if unknown."""
     archives: tuple[str, ...] = ("*.zip", "*.tar")
 
     name = "images and masks by their names"
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether the names tell images and masks apart, or say that all are of one kind."""
+        """Return whether the names distinguish images from masks, or show that all files are of one kind."""
         reading = self._read(tree)
         return bool(reading.masks) or {read_path(file.name).role for file in reading.images} == {"image"}
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks, and the files that lie among them and cannot be read."""
+        """Return images and masks, and the files among them that cannot be read."""
         reading = self._read(tree)
         masks = _join(reading.images, reading.masks)
         images = [Found(file.split, file.stem, tree[file.name], file.name) for file in reading.images]
@@ -65,7 +65,7 @@ class ByNames:
         return Files(images, found, _unread(tree, [*reading.images, *reading.masks]), reading.strays)
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return nothing: a classes.json says what the masks mean."""
+        """Return None: the classes are in a classes.json."""
 
     def _read(self, tree: Tree) -> _Reading:
         names = tree.images
@@ -80,7 +80,7 @@ class ByNames:
 
 
 def layout_of(name: str) -> str:
-    """Return what a layout is called, by the name of one of its images."""
+    """Return the name of the layout, by the name of one of its images."""
     if "img_dir" in PurePosixPath(name).parts:
         return "mmsegmentation (img_dir, ann_dir)"
     return ByNames.name
@@ -92,7 +92,7 @@ def _files(names: Iterable[str]) -> list[_File]:
 
 
 def _by_folder(names: Sequence[str]) -> _Reading:
-    """Read a tree with folders of masks; images are in folders that say so, or in all others where none does."""
+    """Read a tree with folders of masks; images lie in folders of images, or in all others if there are none."""
     names_of = defaultdict(list)
     for name in names:
         names_of[read_path(name).role].append(name)
@@ -103,7 +103,7 @@ def _by_folder(names: Sequence[str]) -> _Reading:
 
 
 def _by_suffix(names: Sequence[str], suffix: str) -> _Reading:
-    """Take for masks what ends with ``suffix``, and for images what lies in no folder of masks."""
+    """Take files that end with ``suffix`` as masks, and files outside folders of masks as images."""
     masks, others = list[_File](), list[str]()
     for name, file in zip(names, _files(names), strict=True):
         if file.stem.endswith(suffix):
@@ -117,7 +117,7 @@ def _by_suffix(names: Sequence[str], suffix: str) -> _Reading:
 
 
 def _by_affix(names: Sequence[str]) -> _Reading | None:
-    """Take for masks what is marked as one, where at least one such file has an image."""
+    """Take files with a mask affix as masks if at least one of them has an image."""
     files = _files(names)
     marked = [file for file in files if strip_affix(file.stem, "mask")]
     plain = [file for file in files if not strip_affix(file.stem, "mask")]
@@ -128,7 +128,7 @@ def _by_affix(names: Sequence[str]) -> _Reading | None:
 
 
 def _by_ending(names: Sequence[str]) -> _Reading | None:
-    """Take JPEGs for images and all else for masks, where at least one of either has the same stem."""
+    """Take JPEGs as images and all other files as masks if at least one stem occurs in both."""
     photos = [name for name in names if name.lower().endswith(PHOTOS)]
     images, masks = _files(photos), _files(name for name in names if not name.lower().endswith(PHOTOS))
     stems = {(file.split, file.stem) for file in images}
@@ -136,11 +136,11 @@ def _by_ending(names: Sequence[str]) -> _Reading | None:
 
 
 Stems = dict[tuple[object, ...], list[_File]]
-"""Split, whether what marks an image was taken off, whether case was, and the stem → the images."""
+"""Images by split, by whether an affix was removed, by whether case was folded, and by stem."""
 
 
 def _forms(stem: str, role: Role) -> list[tuple[bool, str]]:
-    """A stem as it is, and without what marks its kind."""
+    """Return a stem as it is, and without the affix of its kind."""
     bare = strip_affix(stem, role)
     return [(False, stem)] if bare is None else [(False, stem), (True, bare)]
 
@@ -159,7 +159,7 @@ def _stems(images: Iterable[_File]) -> Stems:
 
 
 def _partners(mask: _File, known: Stems) -> list[_File]:
-    """The images of a mask: of its very stem, or else with one or both of them stripped of what marks them."""
+    """Return the images of a mask: of the same stem, or else of the same stem without affixes."""
     for any_case in (False, True):
         for _, stem in _forms(mask.stem, "mask"):
             for bare in (False, True):
@@ -169,9 +169,9 @@ def _partners(mask: _File, known: Stems) -> list[_File]:
 
 
 def _join(images: Sequence[_File], masks: Sequence[_File]) -> list[_File]:
-    """Give each mask the stem of its image; by whole paths, or, where none has a partner so, by the files' names.
+    """Give each mask the stem of its image, by whole paths, or by file names if no whole path matches.
 
-    Raises :class:`UserError` for a mask that could be of two images.
+    Raises :class:`UserError` for a mask that matches two images.
     """
     known = _stems(images)
     pairs = [(mask, _partners(mask, known)) for mask in masks]
@@ -191,7 +191,7 @@ def _join(images: Sequence[_File], masks: Sequence[_File]) -> list[_File]:
 
 
 def _unread(tree: Tree, files: Sequence[_File]) -> list[tuple[str, str]]:
-    """The files beside images or masks that look like more of them."""
+    """Return the unread files beside images or masks that look like more of them."""
     folders = {file.name.rpartition("/")[0] for file in files}
     names = (name for name in tree.files if not is_image(name) and name.rpartition("/")[0] in folders)
     endings = ((name, PurePosixPath(name).suffix.lower()) for name in names)

@@ -1,4 +1,4 @@
-"""CamVid, in whichever shape it is handed on, recognized by the names of its images."""
+"""CamVid in all layouts in which it is distributed, recognized by the names of its images."""
 
 import re
 
@@ -13,27 +13,27 @@ from fastseg.packing.sources.tree import Tree
 from fastseg.packing.sources.words import without_ending
 
 FRAMES = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?\d+(_L|_P)?", re.IGNORECASE)
-"""Names of its frames, by video, and of their masks."""
+"""Names of the frames, by video, and of their masks."""
 LIST = "valid.txt"
-"""In fast.ai's copy: the names of the val split's images."""
+"""List of the images of the val split in fast.ai's copy."""
 LOOKED_AT = 5
-"""Masks whose values tell 11 classes from 32: each frame shows many."""
+"""Number of masks whose values distinguish 11 classes from 32; each frame shows many."""
 
 
 class CamVid:
-    """The source: SegNet's {train,trainannot,…}, 701_StillsRaw_full and LabeledApproved_full, fast.ai's, and others."""
+    """The source: SegNet's {train,trainannot,…}, 701_StillsRaw_full and LabeledApproved_full, fast.ai's and others."""
 
     name = "CamVid"
     archives = ("*CamVid*.zip", "*camvid*.zip", "701_StillsRaw_full.zip", "LabeledApproved_full.zip", "*camvid*.tar")
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether all images are CamVid's frames."""
+        """Return whether all images are frames of CamVid."""
         names = tree.images
         stems = (without_ending(name.rpartition("/")[2]) for name in names)
         return bool(names) and all(FRAMES.fullmatch(stem) for stem in stems) and ByNames().recognize(tree)
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks; those of no split are val's where fast.ai's list says so."""
+        """Return images and masks; fast.ai's list gives the val split if the folders give none."""
         files = ByNames().find(tree)
         if not tree.has(LIST):
             return files
@@ -45,7 +45,7 @@ class CamVid:
         )
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return the table of 11 or of 32 classes, as the first masks' values tell.
+        """Return the table of 11 or 32 classes, depending on the values of the first masks.
 
         Raises :class:`UserError` for masks of colors, which can be read by either.
         """

@@ -1,4 +1,4 @@
-"""Cityscapes, as its two zips or extracted, and other sets that are laid out like it."""
+"""Cityscapes, as its two zips or extracted, and other sets in its layout."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from fastseg.packing.sources.tree import Tree
 
 PACKAGES = ("leftImg8bit", "gtFine")
 NAME_FILE = "leftImg8bit/name.txt"
-"""What a set in Cityscapes' layout is called whose pictures are others; it lies beside them, and goes with them."""
+"""File beside the images that names another set in the layout of Cityscapes."""
 DOWNLOAD = (
     "download it with: csDownload -d data leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip "
     "(a free account of cityscapes-dataset.com is needed; leave the zips as they are)"
@@ -17,17 +17,17 @@ DOWNLOAD = (
 
 
 class Cityscapes:
-    """The source: images in ``leftImg8bit``, masks in ``gtFine``, each a folder or its official zip."""
+    """The source: images in ``leftImg8bit`` and masks in ``gtFine``, each a folder or its official zip."""
 
     name = "Cityscapes"
     archives = tuple(f"{package}_trainvaltest.zip" for package in PACKAGES)
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is one of the two."""
+        """Return whether one of the two packages exists."""
         return any(tree.has(package) for package in PACKAGES)
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks; raise :class:`UserError` where one of the two packages is missing."""
+        """Return images and masks; raise :class:`UserError` if one of the two packages is missing."""
         if missing := [package for package in PACKAGES if not tree.has(package)]:
             here = f"neither the folder nor {missing[0]}_trainvaltest.zip"
             raise UserError(f"{tree.root} has no {missing[0]} ({here}); {DOWNLOAD}")
@@ -37,7 +37,7 @@ class Cityscapes:
         return Files(images, [mask for mask in masks if mask.split != "test"])
 
     def classes(self, tree: Tree) -> LabelTable:
-        """Return Cityscapes' classes, under the name of the set if it has one of its own."""
+        """Return the classes of Cityscapes, under the set's own name if it has one."""
         path = tree.root / NAME_FILE
         if not path.is_file():
             return cityscapes()

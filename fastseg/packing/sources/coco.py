@@ -1,4 +1,4 @@
-"""COCO's instances: outlines and runs of JSON files, drawn as masks."""
+"""COCO instances: polygons and run-length encodings in JSON files, drawn as masks."""
 
 import re
 from collections.abc import Sequence
@@ -36,17 +36,17 @@ from fastseg.packing.sources.tree import Found, Tree
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_")
 _RUNS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
-"""Compressed runs (COCO API, maskApi.c): numbers in digits of five bits, a sixth bit says that more follow."""
+"""Compressed run-length encoding (COCO API, maskApi.c): digits of five bits; a sixth bit marks that more follow."""
 
 
 class InstanceMask(ImageShapes):
-    """The instances of one image, drawn as COCO's own ``annToMask`` does: smaller ones over larger ones.
+    """The instances of one image, drawn as COCO's ``annToMask`` does, smaller ones over larger ones.
 
-    Groups (``iscrowd``) are ignored where no instance lies, and all else is background, value 0.
+    Groups (``iscrowd``) are ignored where no instance lies; all other pixels are background, value 0.
     """
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
-        """Draw them. Raises :class:`UserError`, which names file, image and annotation, for what cannot be drawn."""
+        """Draw the mask. Raises :class:`UserError` with file, image and annotation for invalid annotations."""
         height, width = self._size()
         drawn = []
         for place, entry in enumerate(self.load()):
@@ -63,9 +63,9 @@ class InstanceMask(ImageShapes):
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int, where: str) -> dict[str, Any]:
-    """Encode polygons, uncompressed or compressed runs as pycocotools' compressed runs, as its ``annToRLE`` does.
+    """Encode polygons or run-length encodings as pycocotools' compressed runs, as its ``annToRLE`` does.
 
-    Raises :class:`UserError`, which ``where`` starts, for anything else.
+    Raises :class:`UserError`, which starts with ``where``, for anything else.
     """
     from pycocotools import mask as coco
 
@@ -107,7 +107,7 @@ def _encode_runs(segmentation: dict[str, Any], height: int, width: int, where: s
 
 
 def draw_runs(drawn: Sequence[tuple[int, dict[str, Any]]], height: int, width: int) -> Image.Image:
-    """Draw values as compressed runs say: ignored ones first, then by area, so that nothing small is covered."""
+    """Draw compressed run-length encodings: ignored ones first, then larger ones before smaller ones."""
     from pycocotools import mask as coco
 
     canvas = np.zeros((height, width), np.uint8)
@@ -119,20 +119,21 @@ def draw_runs(drawn: Sequence[tuple[int, dict[str, Any]]], height: int, width: i
 
 
 class CocoInstances:
-    """The source: JSON files of COCO's form with outlines, and the images that they name.
+    """The source: JSON files in COCO's format with outlines, and the images that they name.
 
-    COCO's own folders, Roboflow's, CVAT's, Label Studio's and FiftyOne's exports; stuff_*.json where no instances are.
+    Covers COCO's own folders and exports of Roboflow, CVAT, Label Studio and FiftyOne; stuff_*.json is read if there
+    are no instances.
     """
 
     name = "COCO JSON"
     archives = (*ARCHIVES, "stuff_annotations_trainval2017.zip")
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is such a JSON, by its first bytes, and no panoptic one, which says more."""
+        """Return whether there is such a JSON, by its first bytes, and no panoptic one, which has more labels."""
         return bool(self._files(tree)) and not any(map(is_panoptic, coco_files(tree)))
 
     def find(self, tree: Tree) -> Files:
-        """Return the images that the JSON files list, and their masks; :class:`UserError` where none is there."""
+        """Return the images that the JSON files list, and their masks; raise :class:`UserError` if there are none."""
         files = self._files(tree)
         values = self._values([read_coco(tree[name]) for name in files])[1]
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
@@ -157,7 +158,8 @@ class CocoInstances:
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the categories in the order of their ids.
 
-        One that is only the supercategory of others, as Roboflow writes it, is none; those of one name are one class.
+        A category that is only the supercategory of others, as Roboflow writes it, is left out; categories of equal
+        name are one class.
         """
         files = self._files(tree)
         return class_table(
@@ -172,7 +174,7 @@ class CocoInstances:
         return [name for name in names if not PurePosixPath(name).name.startswith(_OTHER_TASKS)]
 
     def _values(self, documents: Sequence[Document]) -> tuple[dict[str, int], dict[int, int]]:
-        """Value of each name, and of each category."""
+        """Return the value of each name, and of each category."""
         categories = merge_categories(documents)
         used = frozenset[int]().union(*(document.used for document in documents))
         groups = {entry.get("supercategory") for entry in categories.values() if is_text(entry.get("supercategory"))}

@@ -1,4 +1,4 @@
-"""COCO's JSON files: images, categories and annotations, and where the images lie."""
+"""JSON files in COCO's format: images, categories and annotations, and the paths of the images."""
 
 import pickle
 import re
@@ -22,9 +22,9 @@ from fastseg.packing.sources.tree import Found, Member, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS
 
 ARCHIVES = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
-"""COCO's own."""
+"""Archives of COCO's own download."""
 MAX_DEPTH = 3
-"""Folders above a COCO JSON; deeper ones belong to single images."""
+"""Maximum number of folders above a COCO JSON; deeper ones belong to single images."""
 _COCO = re.compile(rb'"(?:images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
 _LABELME = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
 _KEPT = ("id", "category_id", "iscrowd", "segmentation", "segments_info", "file_name")
@@ -32,6 +32,8 @@ _KEPT = ("id", "category_id", "iscrowd", "segmentation", "segments_info", "file_
 
 @dataclass(frozen=True)
 class Picture:
+    """An image that a COCO JSON lists."""
+
     id: int | str
     file_name: str
     height: Any
@@ -40,51 +42,56 @@ class Picture:
 
 @dataclass(frozen=True)
 class Document:
-    """A COCO JSON, without what no mask needs."""
+    """Content of a COCO JSON that masks need."""
 
     categories: dict[int, dict[str, Any]]
     pictures: tuple[Picture, ...]
     annotations: dict[int | str, bytes]
-    """Image id → its annotations, pickled: a sixth of the memory."""
+    """Pickled annotations by image id: a sixth of the memory."""
     used: frozenset[int]
-    """Categories that annotations have."""
+    """Categories that occur in annotations."""
 
 
 @dataclass(frozen=True)
 class ImageShapes:
-    """What both kinds of masks have: the annotations of one image."""
+    """Annotations of one image, shared by both kinds of masks."""
 
     file: Member
-    """The JSON."""
+    """The JSON file."""
     picture: Picture
     image: Member
     annotations: bytes
-    """Pickled dictionaries."""
+    """Pickled list of dictionaries."""
     values: Mapping[int, int]
-    """Category → value."""
+    """Value of each category."""
 
     def __str__(self) -> str:
         return f"{self.file}, image {shown(self.picture.id)} ({self.image.filename})"
 
     @property
     def filename(self) -> str:
-        """The JSON's name."""
+        """Name of the JSON."""
         return self.file.filename
 
     @property
     def size(self) -> int:
-        """Bytes of the annotations."""
+        """Size of the annotations in bytes."""
         return len(self.annotations)
 
     @property
     def stamp(self) -> int:
-        """The JSON's stamp."""
+        """Stamp of the JSON."""
         return self.file.stamp
 
     def load(self) -> list[dict[str, Any]]:
+        """Return the annotations, unpickled."""
         return pickle.loads(self.annotations) if self.annotations else []
 
     def value(self, entry: Mapping[str, Any], where: str) -> int:
+        """Return the value of an annotation's category.
+
+        Raises :class:`UserError`, which names ``where``, for a category that the JSON does not list.
+        """
         category = entry.get("category_id")
         if not isinstance(category, int) or category not in self.values:
             raise UserError(
@@ -95,20 +102,20 @@ class ImageShapes:
 
 
 def coco_files(tree: Tree) -> list[str]:
-    """The JSON files that begin as COCO's do."""
+    """Return the JSON files that begin as COCO's do."""
     names = [name for name in tree.ending(".json") if name.count("/") <= MAX_DEPTH]
     heads = ((name, tree[name].head(4096)) for name in names)
     return [name for name, head in heads if _COCO.search(head) and not _LABELME.search(head)]
 
 
 def is_panoptic(name: str) -> bool:
-    """Return whether a JSON file's name says that it is of a panoptic set."""
+    """Return whether the name of a JSON file marks a panoptic set."""
     return "panoptic" in PurePosixPath(name).name.lower()
 
 
 @lru_cache(maxsize=8)
 def read_coco(file: Member) -> Document:
-    """Read a JSON once in this process: COCO's own has 450 MB."""
+    """Read a JSON once per process: COCO's own has 450 MB."""
     document = read_json(file)
     lists: list[Any] = [document.get(key) for key in ("categories", "images")] if isinstance(document, dict) else []
     if not lists or not all(isinstance(e, list) and all(isinstance(x, dict) for x in e) for e in lists):
@@ -147,7 +154,7 @@ def _parse_pictures(entries: list[dict[str, Any]], file: Member) -> dict[int | s
 def _parse_annotations(
     entries: Any, pictures: Mapping[int | str, Picture], file: Member
 ) -> tuple[dict[int | str, bytes], frozenset[int]]:
-    """The annotations of each image, pickled, and the categories that they have."""
+    """Return the pickled annotations of each image, and the categories that occur in them."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{file} has "annotations" that are no list of objects; export it again')
     grouped: dict[int | str, list[dict[str, Any]]] = {}
@@ -171,7 +178,7 @@ def _parse_annotations(
 
 
 def merge_categories(documents: Sequence[Document]) -> dict[int, dict[str, Any]]:
-    """The categories of all files, in the order of their ids."""
+    """Return the categories of all files in the order of their ids."""
     categories: dict[int, dict[str, Any]] = {}
     for document in documents:
         for number, entry in document.categories.items():
@@ -186,6 +193,7 @@ def merge_categories(documents: Sequence[Document]) -> dict[int, dict[str, Any]]
 
 
 def refuse_many(classes: int) -> None:
+    """Raise :class:`UserError` if there are more classes than a mask can hold."""
     if classes > MAX_CLASSES:
         raise UserError(
             f"the JSON files have {classes:,} classes, the background among them; a mask holds {MAX_CLASSES}: merge or "
@@ -194,9 +202,9 @@ def refuse_many(classes: int) -> None:
 
 
 def find_images(tree: Tree, name: str, document: Document) -> tuple[list[tuple[Picture, Found]], list[tuple[str, str]]]:
-    """Return the images that the JSON ``name`` lists, and those that are not there, with the reason.
+    """Return the images that the JSON ``name`` lists, and the missing ones with the reason.
 
-    Raises :class:`UserError` where none is there.
+    Raises :class:`UserError` if none exists.
     """
     of_file, file = find_split(name), tree[name]
     subset = PurePosixPath(name).stem.lower().rpartition("_")[2]
@@ -225,4 +233,5 @@ def find_images(tree: Tree, name: str, document: Document) -> tuple[list[tuple[P
 
 
 def is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value is a string that is not blank."""
     return isinstance(value, str) and bool(value.strip())

@@ -1,4 +1,4 @@
-"""COCO's panoptic sets: PNG masks that number segments, and JSON files that say what each is."""
+"""COCO panoptic sets: PNG masks of segment numbers, and JSON files with the category of each segment."""
 
 import pickle
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ from fastseg.packing.sources.tree import Found, Member, Tree
 
 @dataclass(frozen=True)
 class PanopticMask(ImageShapes):
-    """A panoptic PNG, whose colors number segments (R + 256 G + 65536 B), read as the categories of the segments.
+    """A panoptic PNG, whose colors are segment numbers (R + 256 G + 65536 B), read as the categories of the segments.
 
-    As panopticapi's converter reads it, groups among them; pixels without a segment (0, black) are ignored.
+    Groups count as segments, as in panopticapi's converter; pixels without a segment (0, black) are ignored.
     """
 
     png: Member
@@ -42,21 +42,21 @@ class PanopticMask(ImageShapes):
 
     @property
     def filename(self) -> str:
-        """The PNG's name."""
+        """Name of the PNG."""
         return self.png.filename
 
     @property
     def size(self) -> int:
-        """Bytes of both."""
+        """Size of PNG and annotations in bytes."""
         return self.png.size + len(self.annotations)
 
     @property
     def stamp(self) -> int:
-        """Changes with either file."""
+        """Stamp that changes with either file."""
         return self.png.stamp + self.file.stamp
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - numbers of segments are exact, or lost
-        """Read it. Raises :class:`UserError` for segments that the JSON does not list, and as ``decode_mask`` does."""
+        """Read the mask. Raises :class:`UserError` for segments that the JSON does not list, and as ``decode_mask``."""
         mask = decode_mask(self.png.read(), str(self.png))
         if mask.image.mode != "RGB":
             raise UserError(f"the panoptic mask {self.png} has no colors (RGB), which number segments; export it again")
@@ -73,7 +73,7 @@ class PanopticMask(ImageShapes):
         return DecodedMask(Image.fromarray(lookup[places.reshape(numbers.shape)]), orientation=mask.orientation)
 
     def _segments(self) -> dict[int, int]:
-        """Number of each segment → value."""
+        """Return the value of each segment number."""
         values = {}
         for annotation in self.load():
             segments = annotation.get("segments_info")
@@ -100,7 +100,7 @@ class CocoPanoptic:
         return bool(self._files(tree))
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks, and which of either are not there."""
+        """Return images and masks, and the missing files of either kind."""
         files = self._files(tree)
         values = self._values([read_coco(tree[name]) for name in files])[1]
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
@@ -141,7 +141,7 @@ class CocoPanoptic:
 
 
 def _find_png(tree: Tree, annotations: bytes, bases: Sequence[str]) -> Member | None:
-    """The panoptic mask that an image's annotations name."""
+    """Return the panoptic mask that the annotations of an image name."""
     for annotation in pickle.loads(annotations) if annotations else ():
         if is_text(name := annotation.get("file_name")):
             return next((file for base in bases if (file := find_member(tree, join(base, name)))), None)

@@ -1,4 +1,4 @@
-"""labelme: a JSON beside each image, whose shapes are drawn as labelme's own export draws them."""
+"""labelme sets: a JSON beside each image, with shapes that are drawn as in labelme's own export."""
 
 import binascii
 import json
@@ -37,11 +37,11 @@ from fastseg.packing.sources.tree import IMAGE_SUFFIXES, Found, Member, Tree, is
 from fastseg.shards.images import load_image
 
 IGNORED = "__ignore__"
-"""labelme's label of what is neither trained nor scored."""
+"""Label of pixels that are neither trained nor scored."""
 LABELS = "labels.txt"
-"""The labels in their order, a line each, as labelme's own converters take them."""
+"""List of the labels in order, one a line, as labelme's own converters take it."""
 SNIFFED = 20
-"""JSON files whose first bytes are looked at to recognize a set."""
+"""Number of JSON files whose first bytes are read to recognize a set."""
 _HEAD = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
 _FLAT = ("line", "linestrip", "point", "points")
 """Shapes without an area."""
@@ -49,16 +49,16 @@ _FLAT = ("line", "linestrip", "point", "points")
 
 @dataclass(frozen=True)
 class _Peek:
-    """What has to be known of a JSON before it is drawn."""
+    """Facts about a JSON that are needed before it is drawn."""
 
     labels: tuple[Any, ...] = ()
     image: Any = None
     embedded: bool = False
-    """Whether the image is in the JSON."""
+    """True if the JSON contains the image."""
 
 
 class EmbeddedImage(Member):
-    """The image that a labelme JSON holds itself, as base64."""
+    """An image that is stored inside a labelme JSON as base64."""
 
     def _read(self) -> bytes:
         return b64decode(json.loads(super()._read())["imageData"])
@@ -66,33 +66,33 @@ class EmbeddedImage(Member):
 
 @dataclass(frozen=True)
 class LabelmeMask:
-    """The shapes of one JSON, later ones over earlier ones; all else is background, value 0."""
+    """The shapes of one JSON, later ones over earlier ones; all other pixels are background, value 0."""
 
     file: Member
     image: Member
     values: Mapping[str, int]
-    """Label → value."""
+    """Value of each label."""
 
     def __str__(self) -> str:
         return str(self.file)
 
     @property
     def filename(self) -> str:
-        """The JSON's name."""
+        """Name of the JSON."""
         return self.file.filename
 
     @property
     def size(self) -> int:
-        """The JSON's bytes."""
+        """Size of the JSON in bytes."""
         return self.file.size
 
     @property
     def stamp(self) -> int:
-        """The JSON's stamp."""
+        """Stamp of the JSON."""
         return self.file.stamp
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
-        """Draw them. Raises :class:`UserError`, which names file and shape, for what cannot be drawn."""
+        """Draw the mask. Raises :class:`UserError` with file and shape for invalid shapes."""
         document = read_json(self.file)
         shapes = document.get("shapes") if isinstance(document, dict) else None
         if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
@@ -123,7 +123,7 @@ class LabelmeMask:
 
 
 def draw_shape(mask: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
-    """Draw a shape and its outline onto a mask, as labelme's ``shape_to_mask`` does; ``where`` starts complaints."""
+    """Draw a shape and its outline onto a mask as labelme's ``shape_to_mask`` does; errors start with ``where``."""
     kind, draw = shape.get("shape_type") or "polygon", ImageDraw.Draw(mask)
     if kind in ("polygon", "oriented_rectangle", "rotation"):
         draw.polygon(_pairs(parse_outline(shape.get("points"), where)), fill=value, outline=value)
@@ -131,7 +131,7 @@ def draw_shape(mask: Image.Image, shape: Mapping[str, Any], value: int, where: s
     if kind not in ("rectangle", "circle", "mask"):
         raise UserError(f"{where} is of the kind {shown(kind)}, which labelme does not have; draw a polygon instead")
     points = parse_outline(shape.get("points"), where, fewest=2)
-    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
+    if kind == "rectangle" and len(points) == 4:  # as X-AnyLabeling writes it
         points = np.array([points.min(0), points.max(0)])
     if len(points) != 2:
         raise UserError(f"{where} has {len(points)} points, but a {kind} has two; draw it again, or remove it")
@@ -149,7 +149,7 @@ def _pairs(points: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _paste_mask(mask: Image.Image, data: Any, points: np.ndarray, value: int, where: str) -> None:
-    """Draw a mask that is a PNG in base64, between two corners, both included."""
+    """Draw a mask stored as a base64 PNG between two corners, both inclusive."""
     try:
         png = b64decode(data, validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -169,7 +169,7 @@ def _is_flat(shape: Mapping[str, Any]) -> bool:
 
 
 class Labelme:
-    """The source: JSON files of labelme and the images that they name, have beside them or hold."""
+    """The source: labelme JSON files, and the images that they name, contain or have beside them."""
 
     name = "labelme"
     archives: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class Labelme:
         return any(_HEAD.search(tree[name].head(4096)) for name in tree.ending(".json")[:SNIFFED])
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks, JSON files without their image, and images without a JSON, which are left out."""
+        """Return images and masks; JSON files without image are listed as unread, images without JSON as strays."""
         values = self._numbers(tree) | {IGNORED: IGNORE}
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
         files = _peek_all(tree)
@@ -198,7 +198,7 @@ class Labelme:
         return Files(images, masks, unread, strays)
 
     def classes(self, tree: Tree) -> LabelTable:
-        """Return the background, value 0, and the labels: as labels.txt lists them, or else in alphabetical order.
+        """Return the background, value 0, and the labels, in the order of labels.txt or else alphabetically.
 
         ``__ignore__`` is ignored, and ``_background_`` is the background.
         """
@@ -219,7 +219,7 @@ def _shown_name(name: str) -> str:
 
 
 def _peek_all(tree: Tree) -> list[tuple[str, Member, _Peek]]:
-    """The JSON files of labelme; others are left out."""
+    """Return the JSON files of labelme; others are left out."""
     files = [(name, tree[name]) for name in tree.ending(".json")]
     peeks = _peek(tuple(file for _, file in files))
     return [(name, file, peek) for (name, file), peek in zip(files, peeks, strict=True) if peek]
@@ -227,14 +227,14 @@ def _peek_all(tree: Tree) -> list[tuple[str, Member, _Peek]]:
 
 @lru_cache(maxsize=2)
 def _peek(files: tuple[Member, ...]) -> tuple[_Peek | None, ...]:
-    """Look into JSON files, once in this process."""
+    """Read the facts of JSON files once per process."""
     return tuple(_peek_one(file) for file in files)
 
 
 def _peek_one(file: Member) -> _Peek | None:
     try:
         document = read_json(file)
-    except UserError:  # decode() says so, for all of them at once
+    except UserError:  # decode() raises it again, so that packing lists all damaged files together
         return _Peek()
     if not isinstance(document, dict) or not {"shapes", "imagePath", "imageData"} & document.keys():
         return None
@@ -248,7 +248,11 @@ def _peek_one(file: Member) -> _Peek | None:
 
 
 def _find_image(tree: Tree, name: str, file: Member, peek: _Peek) -> tuple[str, Member | None]:
-    """The image of a JSON: the one it names, or beside it of that name or its own; or the one it holds."""
+    """Return the image of a JSON.
+
+    The image is the one that the JSON names, else one beside it of that name or of the JSON's own name, else the
+    embedded one.
+    """
     folder, stem = str(PurePosixPath(name).parent).removeprefix("."), name[: -len(".json")]
     named = peek.image if isinstance(peek.image, str) else ""
     places = [join(folder, named), join(folder, re.split(r"[/\\]", named)[-1])] if named.strip() else []

@@ -1,4 +1,4 @@
-"""Images and masks in folders of their own, paired by patterns of their names."""
+"""Images and masks in separate folders, paired by patterns of their names."""
 
 import re
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ class PairedFolders:
 
     name: str
     images: str
-    """Pattern of the images' names, as :meth:`Tree.names` takes it."""
+    """Pattern of the images' names; see :meth:`Tree.names`."""
     masks: str
-    """The same of the masks."""
+    """Pattern of the masks' names."""
     archives: tuple[str, ...] = ()
     preset: str | None = None
-    """Name of the table of its classes, if it has one."""
+    """Name of the set's class table in the presets; None if it has none."""
     stems: str = ".+"
-    """Regular expression of all stems, where the folders' names alone do not tell this set from others."""
+    """Regular expression of all stems, for sets that the folder names alone do not identify."""
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there are images and masks, with such stems."""
+        """Return whether there are images and masks with such stems."""
         images, masks = tree.stems(self.images), tree.stems(self.masks)
         return bool(images and masks) and all(re.fullmatch(self.stems, stem) for stem in (*images, *masks))
 
@@ -37,7 +37,7 @@ class PairedFolders:
         return Files(tree.find(self.images), tree.find(self.masks))
 
     def classes(self, tree: Tree) -> LabelTable | None:  # noqa: ARG002
-        """Return the preset, if there is one."""
+        """Return the preset; None if there is none."""
         return read_classes(preset_path(self.preset)) if self.preset else None
 
 
@@ -48,7 +48,7 @@ def by_hand(images: str, masks: str, root: Path) -> PairedFolders:
 
 class _ByHand(PairedFolders):
     def find(self, tree: Tree) -> Files:
-        """Return images and masks; folders of ``**/`` count where both have them, splits of one hold for both."""
+        """Return images and masks; folders of ``**/`` count if both have them, and splits of one hold for both."""
         images, masks = tree.find(self.images), tree.find(self.masks)
         for flag, pattern, found in (("images", self.images, images), ("masks", self.masks, masks)):
             if not found:
@@ -69,7 +69,7 @@ def _without_folders(files: list[Found]) -> list[Found]:
 
 
 def _pattern(text: str, flag: str, root: Path) -> str:
-    """Make a pattern for :meth:`Tree.names` of what a person writes."""
+    """Convert a glob that a user wrote to a pattern for :meth:`Tree.names`."""
     text = text.removeprefix("./").removeprefix(f"{root}/").removeprefix(f"{root.absolute()}/")
     if text.startswith("/"):
         raise UserError(f"--{flag} is {text!r}, outside of {root}; give a pattern relative to it")

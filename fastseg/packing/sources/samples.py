@@ -1,4 +1,4 @@
-"""Samples: an image and its mask, found by their names."""
+"""Samples: pairs of an image and its mask, matched by their names."""
 
 import hashlib
 import re
@@ -15,34 +15,34 @@ from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
 OneFile = TypeVar("OneFile", bound="Found | Labeled")
 NAMED = 20
-"""Files of one kind that a message names."""
+"""Number of files that a message names for each kind of problem."""
 
 
 class Mask(Protocol):
-    """What a sample's labels are made from: a file, as :class:`Member`, or shapes to draw; workers unpickle it."""
+    """Origin of a sample's labels: a file such as :class:`Member`, or shapes to draw; workers unpickle it."""
 
     @property
     def filename(self) -> str:
-        """The last part of its path."""
+        """Last part of the path."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
     @property
     def stamp(self) -> int:
-        """Changes with the content."""
+        """Stamp that changes with the content."""
 
     def decode(self, lossy: bool = False) -> DecodedMask:
-        """Return its values or colors; raise :class:`UserError` where they cannot be had.
+        """Return values or colors; raise :class:`UserError` for unreadable masks.
 
-        ``lossy``: take a file whose compression changes values, too.
+        ``lossy`` also accepts files with a lossy compression.
         """
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask, before decoding."""
+    """An image and its mask, before decoding."""
 
     key: str
     """Name in the shards, ``[a-z0-9_-]+``, unique in its split."""
@@ -51,11 +51,11 @@ class Sample:
     mask: Mask | None
     """None in a split that is packed for prediction."""
     name: str = ""
-    """The image's name relative to the data set, whatever it is called, so that a record can be traced."""
+    """Original name of the image relative to the data set, so that a record can be traced."""
 
 
 class Labeled(NamedTuple):
-    """A mask that is no file of its own, as a :class:`Found` is one."""
+    """A mask that is not a file of its own; the counterpart of :class:`Found`."""
 
     split: str
     stem: str
@@ -64,23 +64,23 @@ class Labeled(NamedTuple):
 
 
 class Files(NamedTuple):
-    """What a source finds."""
+    """Files that a source finds."""
 
     images: Sequence[Found]
     masks: Sequence[Found | Labeled]
-    """A mask belongs to the image of the same split and stem."""
+    """Each mask belongs to the image of the same split and stem."""
     unread: Sequence[tuple[str, str]] = ()
-    """Files that lie among them and cannot be read, and why: as bad as an image without a mask."""
+    """Files among them that cannot be read, with the reason; an error like an image without a mask."""
     strays: Sequence[tuple[str, str]] = ()
-    """Images that are not meant, and why: they are left out and named."""
+    """Images outside the set, with the reason; they are left out and listed."""
 
 
 def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tuple[tuple[str, str], ...]]:
-    """Return samples ordered by split and key, and the files that are left out, each with the reason.
+    """Return samples ordered by split and key, and the files left out, each with the reason.
 
-    Only a test split may be without masks. Raises :class:`UserError` that names all images without a mask, masks
-    without an image and files that are not read; with ``skip_bad`` they are left out. Two images, or two masks, that
-    could be meant are always refused.
+    Only a test split may lack masks. Raises :class:`UserError` that lists all images without a mask, masks without an
+    image and unread files; with ``skip_bad`` they are left out. Two candidates for one image or mask are always an
+    error.
     """
     image_of, mask_of = _by_stem(files.images, "images"), _by_stem(files.masks, "masks")
     unlabeled = {"test"} - {split for split, _ in mask_of}
@@ -122,13 +122,13 @@ def _by_stem(files: Iterable[OneFile], kind: str) -> dict[tuple[str, str], OneFi
 
 
 def suggest_pattern(name: str) -> str:
-    """Return a pattern that a file fits: ``train/images/{stem}.png``."""
+    """Return a pattern that matches a file: ``train/images/{stem}.png``."""
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}{{stem}}.{file.rpartition('.')[2]}"
 
 
 def _lonely_error(bad: Sequence[tuple[str, str]]) -> UserError:
-    """Say what is wrong with how many files: the first of them, and the cure."""
+    """Return an error that counts the unpaired files and lists the first of each kind."""
     which = "say which files are meant (--mask-suffix, --images and --masks)"
     if len(bad) == 1:
         return UserError(f"{bad[0][0]}: {bad[0][1]}; add it, {which}, or leave the file out with --skip-bad")
@@ -142,10 +142,10 @@ def _lonely_error(bad: Sequence[tuple[str, str]]) -> UserError:
 
 
 def make_keys(stems: Iterable[str]) -> dict[str, str]:
-    """Return a key of the letters ``[a-z0-9_-]`` for each stem, all different, whatever the order.
+    """Return a key of the letters ``[a-z0-9_-]`` for each stem; keys are unique and independent of the order.
 
-    A stem that is a key already stays as it is. Others lose case and accents, and what is not allowed becomes ``-``, a
-    folder's slash ``_``; where that is too long, or another's, a piece of the stem's SHA-256 is added.
+    A stem that is a valid key is kept. Other stems lose case and accents, other characters become ``-``, and the slash
+    of a folder becomes ``_``; keys that are too long or taken get a piece of the stem's SHA-256.
     """
     wanted = {stem: stem if _is_key(stem) else _sanitize(stem) for stem in stems}
     often = Counter(wanted.values())
@@ -164,7 +164,7 @@ def _is_key(stem: str) -> bool:
 
 
 def _sanitize(stem: str) -> str:
-    """``Straße 7/Ärger (2)`` → ``strasse-7_arger-2``."""
+    """Convert ``Straße 7/Ärger (2)`` to ``strasse-7_arger-2``."""
     plain = unicodedata.normalize("NFKD", stem.replace("/", "_")).casefold()
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-") or "x"

@@ -1,4 +1,4 @@
-"""Splits: which samples are trained on and which are not, where a data set does not say so or a person says more."""
+"""Splits: assignment of samples to train, val and test by the layout, by lists, or by a fraction."""
 
 import hashlib
 import re
@@ -18,30 +18,30 @@ from fastseg.packing.sources.words import SPLIT_WORDS, without_ending
 from fastseg.shards.tar import SPLITS
 
 MAX_LIST = 1 << 27
-"""Bytes of a list of names."""
+"""Maximum size of a list of names in bytes."""
 
 
 @dataclass(frozen=True)
 class FindOptions:
-    """Which files of a data set are meant, and of which split they are, beyond what its layout says."""
+    """Selection of the files of a data set and their splits, beyond its layout."""
 
     images: Annotated[str | None, shown_as("GLOB")] = None
-    """Where images lie, by hand and in quotes: 'photos/**/{stem}.jpg'. Relative to SOURCE, and with --masks; {stem}
-    is what image and mask share (without it: the last *), ** any folders, {split} a name of train, val or test."""
+    """Glob of the images, in quotes: 'photos/**/{stem}.jpg'. Relative to SOURCE and used with --masks; {stem} is shared
+    by image and mask (default: the last *), ** any folders, {split} a name of train, val or test."""
     masks: Annotated[str | None, shown_as("GLOB")] = None
-    """Where their masks lie, such as 'labels/**/{stem}_mask.png'."""
+    """Glob of the masks, such as 'labels/**/{stem}_mask.png'."""
     mask_suffix: Annotated[str | None, shown_as("SUFFIX")] = None
-    """What masks' names end with before .png, such as _mask or _labelIds."""
+    """Suffix of the masks' names before .png, such as _mask or _labelIds."""
     split_file: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, shown_as("SPLIT=LIST.txt")] = ()
-    """A list of what belongs to train, val or test: a name, path or stem a line. Can be given for each."""
+    """List of the samples of train, val or test: a name, path or stem per line. Can be given for each."""
     val_fraction: Annotated[float | None, shown_as("F")] = None
-    """Share of train that becomes val, such as 0.1. Chosen by SHA-256 of the names, whatever their order."""
+    """Share of train that becomes val, such as 0.1. Chosen by SHA-256 of the names, regardless of order."""
     split_seed: int = 0
     """Seed of that choice."""
     split_by: Literal["file", "folder", "video"] = "file"
-    """What --val-fraction does not tear apart. Frames of a video are named alike but for their last number."""
+    """Unit that --val-fraction keeps together. Frames of a video have equal names except for the last number."""
     reduce_zero_label: bool = False
-    """Ignore 0 in masks and take n for class n-1, as mmsegmentation does. Classes are as for masks after that."""
+    """Ignore 0 in masks and read n as class n-1, as mmsegmentation does. Classes are those after the reduction."""
 
     def __post_init__(self) -> None:
         if (self.images is None) != (self.masks is None):
@@ -54,10 +54,10 @@ class FindOptions:
 
 
 def split_files(files: Files, options: FindOptions, skip_bad: bool = False) -> Files:
-    """Return files whose splits are train, val or test: as found, as lists say, or by a fraction.
+    """Return files with splits train, val or test: from the layout, from lists, or by a fraction.
 
-    Files of no split are train's. Raises :class:`UserError` where there is a val split beside ``val_fraction``, for
-    lists that name what is not there or one sample in two splits, and where only some files lie in folders of splits.
+    Files without a split become train. Raises :class:`UserError` if ``val_fraction`` is given although there is a val
+    split, if lists name missing files or put a sample into two splits, and if only some files lie in folders of splits.
     """
     split_of = _found_splits(files)
     if options.split_file:
@@ -74,7 +74,7 @@ def split_files(files: Files, options: FindOptions, skip_bad: bool = False) -> F
 
 
 Splits = dict[tuple[str, str], str]
-"""Split as found and stem → split; empty for none."""
+"""Final split by split as found and stem; empty if there is none."""
 
 
 def _found_splits(files: Files) -> Splits:
@@ -110,7 +110,7 @@ def _with_fraction(split_of: Splits, fraction: float, options: FindOptions) -> S
 
 
 def _group(stem: str, by: Literal["file", "folder", "video"]) -> str:
-    """What is not to be torn apart."""
+    """Return the name of the file, folder or video that stays in one split."""
     if by == "folder":
         return stem.rpartition("/")[0]
     return re.sub(r"([_\-. ]*(frame|f)?[_\-. ]*)\d+\D{0,3}$", "", stem) if by == "video" else stem
@@ -157,13 +157,13 @@ def _read_list(path: Path) -> list[str]:
 
 
 def parse_list(text: bytes) -> list[str]:
-    """Return the lines of a list of names that are not empty."""
+    """Return the non-empty lines of a list of names."""
     lines = text.decode("utf-8-sig", errors="surrogateescape").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 Known = dict[str, set[tuple[str, str]]]
-"""What a line may call a sample → the samples' splits as found, and stems."""
+"""Samples (split as found, stem) by each name that a line may give them."""
 
 
 def _index(files: Files) -> Known:
@@ -182,8 +182,8 @@ def _forms(name: str) -> set[str]:
 def match_list(lines: Iterable[str], known: Known, where: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the samples that the lines name, and the lines that name none.
 
-    A line is a name, path or stem; where all of it is none, its first column. Raises :class:`UserError` for a line
-    that names several.
+    A line is a name, path or stem; if the whole line matches nothing, its first column is tried. Raises
+    :class:`UserError` for a line that matches several samples.
     """
     at, unknown = list[tuple[str, str]](), list[str]()
     for line in lines:

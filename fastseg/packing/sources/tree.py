@@ -1,4 +1,4 @@
-"""The files of a data set by their names, wherever they lie: in a folder, or in a zip or tar that is not extracted."""
+"""Files of a data set by name, in a folder or in a zip or tar that is read without extracting it."""
 
 import os
 import re
@@ -24,38 +24,38 @@ ARCHIVE_SUFFIXES = (".zip", ".tar")
 
 @dataclass(frozen=True)
 class Member:
-    """One input file: a plain file, or a member of a zip or tar."""
+    """An input file: a plain file, or a member of a zip or tar."""
 
     path: Path
-    """The file, or the archive."""
+    """Path of the file or of the archive."""
     size: int
-    """Bytes, unpacked."""
+    """Uncompressed size in bytes."""
     stamp: int
-    """Changes with the content: a zip member's CRC, or else the time at which ``path`` was modified, in ns."""
+    """Stamp that changes with the content: CRC of a zip member, else modification time of ``path`` in ns."""
     name: str = ""
     """Name inside the archive; empty for a plain file."""
     offset: int | None = None
-    """Where a tar's member begins, in bytes."""
+    """Byte offset of a tar member's data; None for other files."""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.name}" if self.name else str(self.path)
 
     @property
     def filename(self) -> str:
-        """The last part of its path."""
+        """Last part of the path."""
         return PurePosixPath(self.name or self.path).name
 
     def read(self) -> bytes:
-        """Return all bytes; raise :class:`UserError` where they cannot be had (a zip's check sums are checked)."""
+        """Return all bytes; raise :class:`UserError` if they cannot be read. Checksums of zips are checked."""
         if self.size > MAX_FILE:
             raise UserError(f"{self} has {self.size:,} bytes; no image needs more than {MAX_FILE:,}")
         try:
             return self._read()
-        except Exception as error:  # zipfile and its decompressors raise all kinds for damaged members
+        except Exception as error:  # zipfile and its decompressors raise many types for damaged members
             raise UserError(f"{self} cannot be read ({error}); get the file again") from None
 
     def head(self, count: int) -> bytes:
-        """Return at most its first ``count`` bytes; raise :class:`UserError` where they cannot be had."""
+        """Return at most the first ``count`` bytes; raise :class:`UserError` if they cannot be read."""
         try:
             if self.name and self.offset is None:
                 with _zip(self.path).open(self.name) as member:
@@ -78,43 +78,43 @@ class Member:
         return data
 
     def decode(self, lossy: bool = False) -> DecodedMask:
-        """Return the values or colors of a mask; raise :class:`UserError` as :func:`decode_mask` does."""
+        """Return the values or colors of a mask; raise :class:`UserError` as :func:`decode_mask`."""
         return decode_mask(self.read(), str(self), lossy)
 
 
 class Found(NamedTuple):
-    """A file of a split."""
+    """A file with its split and stem."""
 
     split: str
-    """train, val or test; empty where nothing says so."""
+    """train, val or test; empty if unknown."""
     stem: str
-    """What an image and its mask have in common: the name without its ending, behind folders of their own."""
+    """Common part of the names of an image and its mask: folders and file name without its ending."""
     member: Member
     name: str = ""
-    """Relative to the data set, with slashes."""
+    """Name relative to the data set, with slashes."""
 
 
 class Tree:
-    """The files of a folder, or of an archive; names are relative and have slashes: ``train/images/a.png``.
+    """Files of a folder or archive; names are relative and use slashes: ``train/images/a.png``.
 
-    Hidden files and folders are no part of it. Links are followed, into each real folder once.
+    Hidden files and folders are left out. Links are followed, into each real folder once.
     """
 
     def __init__(self, path: Path, archives: tuple[str, ...] = (), archives_only: bool = False) -> None:
-        """Look into the folder or archive ``path``.
+        """Open the folder or archive ``path``.
 
-        ``archives`` are glob patterns of zips and tars in the folder, which are opened for what it has not itself;
-        ``archives_only``: what else lies in the folder is no part of the set.
+        ``archives`` are glob patterns of zips and tars in the folder, which supply files that the folder lacks.
+        ``archives_only`` leaves out all other files of the folder.
         """
         self._files, self._archives, self._prefix = _Listing(path, archives_only), archives, ""
 
     @property
     def root(self) -> Path:
-        """The folder, also one inside an archive, to which names are relative."""
+        """Folder to which names are relative; it may lie inside an archive."""
         return self._files.root / self._prefix
 
     def with_archives(self, archives: tuple[str, ...]) -> "Tree":
-        """Return the same files with other archives; the folder is listed once for all."""
+        """Return the same files with other archives; the folder is listed only once."""
         return self._like(archives, self._prefix)
 
     def below(self, folder: str) -> "Tree":
@@ -123,17 +123,17 @@ class Tree:
 
     def _like(self, archives: tuple[str, ...], prefix: str) -> "Tree":
         other = copy(self)
-        other.__dict__ = {"_files": self._files, "_archives": archives, "_prefix": prefix}  # without what is cached
+        other.__dict__ = {"_files": self._files, "_archives": archives, "_prefix": prefix}  # without cached properties
         return other
 
     def has(self, name: str) -> bool:
-        """Return whether there is such a file or folder."""
+        """Return whether a file or folder exists."""
         exists = not self._files.archives_only and (self.root / name).exists()
         return exists or any(n == name or n.startswith(f"{name}/") for n in self._archived)
 
     @cached_property
     def files(self) -> list[str]:
-        """The names of all files in order: of the folder, and, where it has no image, of its archives.
+        """Names of all files in order: those of the folder, or those of its archives if it has no image.
 
         Raises :class:`UserError` for a folder or archive that cannot be read.
         """
@@ -141,7 +141,7 @@ class Tree:
 
     @cached_property
     def images(self) -> list[str]:
-        """The names of all files that may be images, or masks, in order."""
+        """Names of all files that may be images or masks, in order."""
         return [name for name in self.files if is_image(name)]
 
     def ending(self, *suffixes: str) -> list[str]:
@@ -152,11 +152,11 @@ class Tree:
         return []
 
     def names(self, pattern: str) -> list[str]:
-        """Return the names of the images that fit a pattern such as ``{split}/images/{stem}.*``, in order.
+        """Return the names of the images that match a pattern such as ``{split}/images/{stem}.*``, in order.
 
-        ``{split}`` is train, val, test or a synonym, ``*`` and ``{stem}`` are any part of a name without slashes,
-        ``**/`` is any number of folders; upper and lower case are alike. All are of the folder, or else of its
-        archives. Raises :class:`UserError` for a folder or archive that cannot be read.
+        ``{split}`` is train, val, test or a synonym; ``*`` and ``{stem}`` match any part of a name without slashes;
+        ``**/`` matches any number of folders; case is ignored. All names are of the folder, or else of its archives.
+        Raises :class:`UserError` for a folder or archive that cannot be read.
         """
         shape = _compile(pattern)
         for candidates in (self._own_images, self._archived_images):
@@ -165,13 +165,13 @@ class Tree:
         return []
 
     def stems(self, pattern: str) -> list[str]:
-        """Return the stems of the files whose :meth:`names` fit a pattern; the files are not looked at."""
+        """Return the stems of the files that match a pattern (see :meth:`names`) without opening them."""
         return [stem for _, stem, _ in self._match(pattern)]
 
     def find(self, pattern: str) -> list[Found]:
-        """Return the files whose :meth:`names` fit a pattern; raise :class:`UserError` for what is no plain file.
+        """Return the files that match a pattern as in :meth:`names`; raise :class:`UserError` for special files.
 
-        What ``**/`` and ``{stem}`` stand for is the stem.
+        Their stems are the parts that ``**/`` and ``{stem}`` match.
         """
         return [Found(split, stem, self[name], name) for split, stem, name in self._match(pattern)]
 
@@ -180,7 +180,7 @@ class Tree:
         return ((*_split_and_stem(match), name) for name, match in matches if match)
 
     def __getitem__(self, name: str) -> Member:
-        """Return a file of the folder, or else of its archives; raise :class:`KeyError` where there is none."""
+        """Return a file of the folder, or else of its archives; raise :class:`KeyError` if it does not exist."""
         path = self.root / name
         if not self._files.archives_only and os.path.lexists(path):
             return file_member(path)
@@ -188,7 +188,7 @@ class Tree:
 
     @cached_property
     def _own(self) -> list[str]:
-        """The names of the folder's own files, in order."""
+        """Names of the folder's own files, in order."""
         return sorted(self._visible(self._files.walked)) if self._prefix else self._files.walked
 
     def _own_images(self) -> list[str]:
@@ -199,34 +199,35 @@ class Tree:
 
     @cached_property
     def _archived(self) -> dict[str, Member]:
-        """The archives' members by name."""
+        """Members of the archives by name."""
         members = self._files.archived(self._archives)
         return {name: members[self._prefix + name] for name in self._visible(members)}
 
     def _visible(self, names: Iterable[str]) -> Iterator[str]:
-        """The names below the prefix, without it, that are not hidden."""
+        """Return the names below the prefix that are not hidden, without the prefix."""
         start = len(self._prefix)
         relative = (name[start:] for name in names if name.startswith(self._prefix))
         return (name for name in relative if not _is_hidden(name))
 
 
 class _Listing:
-    """The names of all files in a folder and its archives, read when they are first asked for."""
+    """Names of all files in a folder and its archives, read on first use."""
 
     def __init__(self, root: Path, archives_only: bool) -> None:
         self.root, self.archives_only = root, archives_only
 
     @cached_property
     def walked(self) -> list[str]:
-        """The visible ones of the folder, in order."""
+        """Names of the visible files of the folder, in order."""
         return [] if self.archives_only else sorted(name for name in _walk(self.root) if not _is_hidden(name))
 
     @cached_property
     def images(self) -> list[str]:
-        """Those of them that may be images."""
+        """Names of the files of the folder that may be images."""
         return [name for name in self.walked if is_image(name)]
 
     def archived(self, patterns: tuple[str, ...]) -> dict[str, Member]:
+        """Return the members of the archives that match ``patterns``, by name; later archives take precedence."""
         if not self.root.is_dir():
             paths = [self.root]
         else:
@@ -236,12 +237,12 @@ class _Listing:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file's name says that it is a zip or tar that is read without extracting it."""
+    """Return whether the name of a file is that of a zip or tar that can be read without extracting it."""
     return path.suffix.lower() in ARCHIVE_SUFFIXES and path.is_file()
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's name ends as an image's, or mask's, does."""
+    """Return whether the name of a file has the ending of an image or mask."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -259,11 +260,11 @@ _FIELDS = {
 
 @lru_cache
 def _compile(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern; what each ``**/`` stands for becomes a group without a name."""
+    """Compile a pattern; each ``**/`` becomes an unnamed group."""
     parts = re.split(r"(\{split\}|\{stem\}|\*\*/|\*|\?)", pattern)
     seen, text = set[str](), ""
     for part in parts:
-        again = part in seen and part[:1] == "{"  # the same split, or stem, once more in the path
+        again = part in seen and part[:1] == "{"  # a repeated {split} or {stem}
         text += f"(?P={part[1:-1]})" if again else "((?:.+/)?)" if part == "**/" else _FIELDS.get(part, re.escape(part))
         seen.add(part)
     return re.compile(text, re.IGNORECASE)
@@ -307,16 +308,17 @@ def file_member(path: Path) -> Member:
 
 @lru_cache(maxsize=4)
 def archive_members(path: Path, stamp: int) -> tuple[Member, ...]:
-    """Return the files in a zip or tar, which was last modified at ``stamp`` (ns).
+    """Return the files in a zip or tar that was last modified at ``stamp`` (ns).
 
-    Raises :class:`UserError` where it is damaged or encrypted, a compressed tar, or has members that would do harm.
+    Raises :class:`UserError` if it is damaged, encrypted or a compressed tar, and for members with unsafe names or
+    types.
     """
     kind = path.suffix.lower()[1:]
     try:
         members = _zip_members(path) if kind == "zip" else _tar_members(path, stamp)
     except UserError:
         raise
-    except Exception as error:  # zipfile raises NotImplementedError, UnicodeDecodeError, struct.error … too
+    except Exception as error:  # zipfile also raises NotImplementedError, UnicodeDecodeError, struct.error …
         raise UserError(f"{path} is not a readable {kind} ({error}); download it again") from None
     for member in members:
         if ".." in PurePosixPath(member.name).parts or "\\" in member.name or member.name.startswith("/"):
@@ -329,7 +331,7 @@ def _zip_members(path: Path) -> list[Member]:
         entries = archive.infolist()
     for entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: made on a system without such kinds
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: made on a system without file types
             raise _odd_member(path, entry.filename, stat.S_ISLNK(kind))
         if entry.flag_bits & 1:
             raise UserError(f"{path} is encrypted ({entry.filename!r}); give it without a password")
@@ -357,5 +359,5 @@ def _odd_member(path: Path, name: str, link: bool) -> UserError:
 
 @lru_cache(maxsize=4)
 def _zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip once in each process: reading the directory of 20,000 members takes longer than an image."""
+    """Open a zip once per process: reading the directory of 20,000 members takes longer than an image."""
     return zipfile.ZipFile(path)

@@ -1,4 +1,4 @@
-"""PASCAL VOC's segmentation sets, and other sets in its layout, as annotation tools write them."""
+"""PASCAL VOC's segmentation sets, and other sets that annotation tools write in its layout."""
 
 import re
 from pathlib import PurePosixPath
@@ -19,13 +19,13 @@ YEARS = re.compile(r"20\d\d_\d{6}")
 
 
 class Voc:
-    """The source: images in ``JPEGImages``, of which lists in ``ImageSets/Segmentation`` name those with a mask."""
+    """The source: images in ``JPEGImages``; lists in ``ImageSets/Segmentation`` name those with a mask."""
 
     name = "PASCAL VOC"
     archives = ("VOCtrainval*.tar", "VOCtest*.tar", "VOC*.zip")
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there are both folders; raise :class:`UserError` where there are several sets of them."""
+        """Return whether both folders exist; raise :class:`UserError` if there are several such sets."""
         roots = {name.partition("JPEGImages/")[0] for name in tree.images if "JPEGImages/" in name}
         sets = [root for root in sorted(roots) if any(tree.has(f"{root}{folder}") for folder in MASKS)]
         if len(sets) > 1:
@@ -33,9 +33,9 @@ class Voc:
         return sets == [""]
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks of train, val and test as listed; all that have a mask where there are no lists.
+        """Return the listed images and masks of train, val and test; all images with a mask if there are no lists.
 
-        Without train.txt, trainval.txt is train's. Images of a test list may be without masks.
+        If train.txt is missing, trainval.txt is used for train. Images of a test list may lack masks.
         """
         images = {file.stem: file for file in tree.find("JPEGImages/{stem}.*")}
         masks = {file.stem: file for file in _masks(tree)}
@@ -57,12 +57,12 @@ class Voc:
 
 
 def _masks(tree: Tree) -> list[Found]:
-    """The masks: of the first folder that holds any."""
+    """Return the masks of the first folder that holds any."""
     return next((masks for folder in MASKS if (masks := tree.find(f"{folder}/{{stem}}.*"))), [])
 
 
 def _read_lists(tree: Tree) -> dict[str, list[str]]:
-    """Split → stems."""
+    """Return the stems of each split."""
     names = {PurePosixPath(name).stem: name for name in tree.files if re.fullmatch(rf"{LISTS}/\w+\.txt", name)}
     if "train" not in names and "trainval" in names and "val" not in names:
         names["train"] = names["trainval"]

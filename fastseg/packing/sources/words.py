@@ -1,4 +1,4 @@
-"""Words in the names of folders and files that say what lies there: images or masks, and of which split."""
+"""Words in the names of folders and files that tell images from masks, and their split."""
 
 import re
 from functools import cache, lru_cache
@@ -16,7 +16,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-"""What splits are called → train, val, test."""
+"""Split (train, val, test) of each word for one."""
 IMAGE_WORDS = _words(
     "image images img imgs jpegimages rgb frame frames photo photos picture pictures pic pics original originals "
     "input inputs"
@@ -26,21 +26,21 @@ MASK_WORDS = _words(
     "groundtruth segmentation segmentations segmented seg segs segmap segmaps segmask segmasks target targets"
 )
 LETTERS = {"x": "image", "y": "mask"}
-"""Words only where they are all of a folder's name."""
+"""Words that count only as the whole name of a folder."""
 FILLERS = _words(
     "dir dirs folder folders file files data dataset set raw full all png jpg jpeg tif ground semantic class classes "
     "color colors colored colour gray grey"
 )
-"""Words that say nothing where they stand beside one that does."""
+"""Words without meaning beside another word."""
 
 
 class Folder(NamedTuple):
-    """What the name of a folder says."""
+    """Meaning of the name of a folder."""
 
     role: Role | None
     split: str | None
     rest: str
-    """What remains of the name and tells samples apart; empty where all of it is said."""
+    """Remaining part of the name, which distinguishes samples; empty if the whole name has a meaning."""
 
 
 _BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|[\W_]+")
@@ -51,9 +51,9 @@ _GLUED = re.compile(rf"(?P<split>{_SPLITS})(?P<role>{_ROLES})|(?P<role2>{_ROLES}
 
 @cache
 def read_folder(name: str) -> Folder:
-    """Read the name of one folder: ``images``, ``valid``, ``train_masks``, ``trainannot``, ``SegmentationClass``.
+    """Parse the name of one folder: ``images``, ``valid``, ``train_masks``, ``trainannot``, ``SegmentationClass``.
 
-    A word for masks outweighs one for images (``image_masks``). Train and val together are train.
+    A word for masks takes precedence over one for images (``image_masks``). Train and val together are train.
     """
     if letter := LETTERS.get(name.lower()):
         return Folder("image" if letter == "image" else "mask", None, "")
@@ -70,30 +70,30 @@ def read_folder(name: str) -> Folder:
 
 
 def _unglue(word: str) -> tuple[str, ...]:
-    """Take ``trainannot`` apart."""
+    """Split a compound such as ``trainannot`` into its words."""
     if match := _GLUED.fullmatch(word):
         return tuple(filter(None, match.groups()))
     return (word,)
 
 
 class Path(NamedTuple):
-    """What the folders of a file say."""
+    """Meaning of the folders of a file."""
 
     role: Role | None
     split: str | None
     stem: str
-    """The path without what was said and without the file's ending."""
+    """Remaining path without words of split or kind, and without the ending of the file."""
 
 
-@lru_cache(maxsize=1 << 18)  # some layouts are asked for all names several times
+@lru_cache(maxsize=1 << 18)  # several layouts parse the same names
 def read_path(path: str) -> Path:
-    """Read the path of a file; of two words of one kind that of the inner folder counts."""
+    """Parse the path of a file; of two words of the same kind, the inner folder's counts."""
     *folders, file = path.split("/")
     role: Role | None = None
     split: str | None = None
     rest = []
     for name in folders:
-        letter = role is not None and name.lower() in LETTERS  # in a folder of masks, one called x says nothing
+        letter = role is not None and name.lower() in LETTERS  # x and y inside a folder of masks have no meaning
         folder = Folder(None, None, name) if letter else read_folder(name)
         role, split = folder.role or role, folder.split or split
         rest += [folder.rest] if folder.rest else []
@@ -101,7 +101,7 @@ def read_path(path: str) -> Path:
 
 
 def without_ending(name: str) -> str:
-    """Return a name of a file without its last ending: ``a.b`` of ``a.b.png``."""
+    """Return the name of a file without its last ending: ``a.b`` for ``a.b.png``."""
     return name.rpartition(".")[0] or name
 
 
@@ -113,7 +113,7 @@ _IMAGE_AFFIX = "images?|imgs?|rgb|sat|photo|pic|frame|leftimg8bit|original|input
 
 
 def _affixes(words: str, letters: str) -> re.Pattern[str]:
-    """Match a name with one of ``words`` at its end or beginning."""
+    """Compile a pattern for a name that begins or ends with one of ``words``."""
     return re.compile(
         rf"(?P<base>.+?)(?:(?i:[_\-. ]+(?:{words}))+{letters})|(?i:(?:{words})(?:[_\-. ]+|(?=\d)))(?P<base2>.+)"
     )
@@ -123,9 +123,9 @@ _AFFIXES = {"mask": _affixes(_MASK_AFFIX, "|_[LP]"), "image": _affixes(_IMAGE_AF
 
 
 def strip_affix(stem: str, role: Role) -> str | None:
-    """Return a stem without what marks a mask (``a_mask``, ``a_L``, ``mask-1``) or image (``img_1``); None without it.
+    """Return a stem without the affix of a mask (``a_mask``, ``a_L``, ``mask-1``) or an image (``img_1``).
 
-    Source of the marks: SegNet's, fast.ai's and DeepGlobe's files, Cityscapes, and the habits of labeling tools.
+    None if it has no affix. The affixes are those of SegNet, fast.ai, DeepGlobe, Cityscapes and common labeling tools.
     """
     folder, slash, file = stem.rpartition("/")
     match = _AFFIXES[role].fullmatch(file)

@@ -1,4 +1,4 @@
-"""YOLO's segmentation sets, as Ultralytics means them: a data.yaml, images, and a text file of outlines for each."""
+"""YOLO segmentation sets in Ultralytics' format: a data.yaml, images, and a text file of outlines for each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,47 +30,47 @@ from fastseg.packing.sources.tree import Found, Member, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS
 
 MAX_YAML = 1 << 20
-"""Bytes of a data.yaml; names of a thousand classes take 20 kB."""
+"""Maximum size of a data.yaml in bytes; a thousand class names take 20 kB."""
 MAX_OFF = 0.01
-"""Most that a coordinate may lie outside 0…1, as Ultralytics takes it."""
+"""Largest distance of a coordinate from 0…1 that is accepted, as in Ultralytics."""
 
 
 @dataclass(frozen=True)
 class YoloMask:
-    """The outlines of one text file, smaller ones over larger ones; all else is background, value 0."""
+    """The outlines of one text file, smaller ones over larger ones; all other pixels are background, value 0."""
 
     file: Member | None
-    """None: background only."""
+    """The text file; None for background only."""
     image: Member
     values: tuple[int, ...]
-    """Value of each of the set's classes."""
+    """Value of each class of the set."""
 
     def __str__(self) -> str:
         return str(self.file or f"{self.image} (without a text file)")
 
     @property
     def filename(self) -> str:
-        """The text file's name; empty without one."""
+        """Name of the text file; empty without one."""
         return self.file.filename if self.file else ""
 
     @property
     def size(self) -> int:
-        """The text file's bytes."""
+        """Size of the text file in bytes."""
         return self.file.size if self.file else 0
 
     @property
     def stamp(self) -> int:
-        """The text file's stamp."""
+        """Stamp of the text file."""
         return self.file.stamp if self.file else 0
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
-        """Draw them. Raises :class:`UserError`, which names file and line, for what cannot be drawn."""
+        """Draw the mask. Raises :class:`UserError` with file and line for invalid outlines."""
         height, width = upright_size(self.image)
         drawn = [(value, points * np.array((width, height), np.float32)) for value, points in self._outlines()]
         return DecodedMask(fill_outlines(drawn, height, width))
 
     def _outlines(self) -> list[tuple[int, NDArray[np.float32]]]:
-        """Value and points of each object, in shares of width and height."""
+        """Return value and points of each object, relative to width and height."""
         lines = self.file.read().decode("utf-8", "replace").splitlines() if self.file else []
         rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
         if boxes := [number for number, row in rows if len(row) == 5]:
@@ -95,7 +95,7 @@ class YoloMask:
                 f"{where} has {points.size} coordinates; an outline has at least 3 pairs: draw it again, or remove the "
                 "line"
             )
-        if not ((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)).all():  # NaN is neither
+        if not ((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)).all():  # also rejects NaN
             raise UserError(
                 f"{where} has coordinates that are not from 0 to 1, such as "
                 f"{row[1 + int(np.argmin((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)))]}; they are shares of width "
@@ -105,7 +105,10 @@ class YoloMask:
 
 
 def fill_outlines(drawn: Sequence[tuple[int, NDArray[np.float32]]], height: int, width: int) -> Image.Image:
-    """Fill outlines, in pixels, with values as Ultralytics does: at whole pixels, by OpenCV, smaller ones on top."""
+    """Fill outlines, given in pixels, with values as Ultralytics does, smaller ones on top.
+
+    Points are truncated to whole pixels; OpenCV fills the polygons.
+    """
     import cv2
 
     parts = []
@@ -132,7 +135,7 @@ class YoloSegmentation:
         return self._config(tree) is not None
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks. Raises :class:`UserError` where a split of the YAML is not there."""
+        """Return images and masks. Raises :class:`UserError` if a split of the YAML does not exist."""
         if find_spec("cv2") is None:
             raise UserError("YOLO's outlines are filled by OpenCV; install it: pip install opencv-python-headless")
         file, config = self._known(tree)
@@ -158,7 +161,7 @@ class YoloSegmentation:
         return Files(images, masks)
 
     def classes(self, tree: Tree) -> LabelTable:
-        """Return the background, value 0, and the names of the YAML, whose number n has the value n + 1."""
+        """Return the background, value 0, and the names of the YAML; class n has the value n + 1."""
         file, config = self._known(tree)
         return class_table(tree, class_names(number_classes(_names(config, file))), str(file))
 
@@ -178,15 +181,15 @@ class YoloSegmentation:
 
 @lru_cache(maxsize=8)
 def _load_yaml(file: Member) -> Any:
-    """What a YAML holds, every number and word as text ("no" can be a class).
+    """Return the content of a YAML with every scalar as text ("no" can be a class).
 
-    Raises :class:`UserError` for a damaged data.yaml; other damaged files are none of ours, and hold nothing.
+    Raises :class:`UserError` for a damaged data.yaml; other damaged files return None.
     """
     import yaml
 
     try:
         return yaml.load(file.read(), yaml.BaseLoader) if file.size <= MAX_YAML else None
-    except Exception as error:  # PyYAML raises TypeError, ValueError, RecursionError … besides its own
+    except Exception as error:  # PyYAML also raises TypeError, ValueError, RecursionError …
         if PurePosixPath(file.filename).stem != "data":
             return None
         raise UserError(f"{file} is not a readable YAML file ({one_line(str(error))}); mend it") from None
@@ -212,7 +215,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _list_images(tree: Tree, config: dict[str, Any], entry: Any, file: Member) -> list[tuple[str, str]]:
-    """Stem and name of each image in a folder, or in a text file of names."""
+    """Return stem and name of each image in a folder, or in a text file of names."""
     for place in _places(config.get("path"), entry):
         if place.endswith(".txt") and (listed := find_member(tree, place)):
             return [(stem_of(PurePosixPath(name).name), name) for name in _read_list(tree, listed, place, config)]
@@ -225,7 +228,7 @@ def _list_images(tree: Tree, config: dict[str, Any], entry: Any, file: Member) -
 
 
 def _places(path: Any, entry: Any) -> list[str]:
-    """Where a path of the YAML may lie in the tree; of one from another machine, its last parts."""
+    """Return the candidates for a path of the YAML in the tree; of an absolute path, its last parts."""
     if not isinstance(entry, str) or "\0" in entry:
         return []
     slashes = entry.strip().replace("\\", "/")
@@ -234,13 +237,13 @@ def _places(path: Any, entry: Any) -> list[str]:
         return ["/".join(parts[start:]) for start in range(len(parts)) if ".." not in parts]
     base = path.strip() if isinstance(path, str) and not is_absolute(path.strip()) else ""
     inside = normpath(slashes)
-    while inside.startswith("../"):  # Roboflow's ../train/images is meant so
+    while inside.startswith("../"):  # Roboflow writes ../train/images for train/images
         inside = inside[3:]
     return list(dict.fromkeys(place for place in (join(base, slashes), join("", slashes), join("", inside)) if place))
 
 
 def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -> list[str]:
-    """The images that a text file names: relative to itself (./), or to the data set."""
+    """Return the images that a text file lists, relative to itself (./) or to the data set."""
     names, missing = list[str](), list[str]()
     folder = str(PurePosixPath(place).parent).removeprefix(".")
     for line in listed.read().decode("utf-8", "replace").splitlines():
@@ -257,7 +260,7 @@ def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -
 
 
 def label_name(image: str) -> str:
-    """Return the text file of an image: the last ``images`` of its folders is ``labels``."""
+    """Return the text file of an image: the last folder ``images`` of its path is replaced by ``labels``."""
     head, images, tail = f"/{image}".rpartition("/images/")
     return (
         f"{head}/labels/{tail}".strip("/").rpartition(".")[0] + ".txt" if images else f"{image.rpartition('.')[0]}.txt"
