@@ -34,7 +34,7 @@ def fill_color(mean: tuple[float, float, float]) -> Color:
     return round(mean[0]), round(mean[1]), round(mean[2])
 
 
-def random_numbers(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the generator from which the sample at ``index`` of the split is drawn in one epoch."""
     return np.random.default_rng((seed, epoch, index))
 
@@ -149,12 +149,12 @@ def sample_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float
     return *factors, change(config.hue)
 
 
-def dali_color(image: Any, mask: Any, fill: Color, **numbers: Any) -> tuple[Any, Any]:
+def dali_color(image: Any, mask: Any, fill: Color, **parameters: Any) -> tuple[Any, Any]:
     """Color windows in a DALI graph."""
     from nvidia.dali import fn
 
     del fill  # there is no padding yet
-    return fn.color_twist(image, **numbers), mask
+    return fn.color_twist(image, **parameters), mask
 
 
 # The table
@@ -165,36 +165,36 @@ class Augmentation(NamedTuple):
 
     is_on: Callable[[AugmentConfig], bool]
     """Tells whether these settings change anything; if not, neither operator runs."""
-    numbers: tuple[str, ...]
+    parameters: tuple[str, ...]
     """Names of what is drawn for a sample, keywords of both operators."""
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
-    """Draws those numbers for one sample, also where ``is_on`` is False."""
+    """Draws those parameters for one sample, also where ``is_on`` is False."""
     dali: Callable[..., tuple[Any, Any]]
-    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **numbers)``, where numbers are nodes too."""
+    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, where parameters are nodes too."""
     cpu: "Callable[..., tuple[Tensor, Tensor]] | None" = None
-    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **numbers)`` with uint8 h×w×3, h×w×1 and floats; on
+    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **parameters)`` with uint8 h×w×3, h×w×1 and floats; on
     a GPU ``dali`` then does, after the padding. None: ``dali`` changes the decoded window, on a CPU as well."""
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "color": Augmentation(
         is_on=lambda config: any((config.brightness, config.contrast, config.saturation, config.hue)),
-        numbers=("brightness", "contrast", "saturation", "hue"),
+        parameters=("brightness", "contrast", "saturation", "hue"),
         sample=sample_color,
         dali=dali_color,
     ),
 }
 """Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay."""
 
-NUMBERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.numbers)
+PARAMETERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
 """Names of all that is drawn for a sample beside its window."""
 
 
 def sample_augmentations(
     seed: int, epoch: int, index: int, frame: tuple[int, int], config: AugmentConfig
 ) -> tuple[Window, tuple[float, ...]]:
-    """Draw the window and the :data:`NUMBERS` of the sample at ``index``, whose frame has (height, width) pixels."""
-    rng = random_numbers(seed, epoch, index)
+    """Draw the window and the :data:`PARAMETERS` of the sample at ``index``, whose frame has (height, width) pixels."""
+    rng = sample_rng(seed, epoch, index)
     window = sample_crop(rng, frame, config)
     return window, tuple(
         number for augmentation in AUGMENTATIONS.values() for number in augmentation.sample(rng, config)

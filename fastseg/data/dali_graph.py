@@ -55,8 +55,8 @@ class Crops(NamedTuple):
     """Rows and columns that the window is resized to, N×2."""
     pad_start: NDArray[np.int32]
     """Row and column of the resized window where the finished crop begins, N×2: negative if it is padded."""
-    numbers: dict[str, NDArray[np.float32]]
-    """N of each of :data:`fastseg.data.augment.NUMBERS`, by their names."""
+    parameters: dict[str, NDArray[np.float32]]
+    """N of each of :data:`fastseg.data.augment.PARAMETERS`, by their names."""
     records: Sequence[int]
     """Indexes of the records in the split; not for the graph."""
 
@@ -79,7 +79,7 @@ RESIZING = ("region_start", "region_end", "size", "pad_start")
 @pipeline_def
 def train_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, device: str, codec: str) -> Any:
     """Make crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    drawn = (*_numbers(augment, finished=False), *_numbers(augment, finished=True))
+    drawn = (*_parameters(augment, finished=False), *_parameters(augment, finished=True))
     crops = take(source, (*DECODING, *RESIZING, *drawn), device, codec)
     image, mask = _decode_windows(crops, augment, fill, device, codec)
     if device == "gpu":  # the GPU decodes neither masks nor PNGs
@@ -94,7 +94,7 @@ def windows_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Col
 
     Returns windows of images and masks: uint8, of various sizes.
     """
-    crops = take(source, (*DECODING, *_numbers(augment, finished=False)), "cpu", codec)
+    crops = take(source, (*DECODING, *_parameters(augment, finished=False)), "cpu", codec)
     return _decode_windows(crops, augment, fill, "cpu", codec)
 
 
@@ -108,13 +108,13 @@ def _change(
 ) -> tuple[Any, Any]:
     """Apply the augmentations of ``finished`` crops, or of decoded windows."""
     for augmentation in switched_on(augment, finished):
-        numbers = {name: getattr(crops, name) for name in augmentation.numbers}
-        image, mask = augmentation.dali(image, mask, fill, **numbers)
+        parameters = {name: getattr(crops, name) for name in augmentation.parameters}
+        image, mask = augmentation.dali(image, mask, fill, **parameters)
     return image, mask
 
 
-def _numbers(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
-    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.numbers)
+def _parameters(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
+    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.parameters)
 
 
 @pipeline_def
@@ -130,28 +130,28 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
 def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
     """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    A name of :data:`fastseg.data.augment.NUMBERS` will do as well. The caller of the graph keeps the batch until its
+    A name of :data:`fastseg.data.augment.PARAMETERS` will do as well. The caller of the graph keeps the batch until its
     output is there: DALI reads CPU arrays in place.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
         return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
-    # One batch for two nodes, which may ask in any order: frames lie on the device, numbers on the CPU. On a GPU DALI
+    # One batch for two nodes, which may ask in any order: frames lie on the device, parameters on the CPU. On a GPU DALI
     # copies the frames, 67 MB for 8 of 2048×1024, 0.04 ms at 3.35 TB/s: only a copy is ordered behind torch's stream,
     # on which a frame may still be on its way into memory.
     first, second = tee(iter(source, None))
-    frames, numbers = fields[:2], fields[2:]
+    frames, parameters = fields[:2], fields[2:]
     nodes = [
         *fn.external_source(
             (_select(crops, frames) for crops in first), 2, device=device, layout="HWC", no_copy=device == "cpu"
         ),
-        *fn.external_source((_select(crops, numbers) for crops in second), len(numbers), no_copy=True),
+        *fn.external_source((_select(crops, parameters) for crops in second), len(parameters), no_copy=True),
     ]
     return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
 
 
 def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(crops.numbers[name] if name in crops.numbers else getattr(crops, name) for name in fields)
+    return tuple(crops.parameters[name] if name in crops.parameters else getattr(crops, name) for name in fields)
 
 
 def decode_image(crops: Any, device: str, codec: str) -> Any:
@@ -231,8 +231,8 @@ class CpuResizer:
         )
         size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
         flip = (crops.region_start[:, 1] > 0).tolist()
-        numbers = [{name: float(values[i]) for name, values in crops.numbers.items()} for i in range(len(images))]
-        list(self._pool.map(self._finish, images, masks, size, pad, flip, numbers, zip(out, labels, strict=True)))
+        parameters = [{name: float(values[i]) for name, values in crops.parameters.items()} for i in range(len(images))]
+        list(self._pool.map(self._finish, images, masks, size, pad, flip, parameters, zip(out, labels, strict=True)))
         return out, labels
 
     def _finish(
@@ -242,11 +242,11 @@ class CpuResizer:
         size: list[int],
         pad: list[int],
         flip: bool,
-        numbers: dict[str, float],
+        parameters: dict[str, float],
         out: tuple[Tensor, Tensor],
     ) -> None:
         cpu_crop(image, mask, size, pad, flip, self._fill, out)
         for augmentation in self._augmentations:
             assert augmentation.cpu  # it changes finished crops
-            own = {name: numbers[name] for name in augmentation.numbers}
+            own = {name: parameters[name] for name in augmentation.parameters}
             out[0][:], out[1][:] = augmentation.cpu(*out, self._fill, **own)

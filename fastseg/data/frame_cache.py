@@ -54,8 +54,8 @@ def cached_crop_batches(
 
     def crop(epoch: int, index: int) -> Crop:
         image, mask = cache.frame(index)
-        window, numbers = sample_augmentations(seed, epoch, index, (image.shape[0], image.shape[1]), augment)
-        return Crop(image, (0, 0), mask, window, numbers, index)
+        window, parameters = sample_augmentations(seed, epoch, index, (image.shape[0], image.shape[1]), augment)
+        return Crop(image, (0, 0), mask, window, parameters, index)
 
     return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
 

@@ -10,11 +10,11 @@ from torchvision.models import get_model_weights
 
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES, Architecture
-from fastseg.model.deeplab import DeepLab
+from fastseg.model.network import SegmentationNetwork
 from fastseg.model.weights import check_weights, parse_normalization, read_tensors
 
 
-def load_weights(model: DeepLab, weights: str) -> None:
+def load_weights(model: SegmentationNetwork, weights: str) -> None:
     """Load ``imagenet``, ``coco``, ``none`` or a file into ``model``; see :class:`fastseg.config.ModelConfig`.
 
     A file holds torchvision's state dict of the network, or of its backbone alone, or a fastseg checkpoint. Last layers
@@ -26,7 +26,7 @@ def load_weights(model: DeepLab, weights: str) -> None:
     architecture = ARCHITECTURES[model.arch]
     offered = architecture.pretrained or {}
     if weights in offered:
-        state = pretrained(offered[weights], _OFFLINE)
+        state = download_weights(offered[weights], _HINT)
     elif weights in ("imagenet", "coco"):
         raise UserError(
             f"--model.weights is {weights}, and there are no such weights for {model.arch}; "
@@ -37,10 +37,10 @@ def load_weights(model: DeepLab, weights: str) -> None:
     _load_fitting(model.net, architecture, _network_names(architecture, state), weights)
 
 
-_OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
+_HINT = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
 
 
-def pretrained(name: str, offline: str) -> dict[str, Tensor]:
+def download_weights(name: str, hint: str) -> dict[str, Tensor]:
     """Return torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
 
     Raises :class:`UserError` if they are not available; ``offline`` is the cure that it names if a download fails.
@@ -51,14 +51,14 @@ def pretrained(name: str, offline: str) -> dict[str, Tensor]:
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
-        raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {offline}") from None
+        raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {hint}") from None
     except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no weights in the cache
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the download of {entry.url} is damaged ({reason}); remove {cache} and try again") from None
 
 
-def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
+def _from_file(model: SegmentationNetwork, path: Path) -> dict[str, Tensor]:
     """Read the weights in a file; ``model`` takes over a checkpoint's normalization."""
     try:
         document = read_tensors(path, "file of weights")

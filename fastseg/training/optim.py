@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastseg.config import OptimConfig
-from fastseg.model.deeplab import DeepLab
+from fastseg.model.network import SegmentationNetwork
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
@@ -63,7 +63,7 @@ class Average:
     TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, model: DeepLab, decay: float) -> None:
+    def __init__(self, model: SegmentationNetwork, decay: float) -> None:
         self.model = deepcopy(model).eval().requires_grad_(False)
         """The average, ready to be evaluated."""
         self._decay = decay

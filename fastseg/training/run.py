@@ -21,8 +21,8 @@ from fastseg.errors import USER_ERROR, UserError
 from fastseg.files import check_free, lock_run_folder
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
-from fastseg.model.deeplab import DeepLab, normalization
 from fastseg.model.loss import class_weights
+from fastseg.model.network import SegmentationNetwork, normalization
 from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
@@ -59,11 +59,11 @@ def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
     return class_weights(pixels, config.optim.class_weights)
 
 
-def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
+def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> SegmentationNetwork:
     """Build the network on the rank's device with the initial ``weights``."""
     settings = config.model
     mean, std = normalization(settings.weights, manifest.mean, manifest.std)
-    model = DeepLab(
+    model = SegmentationNetwork(
         settings.arch,
         len(manifest.classes),
         mean,

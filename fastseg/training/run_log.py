@@ -18,7 +18,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.errors import disk_full
-from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.evaluator import EvaluationStats
 from fastseg.evaluation.metrics import Sample
 from fastseg.evaluation.scores import Score, percent
 from fastseg.files import naming, write_atomic
@@ -188,7 +188,7 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
 
 def record_evaluation(
     log: RunLog,
-    result: Evaluation,
+    result: EvaluationStats,
     matrix: NDArray[np.int64],
     worst: Sequence[Sample],
     scores: Score,

@@ -15,7 +15,7 @@ from fastseg.errors import UserError, shown
 from fastseg.labels import class_difference
 from fastseg.model import checkpoint
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import DeepLab
+from fastseg.model.network import SegmentationNetwork
 from fastseg.model.weights import fitting, not_finite
 from fastseg.shards.manifest import Manifest
 from fastseg.storage import is_remote
@@ -27,7 +27,7 @@ from fastseg.training.step import TrainStep
 class RunState:
     """The parts of a run whose values a checkpoint holds."""
 
-    model: DeepLab
+    model: SegmentationNetwork
     train_step: TrainStep
     average: Average | None
     step: int = 0

@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from fastseg.config import Config, OptimConfig
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks, sum_over_ranks
-from fastseg.model.deeplab import DeepLab
 from fastseg.model.loss import segmentation_loss
+from fastseg.model.network import SegmentationNetwork
 from fastseg.training.compiled import CompiledNetwork, find_problem, wants_compiling
 from fastseg.training.optim import build_optimizer, set_lr
 from fastseg.training.profiler import span
@@ -25,7 +25,7 @@ from fastseg.training.profiler import span
 class LossNetwork(nn.Module):
     """Join network and loss in one module, so that they are compiled and wrapped by DDP together."""
 
-    def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
+    def __init__(self, model: SegmentationNetwork, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         loss = partial(segmentation_loss, config=config, weights=pixel_weights)
@@ -53,7 +53,9 @@ class StepMetrics(NamedTuple):
 class TrainStep:
     """Do one step; hold the optimizer, DDP, the compiled network and the loss scaler."""
 
-    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
+    def __init__(
+        self, model: SegmentationNetwork, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None
+    ) -> None:
         """Train ``model``, already on ``ranks.device``, in place; ``pixel_weights``: one per class, C."""
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)

@@ -14,7 +14,7 @@ from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.device import AsyncMetrics, autocast
 from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks
 from fastseg.errors import USER_ERROR, UserError
-from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
 from fastseg.evaluation.scores import score
 from fastseg.model import checkpoint
@@ -206,7 +206,7 @@ class Trainer:
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
         confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
-        evaluated = Evaluated(partial(predict, model), [confusion, worst_frames])
+        evaluated = EvaluatedModel(partial(predict, model), [confusion, worst_frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
         if result is None:

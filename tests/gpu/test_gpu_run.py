@@ -15,7 +15,7 @@ from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, no_waiting
 from changes import with_changes
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, open_files
-from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.model.inference import predict
 from fastseg.shards.manifest import read_manifest
@@ -171,7 +171,7 @@ def test_scores_are_the_cpus(tiny: Config, kind: str, tmp_path: Path) -> None:
         files, split = open_files(config.shards, manifest, "val"), manifest.split("val")
         loader = EvalLoader(files, split, batch=2, device=device, threads=1)
         matrix = ConfusionMatrix(len(manifest.classes), device)
-        result = evaluate([Evaluated(partial(predict, model), [matrix])], loader, len(manifest.classes))
+        result = evaluate([EvaluatedModel(partial(predict, model), [matrix])], loader, len(manifest.classes))
         assert result
         assert result.images == 3
         matrices.append(torch.from_numpy(matrix.compute()))

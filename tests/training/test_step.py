@@ -14,7 +14,7 @@ from torch import nn
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
 from fastseg.training.step import LossNetwork, StepMetrics, TrainStep, search_algorithms, use_sync_bn
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -28,9 +28,9 @@ RATE = 2.0
 """High enough to see the loss fall in three steps."""
 
 
-def network(channels_last: bool = False) -> DeepLab:
+def network(channels_last: bool = False) -> SegmentationNetwork:
     torch.manual_seed(0)
-    return DeepLab("deeplabv3_mobilenet_v3_large", 5, IMAGENET_MEAN, IMAGENET_STD, True, channels_last)
+    return SegmentationNetwork("deeplabv3_mobilenet_v3_large", 5, IMAGENET_MEAN, IMAGENET_STD, True, channels_last)
 
 
 def batch(size: int = 4, void_rows: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +178,7 @@ def test_clipping_bounds_the_step() -> None:
 
 @pytest.mark.parametrize("change", [{"channels_last": True}, {"precision": "bf16"}])
 def test_memory_order_and_precision_change_the_loss_little(change: dict) -> None:
-    def first_loss(model_config: ModelConfig, model: DeepLab) -> float:
+    def first_loss(model_config: ModelConfig, model: SegmentationNetwork) -> float:
         return frozen(TrainStep(model, dataclasses.replace(CONFIG, model=model_config), ALONE))(*batch(), 0.0)[0].item()
 
     plain = first_loss(CONFIG.model, network())
