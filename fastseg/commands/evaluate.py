@@ -243,7 +243,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
         batch=options.batch,
         device=ranks.device,
         threads=cpu_threads(ranks.local_world),
-        decoder=choice.decoder,
+        decoder=choice.processor,
         most=options.max_images,
     )
 

@@ -69,19 +69,19 @@ def sample_crop(rng: np.random.Generator, frame: tuple[int, int], config: Augmen
     low, high = config.scale
     ratio = low + (high - low) * rng.random()
     (top, bottom, height, pad_top), (left, right, width, pad_left) = (
-        _sample_side(rng, length, crop, ratio) for length, crop in zip(frame, config.crop, strict=True)
+        _sample_axis(rng, length, crop, ratio) for length, crop in zip(frame, config.crop, strict=True)
     )
     return Window(top, bottom, left, right, height, width, pad_top, pad_left, bool(rng.random() < config.flip))
 
 
-def _sample_side(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
+def _sample_axis(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
     """Draw start and stop in the frame, pixels in the crop and padding before them, of one dimension."""
-    seen = max(round(crop / ratio), 1)
-    if seen <= length:
-        start = int(rng.integers(length - seen + 1))
-        return start, start + seen, crop, 0
-    shown = min(max(round(length * ratio), 1), crop)
-    return 0, length, shown, int(rng.integers(crop - shown + 1))
+    window = max(round(crop / ratio), 1)
+    if window <= length:
+        start = int(rng.integers(length - window + 1))
+        return start, start + window, crop, 0
+    resized = min(max(round(length * ratio), 1), crop)
+    return 0, length, resized, int(rng.integers(crop - resized + 1))
 
 
 def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Color) -> tuple[Any, Any]:
@@ -91,13 +91,13 @@ def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Co
     """
     from nvidia.dali import fn, types
 
-    def shown(window: Any, interpolation: Any, color: tuple[int, ...]) -> Any:
+    def transform(window: Any, interpolation: Any, color: tuple[int, ...]) -> Any:
         region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
         resized = fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
         padding: Any = {"out_of_bounds_policy": "pad", "fill_values": list(color)}
         return fn.slice(resized, start=crops.pad_start, shape=list(crop), axes=[0, 1], **padding)
 
-    return shown(image, types.INTERP_LINEAR, fill), shown(mask, types.INTERP_NN, (IGNORE,))
+    return transform(image, types.INTERP_LINEAR, fill), transform(mask, types.INTERP_NN, (IGNORE,))
 
 
 def cpu_crop(
@@ -108,13 +108,13 @@ def cpu_crop(
     ``image`` and ``mask``: uint8 H×W×3 and H×W×1, of DALI; ``size``: rows and columns that they are resized to;
     ``pad``: rows of padding above and columns on the left.
     """
-    shown, labels = _resize_image(image, size), _resize_mask(mask, size)
+    resized, labels = _resize_image(image, size), _resize_mask(mask, size)
     if flip:
-        shown, labels = shown.flip(1), labels.flip(1)
+        resized, labels = resized.flip(1), labels.flip(1)
     if size != list(out[1].shape[:2]):
         out[0][:], out[1][:] = out[0].new_tensor(fill), IGNORE
     region = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
-    out[0][region], out[1][region] = shown, labels
+    out[0][region], out[1][region] = resized, labels
 
 
 def _resize_image(image: Any, size: list[int]) -> "Tensor":
@@ -170,10 +170,11 @@ class Augmentation(NamedTuple):
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
     """Draws those parameters for one sample, also where ``is_on`` is False."""
     dali: Callable[..., tuple[Any, Any]]
-    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, where parameters are nodes too."""
+    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, all of them nodes."""
     cpu: "Callable[..., tuple[Tensor, Tensor]] | None" = None
-    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **parameters)`` with uint8 h×w×3, h×w×1 and floats; on
-    a GPU ``dali`` then does, after the padding. None: ``dali`` changes the decoded window, on a CPU as well."""
+    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **parameters)`` with uint8 h×w×3, h×w×1 and floats;
+    on a GPU ``dali`` then does, after the padding. It is for what moves pixels, such as a rotation. None: ``dali``
+    changes the decoded window, on a CPU as well."""
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -184,7 +185,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         dali=dali_color,
     ),
 }
-"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay."""
+"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay. None
+changes finished crops so far."""
 
 PARAMETERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
 """Names of all that is drawn for a sample beside its window."""

@@ -72,11 +72,16 @@ class FrameCache:
         self._number, self._arena, self._used = number, arena, 0
         self._arriving = decoded_frames(reader, first_times(indexes, number), **options)
 
+    @property
+    def full(self) -> bool:
+        """Return whether all frames have been decoded."""
+        return len(self._kept) == self._number
+
     def frame(self, index: int) -> Frame:
         """Return the frame at ``index``; wait for its decoder on first use."""
         if index not in self._kept:
             self._kept[index] = Frame(*map(self._keep, next(self._arriving)))
-            if len(self._kept) == self._number:
+            if self.full:
                 self._arriving.close()  # frees its pipeline and its threads
         return self._kept[index]
 

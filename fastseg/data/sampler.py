@@ -174,12 +174,13 @@ def _with_neighbors(window: Window, tiles: Tiles) -> tuple[int, int, int, int]:
 
 
 def collate(crops: list[Crop]) -> Crops:
-    """Batch crops for the graph: all parameters are computed here, none by the graph."""
+    """Batch crops for the graph: all numbers are computed here, none by the graph."""
     windows = [crop.window for crop in crops]
     start = np.array([(w.top, w.left) for w in windows], np.int32)
     shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
     sides = shape.astype(np.float32)
-    mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
+    flip = np.array([window.flip for window in windows])
+    mirrored = np.stack([np.zeros_like(flip), flip], 1) * sides
     parameters = np.array([crop.parameters for crop in crops], np.float32).T.copy()
     return Crops(
         image=[crop.image for crop in crops],
@@ -191,6 +192,7 @@ def collate(crops: list[Crop]) -> Crops:
         region_end=sides - mirrored,
         size=np.array([(w.height, w.width) for w in windows], np.float32),
         pad_start=-np.array([(w.pad_top, w.pad_left) for w in windows], np.int32),
+        flip=flip,
         parameters=dict(zip(PARAMETERS, parameters, strict=True)),
         records=[crop.record for crop in crops],
     )
