@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from every_metric import EVERY_METRIC
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.device import AsyncMetrics
 from fastseg.evaluation import evaluator
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import METRICS, ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
+from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
 from fastseg.shards.manifest import read_manifest
 
 
@@ -115,12 +116,12 @@ def equal(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other, equal_nan=True))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", EVERY_METRIC)
 def test_numbers_that_come_late_change_nothing(name: str, loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at a batch when the next one is queued: the same results, to the bit."""
 
     def results() -> list[Any]:
-        metrics = [METRICS[name](19, loader.device) for _ in range(2)]
+        metrics = [EVERY_METRIC[name](19, loader.device) for _ in range(2)]
         evaluate(
             [EvaluatedModel(brightness, metrics[:1]), EvaluatedModel(lambda i: 18 - brightness(i), metrics[1:])],
             loader,

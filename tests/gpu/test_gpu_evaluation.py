@@ -11,9 +11,10 @@ import torch
 from gpu_sets import eval_loader, pack_kind
 from one_gpu import CPU, DEVICE, forbid_waiting, keep_busy, needs_gpu
 
+from every_metric import EVERY_METRIC
 from fastseg.data.loader import EvalLoader
 from fastseg.evaluation.evaluator import EvaluatedModel, Infer, evaluate
-from fastseg.evaluation.metrics import METRICS, ConfusionMatrix, Sample, class_metrics, count_pixels
+from fastseg.evaluation.metrics import ConfusionMatrix, Sample, class_metrics, count_pixels
 from fastseg.model.inference import predict
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 
@@ -60,7 +61,7 @@ def test_an_evaluation_is_the_cpus_to_the_bit(frames: Path, batch: int) -> None:
         results(late, eval_loader(frames, DEVICE, batch)),
         results(brightness, eval_loader(frames, CPU, batch)),
     )
-    for name in METRICS:
+    for name in EVERY_METRIC:
         assert equal(ours[name], expected[name]), name
     assert ours["confusion_matrix"].sum() > 0
     assert len(ours["worst_frames"]) == 3
@@ -68,7 +69,7 @@ def test_an_evaluation_is_the_cpus_to_the_bit(frames: Path, batch: int) -> None:
 
 def results(infer: Infer, loader: EvalLoader) -> dict[str, Any]:
     """What every metric computes."""
-    metrics = {name: make(CLASSES, loader.device) for name, make in METRICS.items()}
+    metrics = {name: make(CLASSES, loader.device) for name, make in EVERY_METRIC.items()}
     evaluation = evaluate([EvaluatedModel(infer, list(metrics.values()))], loader, CLASSES)
     assert evaluation
     assert evaluation.images == 3
