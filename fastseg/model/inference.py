@@ -11,7 +11,7 @@ from fastseg.errors import UserError, shown
 from fastseg.model.network import Logits, resize, upsample
 
 Network = Callable[[Tensor], Logits]
-"""uint8 N×H×W×3 → logits at the output stride; a :class:`fastseg.model.network.SegmentationNetwork` in evaluation mode."""
+"""uint8 N×H×W×3 → logits at the output stride; a :class:`.SegmentationNetwork` in evaluation mode."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ _HINT = "fetch it on a machine that can and pass --model.weights FILE, or start 
 def download_weights(name: str, hint: str) -> dict[str, Tensor]:
     """Return torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
 
-    Raises :class:`UserError` if they are not available; ``offline`` is the cure that it names if a download fails.
+    Raises :class:`UserError` if they are not available; ``hint`` is the cure that it names if a download fails.
     """
     # The first version: torchvision's own DeepLabv3 and the published results start from it.
     # DEFAULT's are trained differently, and others had to change the optimizer for them (https://github.com/open-mmlab/mmdetection/pull/7489).

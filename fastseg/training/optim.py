@@ -21,7 +21,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+        for parameter in parameters:
+            # The values that its first step would begin with: what is left of the memory is measured before that.
+            adamw.state[parameter]["step"] = torch.zeros((), device=parameter.device)
+            adamw.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+            adamw.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+        return adamw
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     for parameter in parameters if config.momentum else ():
         # If a skipped first step (found_inf) made the momentum, it would stay uninitialized.

@@ -54,6 +54,29 @@ def test_fused_sgd_equals_plain_sgd(model: SegmentationNetwork) -> None:
     torch.testing.assert_close(parameter, plain)
 
 
+@pytest.mark.parametrize(("name", "values"), [("sgd", 1), ("adamw", 2)])
+def test_all_that_it_holds_is_there_before_the_first_step(model: SegmentationNetwork, name: str, values: int) -> None:
+    """What is free for frames is measured before that; and the values are those with which torch begins."""
+    optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.0))
+    assert optimizer.state.keys() == set(model.parameters())
+    for parameter, state in optimizer.state.items():
+        assert sum(value.shape == parameter.shape for value in state.values()) == values
+        assert not any(value.any() for value in state.values())
+
+
+def test_fused_adamw_equals_plain_adamw(model: SegmentationNetwork) -> None:
+    parameter = model.net.classifier[1].weight
+    plain = torch.nn.Parameter(parameter.detach().clone())
+    reference = torch.optim.AdamW([plain], lr=0.01, weight_decay=1e-3, fused=False, foreach=False)
+    optimizer = build_optimizer(model, OptimConfig(name="adamw", weight_decay=1e-3, momentum=0.9, lr=0.01))
+    for seed in range(3):
+        plain.grad = torch.randn(plain.shape, generator=torch.Generator().manual_seed(seed))
+        parameter.grad = torch.empty_like(parameter).copy_(plain.grad)
+        reference.step()
+        optimizer.step()
+    torch.testing.assert_close(parameter, plain)
+
+
 def test_a_skipped_first_step_leaves_no_trace(model: SegmentationNetwork) -> None:
     """torch's fused SGD would take memory that nobody wrote for its first momentum."""
     optimizer = build_optimizer(model, OptimConfig(weight_decay=0.0, lr=0.1))

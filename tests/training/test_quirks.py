@@ -126,7 +126,7 @@ def test_a_run_goes_on_with_stretched_frames(quirky: Config, trained: RunState, 
     manifest = read_manifest(quirky.shards)
     state = build_state(quirky, manifest, ALONE, resumed=True)
     _, said = resume(quirky, manifest, ALONE, state, find_checkpoint(quirky, manifest))
-    assert said == ["resuming after step 2"]
+    assert said == [f"resuming from {quirky.folder}/checkpoints/last.pt after step 2"]
     for one, other in zip(state.model.parameters(), trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert continues_exactly(checkpoint.load(path), quirky, ALONE)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
 from fastseg.training.step import LossNetwork, StepMetrics, TrainStep, search_algorithms, use_sync_bn
+from fastseg.training.trainer import mean_metrics
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CONFIG = Config(
@@ -146,6 +148,13 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
     assert not np.isfinite(found.gradient_norm)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
+
+
+def test_the_mean_norm_is_of_steps_that_were_not_skipped() -> None:
+    """With fp16 one that overflows would make the line's gradient_norm null."""
+    steps = [StepMetrics(1.0, 1.0, 0.0, 2.0, 0.0), StepMetrics(3.0, 3.0, 0.0, math.inf, 0.0)]
+    assert mean_metrics(steps) == StepMetrics(2.0, 2.0, 0.0, 2.0, 0.0)
+    assert math.isnan(mean_metrics(steps[1:]).gradient_norm)
 
 
 def test_network_and_loss_compile_to_one_graph() -> None:
