@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.absent_gpu import naming_what_moved
 from fastseg.config import Config
 from fastseg.device import autocast, precision_of
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.step import LossNetwork
 
 GATHERED = "nll_loss2d_forward"
@@ -80,7 +80,9 @@ def lower_step(config: Config, classes: int) -> Lowered:
 
     device, mode = torch.device("cuda", 0), FakeTensorMode(allow_non_fake_inputs=True)
     model, data, optim = config.model, config.data, config.optim
-    deeplab = DeepLab(model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last)
+    deeplab = SegmentationNetwork(
+        model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last
+    )
     weights = torch.ones(classes) if optim.class_weights else None
     with mode:
         image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8, device=device)

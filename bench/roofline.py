@@ -24,7 +24,7 @@ from bench.docs.targets import TARGETS
 from bench.lowering import GATHERED, Kernel, Lowered, compile_cubins, lower_step
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.recipes import RECIPES
 from fastseg.training.flops import datasheet_peak, step_flops
 
@@ -99,7 +99,7 @@ def seconds(kernel: Kernel, gpu: Gpu) -> float:
 
 def updates(config: Config, classes: int) -> list[Kernel]:
     """Return the kernels after the backward pass, uncompiled and float32: gradient norm, fused SGD, average."""
-    model = DeepLab(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
+    model = SegmentationNetwork(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
     weights = 4 * sum(p.numel() for p in model.parameters())
     state = weights + 4 * sum(b.numel() for b in model.net.buffers() if b.is_floating_point())
     rows = [("gradient norm", weights, 0), ("optimizer", 3 * weights, 2 * weights)]

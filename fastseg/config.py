@@ -196,7 +196,7 @@ class Config:
     it local); mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
     resume: str = "auto"
     """Checkpoint to resume from: auto, never or a file. auto: the run's last one, if there is one; never: start anew
-    and move earlier results aside."""
+    and move earlier results aside; a file: that one, until the run has a last one of its own."""
     timeout: float = 600.0
     """Seconds without progress of a rank after which the others end the run, with a message that names it."""
     seed: int = 0

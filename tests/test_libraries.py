@@ -69,10 +69,10 @@ def test_the_interface_raises_it(tmp_path: Path) -> None:
 def test_torch_and_torchvision_of_different_builds(tmp_path: Path) -> None:
     code = "from fastseg.errors import run_command; run_command(lambda: __import__('{}'))"
     folder = stub(tmp_path, "torchvision", NMS)
-    done = run(folder, "-c", code.format("fastseg.model.deeplab"))
+    done = run(folder, "-c", code.format("fastseg.model.network"))
     commands.refused(done, "do not belong together (operator torchvision::nms does not exist)", "'torch!=", "'torchvis")
     (folder / "torchvision" / "__init__.py").write_text("raise RuntimeError('boom')")
-    commands.refused(run(folder, "-c", code.format("fastseg.model.deeplab")), "torchvision is installed but cannot")
+    commands.refused(run(folder, "-c", code.format("fastseg.model.network")), "torchvision is installed but cannot")
 
 
 def test_what_is_ours_keeps_its_traceback() -> None:

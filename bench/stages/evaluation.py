@@ -18,7 +18,7 @@ from fastseg.config import Config
 from fastseg.data.loader import Batch, EvalLoader, open_files
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks
-from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
 from fastseg.model.inference import predict
 from fastseg.parallel import cpu_threads
@@ -97,7 +97,7 @@ class Evaluation(Benchmark):
         """Evaluate a stretch; return its number of frames."""
         with autocast(self.precision, self.device):
             metrics = [ConfusionMatrix(self.classes, self.device), WorstFrames()]
-            evaluated = Evaluated(partial(predict, self.model), metrics)
+            evaluated = EvaluatedModel(partial(predict, self.model), metrics)
             result = evaluate([evaluated], cast(EvalLoader, self.frames), self.classes)
             matrix, _ = (metric.compute() for metric in metrics)
         assert result is not None

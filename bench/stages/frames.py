@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import Window, random_numbers, sample_crop
+from fastseg.data.augment import Window, sample_crop, sample_rng
 from fastseg.errors import UserError
 
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
@@ -72,7 +72,7 @@ class Work:
 
     def draw_for(self, epoch: int, sample: int) -> Draw:
         """Return the draw of one sample of one epoch, for loaders that know them."""
-        return self.draw(random_numbers(self.seed, epoch, sample))
+        return self.draw(sample_rng(self.seed, epoch, sample))
 
 
 @dataclass(frozen=True)

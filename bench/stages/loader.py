@@ -205,7 +205,7 @@ def _decoding(part: str, source: Callable[[], Any], work: Work, threads: int) ->
 
     @pipeline_def
     def graph() -> Any:
-        crops = dali_graph.take(source, dali_graph.DECODING, device, "jpg")
+        crops = dali_graph.feed(source, dali_graph.DECODING, device, "jpg")
         if part == "image":
             return dali_graph.decode_image(crops, device, "jpg")
         return dali_graph.decode_mask(crops, "tif")

@@ -19,7 +19,7 @@ from fastseg.config import Config
 from fastseg.device import autocast, precision_of
 from fastseg.labels import IGNORE
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
 from fastseg.training.compiled import wants_compiling
 from fastseg.training.flops import device_peak, moment, seconds_between
 from fastseg.training.profiler import category_table
@@ -44,14 +44,14 @@ class _Stem(nn.Sequential):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: DeepLab, layers: list[nn.Module]) -> None:
+    def __init__(self, model: SegmentationNetwork, layers: list[nn.Module]) -> None:
         super().__init__(*layers)
         self.memory_format = model.memory_format
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
 
     def forward(self, image: Tensor) -> Tensor:
-        # As DeepLab.forward; tests check that the parts together equal the network, bit for bit.
+        # As SegmentationNetwork.forward; tests check that the parts together equal the network, bit for bit.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         return super().forward(normalized.contiguous(memory_format=self.memory_format))
 
@@ -253,7 +253,7 @@ def part_table(parts: list[dict[str, Any]]) -> str:
 
 def _network(config: Config, classes: int) -> LossNetwork:
     settings, statistics = config.model, (IMAGENET_MEAN, IMAGENET_STD)
-    model = DeepLab(settings.arch, classes, *statistics, config.aux_weight > 0, settings.channels_last)
+    model = SegmentationNetwork(settings.arch, classes, *statistics, config.aux_weight > 0, settings.channels_last)
     return LossNetwork(model, config.optim).train()
 
 

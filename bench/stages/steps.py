@@ -10,7 +10,7 @@ from bench.runner.worker import Benchmark
 from bench.stages import Request
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.labels import IGNORE, cityscapes
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, measured_peak, moment, seconds_between
 from fastseg.training.memory import peak_memory

@@ -184,7 +184,7 @@ def read_result(run: Run) -> RunResult | None:
         return None
     lines, sessions, environment = run.log(), record["sessions"], run.read("environment.json")
     scored = [line for line in lines if line["event"] == "eval" and line["miou"] is not None]
-    rates = [line["images_per_second"] for line in lines if line["event"] == "train"]
+    rates = [line["images_per_second_per_gpu"] for line in lines if line["event"] == "train"]
     machines = dict.fromkeys(session["hardware"] for session in sessions if session.get("hardware"))
     return RunResult(
         variant=run.variant,

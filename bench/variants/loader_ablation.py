@@ -70,7 +70,7 @@ def _floats() -> None:
     import torch
 
     from fastseg.data.dali_graph import CpuResizer
-    from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+    from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD
 
     finish, (mean, std) = CpuResizer.__call__, (torch.tensor(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
 

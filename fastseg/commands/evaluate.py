@@ -243,7 +243,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
         batch=options.batch,
         device=ranks.device,
         threads=cpu_threads(ranks.local_world),
-        decoder=choice.decoder,
+        decoder=choice.processor,
         most=options.max_images,
     )
 
@@ -255,11 +255,11 @@ def evaluate_checkpoint(
     from fastseg.device import autocast, precision_of
     from fastseg.distributed.ranks import barrier
     from fastseg.evaluation.cityscapes import prediction_folder
-    from fastseg.evaluation.evaluator import Evaluated, evaluate
+    from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
     from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames, class_metrics, class_scores
     from fastseg.evaluation.results import CheckpointResult
-    from fastseg.model.deeplab import restore_model
     from fastseg.model.inference import predict
+    from fastseg.model.network import restore_model
 
     model = restore_model(saved).to(ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
@@ -273,7 +273,7 @@ def evaluate_checkpoint(
     with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
         with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
             metrics = [confusion, *by_class.values(), *filter(None, (worst_frames, saving))]
-            evaluated = Evaluated(partial(predict, model, views=views_of(options)), metrics)
+            evaluated = EvaluatedModel(partial(predict, model, views=views_of(options)), metrics)
             result = evaluate([evaluated], loader, classes, progress=show)
         matrix, scores = confusion.compute(), class_scores(by_class)
         worst = worst_frames.compute() if worst_frames else []

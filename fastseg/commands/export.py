@@ -59,7 +59,7 @@ def export(options: Options, console: Console) -> Path:
     from fastseg.deploy.export_formats import FORMATS, check_parity, comparison_images
     from fastseg.deploy.model_card import INPUT, OUTPUTS, WEIGHTS, describe, model_card
     from fastseg.model import checkpoint
-    from fastseg.model.deeplab import restore_model
+    from fastseg.model.network import restore_model
 
     saved, format = checkpoint.load(options.checkpoint), FORMATS[options.to]
     about, model = describe(saved, options.checkpoint), restore_model(saved)

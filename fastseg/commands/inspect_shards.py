@@ -133,7 +133,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> None
     from fastseg.data.loader import open_files
     from fastseg.inspection.measure import findings, inspect
     from fastseg.inspection.page import shares, write_page
-    from fastseg.model.deeplab import normalization
+    from fastseg.model.network import normalization
     from fastseg.parallel import cpu_threads
 
     split = manifest.split(options.split)

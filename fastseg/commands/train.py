@@ -120,14 +120,14 @@ def _main() -> None:
     from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.training.run import check, train
 
-    check(config, manifest, launch.device)
+    saved = check(config, manifest, launch.device)
     if config.resume == "never" and (launch.max_restarts or restarts_of_launcher()):
         raise UserError(
             "--resume is never, but each restart of --max-restarts would start anew; leave one of the two out"
         )
     become_ranks(launch.gpus, launch.device, launch.max_restarts)
     with joined_ranks(launch.device, config.timeout) as ranks:
-        train(config, manifest, ranks, launch.profile)
+        train(config, manifest, ranks, saved, launch.profile)
 
 
 if __name__ == "__main__":

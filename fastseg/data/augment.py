@@ -34,7 +34,7 @@ def fill_color(mean: tuple[float, float, float]) -> Color:
     return round(mean[0]), round(mean[1]), round(mean[2])
 
 
-def random_numbers(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the generator from which the sample at ``index`` of the split is drawn in one epoch."""
     return np.random.default_rng((seed, epoch, index))
 
@@ -69,19 +69,19 @@ def sample_crop(rng: np.random.Generator, frame: tuple[int, int], config: Augmen
     low, high = config.scale
     ratio = low + (high - low) * rng.random()
     (top, bottom, height, pad_top), (left, right, width, pad_left) = (
-        _sample_side(rng, length, crop, ratio) for length, crop in zip(frame, config.crop, strict=True)
+        _sample_axis(rng, length, crop, ratio) for length, crop in zip(frame, config.crop, strict=True)
     )
     return Window(top, bottom, left, right, height, width, pad_top, pad_left, bool(rng.random() < config.flip))
 
 
-def _sample_side(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
+def _sample_axis(rng: np.random.Generator, length: int, crop: int, ratio: float) -> tuple[int, int, int, int]:
     """Draw start and stop in the frame, pixels in the crop and padding before them, of one dimension."""
-    seen = max(round(crop / ratio), 1)
-    if seen <= length:
-        start = int(rng.integers(length - seen + 1))
-        return start, start + seen, crop, 0
-    shown = min(max(round(length * ratio), 1), crop)
-    return 0, length, shown, int(rng.integers(crop - shown + 1))
+    window = max(round(crop / ratio), 1)
+    if window <= length:
+        start = int(rng.integers(length - window + 1))
+        return start, start + window, crop, 0
+    resized = min(max(round(length * ratio), 1), crop)
+    return 0, length, resized, int(rng.integers(crop - resized + 1))
 
 
 def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Color) -> tuple[Any, Any]:
@@ -91,13 +91,13 @@ def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Co
     """
     from nvidia.dali import fn, types
 
-    def shown(window: Any, interpolation: Any, color: tuple[int, ...]) -> Any:
+    def transform(window: Any, interpolation: Any, color: tuple[int, ...]) -> Any:
         region = {"roi_start": crops.region_start, "roi_end": crops.region_end}
         resized = fn.resize(window, **region, size=crops.size, interp_type=interpolation, antialias=True)
         padding: Any = {"out_of_bounds_policy": "pad", "fill_values": list(color)}
         return fn.slice(resized, start=crops.pad_start, shape=list(crop), axes=[0, 1], **padding)
 
-    return shown(image, types.INTERP_LINEAR, fill), shown(mask, types.INTERP_NN, (IGNORE,))
+    return transform(image, types.INTERP_LINEAR, fill), transform(mask, types.INTERP_NN, (IGNORE,))
 
 
 def cpu_crop(
@@ -108,13 +108,13 @@ def cpu_crop(
     ``image`` and ``mask``: uint8 H×W×3 and H×W×1, of DALI; ``size``: rows and columns that they are resized to;
     ``pad``: rows of padding above and columns on the left.
     """
-    shown, labels = _resize_image(image, size), _resize_mask(mask, size)
+    resized, labels = _resize_image(image, size), _resize_mask(mask, size)
     if flip:
-        shown, labels = shown.flip(1), labels.flip(1)
+        resized, labels = resized.flip(1), labels.flip(1)
     if size != list(out[1].shape[:2]):
         out[0][:], out[1][:] = out[0].new_tensor(fill), IGNORE
     region = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
-    out[0][region], out[1][region] = shown, labels
+    out[0][region], out[1][region] = resized, labels
 
 
 def _resize_image(image: Any, size: list[int]) -> "Tensor":
@@ -149,12 +149,12 @@ def sample_color(rng: np.random.Generator, config: AugmentConfig) -> tuple[float
     return *factors, change(config.hue)
 
 
-def dali_color(image: Any, mask: Any, fill: Color, **numbers: Any) -> tuple[Any, Any]:
+def dali_color(image: Any, mask: Any, fill: Color, **parameters: Any) -> tuple[Any, Any]:
     """Color windows in a DALI graph."""
     from nvidia.dali import fn
 
     del fill  # there is no padding yet
-    return fn.color_twist(image, **numbers), mask
+    return fn.color_twist(image, **parameters), mask
 
 
 # The table
@@ -165,36 +165,38 @@ class Augmentation(NamedTuple):
 
     is_on: Callable[[AugmentConfig], bool]
     """Tells whether these settings change anything; if not, neither operator runs."""
-    numbers: tuple[str, ...]
+    parameters: tuple[str, ...]
     """Names of what is drawn for a sample, keywords of both operators."""
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
-    """Draws those numbers for one sample, also where ``is_on`` is False."""
+    """Draws those parameters for one sample, also where ``is_on`` is False."""
     dali: Callable[..., tuple[Any, Any]]
-    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **numbers)``, where numbers are nodes too."""
+    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, all of them nodes."""
     cpu: "Callable[..., tuple[Tensor, Tensor]] | None" = None
-    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **numbers)`` with uint8 h×w×3, h×w×1 and floats; on
-    a GPU ``dali`` then does, after the padding. None: ``dali`` changes the decoded window, on a CPU as well."""
+    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **parameters)`` with uint8 h×w×3, h×w×1 and floats;
+    on a GPU ``dali`` then does, after the padding. It is for what moves pixels, such as a rotation. None: ``dali``
+    changes the decoded window, on a CPU as well."""
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "color": Augmentation(
         is_on=lambda config: any((config.brightness, config.contrast, config.saturation, config.hue)),
-        numbers=("brightness", "contrast", "saturation", "hue"),
+        parameters=("brightness", "contrast", "saturation", "hue"),
         sample=sample_color,
         dali=dali_color,
     ),
 }
-"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay."""
+"""Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay. None
+changes finished crops so far."""
 
-NUMBERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.numbers)
+PARAMETERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
 """Names of all that is drawn for a sample beside its window."""
 
 
 def sample_augmentations(
     seed: int, epoch: int, index: int, frame: tuple[int, int], config: AugmentConfig
 ) -> tuple[Window, tuple[float, ...]]:
-    """Draw the window and the :data:`NUMBERS` of the sample at ``index``, whose frame has (height, width) pixels."""
-    rng = random_numbers(seed, epoch, index)
+    """Draw the window and the :data:`PARAMETERS` of the sample at ``index``, whose frame has (height, width) pixels."""
+    rng = sample_rng(seed, epoch, index)
     window = sample_crop(rng, frame, config)
     return window, tuple(
         number for augmentation in AUGMENTATIONS.values() for number in augmentation.sample(rng, config)

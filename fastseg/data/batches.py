@@ -105,7 +105,7 @@ def open_shards(
     if choice.warning:
         warnings.warn(choice.warning, stacklevel=2)
     options: dict[str, Any] = {"batch": batch, "device": where, "threads": threads or cpu_threads(1)}
-    options["decoder"] = choice.decoder
+    options["decoder"] = choice.processor
     if augment is None:
         return ShardBatches(manifest, EvalLoader(files, part, **options), None)
     options |= {"fill": fill_color(manifest.mean), "prefetch": prefetch, "seed": seed}

@@ -55,8 +55,10 @@ class Crops(NamedTuple):
     """Rows and columns that the window is resized to, N×2."""
     pad_start: NDArray[np.int32]
     """Row and column of the resized window where the finished crop begins, N×2: negative if it is padded."""
-    numbers: dict[str, NDArray[np.float32]]
-    """N of each of :data:`fastseg.data.augment.NUMBERS`, by their names."""
+    flip: NDArray[np.bool_]
+    """Whether the window is mirrored left-right, N; the graph has it from ``region_start``."""
+    parameters: dict[str, NDArray[np.float32]]
+    """N of each of :data:`fastseg.data.augment.PARAMETERS`, by their names."""
     records: Sequence[int]
     """Indexes of the records in the split; not for the graph."""
 
@@ -79,8 +81,8 @@ RESIZING = ("region_start", "region_end", "size", "pad_start")
 @pipeline_def
 def train_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, device: str, codec: str) -> Any:
     """Make crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    drawn = (*_numbers(augment, finished=False), *_numbers(augment, finished=True))
-    crops = take(source, (*DECODING, *RESIZING, *drawn), device, codec)
+    drawn = (*_parameters(augment, finished=False), *_parameters(augment, finished=True))
+    crops = feed(source, (*DECODING, *RESIZING, *drawn), device, codec)
     image, mask = _decode_windows(crops, augment, fill, device, codec)
     if device == "gpu":  # the GPU decodes neither masks nor PNGs
         image, mask = image.gpu(), mask.gpu()
@@ -94,7 +96,7 @@ def windows_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Col
 
     Returns windows of images and masks: uint8, of various sizes.
     """
-    crops = take(source, (*DECODING, *_numbers(augment, finished=False)), "cpu", codec)
+    crops = feed(source, (*DECODING, *_parameters(augment, finished=False)), "cpu", codec)
     return _decode_windows(crops, augment, fill, "cpu", codec)
 
 
@@ -108,13 +110,13 @@ def _change(
 ) -> tuple[Any, Any]:
     """Apply the augmentations of ``finished`` crops, or of decoded windows."""
     for augmentation in switched_on(augment, finished):
-        numbers = {name: getattr(crops, name) for name in augmentation.numbers}
-        image, mask = augmentation.dali(image, mask, fill, **numbers)
+        parameters = {name: getattr(crops, name) for name in augmentation.parameters}
+        image, mask = augmentation.dali(image, mask, fill, **parameters)
     return image, mask
 
 
-def _numbers(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
-    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.numbers)
+def _parameters(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
+    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.parameters)
 
 
 @pipeline_def
@@ -127,31 +129,31 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
     return tuple(output.gpu() for output in outputs) if device == "gpu" else outputs
 
 
-def take(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
+def feed(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
     """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    A name of :data:`fastseg.data.augment.NUMBERS` will do as well. The caller of the graph keeps the batch until its
+    A name of :data:`fastseg.data.augment.PARAMETERS` will do as well. The caller of the graph keeps the batch until its
     output is there: DALI reads CPU arrays in place.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)
         return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
-    # One batch for two nodes, which may ask in any order: frames lie on the device, numbers on the CPU. On a GPU DALI
+    # One batch for two nodes, which may ask in any order: frames lie on the device, the rest on the CPU. On a GPU DALI
     # copies the frames, 67 MB for 8 of 2048×1024, 0.04 ms at 3.35 TB/s: only a copy is ordered behind torch's stream,
     # on which a frame may still be on its way into memory.
     first, second = tee(iter(source, None))
-    frames, numbers = fields[:2], fields[2:]
+    frames, rest = fields[:2], fields[2:]
     nodes = [
         *fn.external_source(
             (_select(crops, frames) for crops in first), 2, device=device, layout="HWC", no_copy=device == "cpu"
         ),
-        *fn.external_source((_select(crops, numbers) for crops in second), len(numbers), no_copy=True),
+        *fn.external_source((_select(crops, rest) for crops in second), len(rest), no_copy=True),
     ]
     return SimpleNamespace(**dict(zip(fields, nodes, strict=True)))
 
 
 def _select(crops: Crops, fields: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(crops.numbers[name] if name in crops.numbers else getattr(crops, name) for name in fields)
+    return tuple(crops.parameters[name] if name in crops.parameters else getattr(crops, name) for name in fields)
 
 
 def decode_image(crops: Any, device: str, codec: str) -> Any:
@@ -174,13 +176,14 @@ def _decoder(device: str, codec: str) -> dict[str, Any]:
 
 def _window(source: Any, start: Any, shape: Any, codec: str, output_type: Any, **decoder: Any) -> Any:
     """Cut the window out of a file or of a decoded frame."""
-    if codec != DECODED and decoder["device"] == "cpu":
-        return fn.decoders.image_slice(source, start=start, shape=shape, axes=[0, 1], output_type=output_type)
-    if codec != DECODED:
-        # The GPU's decoder is never asked for a region: nvImageCodec 0.9 fails or crashes
-        # (https://github.com/NVIDIA/nvImageCodec/issues/55). A file is cut to its tiles already.
-        source = fn.decoders.image(source, output_type=output_type, **decoder)
-    return fn.slice(source, start=start, shape=shape, axes=[0, 1])
+    window = {"start": start, "shape": shape, "axes": [0, 1]}
+    if codec == DECODED:
+        return fn.slice(source, **window)
+    if decoder["device"] == "cpu":
+        return fn.decoders.image_slice(source, **window, output_type=output_type)
+    # The GPU's decoder is never asked for a region: nvImageCodec 0.9 fails or crashes
+    # (https://github.com/NVIDIA/nvImageCodec/issues/55). A file is cut to its tiles already.
+    return fn.slice(fn.decoders.image(source, output_type=output_type, **decoder), **window)
 
 
 def run(pipeline: Any) -> Any:
@@ -194,15 +197,16 @@ def to_torch(output: Any, device: torch.device, out: torch.Tensor | None = None)
     On a GPU in the order of torch's current stream, without waiting. A tensor that shared DALI's memory (DLPack) would
     wait for the whole device when it is released, and a batch takes only about 10 µs to copy.
     """
+    if out is None:
+        out = torch.empty(output.shape(), dtype=torch.uint8, device=device)
     from_gpu = isinstance(output, (TensorGPU, TensorListGPU))
-    staged = device.type == "cuda" and not from_gpu
-    direct = None if staged else out
-    if direct is None:
-        direct = torch.empty(output.shape(), dtype=torch.uint8, device="cpu" if staged else device, pin_memory=staged)
-    feed_ndarray(output, direct, cuda_stream=torch.cuda.current_stream(device) if from_gpu else None)
-    if not staged:
-        return direct
-    return direct.to(device, non_blocking=True) if out is None else out.copy_(direct, non_blocking=True)
+    if from_gpu or device.type == "cpu":
+        feed_ndarray(output, out, cuda_stream=torch.cuda.current_stream(device) if from_gpu else None)
+        return out
+    # From the CPU's memory to a GPU: by pinned memory, from which it is copied while the host goes on.
+    staged = torch.empty(output.shape(), dtype=torch.uint8, pin_memory=True)
+    feed_ndarray(output, staged)
+    return out.copy_(staged, non_blocking=True)
 
 
 class CpuResizer:
@@ -230,9 +234,12 @@ class CpuResizer:
             for channels in (3, 1)
         )
         size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
-        flip = (crops.region_start[:, 1] > 0).tolist()
-        numbers = [{name: float(values[i]) for name, values in crops.numbers.items()} for i in range(len(images))]
-        list(self._pool.map(self._finish, images, masks, size, pad, flip, numbers, zip(out, labels, strict=True)))
+        parameters = [{name: float(values[i]) for name, values in crops.parameters.items()} for i in range(len(images))]
+        list(
+            self._pool.map(
+                self._finish, images, masks, size, pad, crops.flip.tolist(), parameters, zip(out, labels, strict=True)
+            )
+        )
         return out, labels
 
     def _finish(
@@ -242,11 +249,11 @@ class CpuResizer:
         size: list[int],
         pad: list[int],
         flip: bool,
-        numbers: dict[str, float],
+        parameters: dict[str, float],
         out: tuple[Tensor, Tensor],
     ) -> None:
         cpu_crop(image, mask, size, pad, flip, self._fill, out)
         for augmentation in self._augmentations:
             assert augmentation.cpu  # it changes finished crops
-            own = {name: numbers[name] for name in augmentation.numbers}
+            own = {name: parameters[name] for name in augmentation.parameters}
             out[0][:], out[1][:] = augmentation.cpu(*out, self._fill, **own)

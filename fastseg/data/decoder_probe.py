@@ -32,9 +32,13 @@ from fastseg.shards.manifest import Manifest, read_manifest
 
 TIMEOUT = 90.0
 """Maximum seconds of the process, which imports torch and DALI and decodes a dozen images."""
-MEAN, FAR, FAR_SHARE, MOST = 1.0, 8, 0.001, 24
-"""Two decoders may differ by MEAN gray levels on average, in FAR_SHARE of the values by more than FAR, in none by more
-than MOST: they round differently, and a JPEG at quality 95 is itself 3 levels off."""
+MAX_MEAN_DIFFERENCE = 1.0
+"""Gray levels by which two decoders may differ on average: they round differently, and a JPEG at quality 95 is itself 3
+levels off."""
+MAX_DIFFERENCE = 24
+"""Gray levels by which they may differ in any value."""
+LARGE_DIFFERENCE, MAX_LARGE_SHARE = 8, 0.001
+"""Gray levels above which they may differ in this share of the values."""
 BATCH, FRAMES = 4, 2
 """Crops and whole frames that are compared."""
 SAMPLING = 1.0
@@ -66,9 +70,10 @@ class ProbeResult:
 
 
 class DecoderChoice(NamedTuple):
-    """The processor that decodes JPEGs."""
+    """The processor that decodes images."""
 
-    decoder: Processor
+    processor: Processor
+    """Whom loaders take: on a GPU's machine it is gpu with PNGs, too, which the graph itself leaves to the CPU."""
     description: str
     """Description for logs and reports."""
     warning: str = ""
@@ -163,11 +168,11 @@ def compare_decoders(device_index: int, shards: str, split: str) -> ProbeResult:
     for ours, expected in pairs:
         levels = (ours.image.cpu().int() - expected.image.int()).abs().numpy()
         difference = max(difference, float(levels.mean()))
-        far = float((levels > FAR).mean())
-        if levels.mean() > MEAN or far > FAR_SHARE or levels.max() > MOST:
+        large = float((levels > LARGE_DIFFERENCE).mean())
+        if levels.mean() > MAX_MEAN_DIFFERENCE or large > MAX_LARGE_SHARE or levels.max() > MAX_DIFFERENCE:
             reason = (
                 f"its pixels differ from the CPU's by {levels.mean():.2f} gray levels on average and {levels.max()} at "
-                f"most (allowed: {MEAN:g} and {MOST})"
+                f"most (allowed: {MAX_MEAN_DIFFERENCE:g} and {MAX_DIFFERENCE})"
             )
             return ProbeResult(False, reason=reason, difference=difference)
         if not torch.equal(ours.label.cpu(), expected.label):

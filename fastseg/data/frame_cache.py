@@ -54,8 +54,8 @@ def cached_crop_batches(
 
     def crop(epoch: int, index: int) -> Crop:
         image, mask = cache.frame(index)
-        window, numbers = sample_augmentations(seed, epoch, index, (image.shape[0], image.shape[1]), augment)
-        return Crop(image, (0, 0), mask, window, numbers, index)
+        window, parameters = sample_augmentations(seed, epoch, index, (image.shape[0], image.shape[1]), augment)
+        return Crop(image, (0, 0), mask, window, parameters, index)
 
     return lambda: collate([crop(*sample) for sample in islice(samples, batch)])
 
@@ -72,11 +72,16 @@ class FrameCache:
         self._number, self._arena, self._used = number, arena, 0
         self._arriving = decoded_frames(reader, first_times(indexes, number), **options)
 
+    @property
+    def full(self) -> bool:
+        """Return whether all frames have been decoded."""
+        return len(self._kept) == self._number
+
     def frame(self, index: int) -> Frame:
         """Return the frame at ``index``; wait for its decoder on first use."""
         if index not in self._kept:
             self._kept[index] = Frame(*map(self._keep, next(self._arriving)))
-            if len(self._kept) == self._number:
+            if self.full:
                 self._arriving.close()  # frees its pipeline and its threads
         return self._kept[index]
 

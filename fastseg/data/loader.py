@@ -87,13 +87,16 @@ class TrainLoader:
         # If only a share fits, an order over the whole split cannot be served from memory.
         self.cached = arena is not None and (self.rank_local or not rank_local)
         """Whether frames stay decoded in the device's memory."""
+        self._cache: FrameCache | None = None
         self._valid = torch.ones(batch, dtype=torch.bool)
         order: dict[str, Any] = {"batch": batch, "seed": seed, "rank_local": self.rank_local}
         order["start"] = (self._epoch, self._step)
         self._reader = _reader(files, split)
         decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
         if self.cached:
-            source, codec = _cached(self._reader, augment, order, arena, decoding), DECODED
+            self._cache = _frame_cache(self._reader, order, arena, decoding)
+            samples = train_samples(self._reader, **order)
+            source, codec = cached_crop_batches(self._cache, augment, samples, batch=batch, seed=seed), DECODED
             options = _pipeline_options(device, batch, threads, prefetch)
         else:
             source, codec = crop_batches(self._reader, augment, **order, ahead=prefetch), files.image_codec
@@ -109,6 +112,11 @@ class TrainLoader:
         self._step += 1
         return Batch(image, mask.squeeze(-1), self._valid)
 
+    @property
+    def filling(self) -> bool:
+        """Return whether frames that are to stay decoded have not all been seen yet."""
+        return self._cache is not None and not self._cache.full
+
     def corrupt_samples(self) -> list[int]:
         """Return the indexes of the damaged records that this rank has skipped so far."""
         return sorted(self._reader.skipped)
@@ -122,14 +130,10 @@ Source = Callable[[], Crops]
 Tensors = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _cached(
-    reader: Reader, augment: AugmentConfig, order: dict[str, Any], arena: Any, options: dict[str, Any]
-) -> Source:
-    """Return a source of crops of frames in memory."""
-    batch, seed = order["batch"], order["seed"]
+def _frame_cache(reader: Reader, order: dict[str, Any], arena: Any, options: dict[str, Any]) -> FrameCache:
+    """Return the frames that a rank draws from, which are decoded in ``order``."""
     indexes = (index for _, index in train_samples(reader, **order))
-    cache = FrameCache(reader, indexes, len(own_indexes(reader, order["rank_local"])), arena, **options)
-    return cached_crop_batches(cache, augment, train_samples(reader, **order), batch=batch, seed=seed)
+    return FrameCache(reader, indexes, len(own_indexes(reader, order["rank_local"])), arena, **options)
 
 
 def _by_graph(

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import NUMBERS, Window, sample_augmentations
+from fastseg.data.augment import PARAMETERS, Window, sample_augmentations
 from fastseg.data.dali_graph import Array, Crops, Frames
 from fastseg.data.reader import Damaged, Encoded, Reader
 from fastseg.errors import UserError
@@ -44,8 +44,8 @@ class Crop(NamedTuple):
     mask: Array
     """Encoded or decoded, whole."""
     window: Window
-    numbers: tuple[float, ...]
-    """Values of :data:`fastseg.data.augment.NUMBERS`."""
+    parameters: tuple[float, ...]
+    """Values of :data:`fastseg.data.augment.PARAMETERS`."""
     record: int
     """Index of the record in the split."""
 
@@ -141,11 +141,11 @@ class Cropper:
     def _crop(self, sample: tuple[int, int], index: int, record: Encoded) -> Crop:
         image, mask = record
         size, tiles = self._look_up(index, image)
-        window, numbers = sample_augmentations(self._seed, *sample, size, self._augment)
+        window, parameters = sample_augmentations(self._seed, *sample, size, self._augment)
         if tiles is None:
-            return Crop(image, (0, 0), mask, window, numbers, index)
+            return Crop(image, (0, 0), mask, window, parameters, index)
         part, top, left = cut(image, tiles, *_with_neighbors(window, tiles))
-        return Crop(part, (top, left), mask, window, numbers, index)
+        return Crop(part, (top, left), mask, window, parameters, index)
 
     def _look_up(self, index: int, image: Bytes) -> tuple[tuple[int, int], Tiles | None]:
         """Return height and width of an image, and its tiles, cached because finding them takes longer than cutting."""
@@ -179,8 +179,9 @@ def collate(crops: list[Crop]) -> Crops:
     start = np.array([(w.top, w.left) for w in windows], np.int32)
     shape = np.array([(w.bottom - w.top, w.right - w.left) for w in windows], np.int32)
     sides = shape.astype(np.float32)
-    mirrored = np.array([(0, w.flip) for w in windows], np.float32) * sides
-    numbers = np.array([crop.numbers for crop in crops], np.float32).T.copy()
+    flip = np.array([window.flip for window in windows])
+    mirrored = np.stack([np.zeros_like(flip), flip], 1) * sides
+    parameters = np.array([crop.parameters for crop in crops], np.float32).T.copy()
     return Crops(
         image=[crop.image for crop in crops],
         mask=[crop.mask for crop in crops],
@@ -191,6 +192,7 @@ def collate(crops: list[Crop]) -> Crops:
         region_end=sides - mirrored,
         size=np.array([(w.height, w.width) for w in windows], np.float32),
         pad_start=-np.array([(w.pad_top, w.pad_left) for w in windows], np.int32),
-        numbers=dict(zip(NUMBERS, numbers, strict=True)),
+        flip=flip,
+        parameters=dict(zip(PARAMETERS, parameters, strict=True)),
         records=[crop.record for crop in crops],
     )

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastseg.data.loader import open_files
-from fastseg.data.reader import Reader as ShardReader
+from fastseg.data.reader import Reader
 from fastseg.deploy.model_card import Difference
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import DeepLab, upsample
+from fastseg.model.network import SegmentationNetwork, upsample
 from fastseg.shards.images import read_rgb
 from fastseg.shards.manifest import read_manifest
 from fastseg.storage import is_remote
@@ -30,7 +30,7 @@ OPSET = 20
 """ONNX opset (2023): onnxruntime from 1.17 on reads it."""
 
 
-class Answer(NamedTuple):
+class ExportOutput(NamedTuple):
     """Output of an exported network."""
 
     classes: NDArray[np.uint8]
@@ -39,22 +39,22 @@ class Answer(NamedTuple):
     """N×C×H×W."""
 
 
-Reader = Callable[[Picture], Answer]
+InferenceFn = Callable[[Picture], ExportOutput]
 
 
 class Format(NamedTuple):
     """Functions that write and read a format; :data:`fastseg.deploy.export_target.KINDS` has the rest."""
 
-    write: Callable[[DeepLab, Path, dict[str, str]], None]
+    write: Callable[[SegmentationNetwork, Path, dict[str, str]], None]
     """Write (network on the CPU in evaluation mode, file, metadata for the file)."""
-    read: Callable[[Path], Reader]
+    read: Callable[[Path], InferenceFn]
     """Read a file as a function, by the library that deployers use."""
 
 
-class Whole(nn.Module):
+class ExportWrapper(nn.Module):
     """The network from bytes to train ids and logits at full resolution, so that deployers need not add anything."""
 
-    def __init__(self, model: DeepLab) -> None:
+    def __init__(self, model: SegmentationNetwork) -> None:
         super().__init__()
         self.model = model
 
@@ -64,18 +64,18 @@ class Whole(nn.Module):
         return logits.argmax(1).to(torch.uint8), logits
 
 
-def reader_of(model: nn.Module) -> Reader:
+def inference_fn(model: nn.Module) -> InferenceFn:
     """Return a torch network, in float32 on the CPU, as a function of arrays."""
 
-    def answer(image: Picture) -> Answer:
+    def answer(image: Picture) -> ExportOutput:
         with torch.inference_mode():
             classes, logits = model(torch.from_numpy(image))
-        return Answer(classes.numpy(), logits.numpy())
+        return ExportOutput(classes.numpy(), logits.numpy())
 
     return answer
 
 
-def _example(model: DeepLab) -> tuple[Tensor, dict[str, dict[int, Any]]]:
+def _example(model: SegmentationNetwork) -> tuple[Tensor, dict[str, dict[int, Any]]]:
     """Return a batch to trace with, and the dimensions of it that may change."""
     sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
     shape = (2, 3 * SMALLEST, 4 * SMALLEST, 3)  # equal dimensions would be tied together
@@ -91,11 +91,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write_onnx(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+def _write_onnx(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
     image, dimensions = _example(model)
     with _quiet():
         program = torch.onnx.export(
-            Whole(model).eval(),
+            ExportWrapper(model).eval(),
             (image,),
             input_names=["image"],
             output_names=["classes", "logits"],
@@ -112,33 +112,33 @@ def _write_onnx(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
         program.save(path)
 
 
-def _read_onnx(path: Path) -> Reader:
+def _read_onnx(path: Path) -> InferenceFn:
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def answer(image: Picture) -> Answer:
+    def answer(image: Picture) -> ExportOutput:
         classes, logits = session.run(["classes", "logits"], {"image": image})
-        return Answer(classes, logits)
+        return ExportOutput(classes, logits)
 
     return answer
 
 
-def _write_torch_export(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+def _write_torch_export(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
     image, dimensions = _example(model)
     with _quiet(), path.open("wb") as file:  # given a path, torch insists on its suffix
-        program = torch.export.export(Whole(model).eval(), (image,), dynamic_shapes=dimensions)
+        program = torch.export.export(ExportWrapper(model).eval(), (image,), dynamic_shapes=dimensions)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # stack traces hold source lines and paths of this machine
         torch.export.save(program, file, extra_files=dict(metadata))
 
 
-def _read_torch_export(path: Path) -> Reader:
+def _read_torch_export(path: Path) -> InferenceFn:
     with _quiet(), path.open("rb") as file:
-        return reader_of(torch.export.load(file).module())
+        return inference_fn(torch.export.load(file).module())
 
 
-def _write_safetensors(model: DeepLab, path: Path, metadata: dict[str, str]) -> None:
+def _write_safetensors(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save
 
     # save_file ignores the umask, only the owner may read its files, and its errors are no OSErrors.
@@ -166,8 +166,8 @@ class _Plain(nn.Module):
         return logits.argmax(1).to(torch.uint8), logits
 
 
-def _read_safetensors(path: Path) -> Reader:
-    return reader_of(_Plain(path))
+def _read_safetensors(path: Path) -> InferenceFn:
+    return inference_fn(_Plain(path))
 
 
 FORMATS = {
@@ -183,12 +183,14 @@ LONGEST = 640
 """Maximum pixels of a side in the comparison: enough, and quick on a CPU."""
 
 
-def check_parity(model: DeepLab, exported: Reader, batches: Iterable[Picture], name: str) -> list[Difference]:
+def check_parity(
+    model: SegmentationNetwork, exported: InferenceFn, batches: Iterable[Picture], name: str
+) -> list[Difference]:
     """Compare both networks on the CPU, batch by batch. Raises :class:`UserError` if more than rounding differs."""
-    return [_compare(reader_of(Whole(model)), exported, batch, name) for batch in batches]
+    return [_compare(inference_fn(ExportWrapper(model)), exported, batch, name) for batch in batches]
 
 
-def _compare(wanted: Reader, exported: Reader, batch: Picture, name: str) -> Difference:
+def _compare(wanted: InferenceFn, exported: InferenceFn, batch: Picture, name: str) -> Difference:
     ours, theirs = wanted(batch), exported(batch)
     difference = np.abs(ours.logits - theirs.logits)
     largest, limit = float(difference.max()), TOLERANCE * max(1.0, float(np.abs(ours.logits).max()))
@@ -226,7 +228,7 @@ def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], st
     if not is_remote(shards) and (Path(shards) / "manifest.json").is_file():
         manifest = read_manifest(shards)
         split = "val" if "val" in manifest.splits else next(iter(manifest.splits))
-        reader = ShardReader(open_files(shards, manifest, split))
+        reader = Reader(open_files(shards, manifest, split))
         indexes = range(min(len(reader), 2))
         frames = [read_rgb(reader.read(index).image.tobytes(), reader.where(index))[0] for index in indexes]
         return frames, f"frames of {Path(shards).name}'s split {split}"

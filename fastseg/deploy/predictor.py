@@ -18,8 +18,8 @@ from fastseg.device import autocast, device_of, precision_of
 from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import DeepLab, restore_model
 from fastseg.model.inference import MULTI_SCALE, ONCE, TtaViews, predict, probabilities
+from fastseg.model.network import SegmentationNetwork, restore_model
 from fastseg.shards.images import set_upright
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: DeepLab,
+        model: SegmentationNetwork,
         classes: Sequence[SegmentationClass],
         device: torch.device,
         precision: str = "auto",

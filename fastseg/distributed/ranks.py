@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -251,11 +251,14 @@ def count_corrupt(mine: Sequence[int], most: int) -> int:
     if not most:  # the first one has ended its rank already
         return 0
     bad = len({index for state in gather_states({"bad": mine}) for index in state["bad"]})
-    if bad <= most:
-        return bad
+    if bad > most:
+        found = f"{bad} damaged records were found by all ranks together, --max-corrupt-samples is {most}"
+        raise_on_first(UserError(f"{found}; copy or pack the set again, or raise it"))
+    return bad
+
+
+def raise_on_first(error: UserError) -> NoReturn:
+    """Raise ``error`` on the first rank, and end the others silently with its exit code; every rank has to call."""
     if dist.is_initialized() and dist.get_rank():
         sys.exit(USER_ERROR)
-    raise UserError(
-        f"{bad} damaged records were found by all ranks together, --max-corrupt-samples is {most}; "
-        "copy or pack the set again, or raise it"
-    )
+    raise error

@@ -18,6 +18,8 @@ from fastseg.errors import USER_ERROR, UserError, disk_full, run_command
 
 BEATS = 20
 """Heartbeats that a rank sends within the timeout."""
+LIMIT = BEATS - 2
+"""Beats without progress after which a rank counts as hanging: so that all have ended before the timeout."""
 HUNG = 1
 """Exit code of ranks that waited for one that hangs, or lost the store that all of them use."""
 _MAX_MISSED = 5
@@ -114,8 +116,9 @@ class Watchdog:
     def _end(self, hung: list[int]) -> None:
         if self._rank == min(self._others.keys() - set(hung), default=0):  # one speaks for all
             names = ", ".join(self._name(rank) for rank in hung)
+            seconds = LIMIT * self._seconds / BEATS
             print(
-                f"error: no progress for {self._seconds:g} s: the others wait for {names}; check what blocks it "
+                f"error: no progress for {seconds:g} s: the others wait for {names}; check what blocks it "
                 "(a stopped process, a lost machine, a disk that hangs) and run the same command again",
                 file=sys.stderr,
                 flush=True,
@@ -143,10 +146,9 @@ class Watchdog:
 
 def hanging(ranks: dict[int, _Seen]) -> list[int]:
     """Return the ranks that fell silent; if none and no rank makes progress, those behind the others."""
-    limit = BEATS - 2
-    if silent := [rank for rank, seen in ranks.items() if seen.silent >= limit]:
+    if silent := [rank for rank, seen in ranks.items() if seen.silent >= LIMIT]:
         return silent if len(silent) < len(ranks) else []
-    if not ranks or any(seen.stalled < limit for seen in ranks.values()):
+    if not ranks or any(seen.stalled < LIMIT for seen in ranks.values()):
         return []
     furthest = max(seen.progress for seen in ranks.values())
     return [rank for rank, seen in ranks.items() if seen.progress < furthest]

@@ -10,9 +10,9 @@ from torchvision.models import get_model_weights
 
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
 from fastseg.model.inference import ONCE, TtaViews, predict
-from fastseg.model.pretrained import pretrained
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
+from fastseg.model.pretrained import download_weights
 from fastseg.model.weights import fitting
 
 ARCH = "deeplabv3_resnet50"
@@ -99,11 +99,11 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _load(arch: str, trained: str, classes: int) -> DeepLab:
+def _load(arch: str, trained: str, classes: int) -> SegmentationNetwork:
     cache = Path(torch.hub.get_dir(), "checkpoints")
-    state = pretrained(trained, f"fetch it on a machine that can and put it into {cache}")
+    state = download_weights(trained, f"fetch it on a machine that can and put it into {cache}")
     aux = ARCHITECTURES[arch].has_aux(state)
-    model = DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
+    model = SegmentationNetwork(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
     with fitting(cache / Path(get_model_weights(trained).DEFAULT.url).name):
         # The last layer included: with a fresh one it would be no baseline.
         model.net.load_state_dict(state)

@@ -249,7 +249,7 @@ def official_table(ours: Score, official: OfficialScores) -> Table:
     table = Table("class", title="Ours beside cityscapesscripts, in %")
     for column in ("IoU, ours", "IoU, official", "difference", "iIoU, official"):
         table.add_column(column, justify="right")
-    for name, value in ours.classes.items():
+    for name, value in ours.class_iou.items():
         theirs = official.classes.get(name, math.nan)
         row = (value, theirs, value - theirs, official.instances.get(name, math.nan))
         table.add_row(Text(name), *map(percent, row))
@@ -273,7 +273,7 @@ def explain(ours: Score, official: OfficialScores) -> str:
 
 def largest_difference(ours: Score, official: OfficialScores) -> float:
     """Return the largest difference of our IoU and theirs over the classes; infinite if only one scores a class."""
-    pairs = [(value, official.classes.get(name, math.nan)) for name, value in ours.classes.items()]
+    pairs = [(value, official.classes.get(name, math.nan)) for name, value in ours.class_iou.items()]
     scored = [pair for pair in pairs if not all(map(math.isnan, pair))]
     return max((math.inf if math.isnan(a + b) else abs(a - b) for a, b in scored), default=0.0)
 

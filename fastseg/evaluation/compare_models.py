@@ -26,12 +26,12 @@ from fastseg.evaluation.bootstrap import (
     compare,
     mean,
 )
-from fastseg.evaluation.evaluator import Evaluated, Evaluation, Infer, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, EvaluationStats, Infer, evaluate
 from fastseg.evaluation.metrics import FrameCounts
 from fastseg.evaluation.scores import percent, plain
 from fastseg.labels import SegmentationClass
-from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import TtaViews, predict
+from fastseg.model.network import restore_model
 
 COLORS = {"B better": "green", "A better": "red"}
 CAVEAT = (
@@ -134,7 +134,7 @@ class Counted:
     """Several models' counts of the same frames, over all ranks, in the split's order."""
 
     models: list[Counts]
-    evaluation: Evaluation
+    evaluation: EvaluationStats
 
 
 def load_models(
@@ -156,7 +156,7 @@ def count_frames(
     ``progress`` is called with this rank's (done, total) images.
     """
     counts = [FrameCounts(classes) for _ in models]
-    evaluated = [Evaluated(model.infer, [count]) for model, count in zip(models, counts, strict=True)]
+    evaluated = [EvaluatedModel(model.infer, [count]) for model, count in zip(models, counts, strict=True)]
     evaluation = evaluate(evaluated, loader, classes + 1, progress=progress)
     computed = [count.compute() for count in counts]
     found = [count for count in computed if count is not None]

@@ -17,7 +17,7 @@ Infer = Callable[[Tensor], Tensor]
 """uint8 N×H×W×3 → train ids N×H×W, as :func:`fastseg.model.inference.predict` does."""
 
 
-class Evaluated(NamedTuple):
+class EvaluatedModel(NamedTuple):
     """A model, and the metrics of its predictions."""
 
     infer: Infer
@@ -25,7 +25,7 @@ class Evaluated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationStats:
     """A pass over a split, all ranks together."""
 
     images: int
@@ -37,13 +37,13 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[Evaluated],
+    models: Sequence[EvaluatedModel],
     loader: EvalLoader,
     classes: int,
     *,
     progress: Callable[[int, int], None] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> Evaluation | None:
+) -> EvaluationStats | None:
     """Run all ``models`` over this rank's batches, each decoded once, and show every frame to their metrics.
 
     Afterwards the metrics compute over all ranks. ``classes`` is the number C of classes a prediction may have.
@@ -61,23 +61,23 @@ def evaluate(
         predictions = [model.infer(batch.image) for model in models]
         first, chosen = loader.first + done, [i for i, valid in enumerate(batch.valid.tolist()) if valid]
         if chosen:
-            numbers = _update(models, predictions, batch, first, chosen, classes)
+            numbers = _update_metrics(models, predictions, batch, first, chosen, classes)
             # The host reads a batch's numbers when the next one is queued, so that a GPU always has work.
-            _check(models, async_metrics.exchange([first + i for i in chosen], numbers), classes)
+            _deliver_counts(models, async_metrics.exchange([first + i for i in chosen], numbers), classes)
         images += len(chosen)
         done = min(done + len(batch.valid), loader.count)
         heartbeat()
         if progress:
             progress(done, loader.count)
-    _check(models, async_metrics.collect(), classes)
+    _deliver_counts(models, async_metrics.collect(), classes)
     barrier_no_timeout()
     left_out, images = sum_over_ranks(torch.tensor([loader.count - done, images])).tolist()
     bad = count_corrupt(loader.corrupt_samples(), loader.max_corrupt)
-    return None if left_out else Evaluation(images, bad, images / (time.perf_counter() - start))
+    return None if left_out else EvaluationStats(images, bad, images / (time.perf_counter() - start))
 
 
-def _update(
-    models: Sequence[Evaluated],
+def _update_metrics(
+    models: Sequence[EvaluatedModel],
     predictions: Sequence[Tensor],
     batch: Batch,
     first: int,
@@ -96,7 +96,9 @@ def _update(
     return torch.stack(rows).view(len(chosen), len(models), -1)
 
 
-def _check(models: Sequence[Evaluated], arrived: tuple[list[int], list[list[list[int]]]] | None, classes: int) -> None:
+def _deliver_counts(
+    models: Sequence[EvaluatedModel], arrived: tuple[list[int], list[list[list[int]]]] | None, classes: int
+) -> None:
     """Check a batch's counts, which have arrived, and pass them to the metrics."""
     indexes, rows = arrived or ([], [])
     for index, numbers in zip(indexes, rows, strict=True):

@@ -2,7 +2,7 @@
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,11 +38,6 @@ class Frame:
 class Metric(ABC):
     """A value computed over all frames and ranks; :func:`fastseg.evaluation.evaluator.evaluate` takes a list."""
 
-    column: str = ""
-    """Heading of its column beside the IoU, if :meth:`compute` scores every class; else empty."""
-    note: str = ""
-    """Explanation of that column for its readers."""
-
     @abstractmethod
     def update(self, frame: Frame) -> None:
         """Add a frame, without waiting for a GPU: no ``.item()``, no ``.cpu()``, no indexing by a mask."""
@@ -55,7 +50,23 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> Any:
-        """Return the result over all ranks, each of which has to call. Class scores are a list of 0…1 or NaN."""
+        """Return the result over all ranks, each of which has to call."""
+
+
+class ClassMetric(Metric):
+    """A metric that scores every class: ``fastseg-eval`` shows it beside the IoU."""
+
+    column: str
+    """Heading of its column."""
+    note: str
+    """Explanation of that column for its readers."""
+
+    @abstractmethod
+    def __init__(self, classes: int, device: torch.device) -> None: ...
+
+    @abstractmethod
+    def compute(self) -> list[float]:
+        """Return the score of each class over all ranks, 0…1 or NaN; every rank has to call."""
 
 
 class ConfusionMatrix(Metric):
@@ -74,7 +85,7 @@ class ConfusionMatrix(Metric):
         return summed
 
 
-class BoundaryIoU(Metric):
+class BoundaryIoU(ClassMetric):
     """IoU of the classes near their outlines, which the IoU of large areas hides: :mod:`.boundary_iou`."""
 
     column = "boundary IoU"
@@ -170,13 +181,10 @@ class WorstFrames(Metric):
         return sorted((sample for samples in sent for sample in samples), key=lambda sample: (sample.iou, sample.index))
 
 
-METRICS: dict[str, Callable[[int, torch.device], Metric]] = {
-    "confusion_matrix": ConfusionMatrix,
+CLASS_METRICS: dict[str, type[ClassMetric]] = {
     "boundary_iou": BoundaryIoU,
-    "frame_counts": lambda classes, _: FrameCounts(classes),
-    "worst_frames": lambda *_: WorstFrames(),
 }
-"""Name → a function that makes the empty metric of (number of classes, device)."""
+"""Metrics that score every class, by their keys in files; those of their means begin with ``mean_``."""
 
 
 class ClassScores(NamedTuple):
@@ -188,13 +196,12 @@ class ClassScores(NamedTuple):
     """Score of each class, 0…1 or NaN."""
 
 
-def class_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
-    """Return those of :data:`METRICS` that score every class: what ``fastseg-eval`` shows and writes beside the IoU."""
-    made = {name: make(classes, device) for name, make in METRICS.items()}
-    return {name: metric for name, metric in made.items() if metric.column}
+def class_metrics(classes: int, device: torch.device) -> dict[str, ClassMetric]:
+    """Return :data:`CLASS_METRICS`, nothing counted yet: what ``fastseg-eval`` shows and writes beside the IoU."""
+    return {name: metric(classes, device) for name, metric in CLASS_METRICS.items()}
 
 
-def class_scores(metrics: Mapping[str, Metric]) -> dict[str, ClassScores]:
+def class_scores(metrics: Mapping[str, ClassMetric]) -> dict[str, ClassScores]:
     """Compute metrics of :func:`class_metrics` over all ranks, each of which has to call."""
     return {name: ClassScores(metric.column, metric.note, metric.compute()) for name, metric in metrics.items()}
 

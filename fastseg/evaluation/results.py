@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.evaluator import EvaluationStats
 from fastseg.evaluation.metrics import ClassScores
 from fastseg.evaluation.scores import Score, largest_confusions, mean, plain, score, score_table
 from fastseg.model.inference import TtaViews
@@ -30,7 +30,7 @@ class CheckpointResult:
     shards: str
     split: str
     manifest: Manifest
-    result: Evaluation
+    result: EvaluationStats
     matrix: NDArray[np.int64]
     """C×C pixels, rows the truth."""
     class_scores: Mapping[str, ClassScores]

@@ -23,9 +23,9 @@ def iou(hits: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]) -> NDA
 class Score:
     """Scores of one evaluation as fractions 0…1; NaN if undefined."""
 
-    classes: dict[str, float]
+    class_iou: dict[str, float]
     """IoU of each class in order. 0 if predicted but absent from the truth, NaN if absent from both."""
-    categories: dict[str, float]
+    category_iou: dict[str, float]
     """IoU of each category (vehicle, …): confusions within a category are no errors."""
     class_accuracy: dict[str, float]
     """Share of each class's pixels that were found (recall); NaN if the truth has none."""
@@ -35,12 +35,12 @@ class Score:
     @property
     def miou(self) -> float:
         """Return the mean IoU over the classes that are not NaN: the benchmark's number."""
-        return mean(self.classes.values())
+        return mean(self.class_iou.values())
 
     @property
     def category_miou(self) -> float:
         """Return the mean IoU over the categories that are not NaN."""
-        return mean(self.categories.values())
+        return mean(self.category_iou.values())
 
     @property
     def mean_accuracy(self) -> float:
@@ -54,8 +54,8 @@ class Score:
             "category_miou": plain(self.category_miou),
             "accuracy": plain(self.accuracy),
             "mean_accuracy": plain(self.mean_accuracy),
-            "classes": {name: plain(value) for name, value in self.classes.items()},
-            "categories": {name: plain(value) for name, value in self.categories.items()},
+            "classes": {name: plain(value) for name, value in self.class_iou.items()},
+            "categories": {name: plain(value) for name, value in self.category_iou.items()},
             "class_accuracy": {name: plain(value) for name, value in self.class_accuracy.items()},
         }
 
@@ -76,8 +76,8 @@ def score(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Sc
             members.setdefault(c.category, []).append(i)
     diagonal, truth = np.diagonal(matrix), matrix.sum(1)
     return Score(
-        classes={c.name: _iou(matrix, [i]) for i, c in enumerate(classes)},
-        categories={name: _iou(matrix, indexes) for name, indexes in members.items()},
+        class_iou={c.name: _iou(matrix, [i]) for i, c in enumerate(classes)},
+        category_iou={name: _iou(matrix, indexes) for name, indexes in members.items()},
         class_accuracy={c.name: _ratio(diagonal[i], truth[i]) for i, c in enumerate(classes)},
         accuracy=_ratio(diagonal.sum(), truth.sum()),
     )
@@ -90,7 +90,7 @@ def score_table(
 
     ``more``: further scores of every class, for columns of their own, by the columns' headings.
     """
-    kinds, more = bool(result.categories), more or {}
+    kinds, more = bool(result.category_iou), more or {}
     table = Table("", "class", *(["category"] if kinds else []), title="Scores over all pixels, in %")
     for column in ("IoU", "accuracy", *more):
         table.add_column(column, justify="right")
@@ -99,10 +99,10 @@ def score_table(
         table.add_row(swatch, Text(name), *([Text(category)] if kinds else []), *map(percent, values), style=style)
 
     for i, c in enumerate(classes):
-        values = (result.classes[c.name], result.class_accuracy[c.name], *(column[i] for column in more.values()))
+        values = (result.class_iou[c.name], result.class_accuracy[c.name], *(column[i] for column in more.values()))
         row(Text("██", style="rgb({},{},{})".format(*c.color)), c.name, c.category, values)
     table.add_section()
-    for name, value in result.categories.items():
+    for name, value in result.category_iou.items():
         row(Text(), "", name, [value])
     if kinds:
         table.add_section()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fastseg.errors import UserError, shown
-from fastseg.model.deeplab import Logits, resize, upsample
+from fastseg.model.network import Logits, resize, upsample
 
 Network = Callable[[Tensor], Logits]
-"""uint8 N×H×W×3 → logits at the output stride; a :class:`fastseg.model.deeplab.DeepLab` in evaluation mode."""
+"""uint8 N×H×W×3 → logits at the output stride; a :class:`.SegmentationNetwork` in evaluation mode."""
 
 
 @dataclass(frozen=True)

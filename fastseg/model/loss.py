@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastseg.config import OptimConfig
 from fastseg.labels import IGNORE
-from fastseg.model.deeplab import Logits, upsample
+from fastseg.model.network import Logits, upsample
 
 PLAIN = OptimConfig()
 
@@ -62,7 +62,7 @@ def dice_loss(scores: Tensor, target: Tensor) -> Tensor:
 
 
 class UpsampleByProducts(torch.autograd.Function):
-    """:func:`fastseg.model.deeplab.upsample` by matrix products, for GPUs.
+    """:func:`fastseg.model.network.upsample` by matrix products, for GPUs.
 
     Upsampling is linear along each axis. torch's backward pass adds every pixel's gradient to four of the logits' by
     atomic additions, 700 million in a step of the default recipe; the transpose is two products with constant matrices.

@@ -10,8 +10,8 @@ from torchvision.models import get_model_weights
 
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import DeepLab
 from fastseg.model.match_weights import Match, find_arch, match_weights, strip_prefixes
+from fastseg.model.network import SegmentationNetwork
 from fastseg.model.weights import check_weights, parse_normalization, read_tensors
 
 WRAPPED = ("model", "state_dict", "model_state_dict")
@@ -19,7 +19,7 @@ WRAPPED = ("model", "state_dict", "model_state_dict")
 tutorials'."""
 
 
-def load_weights(model: DeepLab, weights: str) -> str:
+def load_weights(model: SegmentationNetwork, weights: str) -> str:
     """Start ``model`` from ``imagenet``, ``coco``, ``none`` or a file; see :class:`fastseg.config.ModelConfig`.
 
     A file holds a state dict of torchvision's network or of its backbone alone, under whatever prefixes training tools
@@ -31,7 +31,7 @@ def load_weights(model: DeepLab, weights: str) -> str:
         return ""
     offered, own = ARCHITECTURES[model.arch].pretrained or {}, model.net.state_dict()
     if weights in offered:
-        state, prefix = pretrained(offered[weights], _OFFLINE), ""
+        state, prefix = download_weights(offered[weights], _HINT), ""
     elif weights in ("imagenet", "coco"):
         raise UserError(
             f"--model.weights is {weights}, and there are no such weights for {model.arch}; "
@@ -50,13 +50,13 @@ def load_weights(model: DeepLab, weights: str) -> str:
     return "" if weights in offered else _describe(match, weights, len(state), prefix)
 
 
-_OFFLINE = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
+_HINT = "fetch it on a machine that can and pass --model.weights FILE, or start from --model.weights none"
 
 
-def pretrained(name: str, offline: str) -> dict[str, Tensor]:
+def download_weights(name: str, hint: str) -> dict[str, Tensor]:
     """Return torchvision's weights of the network ``name``, from its cache or by a download whose hash is checked.
 
-    Raises :class:`UserError` if they are not available; ``offline`` is the cure that it names if a download fails.
+    Raises :class:`UserError` if they are not available; ``hint`` is the cure that it names if a download fails.
     """
     # The first version: torchvision's own DeepLabv3 and the published results start from it.
     # DEFAULT's are trained differently, and others had to change the optimizer for them (https://github.com/open-mmlab/mmdetection/pull/7489).
@@ -64,14 +64,14 @@ def pretrained(name: str, offline: str) -> dict[str, Tensor]:
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (URLError, OSError) as error:
-        raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {offline}") from None
+        raise UserError(f"cannot download {entry.url} ({getattr(error, 'reason', error)}); {hint}") from None
     except (RuntimeError, UnpicklingError, EOFError) as error:  # an invalid hash; no weights in the cache
         cache = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the download of {entry.url} is damaged ({reason}); remove {cache} and try again") from None
 
 
-def _from_file(model: DeepLab, path: Path) -> dict[str, Tensor]:
+def _from_file(model: SegmentationNetwork, path: Path) -> dict[str, Tensor]:
     """Read the weights in a file; ``model`` takes over a checkpoint's normalization."""
     try:
         document = read_tensors(path, "file of weights", foreign=True)

@@ -103,6 +103,8 @@ def fitting(path: Path | None = None) -> Iterator[None]:
     """Turn the errors of a checkpoint whose parts do not fit together into a :class:`UserError`."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError that says nothing of the checkpoint
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{path or 'the checkpoint'} is damaged ({reason}); use another") from None

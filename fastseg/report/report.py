@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fastseg.evaluation.metrics import CLASS_METRICS
 from fastseg.evaluation.scores import Mistake, largest_confusions
 from fastseg.files import write_atomic
 from fastseg.report.charts import Series, compact, line_chart
@@ -26,8 +27,23 @@ MATRIX_CLASSES = 40
 """Classes in the confusion matrix at most, those with the most pixels."""
 CONFUSIONS = 8
 """Mistakes named under the matrix, the most frequent ones."""
-COLUMNS = {"boundary": "Boundary IoU", "accuracy": "Accuracy", "pixels": "Pixels"}
-"""Columns of the table of classes beside IoU, shown if a class has a value."""
+
+
+class Column(NamedTuple):
+    """A column of the table of classes beside IoU, shown if a class has a value."""
+
+    heading: str
+    note: str
+    mean: str = ""
+    """Key of the mean over the classes in a line of metrics.jsonl; empty without one."""
+
+
+COLUMNS = {
+    **{name: Column(m.column[:1].upper() + m.column[1:], m.note, f"mean_{name}") for name, m in CLASS_METRICS.items()},
+    "class_accuracy": Column("Accuracy", "the share of the class's pixels that were found", "mean_accuracy"),
+    "pixels": Column("Pixels", "the class's share of all labeled pixels"),
+}
+"""By their keys in a line of metrics.jsonl; pixels are counted in the confusion matrix."""
 GREY = (128, 128, 128)
 
 
@@ -39,35 +55,31 @@ class ClassRow:
     color: tuple[int, int, int]
     category: str
     iou: float
-    boundary: float
-    """Boundary IoU."""
-    accuracy: float
-    """Share of the class's pixels that were found."""
-    pixels: float
-    """This class's share of the labeled pixels."""
+    scores: dict[str, float]
+    """By the keys of :data:`COLUMNS`."""
 
 
 def classes_of(run: Run) -> list[ClassRow]:
     """Return the classes of the best evaluation, in the data set's order."""
-    best = run.best
-    scores, boundary, accuracy = (best.get(key) or {} for key in ("classes", "boundary_iou", "class_accuracy"))
+    ious = run.best.get("classes") or {}
     known = {c.name: c for c in run.classes}
     pixels = dict(zip(known, _truth_shares(run.matrix), strict=False)) if len(known) == len(run.matrix) else {}
+    columns = {"pixels": pixels} | {key: run.best.get(key) or {} for key in COLUMNS if key != "pixels"}
     return [
         ClassRow(
             name,
             (known[name].color if name in known else GREY),
             (known[name].category if name in known else ""),
-            *(number(column, name) for column in (scores, boundary, accuracy, pixels)),
+            number(ious, name),
+            {key: number(columns[key], name) for key in COLUMNS},
         )
-        for name in scores
+        for name in ious
     ]
 
 
-def present(rows: Sequence[ClassRow]) -> dict[str, bool]:
-    """Return for each column of the table whether any class has a value."""
-    numbers = {name: any(math.isfinite(getattr(row, name)) for row in rows) for name in COLUMNS}
-    return {"category": any(row.category for row in rows), **numbers}
+def present(rows: Sequence[ClassRow]) -> dict[str, Column]:
+    """Return those of :data:`COLUMNS` in which any class has a value."""
+    return {key: column for key, column in COLUMNS.items() if any(math.isfinite(row.scores[key]) for row in rows)}
 
 
 def _truth_shares(matrix: list[list[int]]) -> list[float]:
@@ -76,13 +88,9 @@ def _truth_shares(matrix: list[list[int]]) -> list[float]:
 
 
 def means_of(best: Line) -> dict[str, float]:
-    """Return the means below the table's columns, by the column's name in :class:`ClassRow`."""
-    return {
-        "iou": number(best, "miou"),
-        "boundary": number(best, "mean_boundary_iou"),
-        "accuracy": number(best, "mean_accuracy"),
-        "category": number(best, "category_miou"),
-    }
+    """Return the means below the table's columns, by the keys of :data:`COLUMNS`, of IoU and of the categories' IoU."""
+    means = {key: number(best, column.mean) for key, column in COLUMNS.items() if column.mean}
+    return {"iou": number(best, "miou"), "category": number(best, "category_miou"), **means}
 
 
 def categories_of(best: Line) -> list[tuple[str, float]]:
@@ -192,8 +200,7 @@ def write_report(run_folder: Path) -> Path:
         best=_evaluation_title(run.best),
         last=_evaluation_title(run.last),
         classes=classes,
-        columns=COLUMNS,
-        has=present(classes),
+        columns=present(classes),
         means=means_of(run.best),
         categories=categories_of(run.best),
         percent=percent,
@@ -241,7 +248,7 @@ def _headline(run: Run) -> list[Fact]:
         last = run.train[-1]
         # The first line pays for warming up: compiling, choosing algorithms, filling queues.
         steady = run.train[1:] or run.train
-        speeds, waiting = _values(steady, "images_per_second"), _values(steady, "waiting")
+        speeds, waiting = _values(steady, "images_per_second_per_gpu"), _values(steady, "waiting")
         memory, seconds = _values(run.train, "memory"), _values(run.train, "seconds")
         facts += [
             Fact("speed", f"{compact(median(speeds))} img/s" if speeds else "–", "median, per GPU or process"),
@@ -278,7 +285,7 @@ def _figures(run: Run) -> list[Figure]:
         _figure("Loss", [_series(name, run.train, key) for name, key in losses.items()]),
         _figure("Validation mIoU", [_series(_weights(k), lines, "miou", 100) for k, lines in by_kind.items()], " %"),
         _figure("Learning rate", [_series("learning rate", run.train, "lr")]),
-        _figure("Images per second", [_series("per GPU or process", run.train, "images_per_second")]),
+        _figure("Images per second", [_series("per GPU or process", run.train, "images_per_second_per_gpu")]),
         _figure("Share of time waiting for data", [_series("waiting", run.train, "waiting", 100)], " %"),
     )
     return [figure for figure in figures if figure]

@@ -1,11 +1,10 @@
 """Verification before a run, by all ranks together."""
 
-import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
 
-from fastseg.distributed.ranks import Ranks, barrier, gather_states
-from fastseg.errors import USER_ERROR, UserError
+from fastseg.distributed.ranks import Ranks, barrier, gather_states, raise_on_first
+from fastseg.errors import UserError
 from fastseg.parallel import cpu_threads
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import Manifest
@@ -34,9 +33,6 @@ def verify_shards(shards: str, manifest: Manifest, splits: Iterable[str], ranks:
             if show:
                 show(min(start + threads, len(mine)), len(mine))
     found = list(dict.fromkeys(damage for state in gather_states({"found": damages}) for damage in state["found"]))
-    if not found:
-        return
-    if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank reports it
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    raise UserError(f"{join(shards, found[0])}{more}; copy or pack the set again")
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise_on_first(UserError(f"{join(shards, found[0])}{more}; copy or pack the set again"))

@@ -1,7 +1,6 @@
 """Compile the training step if that is wanted and works; all ranks decide alike, before a step counts."""
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from fastseg.compiler import compiler_problem, describe_failure
 from fastseg.config import ModelConfig
-from fastseg.distributed.ranks import Ranks, gather_states
-from fastseg.errors import USER_ERROR, UserError
+from fastseg.distributed.ranks import Ranks, gather_states, raise_on_first
+from fastseg.errors import UserError
 from fastseg.parallel import usable_cores
 
 
@@ -36,7 +35,7 @@ def find_problem(config: ModelConfig, ranks: Ranks) -> str:
     if not wants_compiling(config, ranks.device):
         return ""
     problem = compiler_problem(ranks.device.type == "cuda") or ""
-    return _settle([state["problem"] for state in gather_states({"problem": problem})], config, ranks)
+    return _settle([state["problem"] for state in gather_states({"problem": problem})], config)
 
 
 class CompiledNetwork:
@@ -108,25 +107,23 @@ class CompiledNetwork:
         self.untried = False
         if not any(self._problems):
             self._problems = [state["problem"] for state in gather_states({"problem": problem})]
-        self.problem = _settle(self._problems, self._config, self._ranks)
+        self.problem = _settle(self._problems, self._config)
         if sums is not None and not self.problem:
             return sums
         self._call, self.compiled = self.uncompiled, False
         return self._call(image, label)
 
 
-def _settle(problems: list[str], config: ModelConfig, ranks: Ranks) -> str:
+def _settle(problems: list[str], config: ModelConfig) -> str:
     """Return the first problem of all ranks; raise :class:`UserError` on rank 0 if compiling was asked for."""
     found = [(rank, problem) for rank, problem in enumerate(problems) if problem]
     if not found:
         return ""
     rank, problem = found[0]
     problem = f"on rank {rank} {problem}" if len(found) < len(problems) else problem
-    if not config.compile:
-        return problem
-    if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank reports it
-    raise _refused(problem)
+    if config.compile:
+        raise_on_first(_refused(problem))
+    return problem
 
 
 def _refused(problem: str) -> UserError:

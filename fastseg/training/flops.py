@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastseg.config import Config, OptimConfig
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.step import LossNetwork
 
 # Dense 16-bit products with float32 sums, TFLOP/s, from NVIDIA's datasheets (their figures with sparsity are twice
@@ -107,7 +107,7 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
     loss are left out, as in every MFU.
     """
     with torch.device("meta"):
-        network = LossNetwork(DeepLab(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig())
+        network = LossNetwork(SegmentationNetwork(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig())
         image = torch.empty(batch, *crop, 3, dtype=torch.uint8)
         label = torch.empty(batch, *crop, dtype=torch.uint8)
         with FlopCounterMode(display=False) as counter:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastseg.config import OptimConfig
-from fastseg.model.deeplab import DeepLab
+from fastseg.model.network import SegmentationNetwork
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
@@ -21,7 +21,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+        for parameter in parameters:
+            # The values that its first step would begin with: what is left of the memory is measured before that.
+            adamw.state[parameter]["step"] = torch.zeros((), device=parameter.device)
+            adamw.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+            adamw.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+        return adamw
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
     for parameter in parameters if config.momentum else ():
         # If a skipped first step (found_inf) made the momentum, it would stay uninitialized.
@@ -63,7 +69,7 @@ class Average:
     TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, model: DeepLab, decay: float) -> None:
+    def __init__(self, model: SegmentationNetwork, decay: float) -> None:
         self.model = deepcopy(model).eval().requires_grad_(False)
         """The average, ready to be evaluated."""
         self._decay = decay

@@ -43,14 +43,11 @@ def span(name: str) -> Iterator[None]:
 class StepProfiler:
     """Profile a few steps of a run once they are warm."""
 
-    def __init__(self, folder: Path, device: torch.device, left: int, filling: int = 0) -> None:
-        """Prepare for ``left`` more steps, of which the first ``filling`` fill the frame cache.
-
-        The trace goes to ``folder``.
-        """
+    def __init__(self, folder: Path, device: torch.device, left: int) -> None:
+        """Prepare for ``left`` more steps, at least one. The trace goes to ``folder``."""
         self.folder = folder
         self._cuda = device.type == "cuda"
-        self._before = min(WARMUP + filling, left // 2)
+        self._before = min(WARMUP, left // 2)
         self._steps = min(STEPS, left - self._before)
         self._done = 0
         self._times: dict[int, float] = {}

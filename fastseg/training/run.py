@@ -16,13 +16,13 @@ from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
 from fastseg.data.loader import EvalLoader, Processor, TrainLoader, open_files
 from fastseg.data.sampler import epoch_steps
 from fastseg.device import environment, too_little
-from fastseg.distributed.ranks import Ranks, barrier, gather_states
-from fastseg.errors import USER_ERROR, UserError
+from fastseg.distributed.ranks import Ranks, barrier, gather_states, raise_on_first
+from fastseg.errors import UserError
 from fastseg.files import check_free, lock_run_folder
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
-from fastseg.model.deeplab import DeepLab, normalization
 from fastseg.model.loss import class_weights
+from fastseg.model.network import SegmentationNetwork, normalization
 from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
@@ -35,7 +35,7 @@ from fastseg.training.compiled import check_compiler
 from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache
 from fastseg.training.optim import Average, peak_lr, total_steps
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState, continues_exactly, find_checkpoint
+from fastseg.training.state import RunState, checkpoint_path, continues_exactly, epochs_done, find_checkpoint
 from fastseg.training.step import TrainStep, use_sync_bn
 from fastseg.training.trackers import check_tracker
 from fastseg.training.trainer import Trainer
@@ -60,11 +60,11 @@ def pixel_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
     return class_weights(pixels, config.optim.class_weights)
 
 
-def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> DeepLab:
+def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) -> SegmentationNetwork:
     """Build the network on the rank's device with the initial ``weights``."""
     settings = config.model
     mean, std = normalization(settings.weights, manifest.mean, manifest.std)
-    model = DeepLab(
+    model = SegmentationNetwork(
         settings.arch,
         len(manifest.classes),
         mean,
@@ -100,9 +100,6 @@ def build_loaders(
     the checkpoint that it starts from; None: as the settings say.
     """
     data = config.data
-    use_cache(config.cache, config.cache_gb)
-    if config.verify_shards:
-        verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
     threads = data.threads or cpu_threads(ranks.local_world)
     files = partial(
         open_files, config.shards, manifest, rank=ranks.rank, world=ranks.world, max_corrupt=config.max_corrupt_samples
@@ -133,35 +130,41 @@ def build_loaders(
     return train, evaluation
 
 
-def check(config: Config, manifest: Manifest, device: str = "auto") -> None:
-    """Raise :class:`UserError` for what cannot be trained, before any process is started."""
+def check(config: Config, manifest: Manifest, device: str = "auto") -> dict[str, Any] | None:
+    """Raise :class:`UserError` for what cannot be trained, before any process is started.
+
+    Returns the checkpoint to resume from (:func:`find_checkpoint`), which takes seconds to read.
+    """
     check_compiler(config.model, cuda=device != "cpu" and torch.cuda.is_available())
     for split in (config.train_split, config.eval_split):
         open_files(config.shards, manifest, split)
     check_tracker(config.tracker)
     check_free(config.folder)
-    find_checkpoint(config, manifest)
+    return find_checkpoint(config, manifest)
 
 
-def train(config: Config, manifest: Manifest, ranks: Ranks, profile: bool = False) -> None:
-    """Train as this rank: build the parts, resume from the last checkpoint if there is one, run the loop."""
+def train(
+    config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any] | None = None, profile: bool = False
+) -> None:
+    """Train as this rank: build the parts, resume from the checkpoint ``saved`` if there is one, run the loop."""
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    saved = find_checkpoint(config, manifest)
     agree(saved, manifest)
     if saved and nothing_left(config, manifest, ranks, saved):
         leave_finished(config, ranks, saved)
         return
+    use_cache(config.cache, config.cache_gb)
+    if config.verify_shards:
+        verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=saved is not None)
     with explain_memory_error(config, ranks.device, state):
         cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
             state.train_step.dry_run(config.data.batch, config.data.crop)
-        loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.decoder)
-        cache_plan = (
-            STREAMED  # the loader now owns the frames' memory, or frees it if a resumed order does not allow it
-        )
+        loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.processor)
+        # The loader now owns the frames' memory, or frees it if a resumed order does not allow it.
+        cache_plan = STREAMED
         if not ranks.first:
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
@@ -230,7 +233,7 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
 def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
     """Return whether a checkpoint is at the settings' last step or past it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
-    left = total_steps(config.optim, steps) - round(saved["step"] / saved["steps_per_epoch"] * steps)
+    left = total_steps(config.optim, steps) - round(epochs_done(saved) * steps)
     return left < 0 or (left == 0 and not saved["eval_pending"])
 
 
@@ -242,17 +245,17 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
     own = (config.folder / "checkpoints" / "last.pt").exists()
     path = config.folder if own else Path(config.resume)
     with fitting(path):
-        done, planned = saved["step"] / saved["steps_per_epoch"], float(saved["config"]["optim"]["epochs"])
+        done, planned = epochs_done(saved), float(saved["config"]["optim"]["epochs"])
     where = f"{path} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
     if own and planned == config.optim.epochs:
         if ranks.first:
             print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
         return
-    if not ranks.first:
-        sys.exit(USER_ERROR)  # the first rank reports it
-    raise UserError(
-        f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
-        "or --resume never"
+    raise_on_first(
+        UserError(
+            f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
+            "or --resume never"
+        )
     )
 
 
@@ -272,17 +275,18 @@ def resume(
 
     if not saved:
         return loaders_from(None), []
-    state.restore(saved)
+    state.restore(saved, config.eval_split)
+    path = checkpoint_path(config)
     if continues_exactly(saved, config, ranks):
         loaders = loaders_from(state.restore_rank(saved, ranks))
-        return loaders, [f"resuming after step {state.step}"]
+        return loaders, [f"resuming from {path} after step {state.step}"]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
-    epochs = saved["step"] / saved["steps_per_epoch"]
+    epochs = epochs_done(saved)
     begun = {"epoch": int(epochs), "step": 0, "rank_local": cache_plan.rank_local}
     loaders = loaders_from(begun)
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [
-        f"resuming after epoch {epochs:.1f} with other settings: "
+        f"resuming from {path} after epoch {epochs:.1f} with other settings: "
         f"the data's order starts anew with that of epoch {int(epochs) + 1}"
     ]
 
@@ -314,7 +318,7 @@ def introduction(
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
     rate = f"peak learning rate {peak_lr(optim, batch):g}{scaling}"
     if device.type == "cuda":
-        yield f"JPEGs are decoded by {decoder.description}"
+        yield f"images are decoded by {decoder.description}"
     if decoder.warning:
         yield f"warning: {decoder.warning}"
     if loader.rank_local:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.errors import disk_full
-from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.evaluator import EvaluationStats
 from fastseg.evaluation.metrics import Sample
 from fastseg.evaluation.scores import Score, percent
 from fastseg.files import naming, write_atomic
@@ -95,7 +96,7 @@ class RunLog:
         mfu = f" ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else ""
         facts = (
             f"loss {values['loss']:.3f} · lr {values['lr']:.2g} · "
-            f"{values['images_per_second']:.1f} img/s{self._each} · {values['tflops']:.3g} TFLOP/s{mfu} · "
+            f"{values['images_per_second_per_gpu']:.1f} img/s{self._each} · {values['tflops']:.3g} TFLOP/s{mfu} · "
             f"waiting {100 * values['waiting']:.0f} % · {values['memory'] / 2**30:.1f} GiB"
         )
         self._progress.update(self._task, completed=step, facts=facts)
@@ -186,31 +187,42 @@ def _finite(line: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
 
 
-def record_evaluation(
-    log: RunLog,
-    result: Evaluation,
-    matrix: NDArray[np.int64],
-    worst: Sequence[Sample],
-    scores: Score,
-    classes: Sequence[SegmentationClass],
-    keys: Sequence[str],
-    *,
-    step: int,
-    epoch: float,
-    weights: str,
-    best: bool,
-) -> None:
-    """Write the evaluation after ``step`` to the run's folder; ``keys`` of the split's frames by their index.
+@dataclass(frozen=True)
+class StepEvaluation:
+    """An evaluation in the course of a run."""
 
-    ``weights``: ``ema`` or ``model``, whichever were evaluated. ``best``: whether all earlier scores are lower.
-    """
-    counts = {"images": result.images, "corrupt_samples": result.corrupt_samples}
-    speed = result.images_per_second
-    log.evaluated(step, scores.to_json(), epoch=epoch, **counts, images_per_second=speed, weights=weights)
-    log.confusion(matrix, classes, step)
-    log.worst(worst, [keys[sample.index] for sample in worst], classes, step)
+    step: int
+    epoch: float
+    weights: str
+    """``ema`` or ``model``, whichever were evaluated."""
+    result: EvaluationStats
+    matrix: NDArray[np.int64]
+    """C×C pixels, rows the truth."""
+    scores: Score
+    best: bool
+    """Whether all earlier scores of the run are lower."""
+    worst: Sequence[Sample]
+    keys: Sequence[str]
+    """Of the split's frames, by their index."""
+    classes: Sequence[SegmentationClass]
+
+
+def record_evaluation(log: RunLog, found: StepEvaluation) -> None:
+    """Write an evaluation to the run's folder, and say its score."""
+    step, result, classes = found.step, found.result, found.classes
+    log.evaluated(
+        step,
+        found.scores.to_json(),
+        epoch=found.epoch,
+        images=result.images,
+        corrupt_samples=result.corrupt_samples,
+        images_per_second=result.images_per_second,
+        weights=found.weights,
+    )
+    log.confusion(found.matrix, classes, step)
+    log.worst(found.worst, [found.keys[sample.index] for sample in found.worst], classes, step)
     left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
     log.say(
-        f"epoch {epoch:.1f}: mIoU {percent(scores.miou)} % on {result.images} images{left_out}"
-        f"{', the best so far' if best else ''} ({speed:.1f} images/s)"
+        f"epoch {found.epoch:.1f}: mIoU {percent(found.scores.miou)} % on {result.images} images{left_out}"
+        f"{', the best so far' if found.best else ''} ({result.images_per_second:.1f} images/s)"
     )

@@ -15,7 +15,7 @@ from fastseg.errors import UserError, shown
 from fastseg.labels import class_difference
 from fastseg.model import checkpoint
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import DeepLab
+from fastseg.model.network import SegmentationNetwork
 from fastseg.model.weights import fitting, not_finite
 from fastseg.shards.manifest import Manifest
 from fastseg.storage import is_remote
@@ -27,7 +27,7 @@ from fastseg.training.step import TrainStep
 class RunState:
     """The parts of a run whose values a checkpoint holds."""
 
-    model: DeepLab
+    model: SegmentationNetwork
     train_step: TrainStep
     average: Average | None
     step: int = 0
@@ -104,8 +104,11 @@ class RunState:
         }
 
     @fitting()
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Load weights, average, optimizer and scaler from a checkpoint, except the optimizer's settings."""
+    def restore(self, saved: dict[str, Any], eval_split: str) -> None:
+        """Load weights, average, optimizer and scaler from a checkpoint, except the optimizer's settings.
+
+        The best score is forgotten where it is of another split than ``eval_split``.
+        """
         self.model.net.load_state_dict(saved["model"])
         if self.average:
             self.average.model.net.load_state_dict(saved["ema"] or saved["model"])
@@ -126,7 +129,8 @@ class RunState:
                     raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best, self.eval_pending = saved["step"], saved["best"], saved["eval_pending"]
+        self.step, self.eval_pending = saved["step"], saved["eval_pending"]
+        self.best = saved["best"] if saved["config"]["eval_split"] == eval_split else -math.inf
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -144,16 +148,23 @@ class RunState:
         return dict(mine["loader"])
 
 
-def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
-    """Load the run's last checkpoint, or the one that ``config.resume`` names; None to start fresh.
-
-    Raises :class:`UserError` with the difference if it belongs to another network or data set.
-    """
+def checkpoint_path(config: Config) -> Path | None:
+    """Return the run's last checkpoint, else the one that ``config.resume`` names; None to start fresh."""
     own = config.folder / "checkpoints" / "last.pt"
     if config.resume == "never" or (config.resume == "auto" and not own.exists()):
         return None
     # A run started from a file has its own, newer checkpoint by now.
-    path = own if own.exists() else Path(config.resume)
+    return own if own.exists() else Path(config.resume)
+
+
+def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
+    """Load the checkpoint at :func:`checkpoint_path`; None to start fresh.
+
+    Raises :class:`UserError` with the difference if it belongs to another network or data set.
+    """
+    path = checkpoint_path(config)
+    if path is None:
+        return None
     saved = checkpoint.load(path)
     checkpoint.check_progress(saved, path)
     with fitting(path):
@@ -173,6 +184,11 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
                 "use another --name, or --resume never"
             )
     return saved
+
+
+def epochs_done(saved: dict[str, Any]) -> float:
+    """Return the epochs of a checkpoint's steps, by its own steps per epoch."""
+    return float(saved["step"] / saved["steps_per_epoch"])
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:

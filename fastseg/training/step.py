@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from fastseg.config import Config, OptimConfig
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks, sum_over_ranks
-from fastseg.model.deeplab import DeepLab
 from fastseg.model.loss import segmentation_loss
+from fastseg.model.network import SegmentationNetwork
 from fastseg.training.compiled import CompiledNetwork, find_problem, wants_compiling
 from fastseg.training.optim import build_optimizer, set_lr
 from fastseg.training.profiler import span
@@ -25,7 +25,7 @@ from fastseg.training.profiler import span
 class LossNetwork(nn.Module):
     """Join network and loss in one module, so that they are compiled and wrapped by DDP together."""
 
-    def __init__(self, model: DeepLab, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
+    def __init__(self, model: SegmentationNetwork, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         loss = partial(segmentation_loss, config=config, weights=pixel_weights)
@@ -53,7 +53,9 @@ class StepMetrics(NamedTuple):
 class TrainStep:
     """Do one step; hold the optimizer, DDP, the compiled network and the loss scaler."""
 
-    def __init__(self, model: DeepLab, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None) -> None:
+    def __init__(
+        self, model: SegmentationNetwork, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None
+    ) -> None:
         """Train ``model``, already on ``ranks.device``, in place; ``pixel_weights``: one per class, C."""
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)
@@ -84,7 +86,8 @@ class TrainStep:
         main_pixels, aux_pixels = main_pixels.clamp(min=1e-6), aux_pixels.clamp(min=1e-6)
         own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels)
         set_lr(self.optimizer, lr)
-        norm = self._update(own * self._ranks.world, main_sum + aux_sum)  # DDP averages what should be summed
+        # DDP averages what should be summed.
+        norm = self._backward_and_update(own * self._ranks.world, main_sum + aux_sum)
         main, aux = main_sum / main_pixels, aux_sum / aux_pixels
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
 
@@ -114,24 +117,30 @@ class TrainStep:
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
 
-    def _update(self, loss: Tensor, total: Tensor) -> Tensor:
+    def _backward_and_update(self, loss: Tensor, total: Tensor) -> Tensor:
+        """Update the weights by the gradients of ``loss``; return the norm of the gradients before clipping.
+
+        If ``total``, the losses of all ranks, or the norm is not finite, the device skips the update: weights and the
+        optimizer's values stay as they were, and the average of the weights moves towards unchanged ones. The host
+        reads loss and norm when the next step is queued already (:class:`fastseg.device.AsyncMetrics`); then
+        :meth:`fastseg.training.trainer.Trainer.check_step` ends the run on all ranks with the exit code of a user
+        error, and saves neither step. With fp16 the loss scaler skips steps whose gradient overflows and tries a
+        smaller scale; only many in a row, or a loss that is not finite, end the run.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         with span("backward"):
             self.scaler.scale(loss).backward()
         with span("optimizer"):
-            return self._step(total)
-
-    def _step(self, total: Tensor) -> Tensor:
-        self.scaler.unscale_(self.optimizer)
-        parameters = list(self.model.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self._optim.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
-        if not self.scaler.is_enabled():
-            # Fused optimizers skip the update on the device if this is 1, as for a loss scaler.
-            self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            self.scaler.unscale_(self.optimizer)
+            parameters = list(self.model.parameters())
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if self._optim.clip is not None:
+                nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
+            if not self.scaler.is_enabled():
+                # Fused optimizers skip the update on the device if this is 1, as for a loss scaler.
+                self.optimizer.found_inf = (~torch.isfinite(total + norm)).float()  # type: ignore[attr-defined]
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         return norm
 
 

@@ -3,18 +3,19 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from statistics import fmean
 
 import torch
 
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.device import AsyncMetrics, autocast
-from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks
-from fastseg.errors import USER_ERROR, UserError
-from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks, raise_on_first
+from fastseg.errors import UserError
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
 from fastseg.evaluation.scores import score
 from fastseg.model import checkpoint
@@ -25,7 +26,7 @@ from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
 from fastseg.training.optim import lr_at, peak_lr, total_steps
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
-from fastseg.training.run_log import RunLog, record_evaluation
+from fastseg.training.run_log import RunLog, StepEvaluation, record_evaluation
 from fastseg.training.state import RunState
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
@@ -33,6 +34,15 @@ from fastseg.training.timing import StepClock, Stopping
 MAX_OVERFLOWS = 30
 """Consecutive steps that fp16's loss scaler may skip. It halves its scale each time, from 65536 to below 1e-4, where
 fairseq gives up as well (--min-loss-scale)."""
+
+
+def mean_metrics(steps: Sequence[StepMetrics]) -> StepMetrics:
+    """Return the mean of every number over the ``steps`` in which it is finite; NaN if there are none.
+
+    A gradient's norm is infinite in steps that fp16's loss scaler skips.
+    """
+    finite = ([value for value in column if math.isfinite(value)] for column in zip(*steps, strict=True))
+    return StepMetrics(*(fmean(values) if values else math.nan for values in finite))
 
 
 class Trainer:
@@ -60,35 +70,37 @@ class Trainer:
         self.saved = state.step
         """The step of the last checkpoint."""
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
-        folder, left = config.folder / "profile", self.total - state.step
-        filling = self.steps_per_epoch if self.loader.cached else 0
-        self.profiler = StepProfiler(folder, ranks.device, left, filling) if profile and left > 0 else None
+        self.stop = False
+        """Whether a rank was asked to stop; the same on all ranks."""
+        self.profile_wanted, self.halfway = profile, (state.step + self.total) // 2
+        self.profiler: StepProfiler | None = None
 
     def fit(self) -> None:
         """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130."""
         state = self.state
-        stop = self.checkpoint_and_eval() if state.eval_pending else False
-        while state.step < self.total and not stop:
-            stop = self.advance()
-        if stop:
+        if state.eval_pending:
+            self.checkpoint_and_eval()
+        while state.step < self.total and not self.stop:
+            self.advance()
+        if self.stop:
             again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
             self.say(f"stopped at step {state.step} of {self.total}; {again} resumes from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
             self.say(f"finished; the report is {write_report(self.config.folder)}")
 
-    def advance(self) -> bool:
-        """Do one step, and the evaluation and checkpoint that are due after it. Return whether to stop."""
+    def advance(self) -> None:
+        """Do one step, and the evaluation and checkpoint that are due after it."""
+        self.start_profile()
         with span("step"):
-            metrics = self.train()
-        stop = self.on_metrics(metrics)
+            metrics = self.run_step()
+        self.check_step(metrics)
         if self.profiler and self.profiler.stepped():
             self.write_profile(self.profiler)
-        if stop or self.is_due(self.config.save_every) or self.is_due(self.config.eval_every):
-            stop = self.checkpoint_and_eval(stop)
-        return stop
+        if self.stop or self.is_due(self.config.save_every) or self.is_due(self.config.eval_every):
+            self.checkpoint_and_eval()
 
-    def train(self) -> tuple[int, list[float]] | None:
+    def run_step(self) -> tuple[int, list[float]] | None:
         """Do one step; return the metrics that have arrived, with their step."""
         state = self.state
         self.clock.wait_begin()
@@ -103,25 +115,24 @@ class Trainer:
         # On a GPU these are the previous step's numbers, so that it never waits for the host.
         return self.async_metrics.exchange(state.step, numbers)
 
-    def checkpoint_and_eval(self, stop: bool = False) -> bool:
-        """Evaluate if that is due, and save. Return whether to stop."""
-        state, improved = self.state, False
+    def checkpoint_and_eval(self) -> None:
+        """Evaluate if that is due, and save."""
+        state, improved = self.state, None
         # Save nothing of a step before its loss is known to be finite.
-        stop = self.on_metrics(self.async_metrics.collect()) or stop
+        self.check_step(self.async_metrics.collect())
         if self.profiler and self.profiler.recording:  # what follows is no part of a step
             self.write_profile(self.profiler)
         own = state.statistics()
         state.set_statistics(mean_over_ranks(own))
         state.check_finite()
         state.eval_pending |= self.is_due(self.config.eval_every)
-        if state.eval_pending and not stop:
+        if state.eval_pending and not self.stop:
             with self.rescuing():
-                improved, stop = self.evaluate()
-            state.eval_pending = stop
-        self.save(own, keep=improved)
+                improved = self.evaluate()
+            state.eval_pending = self.stop = improved is None
+        self.save(own, keep=bool(improved))
         state.set_statistics(own)
         self.clock.restart()
-        return stop
 
     @contextmanager
     def rescuing(self) -> Iterator[None]:
@@ -130,7 +141,7 @@ class Trainer:
             yield
         except UserError:
             if self.ranks.world == 1 and self.state.step > self.saved:
-                self.on_metrics(self.async_metrics.collect())
+                self.check_step(self.async_metrics.collect())
                 self.state.check_finite()
                 self.save(self.state.statistics())
             raise
@@ -144,16 +155,18 @@ class Trainer:
     def is_due(self, epochs: float) -> bool:
         """Return whether the last step completes another ``epochs`` epochs, or the run."""
         every, step = epochs * self.steps_per_epoch, self.state.step
-        return step == self.total or step // every > (step - 1) // every
+        # 0.55 epochs of 100 steps are 55.00000000000001 in floating point, and due at step 55.
+        before, now = (math.floor(s / every + 1e-9) for s in (step - 1, step))
+        return step == self.total or now > before
 
-    def on_metrics(self, metrics: tuple[int, list[float]] | None) -> bool:
-        """Check a step (from 1) and its metrics from :class:`TrainStep`; return whether a rank wants to stop.
+    def check_step(self, metrics: tuple[int, list[float]] | None) -> None:
+        """Check a step (from 1) and its metrics from :class:`TrainStep`, if they have arrived; note a wish to stop.
 
         Ends every rank, the first with a :class:`UserError`, if the loss is not finite, or the gradient in more
         consecutive steps than the loss scaler may try.
         """
         if metrics is None:
-            return False
+            return
         step, numbers = metrics
         found = StepMetrics(*numbers)
         loss, norm = found.loss, found.gradient_norm
@@ -161,22 +174,20 @@ class Trainer:
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
-            if not self.ranks.first:
-                sys.exit(USER_ERROR)  # the first rank reports it
             repeated = f" for {self.overflows} steps now" if self.overflows > 1 else ""
-            raise UserError(
-                f"at step {step} the loss is {loss} and the gradient's norm {norm}{repeated}, at a learning rate of "
-                f"{self.lr(step - 1):.2g}; the weights were left as they were: lower --optim.lr or set --optim.clip "
-                f"{'or take --model.precision bf16 or fp32 ' if scaled else ''}and resume from the last checkpoint"
-            )
+            measured = f"the loss is {loss} and the gradient's norm {norm}{repeated}"
+            measured = f"{measured}, at a learning rate of {self.lr(step - 1):.2g}"
+            cure = f"lower --optim.lr or set --optim.clip {'or take --model.precision bf16 or fp32 ' if scaled else ''}"
+            said = f"{measured}; the weights were left as they were: {cure}and resume from the last checkpoint"
+            raise_on_first(UserError(f"at step {step} {said}"))
         self.metrics.append(found)
         if step % self.config.log_every == 0 or step == self.total:
-            self.log_losses(step)
-        return found.stops > 0
+            self.finish_window(step)
+        self.stop = self.stop or found.stops > 0
 
-    def log_losses(self, step: int) -> None:
+    def finish_window(self, step: int) -> None:
         """Write the means since the last line, and the speed."""
-        mean = StepMetrics(*(sum(column) / len(self.metrics) for column in zip(*self.metrics, strict=True)))
+        mean = mean_metrics(self.metrics)
         self.metrics.clear()
         window = self.clock.snapshot()
         tflops = self.flops * window.steps / window.seconds / 1e12
@@ -190,7 +201,7 @@ class Trainer:
                 loss_aux=mean.aux_loss,
                 gradient_norm=mean.gradient_norm,
                 lr=self.lr(step - 1),
-                images_per_second=window.steps * self.config.data.batch / window.seconds,
+                images_per_second_per_gpu=window.steps * self.config.data.batch / window.seconds,
                 tflops=tflops,
                 **({"mfu": tflops / self.peak} if self.peak else {}),
                 waiting=window.waiting,
@@ -198,31 +209,46 @@ class Trainer:
                 memory=peak_memory(self.ranks.device),
             )
 
-    def evaluate(self) -> tuple[bool, bool]:
+    def evaluate(self) -> bool | None:
         """Score the averaged weights (or the trained ones) on the evaluation split.
 
-        Returns whether they are the best so far, and whether a rank was asked to stop.
+        Returns whether they are the best so far; None if a rank was asked to stop before the last frame.
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
         confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
-        evaluated = Evaluated(partial(predict, model), [confusion, worst_frames])
+        evaluated = EvaluatedModel(partial(predict, model), [confusion, worst_frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
         if result is None:
-            return False, True
+            return None
         matrix, worst = confusion.compute(), worst_frames.compute()
         scores = score(matrix, classes)
         # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
         improved = scores.miou > self.state.best or self.state.best == -math.inf
         self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known
         if self.log:
-            keys = self.eval_loader.sample_keys()
-            step, weights = self.state.step, "ema" if self.state.average else "model"
-            epoch = step / self.steps_per_epoch
-            found = (result, matrix, worst, scores)
-            record_evaluation(self.log, *found, classes, keys, step=step, epoch=epoch, weights=weights, best=improved)
-        return improved, False
+            evaluation = StepEvaluation(
+                step=self.state.step,
+                epoch=self.state.step / self.steps_per_epoch,
+                weights="ema" if self.state.average else "model",
+                result=result,
+                matrix=matrix,
+                scores=scores,
+                best=improved,
+                worst=worst,
+                keys=self.eval_loader.sample_keys(),
+                classes=classes,
+            )
+            record_evaluation(self.log, evaluation)
+        return improved
+
+    def start_profile(self) -> None:
+        """Start a profile that is wanted once all frames are cached, or halfway through what is left of a short run."""
+        if self.profile_wanted and (not self.loader.filling or self.state.step >= self.halfway):
+            self.profile_wanted = False
+            left = self.total - self.state.step
+            self.profiler = StepProfiler(self.config.folder / "profile", self.ranks.device, left)
 
     def write_profile(self, profiler: StepProfiler) -> None:
         """Write the profile, without counting the time for the run."""

@@ -36,7 +36,7 @@ def write_run(run: Run, scores: list[float], finished: bool = True, shift: float
     run.folder.mkdir(parents=True)
     lines = []
     for i, miou in enumerate(scores, 1):
-        rate = {"images_per_second": 4.0 + i}
+        rate = {"images_per_second_per_gpu": 4.0 + i}
         lines.append({"event": "train", "step": i, "seconds": 70.0 * i - 10, "epoch": float(i), "loss": 1.0, **rate})
         classes = {"road": miou + shift, "train": None}
         scored = {"miou": miou + shift, "classes": classes, "images": 20, "images_per_second": 2.0}

@@ -51,7 +51,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
 
     done = commands.run(*study(shards, runs, "--json", out, "--plot", tmp_path / "out.png"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "resuming after step" in (runs / "demo" / "base-0" / "train.log").read_text()
+    assert "last.pt after step" in (runs / "demo" / "base-0" / "train.log").read_text()
     assert [line["step"] for line in lines(runs / "demo" / "base-0", "train")] == list(range(1, 11))
     assert re.findall(r"(\d) of 4: demo, ([a-z-]+), seed (\d): mIoU", done.stdout) == [
         ("1", "base", "0"),

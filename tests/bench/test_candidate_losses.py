@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.variants.candidates import chunked_loss, fused_loss
 from fastseg.labels import IGNORE
 from fastseg.model import loss as plain_loss
-from fastseg.model.deeplab import Logits
+from fastseg.model.network import Logits
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [(2, 19, 6, 8, 48, 64), (1, 5, 3, 4, 24, 32), (2, 3, 5, 7, 33, 50), (1, 4, 1, 1, 9, 5), (3, 2, 9, 8, 9, 8)]

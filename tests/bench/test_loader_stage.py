@@ -16,7 +16,7 @@ from bench.variants import loader_ablation
 from fastseg.data import dali_graph, loader, sampler
 from fastseg.data.dali_graph import CpuResizer
 from fastseg.data.loader import Batch, TrainLoader, open_files
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.shards.manifest import read_manifest
 
 

@@ -9,7 +9,7 @@ from bench.stages.network_parts import measure_parts, part_flops, parts_of, walk
 from changes import with_changes
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.flops import run_flops
 from fastseg.training.step import LossNetwork
 
@@ -57,7 +57,7 @@ def test_operations_of_the_parts_are_the_steps(arch: str, aux: float | None) -> 
 def test_parts_compose_to_the_network(arch: str, aux: bool) -> None:
     """Bit for bit; without dropout, which draws."""
     torch.manual_seed(0)
-    network = LossNetwork(DeepLab(arch, 5, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig(dice=0.5)).eval()
+    network = LossNetwork(SegmentationNetwork(arch, 5, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig(dice=0.5)).eval()
     network.model.net.training = True  # the auxiliary head speaks in training only
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     label = torch.randint(0, 5, (2, 64, 64), dtype=torch.uint8)

@@ -19,7 +19,7 @@ from bench import peers
 from bench.runner import runner as runner
 from bench.runner.runner import Entry, _version
 from bench.stages.frames import Frames, Work, frames_of_shards
-from fastseg.data.augment import Window, random_numbers
+from fastseg.data.augment import Window, sample_rng
 from fastseg.errors import UserError
 from fastseg.packing.pack import pack
 from fastseg.packing.sources import open_source
@@ -72,7 +72,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
 
 def windows() -> list[Window]:
     """Thirty, of all kinds."""
-    drawn = [WORK.draw(random_numbers(SEED, 0, number))((HEIGHT, WIDTH)) for number in range(30)]
+    drawn = [WORK.draw(sample_rng(SEED, 0, number))((HEIGHT, WIDTH)) for number in range(30)]
     assert any(w.height < 96 and w.flip for w in drawn)
     assert any(w.height < 96 and not w.flip for w in drawn)
     assert any(w.bottom - w.top > w.height and w.height == 96 for w in drawn)

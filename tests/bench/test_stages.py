@@ -21,7 +21,7 @@ from bench.stages.frames import Frames
 from bench.stages.steps import normalized, recipe
 from bench.variants import ablation
 from fastseg.config import Config
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD
 from fastseg.training.step import StepMetrics
 
 ARCH = "deeplabv3_mobilenet_v3_large"

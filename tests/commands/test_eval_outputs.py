@@ -18,8 +18,8 @@ from checkpoints import val_loader, write_checkpoint
 from fastseg.commands import evaluate
 from fastseg.labels import cityscapes
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import TtaViews, predict
+from fastseg.model.network import restore_model
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
 from fastseg.packing.sources import open_source

@@ -12,8 +12,8 @@ import commands
 import layouts
 from checkpoints import val_loader, write_checkpoint
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import restore_model
 from fastseg.model.inference import predict
+from fastseg.model.network import restore_model
 from fastseg.packing.pack import pack
 from fastseg.packing.sources import open_source
 from official import official

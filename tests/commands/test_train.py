@@ -79,7 +79,7 @@ def test_torchrun_with_two_gpus_without_a_gpu(two_ranks: tuple[Path, str]) -> No
     assert "global batch 4 = 2 × 2, peak learning rate 0.05 = 0.05 × 4 / 4" in output
     steps = lines(folder, "train")
     assert [record["step"] for record in steps] == [1, 2, 3, 4]
-    assert all(0 <= record["waiting"] <= 1 and record["images_per_second"] > 0 for record in steps)
+    assert all(0 <= record["waiting"] <= 1 and record["images_per_second_per_gpu"] > 0 for record in steps)
     evaluations = lines(folder, "eval")
     assert [record["step"] for record in evaluations] == [2, 4]
     assert all(record["images"] == 5 and 0 <= record["miou"] <= 1 for record in evaluations)
@@ -122,7 +122,8 @@ def test_other_ranks_go_on_at_the_same_epoch(two_ranks: tuple[Path, str], shards
         *("--name", "resumed", "--resume", folder / "checkpoints" / "last.pt", "--optim.epochs", "2.5"),
     )
     assert result.returncode == 0, result.stderr
-    assert "resuming after epoch 2.0 with other settings: the data's order starts anew with that of" in result.stderr
+    from_file = f"resuming from {folder / 'checkpoints' / 'last.pt'} after epoch 2.0 with other settings: "
+    assert f"{from_file}the data's order starts anew with that of" in result.stderr
     assert [record["step"] for record in lines(folder.parent / "resumed", "train")] == [11, 12]
 
 

@@ -5,19 +5,19 @@ import pytest
 
 from augments import augment_config
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import AUGMENTATIONS, Window, random_numbers, sample_color, sample_crop
+from fastseg.data.augment import AUGMENTATIONS, Window, sample_color, sample_crop, sample_rng
 
 FRAME, CROP = (96, 160), (64, 80)
 
 
 def draw(count: int, augment: AugmentConfig, frame: tuple[int, int] = FRAME) -> list[Window]:
-    return [sample_crop(random_numbers(3, 0, i), frame, augment) for i in range(count)]
+    return [sample_crop(sample_rng(3, 0, i), frame, augment) for i in range(count)]
 
 
 def test_a_sample_draws_the_same_again_and_others_else() -> None:
     settings = augment_config(CROP)
     one, again, epoch, seed, sample = (
-        sample_crop(random_numbers(*stream), FRAME, settings)
+        sample_crop(sample_rng(*stream), FRAME, settings)
         for stream in ((1, 2, 3), (1, 2, 3), (1, 3, 3), (2, 2, 3), (1, 2, 4))
     )
     assert one == again
@@ -67,7 +67,7 @@ def test_draws_cover_what_is_allowed_evenly() -> None:
 
 def test_colors_change_half_of_the_samples() -> None:
     settings = augment_config(CROP, brightness=0.1, contrast=0.5, hue=18)
-    drawn = np.array([sample_color(random_numbers(1, 0, i), settings) for i in range(2000)])
+    drawn = np.array([sample_color(sample_rng(1, 0, i), settings) for i in range(2000)])
     assert AUGMENTATIONS["color"].is_on(settings)
     assert not AUGMENTATIONS["color"].is_on(augment_config(CROP))
     assert (drawn[:, 2] == 1).all()

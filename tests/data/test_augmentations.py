@@ -9,7 +9,7 @@ import pytest
 from augments import augment_config
 from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import AUGMENTATIONS, FILL, NUMBERS, Window, random_numbers, sample_augmentations
+from fastseg.data.augment import AUGMENTATIONS, FILL, PARAMETERS, Window, sample_augmentations, sample_rng
 from graphs import run_graph
 from layouts import labels, noise
 
@@ -24,10 +24,10 @@ class Case(NamedTuple):
 
     settings: dict[str, Any]
     """Fields of the configuration that switch it on."""
-    numbers: dict[str, float]
+    parameters: dict[str, float]
     """Something that may be drawn."""
     reference: Callable[..., Pair]
-    """What it does to an image h×w×3 and a mask h×w: ``reference(image, mask, **numbers)``, floats allowed."""
+    """What it does to an image h×w×3 and a mask h×w: ``reference(image, mask, **parameters)``, floats allowed."""
     levels: float
     """Largest difference of the image, gray levels; the mask has none."""
 
@@ -66,8 +66,8 @@ def test_it_equals_the_reference(name: str, on_cpu: bool) -> None:
     image = np.asarray(noise(3, CROP[::-1]))
     mask = np.asarray(labels(3, CROP[::-1], tuple(range(19))))
     settings = augment_config(CROP, **case.settings)
-    (shown,), (shown_mask,) = run_graph(image, mask, [WHOLE], settings, case.numbers, on_cpu=on_cpu)
-    expected, expected_mask = case.reference(image, mask, **case.numbers)
+    (shown,), (shown_mask,) = run_graph(image, mask, [WHOLE], settings, case.parameters, on_cpu=on_cpu)
+    expected, expected_mask = case.reference(image, mask, **case.parameters)
     assert np.abs(shown - np.clip(expected, 0, 255)).max() <= case.levels
     assert np.array_equal(shown_mask, expected_mask)
     assert np.abs(expected - image).max() > 10 * case.levels  # or nothing was tested
@@ -79,7 +79,7 @@ def test_where_it_is_off_nothing_changes(name: str) -> None:
     settings = augment_config(CROP)
     assert not AUGMENTATIONS[name].is_on(settings)
     for on_cpu in (False, True):
-        (shown,), (shown_mask,) = run_graph(image, mask, [WHOLE], settings, CASES[name].numbers, on_cpu=on_cpu)
+        (shown,), (shown_mask,) = run_graph(image, mask, [WHOLE], settings, CASES[name].parameters, on_cpu=on_cpu)
         assert np.array_equal(shown, image)
         assert np.array_equal(shown_mask, mask)
 
@@ -88,12 +88,12 @@ def test_where_it_is_off_nothing_changes(name: str) -> None:
 def test_it_draws_equally_many_numbers_on_or_off(name: str) -> None:
     """So that switching one on changes none of what the others draw."""
     augmentation, case = AUGMENTATIONS[name], CASES[name]
-    assert case.numbers.keys() == set(augmentation.numbers)
+    assert case.parameters.keys() == set(augmentation.parameters)
     assert augmentation.is_on(augment_config(CROP, **case.settings))
     ends = []
     for settings in ({}, case.settings):
-        rng = random_numbers(0, 0, 0)
-        assert len(augmentation.sample(rng, augment_config(CROP, **settings))) == len(augmentation.numbers)
+        rng = sample_rng(0, 0, 0)
+        assert len(augmentation.sample(rng, augment_config(CROP, **settings))) == len(augmentation.parameters)
         ends.append(rng.random())
     assert ends[0] == ends[1]
 
@@ -102,11 +102,11 @@ def test_a_sample_draws_its_own_numbers_again() -> None:
     settings = augment_config(CROP, **{name: value for case in CASES.values() for name, value in case.settings.items()})
     one, again, other = (sample_augmentations(0, 1, index, (96, 160), settings) for index in (5, 5, 6))
     assert one == again != other
-    assert len(one[1]) == len(NUMBERS) == len(set(NUMBERS))
+    assert len(one[1]) == len(PARAMETERS) == len(set(PARAMETERS))
 
 
 def test_names_of_numbers_are_none_of_a_batchs_fields() -> None:
-    assert not set(NUMBERS) & set(dali_graph.Crops._fields)
+    assert not set(PARAMETERS) & set(dali_graph.Crops._fields)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -13,7 +13,7 @@ from PIL import Image
 from augments import augment_config
 from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import FILL, Window, random_numbers, sample_crop
+from fastseg.data.augment import FILL, Window, sample_crop, sample_rng
 from graphs import encode, run_graph
 from layouts import reference_crop
 
@@ -29,7 +29,7 @@ WINDOWS = [
     Window(0, 96, 2, 153, 51, 80, 9, 0, True),  # padded above and below
     Window(0, 96, 0, 160, 40, 67, 13, 10, True),  # on all sides
     Window(0, 96, 0, 159, 64, 80, 0, 0, True),  # stretched
-    *(sample_crop(random_numbers(0, 0, i), SIZE, augment_config(CROP, scale=(0.4, 3.0))) for i in range(12)),
+    *(sample_crop(sample_rng(0, 0, i), SIZE, augment_config(CROP, scale=(0.4, 3.0))) for i in range(12)),
 ]
 
 

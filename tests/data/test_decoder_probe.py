@@ -108,8 +108,8 @@ def test_without_a_gpu_the_probe_says_so(shards: Path) -> None:
 def test_nothing_is_tried_where_there_is_nothing_to_choose(monkeypatch: pytest.MonkeyPatch, shards: Path) -> None:
     monkeypatch.setattr(decoder_probe, "probe_gpu_decoder", None)
     assert choose_decoder("auto", CPU, "jpg", str(shards), "train") == ("cpu", "the CPU", "")
-    assert choose_decoder("cpu", GPU, "jpg", str(shards), "train").decoder == "cpu"
-    assert choose_decoder("gpu", GPU, "jpg", str(shards), "train").decoder == "gpu"
+    assert choose_decoder("cpu", GPU, "jpg", str(shards), "train").processor == "cpu"
+    assert choose_decoder("gpu", GPU, "jpg", str(shards), "train").processor == "gpu"
     # PNGs are decoded on the CPU by the GPU's graph, too.
     png = choose_decoder("auto", GPU, "png", str(shards), "train")
     assert png[:2] == ("gpu", "the CPU, since the shards hold PNGs")
@@ -130,7 +130,7 @@ def test_the_answer_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder_probe._probe_once.cache_clear()
     assert asked == [0]
     (choice,) = choices
-    assert (choice.decoder, choice.description) == ("cpu", "the CPU, since it is a test")
+    assert (choice.processor, choice.description) == ("cpu", "the CPU, since it is a test")
 
 
 def test_a_set_is_drawn_where_there_is_none(tmp_path: Path) -> None:

@@ -62,6 +62,17 @@ def test_it_goes_on_after_any_step(shards: Path) -> None:
     assert all(same(first.next(), again.next()) for _ in range(6))
 
 
+def test_it_is_filled_once_every_frame_was_drawn(shards: Path) -> None:
+    """On one of two ranks that takes more steps than an epoch has: it sees half of the frames in each."""
+    one, two = loader(shards, resident=True), loader(shards, world=2, resident=True)
+    for resident in (one, two):
+        assert resident.filling
+        while resident.filling:
+            resident.next()
+    assert two.state()["epoch"] > one.state()["epoch"]
+    assert not loader(shards).filling
+
+
 def test_each_frame_is_decoded_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     whole = frame_cache.decoded_frames

@@ -18,7 +18,14 @@ import layouts
 from checkpoints import ARCH, write_checkpoint
 from fastseg.commands import export
 from fastseg.deploy import export_target
-from fastseg.deploy.export_formats import FORMATS, Answer, Whole, check_parity, comparison_images, reader_of
+from fastseg.deploy.export_formats import (
+    FORMATS,
+    ExportOutput,
+    ExportWrapper,
+    check_parity,
+    comparison_images,
+    inference_fn,
+)
 from fastseg.deploy.export_target import KINDS, check_installed
 from fastseg.deploy.model_card import describe, model_card
 from fastseg.deploy.predict_io import read_image
@@ -26,7 +33,7 @@ from fastseg.deploy.predictor import load
 from fastseg.errors import UserError
 from fastseg.labels import SegmentationClass
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import restore_model
+from fastseg.model.network import restore_model
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +52,8 @@ def run(trained: Path, to: str, **options: object) -> Path:
     return export.export(settings, Console(file=sys.stdout, width=300))
 
 
-def whole_in_torch(trained: Path) -> Whole:
-    return Whole(restore_model(checkpoint.load(trained))).eval()
+def whole_in_torch(trained: Path) -> ExportWrapper:
+    return ExportWrapper(restore_model(checkpoint.load(trained))).eval()
 
 
 def test_safetensors_are_torchvisions_weights(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,16 +176,16 @@ def test_a_difference_is_found(trained: Path) -> None:
     assert source.startswith("noise")
     assert [batch.shape[0] for batch in batches] == [1, 2]
     small = [batch[:, :48, :48].copy() for batch in batches]
-    right = reader_of(Whole(model))
+    right = inference_fn(ExportWrapper(model))
     assert [d.pixels for d in check_parity(model, right, small, "net")] == [0, 0]
 
-    def shifted(image: np.ndarray) -> Answer:
+    def shifted(image: np.ndarray) -> ExportOutput:
         answer = right(image)
-        return Answer(answer.classes, answer.logits + 0.01 * np.abs(answer.logits).max())
+        return ExportOutput(answer.classes, answer.logits + 0.01 * np.abs(answer.logits).max())
 
-    def other(image: np.ndarray) -> Answer:
+    def other(image: np.ndarray) -> ExportOutput:
         answer = right(image)
-        return Answer(18 - answer.classes, answer.logits)
+        return ExportOutput(18 - answer.classes, answer.logits)
 
     for wrong in (shifted, other):
         with pytest.raises(UserError, match="net is not written: its logits differ"):

@@ -22,7 +22,7 @@ from fastseg.evaluation.compare_models import (
     single_table,
     summary,
 )
-from fastseg.evaluation.evaluator import Evaluation
+from fastseg.evaluation.evaluator import EvaluationStats
 from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.shards.manifest import read_manifest
 
@@ -170,5 +170,5 @@ def test_one_model_with_a_class_that_nobody_has() -> None:
 def test_the_comparison_speaks_of_the_chosen_classes_only() -> None:
     counts = Counts(*(np.full((8, 3), value) for value in (5, 10, 9)))
     better = counts._replace(hits=counts.hits + np.array([0, 0, 3]))
-    counted = choose_classes(Counted([counts, better], Evaluation(8, 0, 1.0)), [0, 1])
+    counted = choose_classes(Counted([counts, better], EvaluationStats(8, 0, 1.0)), [0, 1])
     assert compare(*counted.models).mean.verdict == "no difference"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from every_metric import EVERY_METRIC
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.device import AsyncMetrics
 from fastseg.evaluation import evaluator
-from fastseg.evaluation.evaluator import Evaluated, evaluate
-from fastseg.evaluation.metrics import METRICS, ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
+from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
 from fastseg.shards.manifest import read_manifest
 
 
@@ -51,7 +52,7 @@ def test_adds_up_all_frames_and_keeps_the_worst(loader: EvalLoader) -> None:
     matrices = by_hand(loader)
     told: list[tuple[int, int]] = []
     matrix, worst_frames = confusion(), WorstFrames(2)
-    models = [Evaluated(brightness, [matrix, worst_frames])]
+    models = [EvaluatedModel(brightness, [matrix, worst_frames])]
     result = evaluate(models, loader, 19, progress=lambda done, total: told.append((done, total)))
     assert result is not None
     assert (matrix.compute() == sum(matrices)).all()
@@ -81,9 +82,9 @@ def test_each_model_has_its_own_metrics(loader: EvalLoader) -> None:
         return 18 - brightness(image)
 
     one, other, alone = confusion(), confusion(), confusion()
-    evaluate([Evaluated(brightness, [one]), Evaluated(darkness, [other])], loader, 19)
+    evaluate([EvaluatedModel(brightness, [one]), EvaluatedModel(darkness, [other])], loader, 19)
     assert seen == [2, 2, 2]
-    evaluate([Evaluated(darkness, [alone])], loader, 19)
+    evaluate([EvaluatedModel(darkness, [alone])], loader, 19)
     assert (other.compute() == alone.compute()).all()
     assert (one.compute() == sum(by_hand(loader))).all()
     assert (one.compute() != other.compute()).any()
@@ -115,13 +116,17 @@ def equal(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other, equal_nan=True))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", EVERY_METRIC)
 def test_numbers_that_come_late_change_nothing(name: str, loader: EvalLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host looks at a batch when the next one is queued: the same results, to the bit."""
 
     def results() -> list[Any]:
-        metrics = [METRICS[name](19, loader.device) for _ in range(2)]
-        evaluate([Evaluated(brightness, metrics[:1]), Evaluated(lambda i: 18 - brightness(i), metrics[1:])], loader, 19)
+        metrics = [EVERY_METRIC[name](19, loader.device) for _ in range(2)]
+        evaluate(
+            [EvaluatedModel(brightness, metrics[:1]), EvaluatedModel(lambda i: 18 - brightness(i), metrics[1:])],
+            loader,
+            19,
+        )
         return [metric.compute() for metric in metrics]
 
     expected = results()
@@ -142,7 +147,7 @@ def test_a_class_that_is_none_is_refused_in_the_last_batch_too(
 
     monkeypatch.setattr(evaluator, "AsyncMetrics", Late)
     with pytest.raises(ValueError, match=r"6144 pixels .* none of the 19 classes"):
-        evaluate([Evaluated(infer, [])], loader, 19)
+        evaluate([EvaluatedModel(infer, [])], loader, 19)
 
 
 def test_frames_are_held_until_they_are_judged_and_no_longer(
@@ -161,7 +166,7 @@ def test_frames_are_held_until_they_are_judged_and_no_longer(
     cases: list[tuple[list[Metric], int]] = [([confusion(), WorstFrames(2)], 1), ([confusion(), FrameCounts(19)], 0)]
     for metrics, held in cases:
         most.clear()
-        evaluate([Evaluated(infer, metrics)], loader, 19)
+        evaluate([EvaluatedModel(infer, metrics)], loader, 19)
         assert max(most) == held
 
 
@@ -170,11 +175,11 @@ def test_every_batch_is_a_sign_of_life(loader: EvalLoader, monkeypatch: pytest.M
     signs: list[str] = []
     for name in ("heartbeat", "barrier_no_timeout"):
         monkeypatch.setattr(evaluator, name, partial(signs.append, name))
-    evaluate([Evaluated(brightness, [confusion()])], loader, 19)
+    evaluate([EvaluatedModel(brightness, [confusion()])], loader, 19)
     assert signs == [*["heartbeat"] * 3, "barrier_no_timeout"]
 
 
 def test_an_interruption_gives_no_result(loader: EvalLoader) -> None:
     asked = iter([False, True])
-    assert evaluate([Evaluated(brightness, [])], loader, 19, interrupted=lambda: next(asked)) is None
-    assert evaluate([Evaluated(brightness, [])], loader, 19) is not None  # and the loader starts anew
+    assert evaluate([EvaluatedModel(brightness, [])], loader, 19, interrupted=lambda: next(asked)) is None
+    assert evaluate([EvaluatedModel(brightness, [])], loader, 19) is not None  # and the loader starts anew

@@ -47,13 +47,13 @@ def test_scores_equal_the_official_evaluator(
     expected = official(predictions, label_ids, tmp_path)
     ours = score_of(predictions, TRAIN_IDS[label_ids])
     for c in TABLE.classes:
-        assert ours.classes[c.name] == pytest.approx(expected["classScores"][c.name], abs=1e-6, nan_ok=True)
+        assert ours.class_iou[c.name] == pytest.approx(expected["classScores"][c.name], abs=1e-6, nan_ok=True)
     scored = {name: value for name, value in expected["categoryScores"].items() if name != "void"}
-    assert ours.categories == pytest.approx(scored, abs=1e-6, nan_ok=True)
+    assert ours.category_iou == pytest.approx(scored, abs=1e-6, nan_ok=True)
     assert ours.miou == pytest.approx(expected["averageScoreClasses"], abs=1e-6)
     assert ours.category_miou == pytest.approx(expected["averageScoreCategories"], abs=1e-6)
     for i in absent_truth:
-        value = ours.classes[TABLE.classes[i].name]
+        value = ours.class_iou[TABLE.classes[i].name]
         assert math.isnan(value) if i in absent_prediction else value == 0
 
 
@@ -131,10 +131,10 @@ def test_more_pixels_than_32_bits_count_exactly() -> None:
     classes = tuple(SegmentationClass(name, (0, 0, 0)) for name in "ab")
     many = 2**40
     result = score(np.array([[3 * many, many], [0, 2 * many + 1]]), classes)
-    assert result.classes == {"a": 3 / 4, "b": (2 * many + 1) / (3 * many + 1)}
+    assert result.class_iou == {"a": 3 / 4, "b": (2 * many + 1) / (3 * many + 1)}
     assert result.accuracy == (5 * many + 1) / (6 * many + 1)
     assert result.class_accuracy == {"a": 3 / 4, "b": 1.0}
-    assert result.categories == {}
+    assert result.category_iou == {}
     assert math.isnan(result.category_miou)
 
 
@@ -145,7 +145,7 @@ def test_classes_without_a_category_are_false_alarms_of_the_others() -> None:
         SegmentationClass("other", (0, 0, 0)),
     )
     result = score(np.array([[4, 2, 1], [0, 3, 0], [5, 0, 6]]), classes)
-    assert result.categories == {"animal": 9 / 15}
+    assert result.category_iou == {"animal": 9 / 15}
 
 
 def test_json_holds_the_nans_as_null() -> None:

@@ -12,7 +12,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastseg.evaluation.metrics import METRICS, Frame, Sample, class_metrics, class_scores, count_classes, read_counts
+from every_metric import EVERY_METRIC
+from fastseg.evaluation.metrics import (
+    CLASS_METRICS,
+    Frame,
+    Sample,
+    class_metrics,
+    class_scores,
+    count_classes,
+    read_counts,
+)
+from fastseg.evaluation.results import CheckpointResult
+from fastseg.evaluation.scores import Score
 
 CLASSES = 4
 FRAMES = 10
@@ -23,7 +34,7 @@ CPU = torch.device("cpu")
 
 def results(indexes: range) -> dict[str, Any]:
     """What every metric computes, of frames of blocks in which every third pixel or so is wrong."""
-    metrics = {name: make(CLASSES, CPU) for name, make in METRICS.items()}
+    metrics = {name: make(CLASSES, CPU) for name, make in EVERY_METRIC.items()}
     for index in indexes:
         generator = torch.Generator().manual_seed(index)
         blocks = torch.randint(0, CLASSES, (5, 5), generator=generator, dtype=torch.uint8)
@@ -62,14 +73,14 @@ def equal(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other, equal_nan=True))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", EVERY_METRIC)
 def test_two_ranks_compute_what_one_does(name: str, first_rank: dict[str, Any]) -> None:
     alone = results(range(FRAMES))[name]
     assert equal(first_rank[name], alone)
     assert not equal(results(range(SHARE))[name], alone)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", EVERY_METRIC)
 def test_a_metric_asks_a_gpu_for_nothing(name: str) -> None:
     """While frames come: what it computes at the end may wait."""
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -77,9 +88,18 @@ def test_a_metric_asks_a_gpu_for_nothing(name: str) -> None:
         image, label, prediction = (
             torch.empty(64, 32, *more, dtype=torch.uint8, device=device) for more in ((3,), (), ())
         )
-        metric, (matrix, _) = METRICS[name](19, device), count_classes(prediction, label, 19)
+        metric, (matrix, _) = EVERY_METRIC[name](19, device), count_classes(prediction, label, 19)
         for index in range(2):
             metric.update(Frame(index, image, label, prediction, matrix))
+
+
+def test_no_metric_takes_a_key_of_the_scores() -> None:
+    """A line of metrics.jsonl and of --json holds both."""
+    scored = Score(class_iou={}, category_iou={}, class_accuracy={}, accuracy=0.5).to_json()
+    others = {"event", "seconds", "epoch", "images", "images_per_second", "matrix", "official", "pixels"}
+    keys = {*CLASS_METRICS, *(f"mean_{name}" for name in CLASS_METRICS)}
+    assert len(keys) == 2 * len(CLASS_METRICS)
+    assert not keys & {*scored, *others, *CheckpointResult.__dataclass_fields__}
 
 
 def test_metrics_with_a_column_score_every_class() -> None:

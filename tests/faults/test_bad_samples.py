@@ -18,7 +18,7 @@ from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Reader
 from fastseg.data.sampler import rank_order
 from fastseg.errors import UserError
-from fastseg.evaluation.evaluator import Evaluated, Evaluation, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, EvaluationStats, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix, Sample, WorstFrames
 from fastseg.shards.manifest import read_manifest
 from fastseg.shards.tar import SUMS, Component, read_index
@@ -173,9 +173,9 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
     def brightness(image: torch.Tensor) -> torch.Tensor:
         return (image.float().mean(-1) * 19 / 256).to(torch.uint8)
 
-    def evaluated(folder: Path) -> tuple[Evaluation, np.ndarray, list[Sample]]:
+    def evaluated(folder: Path) -> tuple[EvaluationStats, np.ndarray, list[Sample]]:
         matrix, worst = ConfusionMatrix(19, torch.device("cpu")), WorstFrames()
-        result = evaluate([Evaluated(brightness, [matrix, worst])], eval_loader(folder, max_corrupt=1), 19)
+        result = evaluate([EvaluatedModel(brightness, [matrix, worst])], eval_loader(folder, max_corrupt=1), 19)
         assert result is not None
         return result, matrix.compute(), worst.compute()
 
@@ -189,7 +189,7 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
     assert (matrix_left == matrix_whole - matrix).all()
     assert [sample.index for sample in worst_left] == [s.index for s in worst_whole if s.index != 2]
     with pytest.raises(UserError, match=r"val-000000\.tar, record lindau_000002_000019 at byte \d+: its mask is"):
-        evaluate([Evaluated(brightness, [])], eval_loader(damaged), 19)
+        evaluate([EvaluatedModel(brightness, [])], eval_loader(damaged), 19)
 
 
 @pytest.mark.parametrize("by_graph", [False, True], ids=["finisher", "graph"])

@@ -130,8 +130,8 @@ def test_gone_on_with_otherwise(
     two = change == "number of ranks"
     started = ranks(shards, folder, *more, **how) if two else [start(shards, folder, *more, **how)]
     output, *_ = map(finish, started)
-    said = "resuming after epoch 2.6 with other settings: the data's order starts anew with that of epoch 3\n"
-    assert said in output
+    assert f"resuming from {stopped} after epoch 2.6 with other settings: " in output
+    assert "the data's order starts anew with that of epoch 3\n" in output
 
     done = lines(folder, "train")
     assert [line["step"] for line in done] == list(range(BEGUN + 1, EPOCHS * NEW + 1))

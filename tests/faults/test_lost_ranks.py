@@ -80,7 +80,7 @@ def test_a_rank_dies_and_the_job_comes_back_by_itself(
     os.kill(process_of(rank, job), signal.SIGKILL)
     assert job.finish() == 0, job.output
     output = job.output
-    assert re.search(r"resuming after step \d+\n", output), output
+    assert re.search(r"last\.pt after step \d+\n", output), output
     assert_same_run(unbroken_pair, folder)
     tally(f"SIGKILL of one of two ranks, with --max-restarts ({launcher})", 1, 1)
 

@@ -118,17 +118,17 @@ def test_nothing_is_lost(
         first, second = start(0, *patience), start(1, *patience)
         wait_until(lambda: trained(run) >= 5 + later, (first, second))
         os.kill(descendants(second.process.pid)[0], signal.SIGKILL)
-        wait_until(lambda: "resuming after step" in first.output, (first, second))
+        wait_until(lambda: "last.pt after step" in first.output, (first, second))
         wait_until(lambda: trained(run) >= 9 + later, (first, second))
         if machines[1].namespace:
             set_cable(machines[1], False)
-            wait_until(lambda: "no progress for 10 s: the others wait for rank 1" in first.output, (first, second))
+            wait_until(lambda: "no progress for 9 s: the others wait for rank 1" in first.output, (first, second))
         second.kill()
         if machines[1].namespace:
             set_cable(machines[1], True)
         second = start(1, *patience)
         assert [agent.finish() for agent in (first, second)] == [0, 0], first.output
-        assert first.output.count("resuming after step") == 2
+        assert first.output.count("last.pt after step") == 2
     assert_same_run(run, one_machine)
     if machines[1].namespace:
         tally("SIGKILL of a rank on one of two machines", 1, 1)

@@ -81,7 +81,7 @@ def test_killed_at_any_instant(shards: Path, unbroken: Path, tmp_path: Path, tal
         assert "Traceback" not in command.output
         in_save += bool(list((folder / "checkpoints").glob(".*.tmp")))  # the next process removes it
     assert in_save or not THOROUGH, "no kill came in the middle of a file"
-    assert "resuming after step" in finish(start(shards, folder))
+    assert "last.pt after step" in finish(start(shards, folder))
     assert not list(folder.rglob(".*.tmp"))
     assert_same_run(unbroken, folder)
     assert [line["step"] for line in lines(folder, "train")] == list(range(1, 5 * EPOCHS + 1))
@@ -96,7 +96,7 @@ def test_asked_to_stop(shards: Path, unbroken: Path, tmp_path: Path, tally: Tall
     assert command.finish(20) == 143, command.output
     step = weights(folder / "checkpoints" / "last.pt")["step"]
     assert f"stopped at step {step} of {5 * EPOCHS}; the same command resumes from there" in command.output
-    assert f"resuming after step {step}\n" in finish(start(shards, folder))
+    assert f"last.pt after step {step}\n" in finish(start(shards, folder))
     assert_same_run(unbroken, folder)
     tally("SIGTERM during training", 1, 1)
 

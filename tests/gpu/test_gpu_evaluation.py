@@ -11,11 +11,12 @@ import torch
 from gpu_sets import eval_loader, pack_kind
 from one_gpu import CPU, DEVICE, forbid_waiting, keep_busy, needs_gpu
 
+from every_metric import EVERY_METRIC
 from fastseg.data.loader import EvalLoader
-from fastseg.evaluation.evaluator import Evaluated, Infer, evaluate
-from fastseg.evaluation.metrics import METRICS, ConfusionMatrix, Sample, class_metrics, count_pixels
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.evaluation.evaluator import EvaluatedModel, Infer, evaluate
+from fastseg.evaluation.metrics import ConfusionMatrix, Sample, class_metrics, count_pixels
 from fastseg.model.inference import predict
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 
 pytestmark = needs_gpu
 
@@ -60,7 +61,7 @@ def test_an_evaluation_is_the_cpus_to_the_bit(frames: Path, batch: int) -> None:
         results(late, eval_loader(frames, DEVICE, batch)),
         results(brightness, eval_loader(frames, CPU, batch)),
     )
-    for name in METRICS:
+    for name in EVERY_METRIC:
         assert equal(ours[name], expected[name]), name
     assert ours["confusion_matrix"].sum() > 0
     assert len(ours["worst_frames"]) == 3
@@ -68,8 +69,8 @@ def test_an_evaluation_is_the_cpus_to_the_bit(frames: Path, batch: int) -> None:
 
 def results(infer: Infer, loader: EvalLoader) -> dict[str, Any]:
     """What every metric computes."""
-    metrics = {name: make(CLASSES, loader.device) for name, make in METRICS.items()}
-    evaluation = evaluate([Evaluated(infer, list(metrics.values()))], loader, CLASSES)
+    metrics = {name: make(CLASSES, loader.device) for name, make in EVERY_METRIC.items()}
+    evaluation = evaluate([EvaluatedModel(infer, list(metrics.values()))], loader, CLASSES)
     assert evaluation
     assert evaluation.images == 3
     return {name: metric.compute() for name, metric in metrics.items()}
@@ -87,7 +88,11 @@ def equal(one: Any, other: Any) -> bool:
 def test_an_evaluation_does_not_wait_for_the_gpu(frames: Path) -> None:
     """After the first frame, whose sizes are new to all, until the last one is counted; no frames are kept, which would
     have to be copied."""
-    model = DeepLab("deeplabv3_mobilenet_v3_large", CLASSES, IMAGENET_MEAN, IMAGENET_STD, False).to(DEVICE).eval()
+    model = (
+        SegmentationNetwork("deeplabv3_mobilenet_v3_large", CLASSES, IMAGENET_MEAN, IMAGENET_STD, False)
+        .to(DEVICE)
+        .eval()
+    )
     loader, matrix = eval_loader(frames, DEVICE, batch=1), ConfusionMatrix(CLASSES, DEVICE)
 
     def progress(done: int, total: int) -> None:
@@ -95,7 +100,7 @@ def test_an_evaluation_does_not_wait_for_the_gpu(frames: Path) -> None:
 
     try:
         metrics = [matrix, *class_metrics(CLASSES, DEVICE).values()]
-        result = evaluate([Evaluated(partial(predict, model), metrics)], loader, CLASSES, progress=progress)
+        result = evaluate([EvaluatedModel(partial(predict, model), metrics)], loader, CLASSES, progress=progress)
     finally:
         forbid_waiting(False)
     assert result

@@ -15,7 +15,7 @@ from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, no_waiting
 from changes import with_changes
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, open_files
-from fastseg.evaluation.evaluator import Evaluated, evaluate
+from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.model.inference import predict
 from fastseg.shards.manifest import read_manifest
@@ -92,9 +92,10 @@ def test_the_loop_does_not_wait_for_the_gpu(endless: Config, change: dict[str, A
         trainer.advance()
     with no_waiting():
         for _ in range(5):
-            assert not trainer.advance()
+            trainer.advance()
+            assert not trainer.stop
     assert trainer.state.step == 10
-    trainer.on_metrics(trainer.async_metrics.collect())
+    trainer.check_step(trainer.async_metrics.collect())
     assert all(parameter.isfinite().all() for parameter in trainer.state.model.parameters())
 
 
@@ -151,7 +152,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Config) -> None:
     saved = find_checkpoint(config, manifest)
     state = build_state(config, manifest, ALONE, resumed=True)
     loaders, said = run.resume(config, manifest, ALONE, state, saved)
-    assert said == ["resuming after step 2"]
+    assert said == [f"resuming from {config.folder}/checkpoints/last.pt after step 2"]
     again = losses(Trainer(config, manifest, ALONE, state, loaders, None), 2)
     assert again == pytest.approx(whole[2:], rel=2e-3)
     assert whole[2] != pytest.approx(whole[0], rel=2e-3)
@@ -171,7 +172,7 @@ def test_scores_are_the_cpus(tiny: Config, kind: str, tmp_path: Path) -> None:
         files, split = open_files(config.shards, manifest, "val"), manifest.split("val")
         loader = EvalLoader(files, split, batch=2, device=device, threads=1)
         matrix = ConfusionMatrix(len(manifest.classes), device)
-        result = evaluate([Evaluated(partial(predict, model), [matrix])], loader, len(manifest.classes))
+        result = evaluate([EvaluatedModel(partial(predict, model), [matrix])], loader, len(manifest.classes))
         assert result
         assert result.images == 3
         matrices.append(torch.from_numpy(matrix.compute()))

@@ -8,7 +8,7 @@ import torch
 from one_gpu import ALONE, CUDA, DEVICE, full_precision, needs_gpu, without_dropout
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.flops import datasheet_peak
 from fastseg.training.step import TrainStep
 
@@ -38,7 +38,7 @@ def fresh_compiler() -> Iterator[None]:
 
 def make_step(**model: object) -> TrainStep:
     torch.manual_seed(0)
-    network = DeepLab(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True)
+    network = SegmentationNetwork(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True)
     without_dropout(network)
     return TrainStep(network.to(DEVICE), replace(CONFIG, model=replace(CONFIG.model, **model)), ALONE)
 
@@ -117,7 +117,7 @@ def test_fp16_survives_an_overflow() -> None:
 def test_a_loss_that_is_not_finite_leaves_the_weights(name: str) -> None:
     """The fused optimizers of the device heed ``found_inf``."""
     torch.manual_seed(0)
-    network = DeepLab(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True).to(DEVICE)
+    network = SegmentationNetwork(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True).to(DEVICE)
     step = TrainStep(network, replace(CONFIG, optim=OptimConfig(name=name)), ALONE)  # type: ignore[arg-type]
     step(*batch(), 0.01)
     before = [parameter.detach().clone() for parameter in network.parameters()]

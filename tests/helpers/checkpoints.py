@@ -12,7 +12,7 @@ from fastseg.config import Config, ModelConfig
 from fastseg.data.loader import EvalLoader, open_files
 from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.shards.manifest import read_manifest
 
 ARCH = "deeplabv3_mobilenet_v3_large"
@@ -37,7 +37,7 @@ def write_checkpoint(
 def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
     """Everything but where the shards lie."""
     torch.manual_seed(0)
-    model = DeepLab(ARCH, len(classes), IMAGENET_MEAN, IMAGENET_STD, aux=False)
+    model = SegmentationNetwork(ARCH, len(classes), IMAGENET_MEAN, IMAGENET_STD, aux=False)
     frames = torch.from_numpy(np.stack([np.asarray(layouts.noise(i, (96, 64))) for i in range(5)]))
     with torch.no_grad():
         for _ in range(20):  # with all of the frames' statistics, frames of other sizes would all look alike

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import FILL, NUMBERS, Window
+from fastseg.data.augment import FILL, PARAMETERS, Window
 from fastseg.data.sampler import Crop, collate
 
 
@@ -25,16 +25,16 @@ def run_graph(
     mask: np.ndarray,
     windows: Sequence[Window],
     augment: AugmentConfig,
-    numbers: Mapping[str, float],
+    parameters: Mapping[str, float],
     *,
     codec: str = "PNG",
     on_cpu: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A crop for each window, uint8 N×h×w×3 and N×h×w, with the same ``numbers`` drawn for all.
+    """A crop for each window, uint8 N×h×w×3 and N×h×w, with the same ``parameters`` drawn for all.
 
     ``on_cpu``: DALI only decodes, as where there is no GPU; otherwise by the GPU's graph.
     """
-    drawn = tuple(numbers.get(name, 0.0) for name in NUMBERS)
+    drawn = tuple(parameters.get(name, 0.0) for name in PARAMETERS)
     encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
     crops = collate([Crop(encoded, (0, 0), encoded_mask, window, drawn, 0) for window in windows])
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.runner.processes import MARK
 
 BIN = Path(sys.executable).parent
 PYTHONS = ("python", "python3", sys.executable)
+_KNOWN = tuple(sys.path)
 LAUNCHERS = ("torchrun", "torch.distributed.run", "fastseg.distributed.launcher")
 
 
@@ -61,12 +63,15 @@ def interpret() -> None:
 
 def begin(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> None:
     """Give this process the command line, the environment and the folder of a new one."""
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # its parent's, such as temporary folders
     os.environ.clear()
     os.environ.update(environment)
     if cwd:
         os.chdir(cwd)
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
-    _prefer([path for path in paths if path and path not in sys.path])
+    # multiprocessing has given this process the sys.path of its parent, but not what a new interpreter imports of it.
+    customs = [path for path in paths if path not in _KNOWN and Path(path, "sitecustomize.py").is_file()]
+    _prefer([path for path in paths if path and (path in customs or path not in sys.path)])
     sys.argv = list(words)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):

@@ -89,13 +89,16 @@ def start(main: Hook, *words: object, output: Path, before: Hook | None = None, 
     return Command(main, words, output, before, {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
 
+_PATH = os.pathsep.join(path for path in sys.path if path)
+"""Taken when the tests are collected: the server is to import nothing of a test that changes ``sys.path``."""
+
+
 @cache
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
-    path = os.pathsep.join(path for path in sys.path if path)
     with pytest.MonkeyPatch.context() as patch:  # for the server alone: a command that is typed has none of it
-        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PYTHONPATH", _PATH)
         patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()
     return context

@@ -17,7 +17,7 @@ from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.model import checkpoint, pretrained
 from fastseg.model.architectures import ARCHITECTURES, Architecture
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, restore_model, upsample
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork, restore_model, upsample
 from fastseg.model.pretrained import load_weights
 from fastseg.training.flops import run_flops
 
@@ -27,14 +27,14 @@ RGB = IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def model(request: pytest.FixtureRequest) -> DeepLab:
+def model(request: pytest.FixtureRequest) -> SegmentationNetwork:
     """Every network in turn, with all the heads that it can have."""
     torch.manual_seed(0)
-    return DeepLab(request.param, CLASSES, *RGB, aux="aux" in ARCHITECTURES[request.param].heads)
+    return SegmentationNetwork(request.param, CLASSES, *RGB, aux="aux" in ARCHITECTURES[request.param].heads)
 
 
 @pytest.fixture
-def entry(model: DeepLab) -> Architecture:
+def entry(model: SegmentationNetwork) -> Architecture:
     return ARCHITECTURES[model.arch]
 
 
@@ -49,7 +49,7 @@ def test_the_settings_name_every_network() -> None:
     assert tuple(name for name, entry in ARCHITECTURES.items() if "aux" not in entry.heads) == WITHOUT_AUX
 
 
-def test_parts_are_where_the_entry_says(model: DeepLab, entry: Architecture) -> None:
+def test_parts_are_where_the_entry_says(model: SegmentationNetwork, entry: Architecture) -> None:
     names = model.net.state_dict().keys()
     for part in (*entry.heads.values(), *entry.class_layers, entry.backbone):
         assert isinstance(model.net.get_submodule(part), nn.Module)
@@ -63,7 +63,7 @@ def test_parts_are_where_the_entry_says(model: DeepLab, entry: Architecture) -> 
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_have_the_stride(model: DeepLab, entry: Architecture, image: Tensor, training: bool) -> None:
+def test_logits_have_the_stride(model: SegmentationNetwork, entry: Architecture, image: Tensor, training: bool) -> None:
     with torch.no_grad():
         logits = model.train(training)(image)
     assert logits.out.shape == (2, CLASSES, *(-(-side // entry.stride) for side in SIZE))
@@ -71,10 +71,12 @@ def test_logits_have_the_stride(model: DeepLab, entry: Architecture, image: Tens
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_equals_the_network_by_itself(model: DeepLab, entry: Architecture, image: Tensor, channels_last: bool) -> None:
+def test_equals_the_network_by_itself(
+    model: SegmentationNetwork, entry: Architecture, image: Tensor, channels_last: bool
+) -> None:
     """The same weights in torchvision's own network (or in the entry's alone), which upsamples by itself."""
     aux = "aux" in entry.heads
-    ours = DeepLab(model.arch, CLASSES, *RGB, aux, channels_last)
+    ours = SegmentationNetwork(model.arch, CLASSES, *RGB, aux, channels_last)
     ours.load_state_dict(model.state_dict())
     reference = entry.build(CLASSES, aux)
     if entry.torchvision:
@@ -93,7 +95,7 @@ def test_equals_the_network_by_itself(model: DeepLab, entry: Architecture, image
                 torch.testing.assert_close(upsample(logits.aux, SIZE), expected["aux"], rtol=1e-3, atol=1e-3)
 
 
-def test_a_checkpoint_restores_it(model: DeepLab, image: Tensor, tmp_path: Path) -> None:
+def test_a_checkpoint_restores_it(model: SegmentationNetwork, image: Tensor, tmp_path: Path) -> None:
     document = {
         **{"step": 1, "steps_per_epoch": 1, "arch": model.arch, "model": checkpoint.weights_of(model.net), "ema": None},
         **{"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "stretch_to": None, "shards": "", "versions": {}},
@@ -108,7 +110,7 @@ def test_a_checkpoint_restores_it(model: DeepLab, image: Tensor, tmp_path: Path)
 
 
 def test_weights_of_other_classes_fill_all_but_the_class_layers(
-    model: DeepLab, entry: Architecture, tmp_path: Path
+    model: SegmentationNetwork, entry: Architecture, tmp_path: Path
 ) -> None:
     trained = entry.build(21, "aux" in entry.heads)
     torch.save(trained.state_dict(), tmp_path / "coco.pth")
@@ -120,7 +122,7 @@ def test_weights_of_other_classes_fill_all_but_the_class_layers(
 
 
 def test_pretrained_weights_fill_what_they_are_for(
-    model: DeepLab, entry: Architecture, monkeypatch: pytest.MonkeyPatch
+    model: SegmentationNetwork, entry: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that torchvision has are asked for by their name; of a classification network the backbone is filled."""
     last = model.net.get_submodule(entry.class_layers[0])
@@ -141,7 +143,7 @@ def test_pretrained_weights_fill_what_they_are_for(
         assert torch.equal(last.weight, head)
 
 
-def test_weights_of_another_network_are_refused(model: DeepLab, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(model: SegmentationNetwork, tmp_path: Path) -> None:
     other = "fcn_resnet50" if model.arch.endswith("mobilenet_v3_large") else "lraspp_mobilenet_v3_large"
     buffer = io.BytesIO()
     torch.save(ARCHITECTURES[other].build(CLASSES, False).state_dict(), buffer)
@@ -154,10 +156,10 @@ def test_a_network_without_pretrained_weights_says_so(monkeypatch: pytest.Monkey
     arch = "lraspp_mobilenet_v3_large"
     monkeypatch.setitem(ARCHITECTURES, arch, replace(ARCHITECTURES[arch], pretrained=None))
     with pytest.raises(UserError, match=r"--model\.weights is coco, and there are no such .*; it takes none or a file"):
-        load_weights(DeepLab(arch, CLASSES, *RGB, False), "coco")
+        load_weights(SegmentationNetwork(arch, CLASSES, *RGB, False), "coco")
 
 
-def test_operations_are_counted(model: DeepLab) -> None:
+def test_operations_are_counted(model: SegmentationNetwork) -> None:
     base = Config(model=ModelConfig(arch=model.arch))
     one, other = (
         run_flops(replace(base, data=replace(base.data, batch=batch, crop=SIZE)), CLASSES) for batch in (2, 4)
@@ -165,7 +167,7 @@ def test_operations_are_counted(model: DeepLab) -> None:
     assert 0 < 2 * one == other
 
 
-def test_safetensors_hold_it(model: DeepLab, tmp_path: Path) -> None:
+def test_safetensors_hold_it(model: SegmentationNetwork, tmp_path: Path) -> None:
     """Written, read into the network without our parts, and compared, as fastseg-export does."""
     said = {"arch": model.arch, **{k: " ".join(map(repr, v)) for k, v in zip(("mean", "std"), RGB, strict=True)}}
     FORMATS["safetensors"].write(model.eval(), tmp_path / "x", said)
@@ -178,7 +180,7 @@ def test_safetensors_hold_it(model: DeepLab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
 def test_exports_of_other_networks(arch: str, to: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = DeepLab(arch, CLASSES, *RGB, False).eval()
+    model = SegmentationNetwork(arch, CLASSES, *RGB, False).eval()
     FORMATS[to].write(model, tmp_path / "x", {"arch": arch})
     shapes = (1, *SIZE), (2, 65, 91)
     frames = [torch.randint(0, 256, (*shape, 3), dtype=torch.uint8).numpy() for shape in shapes]

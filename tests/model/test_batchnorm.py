@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import get_model
 
 from fastseg.model.batchnorm import BatchNorm, replace_batch_norms, sync_batch_norms
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 
 SHARES = (1, 2, 4)
 """Images of each rank."""
@@ -150,7 +150,7 @@ def test_state_dicts_are_torchvisions_both_ways() -> None:
     counts = [name for name in reference.state_dict() if name.endswith("num_batches_tracked")]
     for name in counts:
         reference.get_buffer(name).fill_(7)
-    model = DeepLab(arch, 5, IMAGENET_MEAN, IMAGENET_STD, True)
+    model = SegmentationNetwork(arch, 5, IMAGENET_MEAN, IMAGENET_STD, True)
     model.net.load_state_dict(reference.state_dict())
     sync_batch_norms(model)
     assert all(module.synced for module in model.modules() if isinstance(module, nn.BatchNorm2d))

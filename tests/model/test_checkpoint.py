@@ -9,7 +9,7 @@ import torch
 from fastseg.errors import UserError
 from fastseg.model import checkpoint
 from fastseg.model.checkpoint_file import check_checkpoint
-from fastseg.model.weights import not_finite
+from fastseg.model.weights import fitting, not_finite
 
 PLAIN = {
     "step": 3,
@@ -149,6 +149,17 @@ def test_a_bit_that_flips_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(UserError, match=r"a\.pt is not .* member 'archive/data/0' is not as it was written \(CRC-32\)"):
         checkpoint.load(tmp_path / "a.pt")
+
+
+def test_too_little_memory_is_no_damage() -> None:
+    """torch's error is a RuntimeError, as those of tensors that do not fit; whoever knows the batch explains it."""
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"), fitting(Path("last.pt")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with (
+        pytest.raises(UserError, match=r"last\.pt is damaged \(RuntimeError: size mismatch\); use another"),
+        fitting(Path("last.pt")),
+    ):
+        raise RuntimeError("size mismatch")
 
 
 def test_what_is_not_finite_is_named() -> None:

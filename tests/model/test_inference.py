@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from fastseg.errors import UserError
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
 from fastseg.model.inference import MULTI_SCALE, TtaViews, predict, probabilities
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
 
 CLASSES = 5
 
@@ -128,7 +128,7 @@ def test_windows_hold_the_named_size() -> None:
 @torch.inference_mode()
 def test_the_plain_view_is_the_argmax_of_upsampled_logits() -> None:
     torch.manual_seed(0)
-    model = DeepLab("deeplabv3_mobilenet_v3_large", CLASSES, IMAGENET_MEAN, IMAGENET_STD, aux=False).eval()
+    model = SegmentationNetwork("deeplabv3_mobilenet_v3_large", CLASSES, IMAGENET_MEAN, IMAGENET_STD, aux=False).eval()
     image = torch.randint(0, 256, (1, 40, 72, 3), dtype=torch.uint8)
     logits = F.interpolate(model(image).out, (40, 72), mode="bilinear", align_corners=False)
     assert (predict(model, image) == logits.argmax(1)).all()

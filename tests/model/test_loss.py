@@ -12,8 +12,8 @@ from PIL import Image
 
 from fastseg.config import OptimConfig
 from fastseg.errors import UserError
-from fastseg.model.deeplab import Logits, upsample
 from fastseg.model.loss import UpsampleByProducts, class_weights, dice_loss, segmentation_loss
+from fastseg.model.network import Logits, upsample
 from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.sources import open_source
 

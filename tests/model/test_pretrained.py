@@ -7,8 +7,7 @@ import torch
 from torchvision.models import get_model
 
 from fastseg.errors import UserError
-from fastseg.model import deeplab
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork, normalization
 from fastseg.model.pretrained import load_weights
 
 SMALL = "deeplabv3_mobilenet_v3_large"
@@ -22,10 +21,10 @@ def state_of(model: torch.nn.Module, tmp_path: Path) -> Path:
 
 
 def test_loads_a_checkpoint_of_ours_with_what_it_was_fed(tmp_path: Path) -> None:
-    trained = DeepLab(SMALL, 5, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), aux=True)
+    trained = SegmentationNetwork(SMALL, 5, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), aux=True)
     document = {"model": trained.net.state_dict(), "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
     torch.save(document, tmp_path / "last.pt")
-    model = DeepLab(SMALL, 5, *RGB, aux=True)
+    model = SegmentationNetwork(SMALL, 5, *RGB, aux=True)
     load_weights(model, str(tmp_path / "last.pt"))
     assert model.mean.tolist() == [1.0, 2.0, 3.0]
     assert model.std.tolist() == [4.0, 5.0, 6.0]
@@ -34,7 +33,7 @@ def test_loads_a_checkpoint_of_ours_with_what_it_was_fed(tmp_path: Path) -> None
 
 def test_loads_without_the_auxiliary_head(tmp_path: Path) -> None:
     trained = get_model(SMALL, weights=None, weights_backbone=None, num_classes=5, aux_loss=True)
-    model = DeepLab(SMALL, 5, *RGB, aux=False)
+    model = SegmentationNetwork(SMALL, 5, *RGB, aux=False)
     load_weights(model, str(state_of(trained, tmp_path)))
     assert torch.equal(model.net.classifier[4].weight, trained.classifier[4].weight)
 
@@ -44,7 +43,7 @@ def test_loads_without_the_auxiliary_head(tmp_path: Path) -> None:
 def test_offline_gets_a_sentence(weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"cannot download https://.*--model\.weights FILE"):
-        load_weights(DeepLab(SMALL, 5, *RGB, aux=False), weights)
+        load_weights(SegmentationNetwork(SMALL, 5, *RGB, aux=False), weights)
 
 
 def test_the_download_is_loaded_and_its_hash_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_the_download_is_loaded_and_its_hash_checked(monkeypatch: pytest.MonkeyP
     path.rename(tmp_path / f"mobilenet_v3_large-{digest}.pth")
     weights = MobileNet_V3_Large_Weights.IMAGENET1K_V1
     monkeypatch.setattr(weights, "_value_", weights.value.__class__(url, weights.transforms, weights.meta))
-    model = DeepLab(SMALL, 5, *RGB, aux=False)
+    model = SegmentationNetwork(SMALL, 5, *RGB, aux=False)
     load_weights(model, "imagenet")
     assert torch.equal(next(iter(model.net.backbone.parameters())), next(iter(trained.parameters())))
 
@@ -83,7 +82,7 @@ class Exploit:
 
 
 def test_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = DeepLab(SMALL, 5, *RGB, aux=False)
+    model = SegmentationNetwork(SMALL, 5, *RGB, aux=False)
     with pytest.raises(UserError, match="no file"):
         load_weights(model, str(tmp_path / "none.pt"))
     (tmp_path / "text.pt").write_text("hello")
@@ -105,5 +104,5 @@ def test_refuses_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_pretrained_weights_are_fed_what_they_know() -> None:
     own = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-    assert deeplab.normalization("none", *own) == own
-    assert deeplab.normalization("coco", *own) == RGB
+    assert normalization("none", *own) == own
+    assert normalization("coco", *own) == RGB

@@ -21,7 +21,7 @@ from torchvision.models import get_model
 
 from fastseg.errors import UserError
 from fastseg.model import match_weights
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.model.pretrained import load_weights
 
 SMALL, R50 = "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50"
@@ -113,7 +113,7 @@ def trained(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def features(model: DeepLab, x: Tensor) -> tuple[Tensor, Tensor]:
+def features(model: SegmentationNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         maps = model.eval().net.backbone(x)
         return maps["out"], model.net.aux_classifier(maps["aux"])
@@ -144,14 +144,14 @@ def small() -> State:
 
 
 @pytest.fixture
-def model() -> DeepLab:
-    return DeepLab(SMALL, CLASSES, *RGB, aux=True)
+def model() -> SegmentationNetwork:
+    return SegmentationNetwork(SMALL, CLASSES, *RGB, aux=True)
 
 
 def test_mmsegmentation_gives_its_features_and_auxiliary_logits(theirs: Theirs, image: Tensor, tmp_path: Path) -> None:
     meta = {"mmseg_version": "0.30.0", "CLASSES": ("road", "car"), "PALETTE": [[1, 2, 3]], "iter": 80000}
     path = write(tmp_path, {"meta": meta, "state_dict": theirs.state_dict(), "optimizer": {"state": {}}})
-    model = DeepLab(R50, CLASSES, *RGB, aux=True, channels_last=False)
+    model = SegmentationNetwork(R50, CLASSES, *RGB, aux=True, channels_last=False)
     head = model.net.classifier[4].weight.clone()
     said = load_weights(model, path)
     count = len(theirs.state_dict())
@@ -179,17 +179,17 @@ def test_the_features_tell_dilations_apart(theirs: Theirs, image: Tensor) -> Non
 
 def test_mmsegmentation_of_other_classes_without_an_auxiliary_head(theirs: Theirs, tmp_path: Path) -> None:
     path = write(tmp_path, {"state_dict": theirs.state_dict()})
-    model = DeepLab(R50, 3, *RGB, aux=True)
+    model = SegmentationNetwork(R50, 3, *RGB, aux=True)
     assert load_weights(model, path).endswith("here), class layers (5 classes there, 3 here)")
     assert torch.equal(model.net.aux_classifier[0].weight, theirs.auxiliary_head.convs[0].conv.weight)
-    model = DeepLab(R50, 3, *RGB, aux=False)
+    model = SegmentationNetwork(R50, 3, *RGB, aux=False)
     assert "backbone; starting anew: main head (ASPP" in load_weights(model, path)
     assert torch.equal(model.net.backbone.conv1.weight, theirs.backbone.conv1.weight)
 
 
 def test_mmsegmentations_deep_stem_starts_anew_and_is_said(tmp_path: Path) -> None:
     state = Theirs(CLASSES, deep_stem=True).state_dict()
-    model = DeepLab(R50, CLASSES, *RGB, aux=True)
+    model = SegmentationNetwork(R50, CLASSES, *RGB, aux=True)
     fresh = model.net.backbone.conv1.weight.clone()
     said = load_weights(model, write(tmp_path, {"state_dict": state}))
     assert "starting anew: stem (three 3×3 convolutions there, one of 7×7 here: what follows it sees" in said
@@ -203,18 +203,18 @@ def test_mmsegmentations_other_heads_start_anew(theirs: Theirs, tmp_path: Path) 
     state = {name: v for name, v in theirs.state_dict().items() if not name.startswith("decode_head.")}
     state |= {"decode_head.psp_modules.0.1.conv.weight": torch.zeros(4, 8, 1, 1)}
     state |= {"auxiliary_head.convs.1.conv.weight": torch.zeros(4, 8, 1, 1)}
-    said = load_weights(DeepLab(R50, CLASSES, *RGB, aux=True), write(tmp_path, {"state_dict": state}))
+    said = load_weights(SegmentationNetwork(R50, CLASSES, *RGB, aux=True), write(tmp_path, {"state_dict": state}))
     assert said.endswith(": backbone; starting anew: main head (another one there), auxiliary head (another one there)")
 
 
 def test_another_backbone_of_mmsegmentations_is_refused(theirs: Theirs, tmp_path: Path) -> None:
     state = theirs.state_dict() | {"neck.conv.weight": torch.zeros(4)}
     with pytest.raises(UserError, match=r"the network has no 'neck\.conv\.weight'; check --model\.arch"):
-        load_weights(DeepLab(R50, CLASSES, *RGB, aux=True), write(tmp_path, {"state_dict": state}))
+        load_weights(SegmentationNetwork(R50, CLASSES, *RGB, aux=True), write(tmp_path, {"state_dict": state}))
     path = write(tmp_path, {"state_dict": theirs.state_dict()})
     sentence = r"backbone\.layer3\.6\.conv1\.weight \(and \d+ more\) is not in it; check .*: deeplabv3_resnet50 takes"
     with pytest.raises(UserError, match=sentence):
-        load_weights(DeepLab("deeplabv3_resnet101", CLASSES, *RGB, aux=True), path)
+        load_weights(SegmentationNetwork("deeplabv3_resnet101", CLASSES, *RGB, aux=True), path)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,9 @@ def test_another_backbone_of_mmsegmentations_is_refused(theirs: Theirs, tmp_path
         ),
     ],
 )
-def test_wrappers_and_prefixes(key: str | None, prefix: str, small: State, model: DeepLab, tmp_path: Path) -> None:
+def test_wrappers_and_prefixes(
+    key: str | None, prefix: str, small: State, model: SegmentationNetwork, tmp_path: Path
+) -> None:
     state = OrderedDict((f"{prefix}{name}", value) for name, value in small.items())
     path = write(tmp_path, state if key is None else {key: state, "epoch": 3, "optimizer": {"state": {}}})
     names = f", their names without {prefix!r}" if prefix else ""
@@ -237,7 +239,7 @@ def test_wrappers_and_prefixes(key: str | None, prefix: str, small: State, model
     assert all(torch.equal(value, small[name]) for name, value in model.net.state_dict().items())
 
 
-def test_a_backbone_with_a_prefix(model: DeepLab, tmp_path: Path) -> None:
+def test_a_backbone_with_a_prefix(model: SegmentationNetwork, tmp_path: Path) -> None:
     net = get_model("mobilenet_v3_large", weights=None)
     said = load_weights(model, write(tmp_path, nn.DataParallel(net).state_dict()))
     assert "their names without 'module.': backbone; starting anew: main head (none there), aux" in said
@@ -245,7 +247,7 @@ def test_a_backbone_with_a_prefix(model: DeepLab, tmp_path: Path) -> None:
     assert torch.equal(first, net.features[0][0].weight)
 
 
-def test_what_is_left_over_is_refused_by_name(small: State, model: DeepLab, tmp_path: Path) -> None:
+def test_what_is_left_over_is_refused_by_name(small: State, model: SegmentationNetwork, tmp_path: Path) -> None:
     more = {f"criterion.{i}": torch.zeros(2) for i in range(5)}
     sentence = (
         r"do not fit this network: the network has no 'criterion\.0', 'criterion\.1', 'criterion\.2' \(and 2 more\)"
@@ -257,7 +259,9 @@ def test_what_is_left_over_is_refused_by_name(small: State, model: DeepLab, tmp_
         load_weights(model, write(tmp_path, twice))
 
 
-def test_what_is_missing_and_what_has_another_shape_is_named(small: State, model: DeepLab, tmp_path: Path) -> None:
+def test_what_is_missing_and_what_has_another_shape_is_named(
+    small: State, model: SegmentationNetwork, tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     name = "classifier.1.weight"
     with pytest.raises(UserError, match=rf"{re.escape(name)} is not in it; check --model\.arch, and that"):
@@ -313,7 +317,7 @@ def mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("mmengine")
 @pytest.mark.parametrize("new_format", [True, False])
 def test_curves_and_command_lines_beside_the_weights_are_passed_over(
-    small: State, model: DeepLab, tmp_path: Path, new_format: bool
+    small: State, model: SegmentationNetwork, tmp_path: Path, new_format: bool
 ) -> None:
     hub = {"log_scalars": OrderedDict(loss=HistoryBuffer()), "best": np.float64(0.7)}
     document = {"state_dict": small, "message_hub": hub, "args": argparse.Namespace(lr=0.1)}
@@ -324,7 +328,7 @@ def test_curves_and_command_lines_beside_the_weights_are_passed_over(
 
 @pytest.mark.usefixtures("mmengine")
 def test_other_code_in_it_is_named_and_not_run(
-    small: State, model: DeepLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: State, model: SegmentationNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     exploit = Exploit(tmp_path / "touched")
@@ -340,7 +344,7 @@ def test_other_code_in_it_is_named_and_not_run(
         load_weights(model, write(tmp_path, small | {"classifier.4.weight": np.float64(1)}))
 
 
-def test_names_made_to_take_long_are_refused(small: State, model: DeepLab, tmp_path: Path) -> None:
+def test_names_made_to_take_long_are_refused(small: State, model: SegmentationNetwork, tmp_path: Path) -> None:
     deep = {"module." * 100_000 + name: value for name, value in list(small.items())[:2]}
     with pytest.raises(UserError, match="do not fit this network") as raised:
         load_weights(model, write(tmp_path, deep))

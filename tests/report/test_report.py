@@ -60,7 +60,7 @@ def train_line(step: int, **changes: Any) -> dict[str, Any]:
     line = {"event": "train", "step": step, "epoch": step / 50, "loss": 1.4 * loss, "loss_out": loss, "loss_aux": loss}
     line |= {
         "lr": 0.01 * max(0, 1 - step / 1100) ** 0.9,
-        "images_per_second": 212.5,
+        "images_per_second_per_gpu": 212.5,
         "waiting": 0.02,
         "memory": 3 * 2**30,
     }

@@ -25,7 +25,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "classes.json").write_text(
         json.dumps([{"name": c.name, "color": c.color, "category": c.category} for c in CLASSES])
     )
-    numbers = {"lr": 0.01, "images_per_second": 40.0, "waiting": 0.01, "memory": 2.0**30}
+    numbers = {"lr": 0.01, "images_per_second_per_gpu": 40.0, "waiting": 0.01, "memory": 2.0**30}
     lines = [{"event": "train", "step": s, "seconds": s, "epoch": s, "loss": 1 / s, **numbers} for s in range(1, 40)]
     ious = {c.name: None if c.name == "train" else ((7 * i) % 19) / 19 for i, c in enumerate(CLASSES)}
     scores = {

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastseg.config import Config, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.optim import Average
 from fastseg.training.step import TrainStep
 
@@ -77,7 +77,7 @@ def meta_like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def step_of(optim: OptimConfig) -> tuple[TrainStep, Average]:
-    model = DeepLab(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True)
+    model = SegmentationNetwork(ARCH, 5, IMAGENET_MEAN, IMAGENET_STD, True)
     average = Average(model.to("meta"), 0.999)
     config = Config(model=ModelConfig(arch=ARCH, precision="fp32", compile=False), optim=optim)
     weights = torch.ones(5, device="meta") if optim.class_weights else None

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from fastseg.config import OptimConfig
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr
 
 
 @pytest.fixture
-def model() -> DeepLab:
+def model() -> SegmentationNetwork:
     torch.manual_seed(0)
-    return DeepLab("deeplabv3_mobilenet_v3_large", 4, IMAGENET_MEAN, IMAGENET_STD, aux=True)
+    return SegmentationNetwork("deeplabv3_mobilenet_v3_large", 4, IMAGENET_MEAN, IMAGENET_STD, aux=True)
 
 
 def test_poly_with_warmup() -> None:
@@ -31,7 +31,7 @@ def test_the_rate_grows_with_the_global_batch() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_norms_and_biases_do_not_decay(model: DeepLab, name: str) -> None:
+def test_norms_and_biases_do_not_decay(model: SegmentationNetwork, name: str) -> None:
     optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.1))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
@@ -40,7 +40,7 @@ def test_norms_and_biases_do_not_decay(model: DeepLab, name: str) -> None:
         assert (id(parameter) in decayed) == convolution, parameter_name
 
 
-def test_fused_sgd_equals_plain_sgd(model: DeepLab) -> None:
+def test_fused_sgd_equals_plain_sgd(model: SegmentationNetwork) -> None:
     config = OptimConfig(weight_decay=1e-3, momentum=0.9, lr=0.1)
     parameter = model.net.classifier[1].weight
     plain = torch.nn.Parameter(parameter.detach().clone())
@@ -54,7 +54,30 @@ def test_fused_sgd_equals_plain_sgd(model: DeepLab) -> None:
     torch.testing.assert_close(parameter, plain)
 
 
-def test_a_skipped_first_step_leaves_no_trace(model: DeepLab) -> None:
+@pytest.mark.parametrize(("name", "values"), [("sgd", 1), ("adamw", 2)])
+def test_all_that_it_holds_is_there_before_the_first_step(model: SegmentationNetwork, name: str, values: int) -> None:
+    """What is free for frames is measured before that; and the values are those with which torch begins."""
+    optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.0))
+    assert optimizer.state.keys() == set(model.parameters())
+    for parameter, state in optimizer.state.items():
+        assert sum(value.shape == parameter.shape for value in state.values()) == values
+        assert not any(value.any() for value in state.values())
+
+
+def test_fused_adamw_equals_plain_adamw(model: SegmentationNetwork) -> None:
+    parameter = model.net.classifier[1].weight
+    plain = torch.nn.Parameter(parameter.detach().clone())
+    reference = torch.optim.AdamW([plain], lr=0.01, weight_decay=1e-3, fused=False, foreach=False)
+    optimizer = build_optimizer(model, OptimConfig(name="adamw", weight_decay=1e-3, momentum=0.9, lr=0.01))
+    for seed in range(3):
+        plain.grad = torch.randn(plain.shape, generator=torch.Generator().manual_seed(seed))
+        parameter.grad = torch.empty_like(parameter).copy_(plain.grad)
+        reference.step()
+        optimizer.step()
+    torch.testing.assert_close(parameter, plain)
+
+
+def test_a_skipped_first_step_leaves_no_trace(model: SegmentationNetwork) -> None:
     """torch's fused SGD would take memory that nobody wrote for its first momentum."""
     optimizer = build_optimizer(model, OptimConfig(weight_decay=0.0, lr=0.1))
     before = [p.detach().clone() for p in model.parameters()]
@@ -70,7 +93,7 @@ def test_a_skipped_first_step_leaves_no_trace(model: DeepLab) -> None:
         torch.testing.assert_close(p.detach(), b - 0.1)
 
 
-def test_average_is_exponential(model: DeepLab) -> None:
+def test_average_is_exponential(model: SegmentationNetwork) -> None:
     average = Average(model, 0.5)
     weight = model.net.classifier[4].bias
     expected = weight.detach().clone()

@@ -10,6 +10,7 @@ from torch.profiler import profile
 import commands
 from changes import with_changes
 from fastseg.config import Config
+from fastseg.data.loader import TrainLoader
 from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.shards.manifest import read_manifest
@@ -87,6 +88,21 @@ def test_a_profile_that_is_cut_short_holds_what_was_seen(tmp_path: Path) -> None
         if profiler.recording:
             break
     assert profiler.finish()["steps"] == 1
+
+
+def test_a_profile_begins_when_all_frames_are_cached(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or halfway through the run, where that comes first."""
+    monkeypatch.setattr("fastseg.training.trainer.StepProfiler", lambda _folder, _device, left: left)
+    for cached_at, begins in ((30, 30), (80, 50)):
+        trainer = trainer_of(tiny)
+        trainer.profile_wanted, trainer.total, trainer.halfway = True, 100, 50
+        for trainer.state.step in range(100):
+            monkeypatch.setattr(TrainLoader, "filling", trainer.state.step < cached_at)
+            trainer.start_profile()
+            if trainer.profiler is not None:
+                break
+        assert trainer.state.step == begins
+        assert trainer.profiler == 100 - begins
 
 
 def test_ranges_are_in_a_trace_and_let_errors_through() -> None:

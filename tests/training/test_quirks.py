@@ -21,8 +21,8 @@ from fastseg.deploy.predictor import load
 from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.model import checkpoint
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, restore_model
 from fastseg.model.inference import predict
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork, restore_model
 from fastseg.shards.manifest import read_manifest
 from fastseg.training.run import build_loaders, build_state, resume
 from fastseg.training.state import RunState, continues_exactly, find_checkpoint
@@ -71,9 +71,9 @@ def path(quirky: Config, trained: RunState) -> Path:
     return quirky.folder / "checkpoints" / "last.pt"
 
 
-def network(**quirks: Any) -> DeepLab:
+def network(**quirks: Any) -> SegmentationNetwork:
     torch.manual_seed(0)
-    return DeepLab(ARCH, CLASSES, IMAGENET_MEAN, IMAGENET_STD, True, **quirks)
+    return SegmentationNetwork(ARCH, CLASSES, IMAGENET_MEAN, IMAGENET_STD, True, **quirks)
 
 
 def frames(count: int, size: tuple[int, int]) -> torch.Tensor:
@@ -126,7 +126,7 @@ def test_a_run_goes_on_with_stretched_frames(quirky: Config, trained: RunState, 
     manifest = read_manifest(quirky.shards)
     state = build_state(quirky, manifest, ALONE, resumed=True)
     _, said = resume(quirky, manifest, ALONE, state, find_checkpoint(quirky, manifest))
-    assert said == ["resuming after step 2"]
+    assert said == [f"resuming from {quirky.folder}/checkpoints/last.pt after step 2"]
     for one, other in zip(state.model.parameters(), trained.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert continues_exactly(checkpoint.load(path), quirky, ALONE)

@@ -1,5 +1,6 @@
 """Going on from a checkpoint under other settings, in this process."""
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
@@ -19,9 +20,9 @@ from fastseg.labels import SegmentationClass, cityscapes
 from fastseg.model import checkpoint
 from fastseg.shards.manifest import read_manifest
 from fastseg.training import run
-from fastseg.training.run import build_loaders, build_state, nothing_left, train
+from fastseg.training.run import build_loaders, build_state, nothing_left
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState, find_checkpoint
+from fastseg.training.state import RunState, checkpoint_path, find_checkpoint
 from fastseg.training.trainer import Trainer
 
 TRAM = SegmentationClass("tram", (1, 2, 3))
@@ -52,9 +53,15 @@ def resume(config: Config) -> tuple[RunState, list[str]]:
     return state, said
 
 
+def train(config: Config) -> None:
+    """Train as the command does."""
+    manifest = read_manifest(config.shards)
+    run.train(config, manifest, ALONE, run.check(config, manifest, "cpu"))
+
+
 def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, data__prefetch=1, optim__epochs=5.0))
-    assert said == ["resuming after step 2"]
+    assert said == [f"resuming from {stopped.folder}/checkpoints/last.pt after step 2"]
     assert state.step == 2
 
 
@@ -65,7 +72,9 @@ def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
 )
 def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
     state, said = resume(with_changes(stopped, **change))
-    assert said == ["resuming after epoch 1.0 with other settings: the data's order starts anew with that of epoch 2"]
+    path = stopped.folder / "checkpoints" / "last.pt"
+    anew = "the data's order starts anew with that of epoch 2"
+    assert said == [f"resuming from {path} after epoch 1.0 with other settings: {anew}"]
     assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
 
 
@@ -77,14 +86,15 @@ def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None
 
 def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, optim__ema=None))
-    assert (said, state.average) == (["resuming after step 2"], None)
+    assert state.average is None
+    assert said == [f"resuming from {stopped.folder}/checkpoints/last.pt after step 2"]
     manifest, without = read_manifest(stopped.shards), with_changes(stopped, optim__ema=None)
     loaders = build_loaders(without, manifest, ALONE, None)
     Trainer(without, manifest, ALONE, state, loaders, None).save(state.statistics())
     again = build_state(stopped, manifest, ALONE, resumed=True)
     saved = find_checkpoint(stopped, manifest)
     assert saved
-    again.restore(saved)
+    again.restore(saved, stopped.eval_split)
     again.restore_rank(saved, ALONE)
     assert again.average
     for name, value in again.model.state_dict().items():
@@ -152,6 +162,14 @@ def test_the_difference_of_two_sets_is_named(stopped: Config, change: dict[str, 
         find_checkpoint(stopped, replace(read_manifest(stopped.shards), **change))
 
 
+def test_the_best_score_is_of_one_split(stopped: Config) -> None:
+    """Of another split none is known: its first evaluation is the best so far."""
+    last = stopped.folder / "checkpoints" / "last.pt"
+    checkpoint.save(last, {**runs.weights(last), "best": 0.75})
+    assert resume(stopped)[0].best == 0.75
+    assert resume(with_changes(stopped, eval_split="train"))[0].best == -math.inf
+
+
 def test_an_optimiser_that_is_damaged_is_refused(stopped: Config) -> None:
     """Its numbers would make weights that no command takes."""
     last, manifest = stopped.folder / "checkpoints" / "last.pt", read_manifest(stopped.shards)
@@ -194,26 +212,27 @@ def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> No
     trainer = Trainer(other, manifest, ALONE, state, build_loaders(other, manifest, ALONE, None), None)
     trainer.save(state.statistics())
     assert find_checkpoint(other, manifest)["step"] == 7
+    assert checkpoint_path(other) == other.folder / "checkpoints" / "last.pt"
     assert find_checkpoint(with_changes(other, resume="never"), manifest) is None
 
 
 def test_a_finished_run_is_left_as_it_is(stopped: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Its settings and records are those of the training, whatever is asked of it later."""
-    manifest, last = read_manifest(stopped.shards), stopped.folder / "checkpoints" / "last.pt"
+    last = stopped.folder / "checkpoints" / "last.pt"
     shorter = with_changes(stopped, optim__epochs=1.0)
     with pytest.raises(UserError, match="tiny is at epoch 1 of 2; these settings ask for 1; choose another --name"):
-        train(shorter, manifest, ALONE)
-    train(stopped, manifest, ALONE)
+        train(shorter)
+    train(stopped)
     records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
     assert {"config.json", "environment.json", "metrics.jsonl"} <= {path.name for path in records}
     capsys.readouterr()
-    train(with_changes(stopped, optim__lr=0.5), manifest, ALONE)
+    train(with_changes(stopped, optim__lr=0.5))
     report = stopped.folder / "report.html"
     assert capsys.readouterr().err == f"{stopped.folder} is finished at epoch 2 of 2; the report is {report}\n"
     with pytest.raises(UserError, match="tiny is finished at epoch 2 of 2; these settings ask for 1; choose another"):
-        train(shorter, manifest, ALONE)
+        train(shorter)
     with pytest.raises(UserError, match=r"last\.pt is finished at epoch 2 of 2; these settings ask for 2; choose"):
-        train(with_changes(stopped, name="other", resume=str(last)), manifest, ALONE)
+        train(with_changes(stopped, name="other", resume=str(last)))
     assert records == {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
     assert [path.name for path in stopped.runs.iterdir()] == ["tiny"]
 
@@ -231,7 +250,7 @@ def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
 def test_an_outage_loses_no_step(tiny: Config, broken: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long before a checkpoint is due, or in an evaluation, the storage fails; what is done is kept, exactly."""
     tiny = with_changes(tiny, eval_every=1.0)
-    manifest, method = read_manifest(tiny.shards), "next" if broken is TrainLoader else "__iter__"
+    method = "next" if broken is TrainLoader else "__iter__"
     working, calls = getattr(broken, method), count()
 
     def fail(self: object) -> object:
@@ -239,13 +258,13 @@ def test_an_outage_loses_no_step(tiny: Config, broken: type, monkeypatch: pytest
             raise UserError("the storage does not answer")
         return working(self)
 
-    train(with_changes(tiny, name="whole"), manifest, ALONE)
+    train(with_changes(tiny, name="whole"))
     monkeypatch.setattr(broken, method, fail)
     with pytest.raises(UserError, match="the storage does not answer"):
-        train(tiny, manifest, ALONE)
+        train(tiny)
     saved = runs.weights(tiny.folder / "checkpoints" / "last.pt")
     assert (saved["step"], saved["eval_pending"]) == ((3, False) if broken is TrainLoader else (2, True))
-    train(tiny, manifest, ALONE)
+    train(tiny)
     runs.assert_same_run(tiny.runs / "whole", tiny.folder)
 
 
@@ -255,7 +274,7 @@ def test_what_fails_at_once_saves_nothing(tiny: Config, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(TrainLoader, "next", fail)
     with pytest.raises(UserError, match="the storage does not answer"):
-        train(tiny, read_manifest(tiny.shards), ALONE)
+        train(tiny)
     assert not (tiny.folder / "checkpoints").exists()
 
 
@@ -274,6 +293,27 @@ CPU = DecoderChoice("cpu", "the CPU")
 def open_log(config: Config) -> AbstractContextManager[RunLog]:
     manifest = read_manifest(config.shards)
     return run.open_log(config, manifest, build_state(config, manifest, ALONE), 2, ALONE, CPU)
+
+
+@pytest.mark.parametrize(("every", "due"), [(0.55, [55, 100]), (0.29, [29, 58, 87, 100]), (1e-9, [*range(1, 101)])])
+def test_periods_of_epochs_are_whole_steps(tiny: Config, every: float, due: list[int]) -> None:
+    """0.55 × 100 is 55.00000000000001 in floating point, 0.29 × 100 is 28.999999999999996."""
+    manifest = read_manifest(tiny.shards)
+    state = build_state(tiny, manifest, ALONE)
+    trainer = Trainer(tiny, manifest, ALONE, state, build_loaders(tiny, manifest, ALONE, None), None)
+    trainer.steps_per_epoch = trainer.total = 100
+    found = []
+    for state.step in range(1, 101):
+        found += [state.step] * trainer.is_due(every)
+    assert found == due
+
+
+def test_shards_are_verified_before_the_network_is_built(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network takes a minute to compile, and a damaged tar is better known before."""
+    monkeypatch.setattr(run, "verify_shards", lambda *_: (_ for _ in ()).throw(UserError("a tar is damaged")))
+    monkeypatch.setattr(run, "build_state", lambda *_, **__: pytest.fail("it was built"))
+    with pytest.raises(UserError, match="a tar is damaged"):
+        train(with_changes(tiny, verify_shards=True))
 
 
 def test_an_earlier_run_is_set_aside(stopped: Config) -> None:

@@ -26,7 +26,7 @@ NUMBERS = {
     "epoch": 0.5,
     "loss": 1.5,
     "lr": 0.1,
-    "images_per_second": 3.0,
+    "images_per_second_per_gpu": 3.0,
     "tflops": 0.25,
     "waiting": 0.01,
     "memory": 2.0**30,

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import socket
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import nn
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
-from fastseg.model.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLab, Logits
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
 from fastseg.training.step import LossNetwork, StepMetrics, TrainStep, search_algorithms, use_sync_bn
+from fastseg.training.trainer import mean_metrics
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 CONFIG = Config(
@@ -28,9 +30,9 @@ RATE = 2.0
 """High enough to see the loss fall in three steps."""
 
 
-def network(channels_last: bool = False) -> DeepLab:
+def network(channels_last: bool = False) -> SegmentationNetwork:
     torch.manual_seed(0)
-    return DeepLab("deeplabv3_mobilenet_v3_large", 5, IMAGENET_MEAN, IMAGENET_STD, True, channels_last)
+    return SegmentationNetwork("deeplabv3_mobilenet_v3_large", 5, IMAGENET_MEAN, IMAGENET_STD, True, channels_last)
 
 
 def batch(size: int = 4, void_rows: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,6 +150,13 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights() -> None:
         assert torch.equal(parameter, before[name])
 
 
+def test_the_mean_norm_is_of_steps_that_were_not_skipped() -> None:
+    """With fp16 one that overflows would make the line's gradient_norm null."""
+    steps = [StepMetrics(1.0, 1.0, 0.0, 2.0, 0.0), StepMetrics(3.0, 3.0, 0.0, math.inf, 0.0)]
+    assert mean_metrics(steps) == StepMetrics(2.0, 2.0, 0.0, 2.0, 0.0)
+    assert math.isnan(mean_metrics(steps[1:]).gradient_norm)
+
+
 def test_network_and_loss_compile_to_one_graph() -> None:
     network_and_loss = LossNetwork(network(channels_last=True), OptimConfig(dice=0.5), torch.full((5,), 0.5)).eval()
     network_and_loss.model.net.training = True  # the auxiliary head too, without dropout
@@ -178,7 +187,7 @@ def test_clipping_bounds_the_step() -> None:
 
 @pytest.mark.parametrize("change", [{"channels_last": True}, {"precision": "bf16"}])
 def test_memory_order_and_precision_change_the_loss_little(change: dict) -> None:
-    def first_loss(model_config: ModelConfig, model: DeepLab) -> float:
+    def first_loss(model_config: ModelConfig, model: SegmentationNetwork) -> float:
         return frozen(TrainStep(model, dataclasses.replace(CONFIG, model=model_config), ALONE))(*batch(), 0.0)[0].item()
 
     plain = first_loss(CONFIG.model, network())

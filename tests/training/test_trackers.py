@@ -18,7 +18,7 @@ from fastseg.training.trackers import check_tracker
 NUMBERS = {
     "loss": 1.5,
     "lr": 0.1,
-    "images_per_second": 3.0,
+    "images_per_second_per_gpu": 3.0,
     "tflops": 0.25,
     "waiting": 0.01,
     "memory": 1.0,

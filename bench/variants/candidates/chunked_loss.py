@@ -24,7 +24,7 @@ from bench.stages import Request
 from bench.stages.compute import Ours
 from bench.variants.candidates._wrapping import use_loss
 from fastseg.labels import IGNORE
-from fastseg.model.deeplab import Logits
+from fastseg.model.network import Logits
 
 STAGE = "compute"
 ELEMENTS = {"cpu": 2**18, "cuda": 2**22}

@@ -23,7 +23,7 @@ from bench.stages.compute import Ours
 from bench.variants.candidates import chunked_loss
 from bench.variants.candidates._wrapping import use_loss
 from fastseg.labels import IGNORE
-from fastseg.model.deeplab import Logits
+from fastseg.model.network import Logits
 
 STAGE = "compute"
 

@@ -24,7 +24,7 @@ class Logits(NamedTuple):
     """Logits of the auxiliary head, N×C×h×w; None in a network without one, and in evaluation."""
 
 
-class DeepLab(nn.Module):
+class SegmentationNetwork(nn.Module):
     """Normalization and a network of :data:`ARCHITECTURES`, whose own parameter names follow ``net.``.
 
     Frames come as bytes and are normalized here, on the device and in the compute dtype: a quarter of the bytes cross
@@ -91,7 +91,7 @@ def normalization(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
     return (mean, std) if weights == "none" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def restore_model(saved: dict[str, Any]) -> DeepLab:
+def restore_model(saved: dict[str, Any]) -> SegmentationNetwork:
     """Build a checkpoint's network on the CPU, channels-last, in evaluation mode, with averaged weights if any.
 
     It stretches frames if it was trained on stretched ones. ``saved`` has been checked
@@ -102,6 +102,6 @@ def restore_model(saved: dict[str, Any]) -> DeepLab:
         aux = ARCHITECTURES[saved["arch"]].has_aux(weights)
         stretch_to = tuple(saved["stretch_to"]) if saved["stretch_to"] else None
         mean, std = tuple(saved["mean"]), tuple(saved["std"])
-        model = DeepLab(saved["arch"], len(saved["classes"]), mean, std, aux, stretch_to=stretch_to)
+        model = SegmentationNetwork(saved["arch"], len(saved["classes"]), mean, std, aux, stretch_to=stretch_to)
         model.net.load_state_dict(weights)
     return model.eval()
