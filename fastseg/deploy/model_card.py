@@ -11,6 +11,7 @@ import numpy as np
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
 from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.weights import fitting
+from fastseg.shards.manifest import number, whole
 
 INPUT = "image: uint8, N×H×W×3, RGB; normalization is part of the network"
 OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
@@ -72,7 +73,7 @@ class Description:
 
 
 def describe(saved: dict[str, Any], path: Path) -> Description:
-    """Return the facts of a checked checkpoint read from ``path``; its score comes from its run's metrics.jsonl."""
+    """Return the facts of a checked checkpoint read from ``path``; whose score it holds itself."""
     with fitting(path):
         return _describe(saved, path)
 
@@ -80,7 +81,8 @@ def describe(saved: dict[str, Any], path: Path) -> Description:
 def _describe(saved: dict[str, Any], path: Path) -> Description:
     classes = tuple(parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"]))
     data = saved["dataset"]
-    line = _evaluation(path.parent.parent / "metrics.jsonl", saved["step"])
+    score = saved["score"] or {"miou": None, "images": 0}
+    known = isinstance(score["miou"], float)
     return Description(
         name=saved["config"]["name"],
         arch=saved["arch"],
@@ -92,8 +94,8 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         recipe=_settings(saved["config"]),
         step=saved["step"],
         epochs=saved["step"] / saved["steps_per_epoch"],
-        score=line.get("miou"),
-        images=line.get("images", 0),
+        score=number(score["miou"], 1) if known else None,
+        images=whole(score["images"], 0, 1 << 40),
         auxiliary=ARCHITECTURES[saved["arch"]].has_aux(saved["model"]),
         averaged=saved["ema"] is not None,
         version=saved["versions"].get("fastseg-deeplab", ""),
@@ -109,22 +111,6 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that decide the result: without folders, and with only the name of a file of weights."""
     model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
     return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
-
-
-def _evaluation(log: Path, step: int) -> dict[str, Any]:
-    """Find the evaluation after ``step`` in a run's log; empty if there is none."""
-    try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("event") == "eval" and entry.get("step") == step:
-            return entry
-    return {}
 
 
 CITYSCAPES_TERMS = """\

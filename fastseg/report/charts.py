@@ -41,7 +41,7 @@ class _Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def line_chart(title: str, series: Sequence[Series], x_name: str = "step", unit: str = "") -> str:
+def line_chart(title: str, series: Sequence[Series], x_name: str = "epoch", unit: str = "") -> str:
     """Return an ``<svg>`` element: axes with ticks, y from 0, line i in the style sheet's classes ``line s<i>``."""
     drawn = [one.finite() for one in series]
     xs = [x for points in drawn for x, _ in points] or [0.0]

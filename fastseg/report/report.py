@@ -292,7 +292,7 @@ def _figures(run: Run) -> list[Figure]:
 
 
 def _series(name: str, lines: Sequence[Line], key: str, factor: float = 1) -> Series:
-    return Series(name, [(line["step"], factor * number(line, key)) for line in lines if key in line])
+    return Series(name, [(line["epoch"], factor * number(line, key)) for line in lines if key in line])
 
 
 def _figure(title: str, series: Sequence[Series], unit: str = "") -> Figure | None:

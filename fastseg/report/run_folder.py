@@ -38,9 +38,9 @@ class Run:
     config: dict[str, Any]
     environment: dict[str, str]
     train: list[Line]
-    """Lines of metrics.jsonl with the event ``train``, by step."""
+    """Lines of metrics.jsonl with the event ``train``, by epoch."""
     evaluations: list[Line]
-    """Lines with the event ``eval``, by step."""
+    """Lines with the event ``eval``, by epoch."""
     classes: list[SegmentationClass]
     matrix: list[list[int]]
     """Confusion matrix, rows the truth."""
@@ -54,8 +54,8 @@ class Run:
 
     @property
     def last(self) -> Line:
-        """Return the evaluation at the highest step; empty without one."""
-        return max(self.evaluations, key=lambda line: number(line, "step"), default={})
+        """Return the evaluation at the highest epoch; empty without one."""
+        return max(self.evaluations, key=lambda line: number(line, "epoch"), default={})
 
 
 def read_run(folder: Path) -> Run:
@@ -67,8 +67,8 @@ def read_run(folder: Path) -> Run:
         name=folder.resolve().name,
         config=_read_json(folder / "config.json", {}),
         environment=_read_json(folder / "environment.json", {}),
-        train=_last_of_each_step([line for line in lines if line.get("event") == "train"]),
-        evaluations=_last_of_each_step([line for line in lines if line.get("event") == "eval"]),
+        train=_last_of_each_epoch([line for line in lines if line.get("event") == "train"]),
+        evaluations=_last_of_each_epoch([line for line in lines if line.get("event") == "eval"]),
         classes=_read_classes(folder / "classes.json"),
         matrix=_read_matrix(folder / "confusion.json"),
         gallery=_read_gallery(folder / FOLDER),
@@ -89,30 +89,31 @@ def _read_json(path: Path, empty: Any) -> Any:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    """Read the records of metrics.jsonl that have a step; skip lines cut off by a crash."""
+    """Read the records of metrics.jsonl that have an epoch; skip lines cut off by a crash."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and math.isfinite(number(line, "step")):
+        if isinstance(line, dict) and math.isfinite(number(line, "epoch")):
             lines.append(line)
     return lines
 
 
-def _last_of_each_step(lines: Sequence[Line]) -> list[Line]:
-    """Sort by step; if a resumed run repeated steps, keep what it wrote last.
+def _last_of_each_epoch(lines: Sequence[Line]) -> list[Line]:
+    """Sort by epoch; if a resumed run repeated some, keep what it wrote last.
 
-    Lines of one step with different ``weights`` are all kept.
+    Steps would not do: with another batch they are counted anew. Lines of one epoch with different ``weights`` are all
+    kept.
     """
     kept: dict[tuple[float, str], Line] = {}
     horizon = math.inf
     for line in reversed(lines):
-        key = (line["step"], str(line.get("weights")))
-        if line["step"] <= horizon and key not in kept:
+        key = (line["epoch"], str(line.get("weights")))
+        if line["epoch"] <= horizon and key not in kept:
             kept[key] = line
-            horizon = line["step"]
+            horizon = line["epoch"]
     return list(kept.values())[::-1]
 
 

@@ -214,7 +214,9 @@ def open_log(
             set_aside(config.folder)
         stack.enter_context(lock_run_folder(config.folder))
         checkpoint.remove_unfinished(config.folder / "checkpoints")
-        yield stack.enter_context(RunLog(config.folder, documents, state.step, total, config.tracker, each))
+        yield stack.enter_context(
+            RunLog(config.folder, documents, state.step, total, config.tracker, each, state.resumed_epoch)
+        )
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -276,6 +278,7 @@ def resume(
     if not saved:
         return loaders_from(None), []
     state.restore(saved, config.eval_split)
+    state.resumed_epoch = epochs_done(saved)
     path = checkpoint_path(config)
     if continues_exactly(saved, config, ranks):
         loaders = loaders_from(state.restore_rank(saved, ranks))

@@ -31,6 +31,8 @@ from fastseg.training.trackers import open_tracking
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
+SAME_EPOCH = 1e-6
+"""Largest difference of two epochs that are the same but for rounding."""
 SPEED_PERIOD = 3600.0
 """Seconds over which to estimate the time left; rich's own 30 may not hold two lines of slow steps."""
 
@@ -39,9 +41,19 @@ class RunLog:
     """The first rank's record of a run; the other ranks have none. Close it, or use it in ``with``."""
 
     def __init__(
-        self, folder: Path, documents: dict[str, Any], step: int, total: int, tracker: str = "none", each: str = ""
+        self,
+        folder: Path,
+        documents: dict[str, Any],
+        step: int,
+        total: int,
+        tracker: str = "none",
+        each: str = "",
+        epoch: float = 0.0,
     ) -> None:
         """Write each of ``documents`` to ``folder/NAME.json`` and continue after step ``step`` of ``total``.
+
+        ``epoch``: up to which metrics.jsonl is kept, the checkpoint's. Steps are counted anew with another batch or
+        number of ranks; epochs are not.
 
         ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: unit of the images per second,
         such as `` per GPU`` if there may be several.
@@ -50,13 +62,15 @@ class RunLog:
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
         self._folder, self._each = folder, each
         path = folder / METRICS
-        before = _lines_until(path, step)
+        before = _lines_until(path, epoch)
         write_atomic(path, "".join(line + "\n" for line in before))
         self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = _quiet_when_full
         with naming(folder / BOARD):
-            self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1)
+            # Steps that are counted anew say nothing about which of the earlier ones are repeated.
+            renumbered = any(json.loads(line)["step"] > step for line in before)
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=None if renumbered else step + 1)
         self._console = Console(stderr=True)
         self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
         self._progress = Progress(
@@ -162,14 +176,14 @@ class RunLog:
             self._tracking.log(step, numbers | ious)
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Return the complete lines up to ``step``; later steps than the checkpoint's are repeated."""
-    if step == 0 or not path.exists():
+def _lines_until(path: Path, epoch: float) -> list[str]:
+    """Return the complete lines up to ``epoch``; what lies behind the checkpoint is repeated."""
+    if epoch == 0 or not path.exists():
         return []
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if json.loads(line)["epoch"] <= epoch + SAME_EPOCH:
                 lines.append(line)
         except (ValueError, KeyError, TypeError):
             print(f"{path}: a damaged line was left out", file=sys.stderr)

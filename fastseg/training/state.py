@@ -32,8 +32,12 @@ class RunState:
     average: Average | None
     step: int = 0
     """Steps done."""
+    resumed_epoch: float = 0.0
+    """Epochs done by the checkpoint that the run was resumed from."""
     best: float = -math.inf
     """Highest mIoU so far."""
+    score: dict[str, Any] | None = None
+    """``step``, ``split``, ``miou`` and ``images`` of the last evaluation."""
     eval_pending: bool = False
     """An evaluation of this step was due and was not finished."""
 
@@ -86,6 +90,7 @@ class RunState:
             "step": self.step,
             "steps_per_epoch": loader.steps_per_epoch,
             "best": self.best,
+            "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
             "arch": config.model.arch,
             "model": checkpoint.weights_of(self.model.net),

@@ -224,6 +224,12 @@ class Trainer:
             return None
         matrix, worst = confusion.compute(), worst_frames.compute()
         scores = score(matrix, classes)
+        self.state.score = {
+            "step": self.state.step,
+            "split": self.config.eval_split,
+            "miou": scores.miou if math.isfinite(scores.miou) else None,
+            "images": result.images,
+        }
         # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
         improved = scores.miou > self.state.best or self.state.best == -math.inf
         self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known

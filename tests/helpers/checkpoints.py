@@ -49,6 +49,7 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
     config = Config("/somewhere/private", name="streets-1", seed=3, model=ModelConfig(ARCH, "/home/me/start.pt"))
     return {
         "step": 12,
+        "score": {"step": 12, "split": "val", "miou": 0.4321, "images": 5},
         "steps_per_epoch": 6,
         "arch": ARCH,
         "model": checkpoint.weights_of(model.net),

@@ -275,7 +275,7 @@ def test_what_is_missing_and_what_has_another_shape_is_named(
     assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
 
 
-def test_the_network_that_takes_the_weights_is_named(tmp_path: Path, model: DeepLab) -> None:
+def test_the_network_that_takes_the_weights_is_named(tmp_path: Path, model: SegmentationNetwork) -> None:
     path = write(tmp_path, get_model("resnet50", weights=None).state_dict())
     with pytest.raises(UserError, match=r"check --model\.arch: deeplabv3_resnet50 takes them$"):
         load_weights(model, path)

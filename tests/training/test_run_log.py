@@ -79,14 +79,28 @@ def test_slow_steps_keep_the_time_left(
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     with RunLog(tmp_path, {}, 0, 30) as log:
         for step in (10, 20, 30):
-            log.train(step, **NUMBERS)
+            log.train(step, **{**NUMBERS, "epoch": step / 20})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "st')  # killed while it wrote
-    with RunLog(tmp_path, {}, 20, 30) as log:
-        log.train(30, **{**NUMBERS, "loss": 0.5})
+    with RunLog(tmp_path, {}, 20, 30, epoch=1.0) as log:
+        log.train(30, **{**NUMBERS, "loss": 0.5, "epoch": 1.5})
     assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [(10, 1.5), (20, 1.5), (30, 0.5)]
     seconds = [r["seconds"] for r in records(tmp_path)]
     assert seconds == sorted(seconds)
+
+
+def test_a_run_resumed_with_a_larger_batch_keeps_its_history(tmp_path: Path) -> None:
+    """Its steps are counted anew, its epochs are not."""
+    with RunLog(tmp_path, {}, 0, 30) as log:
+        for step in (10, 20, 30):
+            log.train(step, **{**NUMBERS, "epoch": step / 20})
+            log.evaluated(step, {"miou": step / 100}, epoch=step / 20)
+    with RunLog(tmp_path, {}, 10, 15, epoch=1.0) as log:  # twice the batch: epoch 1 ends with step 10
+        log.evaluated(15, {"miou": 0.5}, epoch=1.5)
+    evaluations = [(r["epoch"], r["miou"]) for r in records(tmp_path) if r["event"] == "eval"]
+    assert evaluations == [(0.5, 0.1), (1.0, 0.2), (1.5, 0.5)]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {event.value for event in board.Scalars("eval/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
 
 
 def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
