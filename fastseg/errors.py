@@ -61,14 +61,18 @@ def unwind_on_sigterm() -> None:
 
 
 class _Short(reprlib.Repr):
+    """Formatting limited to 80 characters for a string and 2 levels."""
+
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring = 2, 80
 
     def repr_int(self, x: int, _level: int) -> str:
+        """Format an integer; replace one of more than 64 bits by its length."""
         return repr(x) if x.bit_length() <= 64 else f"<a number of {x.bit_length()} bits>"
 
     def repr_instance(self, x: object, _level: int) -> str:
+        """Format a bool, float or None; replace any other object by the name of its type."""
         return repr(x) if isinstance(x, (bool, float, type(None))) else f"<a {type(x).__name__}>"
 
 

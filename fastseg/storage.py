@@ -305,6 +305,7 @@ class _Local:
             raise missing_file(tar) from None
 
     def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset``, fewer at the end of the file."""
         # No memory map: a page fault would wait for the disk with Python's lock held.
         return os.pread(self._descriptor, size, offset)
 

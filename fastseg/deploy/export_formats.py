@@ -161,6 +161,7 @@ class _Plain(nn.Module):
         self.mean, self.std = (torch.tensor([float(v) for v in said[name].split()]) for name in ("mean", "std"))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the classes, uint8, and the logits of RGB images of shape (N, H, W, 3)."""
         logits = self.net(((image - self.mean) / self.std).permute(0, 3, 1, 2))
         logits = logits["out"] if isinstance(logits, Mapping) else logits
         return logits.argmax(1).to(torch.uint8), logits

@@ -80,7 +80,7 @@ def contact_sheet(crops: Sequence[Crop], classes: Sequence[SegmentationClass]) -
         # Pillow's default font has no multiplication sign.
         draw.text(
             (left + 2, top + line / 2),
-            _fitting(caption(crop).replace("×", "x"), font),
+            _truncate(caption(crop).replace("×", "x"), font),
             fill=INK,
             font=font,
             anchor="lm",
@@ -109,7 +109,7 @@ def _legend(classes: Sequence[SegmentationClass], width: int, font: Font, line: 
     return legend
 
 
-def _fitting(text: str, font: Font) -> str:
+def _truncate(text: str, font: Font) -> str:
     while font.getlength(text) > TILE - 4:
         text = "…" + text[2:]
     return text

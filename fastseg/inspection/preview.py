@@ -43,7 +43,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleResult:
     """Statistics and picture of one sample."""
 
     statistics: Statistics
@@ -64,19 +64,19 @@ class Preview:
 def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progress | None = None) -> Preview:
     """Read all samples of ``source`` as packing would, with ``workers`` processes."""
     shown = _spread(source.samples)
-    looks, problems = list[tuple[Sample, Look]](), list[Problem]()
+    results, problems = list[tuple[Sample, SampleResult]](), list[Problem]()
     tasks = ((sample, source.table, options, sample in shown) for sample in source.samples)
-    with closing(ordered_map(_look, tasks, min(workers, len(source.samples)))) as found:
-        for sample, look in zip(source.samples, found, strict=True):
-            if isinstance(look, Problem):
-                problems.append(look)
+    with closing(ordered_map(_read_sample, tasks, min(workers, len(source.samples)))) as found:
+        for sample, result in zip(source.samples, found, strict=True):
+            if isinstance(result, Problem):
+                problems.append(result)
             else:
-                looks.append((sample, look))
+                results.append((sample, result))
             if progress:
-                progress(len(looks) + len(problems), len(source.samples))
-    manifest = _manifest(source, looks)
-    pictures = tuple(look.picture for _, look in looks if look.picture)
-    return Preview(manifest, pictures, tuple(problems), tuple(_contradictions(looks) + set_warnings(manifest)))
+                progress(len(results) + len(problems), len(source.samples))
+    manifest = _manifest(source, results)
+    pictures = tuple(result.picture for _, result in results if result.picture)
+    return Preview(manifest, pictures, tuple(problems), tuple(_contradictions(results) + set_warnings(manifest)))
 
 
 def _spread(samples: Sequence[Sample]) -> set[Sample]:
@@ -92,7 +92,7 @@ def _spread(samples: Sequence[Sample]) -> set[Sample]:
     }
 
 
-def _look(sample: Sample, table: LabelTable, options: ReadOptions, show: bool) -> Look | Problem:
+def _read_sample(sample: Sample, table: LabelTable, options: ReadOptions, show: bool) -> SampleResult | Problem:
     try:
         pair = read_pair(sample, table, options)
     except SampleError as error:
@@ -100,7 +100,7 @@ def _look(sample: Sample, table: LabelTable, options: ReadOptions, show: bool) -
     counts = pair.mask.histogram() if pair.mask else []
     pixels = (*counts[: len(table.classes)], counts[IGNORE]) if counts else ()
     statistics = Statistics(pair.image.height, pair.image.width, pixels, (), None, pair.facts)
-    return Look(statistics, _picture(sample, pair.image, pair.mask, table) if show else None)
+    return SampleResult(statistics, _picture(sample, pair.image, pair.mask, table) if show else None)
 
 
 def _picture(sample: Sample, image: Image.Image, mask: Image.Image | None, table: LabelTable) -> Picture:
@@ -114,22 +114,22 @@ def _picture(sample: Sample, image: Image.Image, mask: Image.Image | None, table
     return Picture(f"{sample.split}: {sample.key}, {image.height}×{image.width}", photograph, colors)
 
 
-def _manifest(source: DataSet, looks: Sequence[tuple[Sample, Look]]) -> Manifest:
+def _manifest(source: DataSet, results: Sequence[tuple[Sample, SampleResult]]) -> Manifest:
     splits = {}
-    for name in dict.fromkeys(sample.split for sample, _ in looks):
-        entries = [look.statistics for sample, look in looks if sample.split == name]
+    for name in dict.fromkeys(sample.split for sample, _ in results):
+        entries = [result.statistics for sample, result in results if sample.split == name]
         labeled = all(entry.pixels for entry in entries)
         pixels = tuple(np.sum([entry.pixels for entry in entries], axis=0).tolist()) if labeled else ()
         sizes = Counter((entry.height, entry.width) for entry in entries)
         splits[name] = Split((), labeled, tuple((*size, count) for size, count in sorted(sizes.items())), pixels)
-    counted = notes([look.statistics for _, look in looks])
+    counted = notes([result.statistics for _, result in results])
     black = (0.0, 0.0, 0.0)
     return Manifest(source.table.name, source.table.classes, splits, "jpg", "tif", black, black, dict(counted))
 
 
-def _contradictions(looks: Sequence[tuple[Sample, Look]]) -> list[str]:
+def _contradictions(results: Sequence[tuple[Sample, SampleResult]]) -> list[str]:
     try:
-        check_agreement((str(sample.mask or sample.image), look.statistics) for sample, look in looks)
+        check_agreement((str(sample.mask or sample.image), result.statistics) for sample, result in results)
     except UserError as error:
         return [str(error)]
     return []

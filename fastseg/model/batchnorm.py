@@ -85,6 +85,7 @@ class _Normalize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, invstd: Tensor, count: Tensor
     ) -> Tensor:
+        """Return the normalized x in its dtype, and save what the backward pass needs."""
         ctx.save_for_backward(x, weight, mean, invstd, count)
         return ((x - _channels(mean)) * _channels(weight * invstd) + _channels(bias)).to(x.dtype)
 

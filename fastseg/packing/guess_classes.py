@@ -32,7 +32,7 @@ MANY_COLORS = 64
 
 
 @dataclass(frozen=True)
-class Look:
+class MaskCounts:
     """Pixel counts of one mask, by value or by color."""
 
     values: dict[int, int] = field(default_factory=dict)
@@ -46,9 +46,9 @@ class Look:
     one_bit: bool = False
     """True if the file has one bit per pixel, so that white is 1."""
 
-    def as_values(self) -> "Look":
+    def as_values(self) -> "MaskCounts":
         """Return the same counts by value if an RGB mask holds only grays."""
-        return Look({gray: n for (gray, _, _), n in self.colors.items()}) if self.colors else self
+        return MaskCounts({gray: n for (gray, _, _), n in self.colors.items()}) if self.colors else self
 
 
 @dataclass(frozen=True)
@@ -175,44 +175,44 @@ def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: P
     Raises :class:`UserError` if masks of values and masks of colors are mixed, if palettes contradict each other, and
     as :func:`fastseg.packing.masks.decode_mask`.
     """
-    looks: list[Look] = []
-    with closing(ordered_map(look_at, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
-        for look in found:
-            looks.append(look)
+    counted: list[MaskCounts] = []
+    with closing(ordered_map(count_mask, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
+        for counts in found:
+            counted.append(counts)
             if progress:
-                progress(len(looks), len(masks))
-    colored = [bool(look.colors) for look in looks]
-    if all(red == green == blue for look in looks for red, green, blue in look.colors):
-        return _guess_values(masks, [look.as_values() for look in looks])
+                progress(len(counted), len(masks))
+    colored = [bool(counts.colors) for counts in counted]
+    if all(red == green == blue for counts in counted for red, green, blue in counts.colors):
+        return _guess_values(masks, [counts.as_values() for counts in counted])
     if not all(colored):
         raise UserError(
             f"{sum(colored)} masks have colors, such as {masks[colored.index(True)]}, and {colored.count(False)} "
             f"values, such as {masks[colored.index(False)]}; write classes.json by hand, with a value and a color for "
             "each class"
         )
-    return _guess_colors(looks)
+    return _guess_colors(counted)
 
 
-def look_at(mask: Mask) -> Look:
+def count_mask(mask: Mask) -> MaskCounts:
     """Count the values or colors of one mask; see :func:`guess_classes`."""
     decoded = mask.decode()
     if decoded.image.mode == "L":
-        return _look_at_values(decoded)
+        return _count_values(decoded)
     rgb = np.asarray(decoded.image)
-    codes, counts = np.unique(color_codes(rgb), return_counts=True)
-    colors = {decode_color(code): n for code, n in zip(codes.tolist(), counts.tolist(), strict=True)}
-    return Look(colors=colors, flat=_flat_colors(rgb))
+    codes, sizes = np.unique(color_codes(rgb), return_counts=True)
+    colors = {decode_color(code): n for code, n in zip(codes.tolist(), sizes.tolist(), strict=True)}
+    return MaskCounts(colors=colors, flat=_flat_colors(rgb))
 
 
-def _look_at_values(mask: DecodedMask) -> Look:
+def _count_values(mask: DecodedMask) -> MaskCounts:
     values = {value: n for value, n in enumerate(mask.image.histogram()) if n}
     palette = {value: mask.palette[value] for value in values if value < len(mask.palette)}
     if any(len(set(color)) > 1 for color in mask.palette):
-        return Look(values, palette=palette)
+        return MaskCounts(values, palette=palette)
     grays = Counter[int]()  # a palette of grays only is read as its grays
     for value, n in values.items():
         grays[palette.get(value, (value,))[0]] += n
-    return Look(dict(grays), one_bit=mask.bits == 1 and not palette)
+    return MaskCounts(dict(grays), one_bit=mask.bits == 1 and not palette)
 
 
 def _flat_colors(rgb: NDArray[np.uint8]) -> frozenset[Color]:
@@ -225,11 +225,11 @@ def _flat_colors(rgb: NDArray[np.uint8]) -> frozenset[Color]:
     return frozenset(decode_color(code) for code in np.unique(squares[flat][:, 1, 1]).tolist())
 
 
-def _guess_values(masks: Sequence[Mask], looks: Sequence[Look]) -> Guess:
+def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts]) -> Guess:
     colors, first, total = dict[int, Color](), dict[int, Mask](), Counter[int]()
-    for mask, look in zip(masks, looks, strict=True):
-        total.update(look.values)
-        for value, color in look.palette.items():
+    for mask, counts in zip(masks, counted, strict=True):
+        total.update(counts.values)
+        for value, color in counts.palette.items():
             if colors.setdefault(value, color) != color:
                 raise UserError(
                     f"the value {value} has the color {list(colors[value])} in the palette of {first[value]} and "
@@ -237,7 +237,7 @@ def _guess_values(masks: Sequence[Mask], looks: Sequence[Look]) -> Guess:
                     "classes.json"
                 )
             first.setdefault(value, mask)
-    others = {value for look in looks if not look.one_bit for value in look.values}
+    others = {value for counts in counted if not counts.one_bit for value in counts.values}
     if 255 in others and 1 not in others and 1 in total:  # white is 1 in 1-bit files and 255 in others
         total[255] += total.pop(1)
     free = distinct_colors(list(color) for color in colors.values())
@@ -245,11 +245,11 @@ def _guess_values(masks: Sequence[Mask], looks: Sequence[Look]) -> Guess:
     return Guess(len(masks), {value: total[value] for value in sorted(total)}, shown)
 
 
-def _guess_colors(looks: Sequence[Look]) -> Guess:
+def _guess_colors(counted: Sequence[MaskCounts]) -> Guess:
     total = Counter[Color]()
-    for look in looks:
-        total.update(look.colors)
-    flat = frozenset(chain.from_iterable(look.flat for look in looks))
+    for counts in counted:
+        total.update(counts.colors)
+    flat = frozenset(chain.from_iterable(counts.flat for counts in counted))
     chosen: dict[Key, int] = {
         color: n for color, n in total.most_common() if len(total) <= MANY_COLORS or color in flat
     }
@@ -259,4 +259,4 @@ def _guess_colors(looks: Sequence[Look]) -> Guess:
             "these photographs, or drawn over photographs?"
         )
     mixed = sum(total.values()) - sum(chosen.values())
-    return Guess(len(looks), chosen, {color: color for color in total if color in chosen}, mixed)
+    return Guess(len(counted), chosen, {color: color for color in total if color in chosen}, mixed)

@@ -87,13 +87,13 @@ def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
     labels = read_train_ids(mask, table, str(sample.mask), options.mask_values, options.color_tolerance)
     facts = Facts(_used_palette(mask, options), labels.gray_rgb, unmatched=labels.unmatched)
     stored, of_image = stored_layout(data)
-    fitted, drawn = _turn(labels.image, mask.orientation, of_image, image.size, stored, options)
-    resized = fitted.size != image.size
+    turned, drawn = _turn(labels.image, mask.orientation, of_image, image.size, stored, options)
+    resized = turned.size != image.size
     if resized:
-        if not (options.resize_masks and _same_proportions(fitted.size, image.size)):
-            raise UserError(_sizes(sample, fitted.size, image.size, options))
-        fitted = fitted.resize(image.size, Image.Resampling.NEAREST)
-    return Pair(image, untouched, fitted, replace(facts, drawn=drawn, resized=resized))
+        if not (options.resize_masks and _same_proportions(turned.size, image.size)):
+            raise UserError(_sizes(sample, turned.size, image.size, options))
+        turned = turned.resize(image.size, Image.Resampling.NEAREST)
+    return Pair(image, untouched, turned, replace(facts, drawn=drawn, resized=resized))
 
 
 def _used_palette(mask: DecodedMask, options: ReadOptions) -> tuple[tuple[int, Color], ...]:

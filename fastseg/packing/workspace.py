@@ -31,7 +31,7 @@ REQUEST = ".request"
 SKIPPED = "skipped.txt"
 """File beside the manifest of a finished set: one line for each sample left out, with the reason."""
 
-_OURS = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
+_PACKED = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -105,7 +105,7 @@ def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspa
     check_writable(out, "--out")
     folder = out / FOLDER
     resuming = folder.is_dir()
-    unknown = [path for path in sorted(out.glob("*")) if _OURS.fullmatch(path.name)]
+    unknown = [path for path in sorted(out.glob("*")) if _PACKED.fullmatch(path.name)]
     if unknown and not resuming and not overwrite:
         raise UserError(f"{out} holds {unknown[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _clear(out: Path, request: str) -> None:
         # The manifest is removed first: without it the remaining files do not count as a set.
         for name in (MANIFEST, REQUEST, SKIPPED):
             (out / name).unlink(missing_ok=True)
-        for path in [*(path for path in out.iterdir() if _OURS.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
+        for path in [*(path for path in out.iterdir() if _PACKED.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
             path.unlink()
         write_atomic(note, request)
     for path in [*out.iterdir(), *(out / FOLDER).iterdir()]:

@@ -88,7 +88,7 @@ def _keep_exif(image: Image.Image, original: Image.Image) -> Image.Image:
 
 
 def read_labels(data: bytes, where: str) -> Image.Image:
-    """Decode a record's mask to train ids, mode ``L``; :class:`UserError` names ``where`` for anything else."""
+    """Decode the mask of a record to train ids, mode ``L``; :class:`UserError` names ``where`` for anything else."""
     mask = load_image(data, where, STORED)
     if mask.mode != "L":
         raise UserError(f"the mask {where} has pixels of mode {mask.mode} instead of train ids; pack the set again")

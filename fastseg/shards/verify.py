@@ -139,6 +139,7 @@ class _Expected:
 
     @property
     def extensions(self) -> set[str]:
+        """Extensions of the members of each record."""
         return {self.image, "json"} | ({f"mask.{self.mask}"} if self.mask else set())
 
 

@@ -27,7 +27,9 @@ from fastseg.packing.sources.yolo import YoloSegmentation
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
-HOW_TO_LIE = "images in train/images and val/images, masks of the same names in train/masks and val/masks: docs/data.md"
+RECOMMENDED_LAYOUT = (
+    "images in train/images and val/images, masks of the same names in train/masks and val/masks: docs/data.md"
+)
 """Layout that messages recommend."""
 CLASSES = "classes.json"
 """File beside the splits of a user's own data that defines the classes of the masks."""
@@ -304,7 +306,7 @@ def _describe_unknown(path: Path) -> str:
         found = f"holds {', '.join(names[:4])}{more}, but no images"
     else:
         found = "holds no images" if is_archive(path) else "is empty"
-    return f"{path} {found}; name the folder of the data set, with {HOW_TO_LIE}"
+    return f"{path} {found}; name the folder of the data set, with {RECOMMENDED_LAYOUT}"
 
 
 def _describe_images(path: Path, images: list[str]) -> str:
@@ -315,7 +317,9 @@ def _describe_images(path: Path, images: list[str]) -> str:
     last = next(name for name in images if name.rpartition("/")[0] == folders[-1][0])
     flags = f"--images '{suggest_pattern(images[0])}' --masks '{suggest_pattern(last)}'"
     cure = f"say it, such as {flags}" if len(folders) > 1 else "give them the images' names with _mask at the end"
-    return f"{path} holds images ({listed}{more}), but nothing tells which are masks; {cure}, or put {HOW_TO_LIE}"
+    return (
+        f"{path} holds images ({listed}{more}), but nothing tells which are masks; {cure}, or put {RECOMMENDED_LAYOUT}"
+    )
 
 
 def _visible_names(folder: Path) -> list[str]:

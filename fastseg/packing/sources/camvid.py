@@ -16,7 +16,7 @@ FRAMES = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?\d+(_L|_P)?", re.IGNORECA
 """Names of the frames, by video, and of their masks."""
 LIST = "valid.txt"
 """List of the images of the val split in fast.ai's copy."""
-LOOKED_AT = 5
+SAMPLED_MASKS = 5
 """Number of masks whose values distinguish 11 classes from 32; each frame shows many."""
 
 
@@ -49,7 +49,7 @@ class CamVid:
 
         Raises :class:`UserError` for masks of colors, which can be read by either.
         """
-        decoded = [mask.member.decode() for mask in ByNames().find(tree).masks[:LOOKED_AT]]
+        decoded = [mask.member.decode() for mask in ByNames().find(tree).masks[:SAMPLED_MASKS]]
         if any(mask.image.mode == "RGB" for mask in decoded):
             raise UserError(
                 f"{tree.root} is CamVid with masks of colors, which can be read as its 11 usual classes or as all 32; "

@@ -48,7 +48,7 @@ _FLAT = ("line", "linestrip", "point", "points")
 
 
 @dataclass(frozen=True)
-class _Peek:
+class _Header:
     """Facts about a JSON that are needed before it is drawn."""
 
     labels: tuple[Any, ...] = ()
@@ -182,10 +182,10 @@ class Labelme:
         """Return images and masks; JSON files without image are listed as unread, images without JSON as strays."""
         values = self._numbers(tree) | {IGNORED: IGNORE}
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
-        files = _peek_all(tree)
+        files = _labelme_files(tree)
         common = commonpath([f"/{PurePosixPath(name).parent}" for name, _, _ in files] or ["/"])
-        for name, file, peek in files:
-            place, image = _find_image(tree, name, file, peek)
+        for name, file, header in files:
+            place, image = _find_image(tree, name, file, header)
             if image is None:
                 unread.append((str(file), "its image is not beside it"))
                 continue
@@ -209,7 +209,9 @@ class Labelme:
             lines = listed.read().decode("utf-8", "replace").splitlines()
             labels = dict.fromkeys(line.strip() for line in lines if line.strip())
         else:
-            texts = (label for _, _, peek in _peek_all(tree) for label in peek.labels if isinstance(label, str))
+            texts = (
+                label for _, _, header in _labelme_files(tree) for label in header.labels if isinstance(label, str)
+            )
             labels = dict.fromkeys(sorted({text.strip() for text in texts}))
         return number_classes(label for label in labels if label and label != IGNORED)
 
@@ -218,24 +220,24 @@ def _shown_name(name: str) -> str:
     return BACKGROUND if name == f"_{BACKGROUND}_" else name
 
 
-def _peek_all(tree: Tree) -> list[tuple[str, Member, _Peek]]:
+def _labelme_files(tree: Tree) -> list[tuple[str, Member, _Header]]:
     """Return the JSON files of labelme; others are left out."""
     files = [(name, tree[name]) for name in tree.ending(".json")]
-    peeks = _peek(tuple(file for _, file in files))
-    return [(name, file, peek) for (name, file), peek in zip(files, peeks, strict=True) if peek]
+    headers = _read_headers(tuple(file for _, file in files))
+    return [(name, file, header) for (name, file), header in zip(files, headers, strict=True) if header]
 
 
 @lru_cache(maxsize=2)
-def _peek(files: tuple[Member, ...]) -> tuple[_Peek | None, ...]:
+def _read_headers(files: tuple[Member, ...]) -> tuple[_Header | None, ...]:
     """Read the facts of JSON files once per process."""
-    return tuple(_peek_one(file) for file in files)
+    return tuple(_read_header(file) for file in files)
 
 
-def _peek_one(file: Member) -> _Peek | None:
+def _read_header(file: Member) -> _Header | None:
     try:
         document = read_json(file)
     except UserError:  # decode() raises it again, so that packing lists all damaged files together
-        return _Peek()
+        return _Header()
     if not isinstance(document, dict) or not {"shapes", "imagePath", "imageData"} & document.keys():
         return None
     shapes = document.get("shapes")
@@ -244,22 +246,22 @@ def _peek_one(file: Member) -> _Peek | None:
         for shape in (shapes if isinstance(shapes, list) else [])
         if isinstance(shape, dict) and isinstance(label := shape.get("label"), str)
     )
-    return _Peek(tuple(labels), document.get("imagePath"), isinstance(document.get("imageData"), str))
+    return _Header(tuple(labels), document.get("imagePath"), isinstance(document.get("imageData"), str))
 
 
-def _find_image(tree: Tree, name: str, file: Member, peek: _Peek) -> tuple[str, Member | None]:
+def _find_image(tree: Tree, name: str, file: Member, header: _Header) -> tuple[str, Member | None]:
     """Return the image of a JSON.
 
     The image is the one that the JSON names, else one beside it of that name or of the JSON's own name, else the
     embedded one.
     """
     folder, stem = str(PurePosixPath(name).parent).removeprefix("."), name[: -len(".json")]
-    named = peek.image if isinstance(peek.image, str) else ""
+    named = header.image if isinstance(header.image, str) else ""
     places = [join(folder, named), join(folder, re.split(r"[/\\]", named)[-1])] if named.strip() else []
     beside = (stem + suffix for suffix in (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)))
     for place in (*places, *beside):
         if place and is_image(place) and (image := find_member(tree, place)):
             return place, image
-    if peek.embedded:
+    if header.embedded:
         return name, EmbeddedImage(file.path, file.size, file.stamp, file.name, file.offset)
     return name, None

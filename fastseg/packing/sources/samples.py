@@ -92,7 +92,7 @@ def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tupl
         *files.unread,
     ]
     if bad and not skip_bad:
-        raise _lonely_error(bad)
+        raise _unpaired_error(bad)
     left = {at: image for at, image in image_of.items() if at in mask_of or at[0] in unlabeled}
     samples = []
     for split in SPLITS:
@@ -127,7 +127,7 @@ def suggest_pattern(name: str) -> str:
     return f"{folder}{slash}{{stem}}.{file.rpartition('.')[2]}"
 
 
-def _lonely_error(bad: Sequence[tuple[str, str]]) -> UserError:
+def _unpaired_error(bad: Sequence[tuple[str, str]]) -> UserError:
     """Return an error that counts the unpaired files and lists the first of each kind."""
     which = "say which files are meant (--mask-suffix, --images and --masks)"
     if len(bad) == 1:

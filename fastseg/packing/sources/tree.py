@@ -332,7 +332,7 @@ def _zip_members(path: Path) -> list[Member]:
     for entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: made on a system without file types
-            raise _odd_member(path, entry.filename, stat.S_ISLNK(kind))
+            raise _unsafe_member(path, entry.filename, stat.S_ISLNK(kind))
         if entry.flag_bits & 1:
             raise UserError(f"{path} is encrypted ({entry.filename!r}); give it without a password")
     return [Member(path, entry.file_size, entry.CRC, entry.filename) for entry in entries if not entry.is_dir()]
@@ -346,13 +346,13 @@ def _tar_members(path: Path, stamp: int) -> list[Member]:
                 raise ValueError("its members overlap")
             last = entry.offset
             if not (entry.isdir() or entry.isreg()) or entry.issparse():
-                raise _odd_member(path, entry.name, entry.issym() or entry.islnk())
+                raise _unsafe_member(path, entry.name, entry.issym() or entry.islnk())
             if entry.isreg():
                 members.append(Member(path, entry.size, stamp, entry.name.removeprefix("./"), entry.offset_data))
     return members
 
 
-def _odd_member(path: Path, name: str, link: bool) -> UserError:
+def _unsafe_member(path: Path, name: str, link: bool) -> UserError:
     what = "symbolic link" if link else "device or pipe"
     return UserError(f"{path} has a {what} as a member, {name!r}; download it again")
 

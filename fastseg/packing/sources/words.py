@@ -46,7 +46,7 @@ class Folder(NamedTuple):
 _BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?=\d)|[\W_]+")
 _ROLES = "|".join(sorted(IMAGE_WORDS | MASK_WORDS, key=len, reverse=True))
 _SPLITS = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
-_GLUED = re.compile(rf"(?P<split>{_SPLITS})(?P<role>{_ROLES})|(?P<role2>{_ROLES})(?P<split2>{_SPLITS})")
+_COMPOUND = re.compile(rf"(?P<split>{_SPLITS})(?P<role>{_ROLES})|(?P<role2>{_ROLES})(?P<split2>{_SPLITS})")
 
 
 @cache
@@ -57,7 +57,7 @@ def read_folder(name: str) -> Folder:
     """
     if letter := LETTERS.get(name.lower()):
         return Folder("image" if letter == "image" else "mask", None, "")
-    words = [word for token in _BOUNDARY.split(name) if token for word in _unglue(token.lower())]
+    words = [word for token in _BOUNDARY.split(name) if token for word in _split_compound(token.lower())]
     splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     split = "train" if splits == {"train", "val"} else splits.pop() if len(splits) == 1 else None
     role: Role | None = (
@@ -69,9 +69,9 @@ def read_folder(name: str) -> Folder:
     return Folder(role, split, "_".join(word for word in words if word not in known))
 
 
-def _unglue(word: str) -> tuple[str, ...]:
+def _split_compound(word: str) -> tuple[str, ...]:
     """Split a compound such as ``trainannot`` into its words."""
-    if match := _GLUED.fullmatch(word):
+    if match := _COMPOUND.fullmatch(word):
         return tuple(filter(None, match.groups()))
     return (word,)
 
@@ -93,7 +93,7 @@ def read_path(path: str) -> Path:
     split: str | None = None
     rest = []
     for name in folders:
-        letter = role is not None and name.lower() in LETTERS  # x and y inside a folder of masks have no meaning
+        letter = role is not None and name.lower() in LETTERS  # below such a folder x and y mean nothing
         folder = Folder(None, None, name) if letter else read_folder(name)
         role, split = folder.role or role, folder.split or split
         rest += [folder.rest] if folder.rest else []

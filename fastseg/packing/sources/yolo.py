@@ -138,7 +138,7 @@ class YoloSegmentation:
         """Return images and masks. Raises :class:`UserError` if a split of the YAML does not exist."""
         if find_spec("cv2") is None:
             raise UserError("YOLO's outlines are filled by OpenCV; install it: pip install opencv-python-headless")
-        file, config = self._known(tree)
+        file, config = self._require_config(tree)
         names, images, masks = _names(config, file), list[Found](), list[Labeled]()
         numbers = number_classes(names)
         values = tuple(numbers[name] for name in names)
@@ -162,10 +162,10 @@ class YoloSegmentation:
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the names of the YAML; class n has the value n + 1."""
-        file, config = self._known(tree)
+        file, config = self._require_config(tree)
         return class_table(tree, class_names(number_classes(_names(config, file))), str(file))
 
-    def _known(self, tree: Tree) -> tuple[Member, dict[str, Any]]:
+    def _require_config(self, tree: Tree) -> tuple[Member, dict[str, Any]]:
         if (found := self._config(tree)) is None:
             raise UserError(f"{tree.root} has no data.yaml that names classes and splits; add it")
         return found
