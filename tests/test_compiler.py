@@ -94,7 +94,8 @@ def test_the_trial_compiles_for_real(headless: Path) -> None:
 def why_it_fails(device: str, **environment: str) -> str:
     """What the trial says of a device."""
     ask = f"from fastseg.compiler import compile_fails; print(compile_fails({device!r}))"
-    return commands.run("python", "-c", ask, **environment).stdout.removesuffix("\n")
+    # Started anew: torch reads CXX when it is imported.
+    return commands.typed("python", "-c", ask, **environment).stdout.removesuffix("\n")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Options:
     baseline: Annotated[Literal["coco"] | None, shown_as("coco")] = None
     """Compare with torchvision's network as published."""
     arch: Annotated[Arch | None, shown_as("NAME")] = None
-    """Network of the baseline. Default: the checkpoint's, or ResNet-50."""
+    """Network of the baseline. Default: the checkpoint's."""
     shards: Annotated[str | None, shown_as("DIR")] = None
     """Packed set (also s3://). Default: the checkpoint's."""
     split: str = "val"
@@ -53,7 +53,7 @@ class Options:
     max_images: Annotated[int | None, shown_as("N")] = None
     """Score only the first N frames."""
     tta: Annotated[bool, shown_as("")] = False
-    """Average over 6 scales from 0.5 to 1.75, each also mirrored: 17 times the work."""
+    """Average over 6 scales and mirrors: 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Size of sliding windows, which overlap by a third."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None

@@ -19,7 +19,7 @@ from fastseg.files import write_atomic
 from fastseg.report.charts import Series, compact, line_chart
 from fastseg.report.gallery import LAYERS
 from fastseg.report.pictures import RIGHT, WRONG
-from fastseg.report.run_folder import Line, Run, Shown, number, read_run
+from fastseg.report.run_folder import Line, Run, Shown, number, position, read_run
 
 PICTURE_BYTES = 3_000_000
 """Bytes of pictures at most; base64 adds a third, and the page stays under 5 MB."""
@@ -292,7 +292,7 @@ def _figures(run: Run) -> list[Figure]:
 
 
 def _series(name: str, lines: Sequence[Line], key: str, factor: float = 1) -> Series:
-    return Series(name, [(line["epoch"], factor * number(line, key)) for line in lines if key in line])
+    return Series(name, [(position(line), factor * number(line, key)) for line in lines if key in line])
 
 
 def _figure(title: str, series: Sequence[Series], unit: str = "") -> Figure | None:

@@ -55,7 +55,7 @@ class Run:
     @property
     def last(self) -> Line:
         """Return the evaluation at the highest epoch; empty without one."""
-        return max(self.evaluations, key=lambda line: number(line, "epoch"), default={})
+        return max(self.evaluations, key=position, default={})
 
 
 def read_run(folder: Path) -> Run:
@@ -89,14 +89,14 @@ def _read_json(path: Path, empty: Any) -> Any:
 
 
 def _read_lines(path: Path) -> list[Line]:
-    """Read the records of metrics.jsonl that have an epoch; skip lines cut off by a crash."""
+    """Read the records of metrics.jsonl that have a position; skip lines cut off by a crash."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict) and math.isfinite(number(line, "epoch")):
+        if isinstance(line, dict) and math.isfinite(position(line)):
             lines.append(line)
     return lines
 
@@ -110,10 +110,10 @@ def _last_of_each_epoch(lines: Sequence[Line]) -> list[Line]:
     kept: dict[tuple[float, str], Line] = {}
     horizon = math.inf
     for line in reversed(lines):
-        key = (line["epoch"], str(line.get("weights")))
-        if line["epoch"] <= horizon and key not in kept:
+        key = (position(line), str(line.get("weights")))
+        if position(line) <= horizon and key not in kept:
             kept[key] = line
-            horizon = line["epoch"]
+            horizon = position(line)
     return list(kept.values())[::-1]
 
 
@@ -146,6 +146,11 @@ def _read_gallery(folder: Path) -> list[Shown]:
         there = {name: file for name, file in layers.items() if file.is_file()}
         frames.append(Shown(key, number(entry, "iou"), (width, height), worst, there))
     return frames
+
+
+def position(line: Line) -> float:
+    """Return the epoch of a record, or its step if it has none, as those of fastseg-eval; NaN without either."""
+    return number(line, "epoch", number(line, "step"))
 
 
 def number(line: Line, key: str, missing: float = math.nan) -> float:
