@@ -187,8 +187,14 @@ def train_as_on_a_gpu(shards: Path, runs: Path, fails_on: str, *more: str) -> su
     return train(shards, runs, "--gpus", "2", *more, program=[str(script)], FAILS_ON=fails_on)
 
 
-@pytest.mark.parametrize("sync_bn", ["False", "True"])
-@pytest.mark.parametrize(("fails_on", "where"), [("0 1", ""), ("1", "on rank 1 ")])
+@pytest.mark.parametrize(
+    ("fails_on", "where", "sync_bn"),
+    [
+        ("1", "on rank 1 ", "True"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("0 1", "", "True"), ("0 1", "", "False"))),
+        pytest.param("1", "on rank 1 ", "False", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on: str, where: str, sync_bn: str) -> None:
     """Where nobody asked for it: one warning, and the run trains to its end, whichever of two ranks cannot compile.
 
