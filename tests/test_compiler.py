@@ -139,7 +139,8 @@ def train(
 ) -> subprocess.CompletedProcess:
     words = (*FLAGS, "--shards", shards, "--runs", runs, *more)
     environment["TORCHINDUCTOR_CACHE_DIR"] = str(runs / "inductor")
-    return commands.run("python", *program, *words, timeout=600, **environment)
+    # Started anew: torch reads CXX when it is imported, and the ranks inherit what was imported.
+    return commands.typed("python", *program, *words, timeout=600, **environment)
 
 
 def test_compiling_that_was_asked_for_is_refused_before_the_ranks_start(shards: Path, tmp_path: Path) -> None:

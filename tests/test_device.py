@@ -44,7 +44,9 @@ DEVICE_OF = "from fastseg.device import device_of; print(device_of('{}'))"
 @pytest.mark.parametrize("check", ["0", "1"])
 def test_a_driver_that_is_too_old_is_no_silent_cpu_run(name: str, check: str, fake: Path) -> None:
     """With PYTORCH_NVML_BASED_CUDA_CHECK torch believes NVML, and only an attempt shows the truth."""
-    done = python(DEVICE_OF.format(name), fake, anew=name == "auto", PYTORCH_NVML_BASED_CUDA_CHECK=check)
+    done = python(
+        DEVICE_OF.format(name), fake, anew=name == "auto" or check == "1", PYTORCH_NVML_BASED_CUDA_CHECK=check
+    )
     commands.refused(done, *(OLD if check == "0" else ["GPU 0 (NVIDIA H200) cannot be used", "too old"]))
     assert len(done.stderr.splitlines()) == 1  # without torch's own warning
     assert python(DEVICE_OF.format("cpu"), fake).stdout == "cpu\n"

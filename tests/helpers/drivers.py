@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 CUDA = """
@@ -87,5 +88,6 @@ for library in sorted(pathlib.Path({folder!r}).glob("lib*.so.1")):
 def environment(folder: Path, **answers: object) -> dict[str, str]:
     """This process's environment with the libraries of :func:`build`, and their answers, for a child process."""
     kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     said = {name if name.isupper() else f"FAKE_{name.upper()}": str(value) for name, value in answers.items()}
     return {**kept, "LD_LIBRARY_PATH": str(folder), "OMP_NUM_THREADS": "1", **said}
