@@ -130,7 +130,7 @@ def may_be_deep(image: Member) -> bool:
     if not image.filename.lower().endswith((".png", ".tif", ".tiff")):
         return False
     head = image.head(25)
-    return head[24:25] == b"\x10" if head.startswith(b"\x89PNG") else True
+    return head[24:25] == b"\x10" if head.startswith(b"\x89PNG") else head.startswith((b"II", b"MM"))
 
 
 def _largest(sample: Sample) -> int:

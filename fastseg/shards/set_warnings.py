@@ -28,8 +28,8 @@ def set_warnings(manifest: Manifest, train: str = "train", val: str = "val") -> 
     pixels = {name: split.pixels for name, split in manifest.splits.items() if split.labeled}
     if val not in manifest.splits:
         found.append(f"there is no split {val!r}: training cannot be evaluated; make one with --val-fraction 0.1")
-    elif not any(pixels.get(val, (0,))[:-1]):
-        found.append(f"no pixel of {val} has a class: the mIoU of an evaluation is undefined")
+    elif problem := nothing_to_score(manifest, val):
+        found.append(problem)
     for name in (train, val):
         if name in pixels and (absent := absent_classes(manifest, name)) and len(absent) < len(manifest.classes):
             found.append(f"{_listed(absent)} never occur{'s' if len(absent) == 1 else ''} in {name}")
@@ -51,6 +51,13 @@ def nothing_to_learn(manifest: Manifest, train: str = "train") -> str | None:
             "a class of its own in classes.json"
         )
     return None
+
+
+def nothing_to_score(manifest: Manifest, val: str) -> str | None:
+    """Return the reason why an evaluation on a split has no score; None if it has one."""
+    if any(manifest.splits[val].pixels[:-1]):
+        return None
+    return f"no pixel of {val} has a class: the mIoU of an evaluation is undefined"
 
 
 def refuse_unlearnable(manifest: Manifest, train: str) -> None:

@@ -28,7 +28,7 @@ from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
-from fastseg.shards.set_warnings import set_warnings
+from fastseg.shards.set_warnings import nothing_to_score
 from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.compiled import check_compiler
@@ -315,8 +315,8 @@ def introduction(
         yield f"warning: {step.network.warning}"
     images, held_out = (manifest.split(s).samples for s in (config.train_split, config.eval_split))
     yield f"{manifest.name}: {images} images to train on, {held_out} to evaluate on, {len(manifest.classes)} classes"
-    for sentence in set_warnings(manifest, config.train_split, config.eval_split):
-        yield f"warning: {sentence}"
+    if problem := nothing_to_score(manifest, config.eval_split):
+        yield f"warning: {problem}"
     batch, optim = config.data.batch * ranks.world, config.optim
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
     rate = f"peak learning rate {peak_lr(optim, batch):g}{scaling}"

@@ -97,7 +97,7 @@ def test_frames_of_several_sizes(trained: Path, tmp_path: Path) -> None:
     [
         (["none.pt"], ["none.pt does not exist"]),
         (["setup.cfg"], ["setup.cfg is not a checkpoint (no zip archive"]),
-        (["CKPT", "--shards", "nowhere"], ["nowhere", "tools/make_shards.py"]),
+        (["CKPT", "--shards", "nowhere"], ["nowhere", "fastseg-pack"]),
         (["CKPT", "--split", "dev"], ["'dev'", "train, val"]),
         (["CKPT", "--batch", "0"], ["--batch is 0"]),
         (["CKPT", "--device", "cuda"], ["no GPU"]),

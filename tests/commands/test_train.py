@@ -148,7 +148,7 @@ def test_ranks_of_torchrun_and_a_loss_that_explodes(shards: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--shards", "nowhere"], ["nowhere", "tools/make_shards.py"]),
+        (["--shards", "nowhere"], ["nowhere", "fastseg-pack"]),
         (["--gpus", "4096"], ["--gpus is 4096", "no GPU to use"]),
         (["--device", "cuda"], ["the device is cuda", "no GPU here"]),
         (["--eval-split", "dev"], ["'dev'", "train, val"]),

@@ -64,11 +64,11 @@ def test_it_goes_on_after_any_step(shards: Path) -> None:
 
 def test_it_is_filled_once_every_frame_was_drawn(shards: Path) -> None:
     """On one of two ranks that takes more steps than an epoch has: it sees half of the frames in each."""
-    one, two = loader(shards, resident=True), loader(shards, world=2, resident=True)
-    for resident in (one, two):
-        assert resident.filling
-        while resident.filling:
-            resident.next()
+    one, two = loader(shards, cached=True), loader(shards, world=2, cached=True)
+    for cached in (one, two):
+        assert cached.filling
+        while cached.filling:
+            cached.next()
     assert two.state()["epoch"] > one.state()["epoch"]
     assert not loader(shards).filling
 

@@ -132,7 +132,7 @@ def test_pretrained_weights_fill_what_they_are_for(
         asked: list[str] = []
         state = trained.state_dict()
         monkeypatch.setattr(
-            pretrained, "pretrained", lambda name, _, asked=asked, state=state: [asked.append(name), state][1]
+            pretrained, "download_weights", lambda name, _, asked=asked, state=state: [asked.append(name), state][1]
         )
         head = last.weight.clone()
         load_weights(model, offered)
