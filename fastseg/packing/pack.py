@@ -208,11 +208,10 @@ def _pack_or_list_problems(
     try:
         return _pack_shards(workspace, plans, source.table, options, workers, progress)
     except SampleError as error:
-        samples = [sample for shard in plans for sample in shard.samples]
-        problems = find_problems(samples, source.table, options.reading, workers, progress)
-        if len(problems) < 2:
-            raise
-        raise problems_error(problems, len(samples)) from error
+        first = str(error)  # the error itself holds the sample's bytes
+    samples = [sample for shard in plans for sample in shard.samples]
+    problems = find_problems(samples, source.table, options.reading, workers, progress)
+    raise problems_error(problems, len(samples)) if len(problems) > 1 else UserError(first)
 
 
 def _named(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> list[tuple[str, Statistics]]:

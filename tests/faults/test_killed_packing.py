@@ -78,7 +78,8 @@ def test_a_full_disk(tmp_path: Path, tally: Tally, again: int) -> None:
     pack = f"{sys.executable} tools/make_shards.py {source} --out {disk}/set --samples-per-shard 4 --workers 1"
     for room in (room - 8 * again for room in ROOMS):
         result = tmp_path / str(room)
-        full = f"mount -t tmpfs -o size={room}k none {disk} && {pack} > /dev/null 2> {result}.err; echo $?; ls -A {disk}/set"
+        mount = f"mount -t tmpfs -o size={room}k none {disk}"
+        full = f"{mount} && {pack} > /dev/null 2> {result}.err; echo $?; ls -A {disk}/set"
         more = f"mount -o remount,size=10m {disk} && {pack} > {result}.log && cp -a {disk}/set {result}"
         script = subprocess.run(
             [*inside, f"{full}; {more}"], cwd=commands.ROOT, capture_output=True, text=True, check=False
