@@ -131,8 +131,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnpicklingError):
         if found := re.search(r"GLOBAL ([\w.]{1,200}) ", str(error)):
             return (
-                f"it holds {found[1]} besides tensors, numbers and texts; save its weights alone where it was made, if "
-                'you trust it: torch.save(torch.load(FILE, weights_only=False)["state_dict"], OTHER)'
+                f"it holds {found[1]} besides tensors, numbers and texts; save the weights alone where it was made: "
+                "torch.save(model.state_dict(), FILE)"
             )
         return "it holds something besides tensors, numbers and texts, or is damaged"
     if isinstance(error, OSError) and error.strerror:

@@ -36,6 +36,7 @@ def first_step(folder: Path, process: zygote.Command) -> None:
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     """Two variants, two seeds; Ctrl-C in the first run."""
     runs, out = tmp_path / "runs", tmp_path / "out.json"

@@ -170,6 +170,7 @@ def test_listed_is_what_can_run() -> None:
     assert len(every) == len(set(every)) == 10
 
 
+@pytest.mark.slow
 def test_ranks_with_candidates() -> None:
     """Real ranks under torchrun, driven by the runner."""
     runner = Runner(variants.entries("candidates", request(ranks=2), "scaling"), Timing(2, 0.1, 0.0, patience=120))
@@ -177,6 +178,7 @@ def test_ranks_with_candidates() -> None:
     assert [row.skipped for row in runner.rows()] == [None] * 4
 
 
+@pytest.mark.slow
 def test_the_command_measures_candidates(tmp_path: Path) -> None:
     out = tmp_path / "candidates.json"
     flags = ("--candidates", "--stages", "compute", "--device", "cpu", "--crop", "32", "32", "--batch", "2")

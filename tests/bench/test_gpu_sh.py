@@ -201,6 +201,7 @@ def test_a_profile_takes_few_steps(device: str, frames: int) -> None:
     assert steps == 40 or config.optim.epochs == 2
 
 
+@pytest.mark.slow
 def test_a_profile_is_all_that_is_left(tmp_path: Path, shards: Path) -> None:
     """On frames of a set, and without a place of this machine."""
     done = run(tmp_path, "profile", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))

@@ -133,7 +133,7 @@ def test_masks_drawn_on_the_picture_as_it_is_stored_are_turned_with_it(tmp_path:
     (tmp_path / "classes.json").write_text(json.dumps({"classes": classes, "ignore": [255]}))
     path = tmp_path / "train" / "masks" / "IMG_0.png"
     write_mask(path, mask_of(0, SIZES[0]).transpose(Image.Transpose.ROTATE_90))
-    with pytest.raises(UserError, match=r"1 masks are drawn on images as stored, .* of 3 the size does not tell"):
+    with pytest.raises(UserError, match=r"1 masks are drawn on images as stored, .* of 4 the size does not tell"):
         pack(open_source(tmp_path), tmp_path / "shards", workers=1)
     write_mask(path, mask_of(0, (50, 60)))
     with pytest.raises(UserError, match="they must show the same, in one size"):
