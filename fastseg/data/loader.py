@@ -89,10 +89,10 @@ class TrainLoader:
         """Whether frames stay decoded in the device's memory."""
         self._cache: FrameCache | None = None
         self._valid = torch.ones(batch, dtype=torch.bool)
-        order: dict[str, Any] = {"batch": batch, "seed": seed, "rank_local": self.rank_local}
-        order["start"] = (self._epoch, self._step)
+        start = (self._epoch, self._step)
+        order: dict[str, Any] = {"batch": batch, "seed": seed, "rank_local": self.rank_local, "start": start}
         self._reader = _reader(files, split)
-        decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
+        options = decoding = _pipeline_options(device if decoder == "gpu" else CPU, batch, threads, prefetch)
         if self.cached:
             self._cache = _frame_cache(self._reader, order, arena, decoding)
             samples = train_samples(self._reader, **order)
@@ -100,7 +100,6 @@ class TrainLoader:
             options = _pipeline_options(device, batch, threads, prefetch)
         else:
             source, codec = crop_batches(self._reader, augment, **order, ahead=prefetch), files.image_codec
-            options = decoding
         make = _by_graph if options["device_id"] is not None else _resized_on_cpu
         self._next = make(self._reader, source, codec, augment, fill, device, options)
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass, parse_class
+from fastseg.packing.check import check_agreement
 from fastseg.packing.workspace import FOLDER, Workspace, finished, open_workspace, summarize
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest, read_manifest
@@ -121,6 +122,7 @@ def _join(out: Path, notes: dict[Path, PartNote], overwrite: bool) -> Manifest:
                     f"--part {number} again"
                 )
             parts.append(part)
+        check_agreement((part.shard.file, entry) for part in parts for entry in part.statistics)
         manifest = summarize(first.name, first.classes, parts, first.options)
         workspace.finish(manifest)
     return manifest

@@ -85,7 +85,7 @@ def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
         return Pair(image, untouched, None, Facts())
     mask = sample.mask.decode(lossy=options.color_tolerance > 0)
     labels = read_train_ids(mask, table, str(sample.mask), options.mask_values, options.color_tolerance)
-    facts = Facts(_used_palette(mask, options), labels.gray_rgb, unmatched=labels.unmatched)
+    facts = Facts(_used_palette(mask, table, options), labels.gray_rgb, unmatched=labels.unmatched)
     stored, of_image = stored_layout(data)
     turned, drawn = _turn(labels.image, mask.orientation, of_image, image.size, stored, options)
     resized = turned.size != image.size
@@ -96,8 +96,10 @@ def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
     return Pair(image, untouched, turned, replace(facts, drawn=drawn, resized=resized))
 
 
-def _used_palette(mask: DecodedMask, options: ReadOptions) -> tuple[tuple[int, Color], ...]:
-    if options.mask_values == "color" or all(len(set(color)) == 1 for color in mask.palette):
+def _used_palette(mask: DecodedMask, table: LabelTable, options: ReadOptions) -> tuple[tuple[int, Color], ...]:
+    """Return the values that occur and their colors, if nobody has said which of the two holds."""
+    by_color = not table.train_ids
+    if by_color or options.mask_values != "auto" or all(len(set(color)) == 1 for color in mask.palette):
         return ()
     counts = mask.image.histogram()
     return tuple((value, color) for value, color in enumerate(mask.palette) if counts[value])

@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from fastseg.errors import UserError
 from fastseg.packing.check import check_agreement
-from fastseg.packing.pack import PackOptions, pack
+from fastseg.packing.pack import PackOptions, pack, pack_part
+from fastseg.packing.parts import PartNumber, merge
 from fastseg.packing.reading import Facts, ReadOptions, read_pair
 from fastseg.packing.records import Statistics
 from fastseg.packing.sources import DataSet, open_source
@@ -174,3 +175,37 @@ def test_palettes_of_one_set_agree() -> None:
 def test_rgb_masks_are_all_read_alike() -> None:
     with pytest.raises(UserError, match=r"a has nothing but grays .* b has colors"):
         check_agreement([("a", statistics(Facts(gray_rgb=True))), ("b", statistics(Facts(gray_rgb=False)))])
+
+
+def write_palettes(folder: Path, classes: dict) -> DataSet:
+    """Two masks of the same colors, whose palettes list them in another order."""
+    for number, order in enumerate(([0, 1], [1, 0])):
+        write(folder, draw(SIZES[0]), 1, draw(SIZES[0]))
+        mask = Image.fromarray(np.array([order.index(0), order.index(1)], np.uint8)[draw(SIZES[0])])
+        mask.putpalette([channel for index in order for channel in ((0, 0, 0), (0, 200, 0))[index]])
+        mask.save(folder / "train" / "masks" / f"{number}.png")
+    (folder / "classes.json").write_text(json.dumps(classes))
+    return open_source(folder)
+
+
+def test_palettes_in_another_order_are_one_set_by_color_and_what_was_said_holds(tmp_path: Path) -> None:
+    names = [{"name": "a", "color": [0, 0, 0]}, {"name": "b", "color": [0, 200, 0]}]
+    source = write_palettes(tmp_path / "colors", {"classes": names})
+    pixels = int((draw(SIZES[0]) == 1).sum())
+    assert pack(source, tmp_path / "one", workers=1).splits["train"].pixels[1] == 2 * pixels
+    other = [{"name": n, "value": i, "color": [9, 9, 9 + i]} for i, n in enumerate("ab")]  # colors of nobody's palette
+    source = write_palettes(tmp_path / "values", {"classes": other})
+    with pytest.raises(UserError, match="say which of them holds: --mask-values value or color"):
+        pack(source, tmp_path / "two", workers=1)
+    options = PackOptions(reading=ReadOptions(mask_values="value"))
+    assert pack(source, tmp_path / "two", options, workers=1).splits["train"].samples == 2
+
+
+def test_parts_of_one_set_agree(tmp_path: Path) -> None:
+    classes = {"classes": [{"name": n, "value": i, "color": [9, 9, 9 + i]} for i, n in enumerate("ab")]}
+    source = write_palettes(tmp_path / "set", classes)
+    for index in range(2):
+        pack_part(source, tmp_path / "out", PartNumber(index, 2), PackOptions(samples_per_shard=1), workers=1)
+    with pytest.raises(UserError, match=r"the value \d has the color .* train-00000\d\.tar"):
+        merge(tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
