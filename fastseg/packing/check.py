@@ -118,6 +118,20 @@ def _check_orientations(packed: Sequence[tuple[str, Statistics]]) -> None:
         )
 
 
+def find_duplicates(names: Sequence[tuple[str, str]], statistics: Sequence[Statistics]) -> dict[str, str]:
+    """Find images of val that are also in train: those with equal sizes, sums and sums of squares of all channels.
+
+    ``names`` holds the split and the name of each sample. Returns the manifest's option ``duplicates``, or nothing.
+    """
+    found: dict[str, dict[tuple[int, ...], str]] = {"train": {}, "val": {}}
+    for (split, name), entry in zip(names, statistics, strict=True):
+        if split in found:
+            found[split][(entry.height, entry.width, *entry.sums)] = name
+    twice = [f"{found['train'][image]} = {name}" for image, name in found["val"].items() if image in found["train"]]
+    more = f" and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
+    return {"duplicates": f"{len(twice)} images ({', '.join(twice[:NAMED])}{more})"} if twice else {}
+
+
 def find_white(samples: Sequence[Sample], workers: int) -> int | None:
     """Return the largest sample value of all 16-bit images; None if all images have 8 bits."""
     deep = [sample for sample in samples if may_be_deep(sample.image)]

@@ -9,16 +9,23 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from fastseg.errors import UserError, one_line
-from fastseg.files import write_atomic
+from fastseg.errors import UserError
 from fastseg.labels import LabelTable
-from fastseg.packing.check import NAMED, check_agreement, find_problems, find_white, problems_error
+from fastseg.packing.check import check_agreement, find_duplicates, find_problems, find_white, problems_error
 from fastseg.packing.parts import PartNote, PartNumber
 from fastseg.packing.reading import ReadOptions, SampleError
 from fastseg.packing.records import Codec, Record, Statistics, encode
 from fastseg.packing.sources import DataSet
 from fastseg.packing.sources.samples import Sample
-from fastseg.packing.workspace import SKIPPED, Part, Workspace, finished, open_workspace, summarize
+from fastseg.packing.workspace import (
+    Part,
+    Workspace,
+    chain_statistics,
+    finished,
+    open_workspace,
+    summarize,
+    write_skipped,
+)
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.shards.manifest import VERSION, Manifest
 from fastseg.shards.tar import SPLITS, write_shard
@@ -101,10 +108,9 @@ def pack(
         plans = plan(source.samples, options.seed, options.samples_per_shard)
         parts = _pack_or_list_problems(workspace, plans, source, options, workers, progress)
         check_agreement(_named(plans, parts))
-        described = _described(options, skipped) | _duplicates(plans, parts)
+        described = _described(options, skipped) | find_duplicates(_names(plans), chain_statistics(parts))
         manifest = summarize(source.table.name, source.table.classes, parts, described)
-        if skipped:
-            write_atomic(out / SKIPPED, "".join(f"{one_line(sentence)}\n" for sentence in skipped))
+        write_skipped(out, skipped)
         workspace.finish(manifest)
     return manifest
 
@@ -155,21 +161,16 @@ def pack_part(
         chosen = plans[number.index :: number.parts]
         check_agreement(_named(chosen, _pack_or_list_problems(workspace, chosen, source, options, workers, progress)))
         shards = tuple(shard.file for shard in plans)
-        note = PartNote(request, number, shards, source.table.name, source.table.classes, _described(options, skipped))
+        table, described = source.table, _described(options, skipped)
+        names = _names(plans)
+        note = PartNote(request, number, shards, table.name, table.classes, described, tuple(skipped), names)
         note.write(workspace.out)
     return None
 
 
-def _duplicates(plans: Sequence[ShardPlan], parts: Sequence[Part]) -> dict[str, str]:
-    """Find images of val that are also in train: those with equal sizes, sums and sums of squares of all channels."""
-    found: dict[str, dict[tuple[int, ...], str]] = {"train": {}, "val": {}}
-    for shard, part in zip(plans, parts, strict=True):
-        for sample, entry in zip(shard.samples, part.statistics, strict=True):
-            if sample.split in found:
-                found[sample.split][(entry.height, entry.width, *entry.sums)] = sample.name
-    twice = [f"{found['train'][image]} = {name}" for image, name in found["val"].items() if image in found["train"]]
-    more = f" and {len(twice) - NAMED} more" if len(twice) > NAMED else ""
-    return {"duplicates": f"{len(twice)} images ({', '.join(twice[:NAMED])}{more})"} if twice else {}
+def _names(plans: Sequence[ShardPlan]) -> tuple[tuple[str, str], ...]:
+    """Return split and name of each sample, in order."""
+    return tuple((sample.split, sample.name) for shard in plans for sample in shard.samples)
 
 
 def _described(options: PackOptions, skipped: Sequence[str]) -> dict[str, Any]:

@@ -10,8 +10,16 @@ from typing import Any
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import SegmentationClass, parse_class
-from fastseg.packing.check import check_agreement
-from fastseg.packing.workspace import FOLDER, Workspace, finished, open_workspace, summarize
+from fastseg.packing.check import check_agreement, find_duplicates
+from fastseg.packing.workspace import (
+    FOLDER,
+    Workspace,
+    chain_statistics,
+    finished,
+    open_workspace,
+    summarize,
+    write_skipped,
+)
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest, read_manifest
 
@@ -61,6 +69,10 @@ class PartNote:
     classes: tuple[SegmentationClass, ...]
     options: dict[str, Any]
     """Packing options for the manifest."""
+    skipped: tuple[str, ...]
+    """What was left out of the set, a sentence each."""
+    names: tuple[tuple[str, str], ...]
+    """Split and name of each sample of all parts, in order."""
 
     def write(self, out: Path) -> None:
         """Record that the part in ``out`` is finished."""
@@ -122,8 +134,13 @@ def _join(out: Path, notes: dict[Path, PartNote], overwrite: bool) -> Manifest:
                     f"--part {number} again"
                 )
             parts.append(part)
-        check_agreement((part.shard.file, entry) for part in parts for entry in part.statistics)
-        manifest = summarize(first.name, first.classes, parts, first.options)
+        statistics = chain_statistics(parts)
+        if len(statistics) != len(first.names):
+            raise UserError(f"{out} holds parts of {len(statistics)} samples, not {len(first.names)}; pack them again")
+        check_agreement((name, entry) for (_, name), entry in zip(first.names, statistics, strict=True))
+        options = first.options | find_duplicates(first.names, statistics)
+        manifest = summarize(first.name, first.classes, parts, options)
+        write_skipped(out, first.skipped)
         workspace.finish(manifest)
     return manifest
 
@@ -153,6 +170,8 @@ def _read_note(folder: Path) -> PartNote:
             name=str(document["name"]),
             classes=tuple(parse_class(entry, str(path)) for entry in document["classes"]),
             options=dict(document["options"]),
+            skipped=tuple(str(sentence) for sentence in document["skipped"]),
+            names=tuple((str(split), str(name)) for split, name in document["names"]),
         )
     except FileNotFoundError:
         raise UserError(f"{folder} is not finished; run --part {number} again, and --merge when it is done") from None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, one_line
 from fastseg.files import check_writable, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.packing.reading import Facts
@@ -77,6 +77,12 @@ class Workspace:
 
     def _path(self, file: str) -> Path:
         return self.out / FOLDER / f"{file}.json"
+
+
+def write_skipped(out: Path, skipped: Sequence[str]) -> None:
+    """List what was left out, a sentence a line, in :data:`SKIPPED`; write nothing if that is nothing."""
+    if skipped:
+        write_atomic(out / SKIPPED, "".join(f"{one_line(sentence)}\n" for sentence in skipped))
 
 
 def finished(out: Path, request: str) -> Manifest | None:
@@ -157,10 +163,10 @@ def summarize(
     Mean and standard deviation are those of train, or of the first split if there is no train. ``options["psnr"]`` is
     the PSNR of the stored images in dB, from the measured mean squared errors; None if none was measured.
     """
-    all_statistics = _all_statistics(parts)
+    all_statistics = chain_statistics(parts)
     splits = {name: [part for part in parts if part.shard.file.startswith(f"{name}-")] for name in SPLITS}
     splits = {name: chosen for name, chosen in splits.items() if chosen}
-    mean, std = _moments(_all_statistics(next(iter(splits.values()))))
+    mean, std = _moments(chain_statistics(next(iter(splits.values()))))
     return Manifest(
         name=name,
         classes=classes,
@@ -186,12 +192,13 @@ def notes(statistics: Sequence[Statistics]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _all_statistics(parts: Sequence[Part]) -> list[Statistics]:
+def chain_statistics(parts: Sequence[Part]) -> list[Statistics]:
+    """Return the statistics of all records of ``parts``, in order."""
     return list(chain.from_iterable(part.statistics for part in parts))
 
 
 def _split(parts: Sequence[Part]) -> Split:
-    statistics = _all_statistics(parts)
+    statistics = chain_statistics(parts)
     labeled = all(entry.pixels for entry in statistics)
     pixels = tuple(np.sum([entry.pixels for entry in statistics], axis=0).tolist()) if labeled else ()
     sizes = Counter((entry.height, entry.width) for entry in statistics)

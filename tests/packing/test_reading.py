@@ -206,6 +206,21 @@ def test_parts_of_one_set_agree(tmp_path: Path) -> None:
     source = write_palettes(tmp_path / "set", classes)
     for index in range(2):
         pack_part(source, tmp_path / "out", PartNumber(index, 2), PackOptions(samples_per_shard=1), workers=1)
-    with pytest.raises(UserError, match=r"the value \d has the color .* train-00000\d\.tar"):
+    with pytest.raises(UserError, match=r"the value \d has the color .* in that of train/images/\d\.png"):
         merge(tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_parts_become_the_set_that_one_machine_packs(tmp_path: Path) -> None:
+    """What all samples tell together included: duplicates across splits, and what was left out."""
+    stored = draw(SIZES[0])
+    for split in ("train", "val"):
+        write(tmp_path / "set", stored, 1, stored, split=split)
+    write(tmp_path / "set", stored, 1, np.zeros((9, 9), np.uint8))
+    source = open_source(tmp_path / "set")
+    manifest = pack(source, tmp_path / "one", workers=1, skip_bad=True)
+    for index in range(2):
+        pack_part(source, tmp_path / "parts", PartNumber(index, 2), workers=1, skip_bad=True)
+    assert merge(tmp_path / "parts") == manifest
+    assert manifest.options["duplicates"].startswith("1 images")
+    assert (tmp_path / "parts" / "skipped.txt").read_text() == (tmp_path / "one" / "skipped.txt").read_text()
