@@ -80,8 +80,7 @@ class TrainLoader:
                 f"the split has {split.samples} samples, too few for one step of {files.world} × {batch}; "
                 "lower --data.batch or --gpus"
             )
-        self._epoch: int = state["epoch"] if state else 0
-        self._step: int = state["step"] if state else 0
+        self._epoch, self._step = (int(state["epoch"]), int(state["step"])) if state else (0, 0)
         self.rank_local: bool = state["rank_local"] if state else rank_local
         """Whether this rank draws from its own share of the split alone."""
         # If only a share fits, an order over the whole split cannot be served from memory.
