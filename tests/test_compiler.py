@@ -86,6 +86,7 @@ def test_a_missing_triton_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiler_problem(False) is None
 
 
+@pytest.mark.slow
 def test_the_trial_compiles_for_real(headless: Path) -> None:
     assert why_it_fails("cpu") == "None"
     assert "fatal error: Python.h: No such file" in why_it_fails("cpu", CXX=str(headless))
@@ -152,6 +153,7 @@ def test_compiling_that_was_asked_for_is_refused_before_the_ranks_start(shards: 
     ]
 
 
+@pytest.mark.slow
 def test_compiling_that_was_asked_for_and_fails_ends_all_ranks_with_one_sentence(
     shards: Path, tmp_path: Path, headless: Path
 ) -> None:
@@ -188,12 +190,14 @@ def train_as_on_a_gpu(shards: Path, runs: Path, fails_on: str, *more: str) -> su
     return train(shards, runs, "--gpus", "2", *more, program=[str(script)], FAILS_ON=fails_on)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fails_on", "where", "sync_bn"),
     [
         ("1", "on rank 1 ", "True"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("0 1", "", "True"), ("0 1", "", "False"))),
-        pytest.param("1", "on rank 1 ", "False", marks=pytest.mark.slow),
+        ("0 1", "", "True"),
+        ("0 1", "", "False"),
+        ("1", "on rank 1 ", "False"),
     ],
 )
 def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on: str, where: str, sync_bn: str) -> None:
@@ -211,6 +215,7 @@ def test_ranks_go_on_uncompiled_together(shards: Path, tmp_path: Path, fails_on:
     assert environment["step"] == f"not compiled: {reason}"
 
 
+@pytest.mark.slow
 def test_ranks_with_synchronized_norms_train_compiled(shards: Path, tmp_path: Path) -> None:
     """DDP, the norms' messages and the compiler's tracing together; the losses are those of the uncompiled step."""
     losses = {}

@@ -105,6 +105,7 @@ def test_all_that_picks_a_device_says_so(code: str, fake: Path, shards: Path) ->
     commands.refused(python(code.format(shards=str(shards)), fake), *OLD)
 
 
+@pytest.mark.slow
 @without_gpu
 def test_training_says_so_and_trains_on_the_cpu_when_told(fake: Path, shards: Path, tmp_path: Path) -> None:
     train = ["python", "fastseg/train.py", *commands.TINY, "--optim.epochs", "1", "--shards", shards]

@@ -77,6 +77,7 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
     assert "2 seeds, too few to say" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
     commands.refused(done, "demo, base, seed 0 could not start: ", "--data.batch")
@@ -89,6 +90,7 @@ def script(*arguments: object, **variables: str) -> subprocess.CompletedProcess[
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
     done = script(tmp_path, "camvid", "nonsense", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))
     assert done.returncode == 1  # nonsense

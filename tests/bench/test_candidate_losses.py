@@ -135,6 +135,7 @@ def test_loss_in_one_kernel_falls_back(random: torch.Generator) -> None:
     torch.testing.assert_close(found, plain_loss.segmentation_loss(logits, label), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_loss_in_one_kernel() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
     pytest.importorskip("triton")

@@ -42,6 +42,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     """A wrong name and a set that is not there, then the page of what there is."""
     done = run(tmp_path, "nonsense", "profile", "loader", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(tmp_path / "none"))
@@ -58,6 +59,7 @@ def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert "\n- profile: failed (2) after" in page
 
 
+@pytest.mark.slow
 def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
     """And the other files have been run."""
     tests, out = tmp_path / "tests", tmp_path / "out"
@@ -94,6 +96,7 @@ def test_an_entry_that_crashes_is_a_row(tmp_path: Path, shards: Path) -> None:
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "logs" / "loader.log").read_text()
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_what_is_not_done(tmp_path: Path) -> None:
     """Parts with a whole result are left alone unless they are named; those that went wrong come last."""
     tests, out = tmp_path / "tests", tmp_path / "out"

@@ -87,6 +87,7 @@ def test_who_takes_the_process_along_is_named_and_the_others_go_on(tmp_path: Pat
     assert {"commit", "gpus", "driver", "torch"} <= document["environment"].keys()
 
 
+@pytest.mark.slow
 def test_files_that_crash_everywhere_or_cannot_be_read_are_given_up(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text(CRASHING)
     (tmp_path / "test_b.py").write_text("import no_such_module")

@@ -54,16 +54,9 @@ def lower(recipe: str, gpu: str, folder: Path) -> dict:
     return json.loads(path.read_text())["figures"]
 
 
-SMALL = ("demo", "H200")
-"""The trace that every run of the tests takes."""
-TRACES = [
-    pytest.param(recipe, gpu, marks=[] if (recipe, gpu) == SMALL else pytest.mark.slow)
-    for recipe in LIMITS
-    for gpu in ("H200", "A100")  # sm_90 and sm_80
-]
-
-
-@pytest.mark.parametrize(("recipe", "gpu"), TRACES)
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", ["H200", "A100"], ids=["sm_90", "sm_80"])
+@pytest.mark.parametrize("recipe", LIMITS)
 def test_a_recipes_step_takes_no_more_than_it_did(recipe: str, gpu: str, tmp_path: Path) -> None:
     figures, limits = lower(recipe, gpu, tmp_path), LIMITS[recipe]
     assert figures["graphs"] == 2  # of the forward pass and of the backward pass, each in one piece

@@ -222,6 +222,7 @@ def test_ablation_lists_what_is_in_use(request_: Request) -> None:
     assert [c.settings.get("without") for c in ranked] == [None, *ablation.DDP_OPTIONS]
 
 
+@pytest.mark.slow
 def test_ranks_scale_and_end(request_: Request) -> None:
     """Real ranks under torchrun, driven by the runner."""
     two = replace(request_, ranks=2)

@@ -100,6 +100,7 @@ def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     assert "The step computes " in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     flags = (*SMALL, "--peers", "none", "--windows", "100000", "--json", out)

@@ -32,6 +32,7 @@ def only(rows: list[Row]) -> Row:
     return row
 
 
+@pytest.mark.slow
 @without_gpu
 def test_a_machine_without_a_gpu(shards: Path, tmp_path: Path) -> None:
     done = commands.typed("fastseg-doctor", "--json", "--shards", shards, "--runs", tmp_path / "runs" / "deep")

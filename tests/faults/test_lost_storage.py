@@ -306,6 +306,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": tensor for part in ("model", "ema") for name, tensor in saved[part].items()}
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_while_training(
     server: Server,
     network: Network,
@@ -358,6 +359,7 @@ def test_a_server_that_dies_while_training(
     assert json.loads(scores.read_text())["miou"] == pytest.approx(last["miou"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_verify_reads_from_the_storage(network: Network) -> None:
     network.fault = flaky
     result = commands.run("python", "tools/make_shards.py", "--verify", "--out", "s3://bucket/set", "--workers", 1)

@@ -105,6 +105,7 @@ def test_two_machines_compute_what_one_does(
     assert_same_run(tmp_path / "job", one_machine)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(
     machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:

@@ -50,6 +50,7 @@ def count(folder: Path, tests: str, *flags: str) -> tuple[str, Path]:
     return result.stdout, path
 
 
+@pytest.mark.slow
 def test_only_a_session_that_passed_is_counted(tmp_path: Path) -> None:
     output, path = count(tmp_path, TESTS)
     document = json.loads(path.read_text())

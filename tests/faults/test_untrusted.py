@@ -190,6 +190,7 @@ WRONG = (None, -1, 1.5, float("nan"), "x", [], [[]], {}, {"a": {}}, 10**6000, "x
 CHECKED = ("format", "version", "step", "arch", "model", "mean", "std", "classes")
 
 
+@pytest.mark.slow
 def test_checkpoints_with_absurd_fields(victim: Victim, tally: Tally) -> None:
     wrong = [{name: value} for name in CHECKED for value in WRONG]
     fine = ({"step": True},)  # which counts as 1
