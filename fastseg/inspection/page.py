@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fastseg.files import write_atomic
@@ -130,7 +131,11 @@ def write_page(
         title=title,
         facts=facts,
         findings=sentences,
-        crops=[(caption(crop), _image(crop), _mask(crop, classes)) for crop in inspection.shown],
+        crops=[
+            (caption(crop), image_url(Image.fromarray(crop.image)), mask_url(crop.label, classes))
+            for crop in inspection.shown
+        ],
+        classes=classes,
         opacity=OPACITY,
         shares=shares(inspection, split, classes),
         largest=max(max(share.before, share.after) for share in shares(inspection, split, classes)),
@@ -158,18 +163,19 @@ def page_environment() -> Environment:
     )
 
 
-def _image(crop: Crop) -> str:
-    return data_url(Image.fromarray(crop.image), Image.Resampling.BOX, "JPEG", quality=85)
+def image_url(image: Image.Image) -> str:
+    """Return an image for the page as a data URL."""
+    return _data_url(image, Image.Resampling.BOX, "JPEG", quality=85)
 
 
-def _mask(crop: Crop, classes: Sequence[SegmentationClass]) -> str:
-    """Color the classes for an overlay on the image; ignored pixels are transparent."""
-    alpha = np.where(crop.label < len(classes), 255, 0).astype(np.uint8)
-    colors = Image.fromarray(np.dstack([colorize(crop.label, classes), alpha]))
-    return data_url(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
+def mask_url(label: NDArray[np.uint8], classes: Sequence[SegmentationClass]) -> str:
+    """Return a mask (uint8 H×W train ids) in its classes' colors as a data URL; ignored pixels are transparent."""
+    alpha = np.where(label < len(classes), 255, 0).astype(np.uint8)
+    colors = Image.fromarray(np.dstack([colorize(label, classes), alpha]))
+    return _data_url(colors, Image.Resampling.NEAREST, "PNG", optimize=True)
 
 
-def data_url(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
+def _data_url(picture: Image.Image, how: Image.Resampling, format: str, **options: int) -> str:
     """Return a picture, resized to at most :data:`PAGE_TILE` pixels a side, as a data URL."""
     factor = min(1.0, PAGE_TILE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), how)

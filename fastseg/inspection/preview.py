@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.inspection.page import OPACITY, data_url, page_environment
+from fastseg.inspection.page import OPACITY, image_url, mask_url, page_environment
 from fastseg.labels import IGNORE, LabelTable
 from fastseg.packing.check import Problem, check_agreement
 from fastseg.packing.reading import ReadOptions, SampleError, read_pair
@@ -20,7 +20,6 @@ from fastseg.packing.sources import DataSet
 from fastseg.packing.sources.samples import Sample
 from fastseg.packing.workspace import notes
 from fastseg.parallel import ordered_map
-from fastseg.report.pictures import colorize
 from fastseg.shards.manifest import Manifest, Split
 from fastseg.shards.set_warnings import set_warnings
 from fastseg.shards.tar import SPLITS
@@ -104,14 +103,8 @@ def _read_sample(sample: Sample, table: LabelTable, options: ReadOptions, show: 
 
 
 def _picture(sample: Sample, image: Image.Image, mask: Image.Image | None, table: LabelTable) -> Picture:
-    colors = ""
-    if mask is not None:
-        labels = np.asarray(mask)
-        alpha = np.where(labels < len(table.classes), 255, 0).astype(np.uint8)
-        painted = Image.fromarray(np.dstack([colorize(labels, table.classes), alpha]))
-        colors = data_url(painted, Image.Resampling.NEAREST, "PNG", optimize=True)
-    photograph = data_url(image, Image.Resampling.BOX, "JPEG", quality=85)
-    return Picture(f"{sample.split}: {sample.key}, {image.height}×{image.width}", photograph, colors)
+    colors = mask_url(np.asarray(mask), table.classes) if mask is not None else ""
+    return Picture(f"{sample.split}: {sample.key}, {image.height}×{image.width}", image_url(image), colors)
 
 
 def _manifest(source: DataSet, results: Sequence[tuple[Sample, SampleResult]]) -> Manifest:
@@ -159,6 +152,7 @@ def write_preview(path: Path, found: Preview, recognized: str, source: Path) -> 
             warnings=found.warnings,
             pictures=found.pictures,
             splits=list(total),
+            classes=manifest.classes,
             shares=shares,
             opacity=OPACITY,
         )

@@ -6,7 +6,7 @@ scaled to 0–255 as Pillow does, and a palette index is compared with its color
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +35,11 @@ class DecodedMask:
     """Bits per sample in the file; in a 1-bit file white can mean 1 or 255."""
     orientation: int = 1
     """EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+
+    @cached_property
+    def histogram(self) -> list[int]:
+        """Number of pixels of each value 0 to 255 of a mask of mode ``L``."""
+        return self.image.histogram()
 
 
 def decode_mask(data: bytes, where: str, lossy: bool = False) -> DecodedMask:
@@ -198,7 +203,7 @@ def _by_gray(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
 
 
 def _used(mask: DecodedMask) -> list[int]:
-    return [value for value, count in enumerate(mask.image.histogram()) if count]
+    return [value for value, count in enumerate(mask.histogram) if count]
 
 
 def _color_of(value: int, mask: DecodedMask) -> Color:
@@ -209,7 +214,7 @@ def _color_of(value: int, mask: DecodedMask) -> Color:
 def _map_values(mask: DecodedMask, ids: Ids, table: LabelTable, where: str, tolerance: int) -> TrainIds:
     """Replace each value of a mask of mode ``L`` by its train id."""
     unknown = [value for value, train_id in ids.items() if train_id is None]
-    histogram = mask.image.histogram()
+    histogram = mask.histogram
     if unknown and table.others is None and not tolerance:
         first = unknown[0]
         name = f"value {first}" if table.train_ids else f"color {list(_color_of(first, mask))}"

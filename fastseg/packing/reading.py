@@ -9,7 +9,7 @@ from fastseg.errors import UserError
 from fastseg.labels import Color, LabelTable
 from fastseg.packing.masks import By, DecodedMask, read_train_ids
 from fastseg.packing.sources.samples import Sample
-from fastseg.shards.images import TURNS, read_rgb, stored_layout
+from fastseg.shards.images import TURNS, as_rgb, load_image, orientation
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ def read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
 
 def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
     data = sample.image.read()
-    image, plain = read_rgb(data, str(sample.image), white=options.white)
+    stored = load_image(data, str(sample.image))
+    image, plain = as_rgb(stored, data, str(sample.image), options.white)
     untouched = data if plain else None
     if sample.mask is None:
         return Pair(image, untouched, None, Facts())
     mask = sample.mask.decode(lossy=options.color_tolerance > 0)
     labels = read_train_ids(mask, table, str(sample.mask), options.mask_values, options.color_tolerance)
     facts = Facts(_used_palette(mask, table, options), labels.gray_rgb, unmatched=labels.unmatched)
-    stored, of_image = stored_layout(data)
-    turned, drawn = _turn(labels.image, mask.orientation, of_image, image.size, stored, options)
+    turned, drawn = _turn(labels.image, mask.orientation, orientation(stored), image.size, stored.size, options)
     resized = turned.size != image.size
     if resized:
         if not (options.resize_masks and _same_proportions(turned.size, image.size)):
@@ -101,8 +101,7 @@ def _used_palette(mask: DecodedMask, table: LabelTable, options: ReadOptions) ->
     by_color = not table.train_ids
     if by_color or options.mask_values != "auto" or all(len(set(color)) == 1 for color in mask.palette):
         return ()
-    counts = mask.image.histogram()
-    return tuple((value, color) for value, color in enumerate(mask.palette) if counts[value])
+    return tuple((value, color) for value, color in enumerate(mask.palette) if mask.histogram[value])
 
 
 def _turn(

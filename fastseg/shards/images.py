@@ -44,7 +44,11 @@ def read_rgb(data: bytes, where: str, limit: int = MAX_PIXELS, white: int | None
     that ``white`` (65535 by default) becomes 255. Raises :class:`UserError`, which names ``where``, for a damaged or
     unsupported image, several pages or frames, and more than ``limit`` pixels.
     """
-    image = load_image(data, where, limit=limit)
+    return as_rgb(load_image(data, where, limit=limit), data, where, white)
+
+
+def as_rgb(image: Image.Image, data: bytes, where: str, white: int | None = None) -> tuple[Image.Image, bool]:
+    """Return what :func:`read_rgb` does, of a file that :func:`load_image` has decoded."""
     if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:  # MPO: a JPEG with a preview behind it
         raise UserError(f"the image {where} has {pages} pages or frames; save each as a file of its own")
     plain = image.mode == "RGB"
@@ -111,7 +115,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
-    """Return width and height of an image for :func:`read_rgb` before it is set upright, and its EXIF orientation."""
+    """Return width and height of an image as it is stored, and its EXIF orientation, mostly without decoding it."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return image.size, orientation(image)
 
@@ -189,6 +193,8 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
             if MAX_PIXELS < pixels <= limit:
                 image.load()
         if pixels <= limit:
+            if (decoded := _decode_png(image, data)) is not None:
+                return decoded
             image.load()
             return image
     except Image.UnidentifiedImageError:
@@ -200,6 +206,40 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
     raise UserError(
         f"{where} has an absurd size, {pixels} pixels; at most {limit:,} are read: cut it into smaller images"
     )
+
+
+PIXEL_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"iCCP", b"sBIT", b"pHYs", b"tIME", b"bKGD"}
+"""Chunks of a PNG that make no difference to what is read here but for its pixels. Others can hold an orientation (in
+EXIF or XMP), transparency or further frames."""
+
+
+def _decode_png(image: Image.Image, data: bytes) -> Image.Image | None:
+    """Decode a plain PNG with 8-bit gray or RGB pixels in a third of Pillow's time; None: leave it to Pillow.
+
+    Rust's decoder refuses all that Pillow refuses, and more (checksums); Pillow then says why.
+    """
+    if image.format != "PNG" or image.mode not in ("L", "RGB") or data[24] != 8 or not _chunks(data) <= PIXEL_CHUNKS:
+        return None
+    from kornia_rs.io import decode_image_png_u8  # 70 ms, which few commands need
+
+    try:
+        pixels = decode_image_png_u8(data, (image.height, image.width), "rgb" if image.mode == "RGB" else "mono")
+    except Exception:  # its errors have no type of their own
+        return None
+    decoded = Image.fromarray(pixels if image.mode == "RGB" else pixels[..., 0])
+    decoded.format = image.format
+    return decoded
+
+
+def _chunks(data: bytes) -> set[bytes]:
+    """Return the types of the chunks of a PNG (PNG specification, section 5.3), without texts that are mere comments."""
+    types, position = set(), 8
+    while position + 8 <= len(data):
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if kind != b"tEXt" or data.startswith((b"Raw profile", b"XML:"), position + 8):  # EXIF, XMP
+            types.add(kind)
+        position += 12 + length
+    return types
 
 
 @contextmanager

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastseg.data.augment import Window
 from fastseg.inspection.measure import Crop, Entry, Inspection
-from fastseg.inspection.page import COLUMNS, GAP, TILE, _image, contact_sheet, shares, write_page
+from fastseg.inspection.page import COLUMNS, GAP, TILE, contact_sheet, image_url, shares, write_page
 from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.shards.manifest import Split
 
@@ -60,7 +61,7 @@ def test_a_very_wide_crop_and_a_very_long_name_have_a_sheet() -> None:
     wide = crop(0)._replace(image=np.zeros((8, 16384, 3), np.uint8), label=np.zeros((8, 16384), np.uint8))
     sheet = contact_sheet([wide], (SegmentationClass(LONG, (1, 2, 3)),))
     assert sheet.size == (TILE, 2 + 20 + GAP + 28)
-    assert _image(wide).startswith("data:image/jpeg")
+    assert image_url(Image.fromarray(wide.image)).startswith("data:image/jpeg")
 
 
 def test_shares_before_and_after() -> None:

@@ -12,7 +12,7 @@ import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import pytest
 from nvidia.dali import pipeline_def
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from fastseg.errors import UserError
 from fastseg.shards import images
@@ -21,6 +21,7 @@ from fastseg.shards.images import (
     encode_png,
     encode_tiff,
     is_baseline_jpeg,
+    load_image,
     read_labels,
     read_rgb,
     set_upright,
@@ -166,6 +167,44 @@ def test_truncated_images_are_refused(format: str, share: float) -> None:
     data = _bytes(noise(0, (80, 60)), format)
     with pytest.raises(UserError, match=r"cut\.png is (damaged|not an image)"):
         read_rgb(data[: int(share * len(data))], "cut.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_damaged_png_is_read_as_pillow_reads_it_or_refused(mode: str) -> None:
+    """One bit of each byte flipped: the faster decoder never returns other pixels."""
+    whole = _bytes(noise(0, (24, 16)).convert(mode))
+    rng, same = np.random.default_rng(0), 0
+    for position in range(8, len(whole)):
+        data = bytearray(whole)
+        data[position] ^= 1 << int(rng.integers(8))
+        try:
+            found = np.asarray(read_rgb(bytes(data), "x")[0])
+        except UserError:
+            continue
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+        same += 1
+    assert same > 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_plain_pngs_are_left_to_the_faster_decoder_and_others_to_pillow(mode: str) -> None:
+    picture = noise(0, (24, 16)).convert(mode)
+    comment, text = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+    comment.add_text("Software", "a camera's")
+    plain = _bytes(picture, pnginfo=comment)
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    turned = _bytes(picture, pnginfo=text)
+    for data, faster in (
+        (plain, True),
+        (turned, False),
+        (_bytes(picture, transparency=(0, 0, 0) if mode == "RGB" else 0), False),
+    ):
+        decoded = load_image(data, "x")
+        assert (type(decoded) is Image.Image) is faster
+        assert decoded.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(decoded), np.asarray(picture))
+    assert [read_rgb(data, "x")[0].size for data in (plain, turned)] == [(24, 16), (16, 24)]
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
