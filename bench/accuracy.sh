@@ -5,7 +5,7 @@
 # bench/accuracy.py with a share of the time; run the script again to resume unfinished runs from the
 # run folders in FASTSEG_RUNS, which have to be kept for that; without them it begins anew. JSON and pictures, named by the GPU
 # (accuracy-h200-camvid.json, …), go to OUT (bench/results), logs, which are not committed, to OUT/logs;
-# `python -m bench.docs` makes the tables of docs/recipes.md from the files.
+# `python -m bench.docs` makes the tables of docs/studies.md from the files.
 #
 # PART: camvid camvid-short camvid-seeds. Default: all. Expected on an H200 at 30 to 40 % of its datasheet's rate:
 #   camvid        the recipe as it stands, R50 from scratch, one seed: 7 to 10 minutes

@@ -1,7 +1,8 @@
-"""The README says what is committed as measured, and nothing else."""
+"""The documents say what is committed as measured, and nothing else; their links and names lead somewhere."""
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,36 @@ from bench.docs import documents as readme
 from bench.docs.targets import NOT_YET, TARGETS, target_table
 from bench.runner.results import Results, Row, Spread
 from fastseg.errors import UserError
+
+DOCUMENTS = [readme.ROOT / "README.md", readme.ROOT / "CONTRIBUTING.md", *sorted((readme.ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE)]
+    for link in links:
+        name, _, anchor = link.partition("#")
+        if "://" not in name:
+            target = document.parent / name if name else document
+            assert target.exists(), link
+            assert not anchor or anchor in headings(target), link
+
+
+def headings(document: Path) -> list[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines]
+
+
+def test_names_in_the_contributors_guide_exist() -> None:
+    guide = (readme.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"`([\w/]+\.py)`(?:: |, )`([\w.]+)`", guide)
+    named = [(path, name) for path, name in pairs if not name.endswith(".py")]
+    assert len(named) > 10
+    for path, name in named:
+        file = next(f for f in (readme.ROOT / path, readme.ROOT / "fastseg" / path) if f.exists())
+        assert re.search(rf"\b{name.rpartition('.')[2]}\b", file.read_text(encoding="utf-8")), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("name", readme.SECTIONS)

@@ -1,4 +1,4 @@
-"""Tables of studies: for a terminal, for docs/recipes.md, and a short one for the README."""
+"""Tables of studies: for a terminal, for docs/studies.md, and a short one for the README."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,11 @@ from bench.studies.studies import BASE, flags_of
 
 NONE_YET = "No study has been measured yet: `python bench/accuracy.py --list`."
 NOTE = (
-    "Last, best: mIoU of the last evaluation and of the best one (which is picked on the images that it is measured "
-    "on), mean ± standard deviation over seeds. To the base: mean difference of last ones with the same seed, in "
-    "points, with Student's 95 % interval; noise: it holds 0 (of twenty changes that change nothing one will be "
-    "called better or worse). Minutes: medians; in all: from the first step to the last evaluation, evaluations "
-    "included; to a target: until the first evaluation that reached it; process: from start to end, with imports, "
-    "compilation and the report, interruptions and what was done twice included; images/s: of training alone."
+    "Last, best: mIoU of the last and of the best evaluation (picked on the images that it is measured on), mean ± "
+    "standard deviation over seeds. To the base: mean difference of last ones with the same seed, in points, with "
+    "Student's 95 % interval; noise: it holds 0. Minutes: medians; in all: from the first step to the last evaluation; "
+    "process: from start to end, with imports, compilation, report and interruptions; to a target: until the first "
+    "evaluation that reached it; images/s: of training alone."
 )
 
 
@@ -93,7 +92,7 @@ def _commits(found: StudyResults) -> list[str]:
 
 
 def page(paths: Sequence[Path]) -> str:
-    """Return the committed studies, those of a GPU first, for docs/recipes.md."""
+    """Return the committed studies, those of a GPU first, for docs/studies.md."""
     parts = _of_all(paths, _part)
     return "\n\n".join([*parts, f"*{NOTE}*"]) if parts else NONE_YET
 
@@ -112,7 +111,7 @@ def _part(path: Path, environment: dict[str, str], found: StudyResults) -> str:
         [
             f"### {found.name}: {hardware(environment)}",
             f"{found.question} Predicted: {found.prediction}.",
-            f"Base: `{found.flags[BASE]}` on {found.data}. [{path.name}](../bench/results/{path.name}), "
+            f"Base: {_what_was_trained(found)}; its flags are in [{path.name}](../bench/results/{path.name}). "
             f"`{environment['command']}` at {commits} with torch {environment['torch']}.",
             *(["\n".join(changes)] if changes else []),
             *([f"![what was found, as a picture](../bench/results/{picture.name})"] if picture.exists() else []),
@@ -122,14 +121,13 @@ def _part(path: Path, environment: dict[str, str], found: StudyResults) -> str:
 
 
 def short_table(paths: Sequence[Path]) -> str:
-    """Return a line for each study, those of a GPU first: question, setup, result."""
+    """Return a line for each study, those of a GPU first: setup, result, what beat the noise and what did not."""
 
     def row(path: Path, environment: dict[str, str], found: StudyResults) -> str:
-        machine = f"[{hardware(environment)}](bench/results/{path.name})"
-        said = [_in_short(found, variant, row) for variant, row in found.summary().iterrows()]
-        return f"| {found.question} | {_what_was_trained(found)}; {machine} | {'; '.join(said) or 'not finished'} |"
+        machine = f"[{found.name}](bench/results/{path.name}), {hardware(environment)}"
+        return f"| {_what_was_trained(found)}; {machine} | {_base_score(found)} | {_gains(found)} |"
 
-    header = ["| question | measured on | mIoU of the last evaluation |", "|---|---|---|"]
+    header = ["| trained | mIoU | changes, in points |", "|---|---|---|"]
     return "\n".join([*header, *_of_all(paths, row)]) if paths else NONE_YET
 
 
@@ -147,9 +145,21 @@ def _what_was_trained(found: StudyResults) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _in_short(found: StudyResults, variant: str, row: pd.Series) -> str:
-    change = found.difference(variant)
-    name = "" if variant == BASE else f"{variant}: "
-    runs = f" ({row['seeds']:.0f} seeds, best {100 * row['best']:.1f}, {number(row['minutes'])} minutes each)"
-    beside = f" ({100 * change.mean:+.1f}, {change.verdict})" if change else runs
-    return f"{name}{_percent(row['last'], row['last_std'])} %{beside}"
+def _base_score(found: StudyResults) -> str:
+    """Return the base's mIoU at the last evaluation, and how many runs of how many minutes gave it."""
+    summary = found.summary()
+    if BASE not in summary.index:
+        return "not finished"
+    row = summary.loc[BASE]
+    runs = f"{row['seeds']:.0f} seeds, {number(row['minutes'])} minutes each"
+    return f"{_percent(row['last'], row['last_std'])} % ({runs})"
+
+
+def _gains(found: StudyResults) -> str:
+    """Return the differences to the base, by verdict: those that beat the noise first."""
+    changes = {variant: found.difference(variant) for variant in found.summary().index}
+    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "noise": []}
+    for variant, change in changes.items():
+        if change:
+            verdicts.setdefault(change.verdict, []).append(f"{variant} {100 * change.mean:+.1f}")
+    return "; ".join(f"{verdict}: {', '.join(named)}" for verdict, named in verdicts.items() if named) or "–"

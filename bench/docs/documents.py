@@ -3,7 +3,7 @@
 Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json`` (of
 ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results`` becomes a part of
 docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the targets
-(``bench/docs/targets.py``) and the faults' sum, docs/recipes.md every ``accuracy-*.json`` (of
+(``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
 ``bench/accuracy.py``). None of it is written by hand.
 """
 
@@ -212,6 +212,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/speed.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
-    "docs/recipes.md": {"settings": recipes, "accuracy": _studies(accuracy.page)},
+    "docs/recipes.md": {"settings": recipes},
+    "docs/studies.md": {"accuracy": _studies(accuracy.page)},
 }
 """Document → its sections."""

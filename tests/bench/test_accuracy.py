@@ -336,8 +336,8 @@ def test_the_documents_show_what_is_committed(found: StudyResults, tmp_path: Pat
     for part in (STUDIES["demo"].question, "`x` at abcdef012 with torch 9.8", "- ema-off: `--optim.ema None`"):
         assert part in text
     first, second = tables.short_table(paths).splitlines()[2:]
-    assert "[1 × Card](bench/results/accuracy-gpu.json)" in first
-    assert "31.0 ± 1.0 % (3 seeds, best 31.0, 3.50 minutes each); ema-off: 29.0 ± 1.0 % (-2.0, worse)" in second
+    assert "[demo](bench/results/accuracy-gpu.json), 1 × Card" in first
+    assert "| 31.0 ± 1.0 % (3 seeds, 3.50 minutes each) | worse: ema-off -2.0; 2 seeds, too few to say: rate" in second
 
 
 def test_a_line_is_the_mean_over_seeds(found: StudyResults, tmp_path: Path) -> None:

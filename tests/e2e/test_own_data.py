@@ -18,7 +18,7 @@ from fastseg.packing.sources import open_source
 from fastseg.shards.images import read_labels, read_rgb
 from fastseg.shards.manifest import read_manifest
 
-GUIDES = (commands.ROOT / "README.md", commands.ROOT / "docs" / "data.md")
+README, GUIDE = commands.ROOT / "README.md", commands.ROOT / "docs" / "data.md"
 SIZES = ((97, 71), (64, 120), (131, 64), (75, 75), (90, 66), (66, 91))
 """Width and height: odd, portrait, landscape, square."""
 GREYS = {0: 60, 1: 140, 2: 220, 255: 10}
@@ -69,14 +69,12 @@ def write_mask(path: Path, mask: Image.Image, deep: bool = False) -> None:
     mask.save(path)
 
 
-def lines() -> list[list[str]]:
-    """The commands of the guide, in words; they stand in two places."""
-    texts = [path.read_text(encoding="utf-8").partition("## Your own images and masks")[2] for path in GUIDES]
-    short, long = (re.search(r"```bash\n(.*?)```", text, re.DOTALL) for text in texts)
-    assert short
-    assert long
-    assert short[1] == long[1]
-    return [shlex.split(line, comments=True) for line in short[1].splitlines()]
+def lines(document: Path) -> list[list[str]]:
+    """The commands of its section on one's own data, in words."""
+    section = document.read_text(encoding="utf-8").partition("## Your own images and masks")[2]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert block
+    return [shlex.split(line, comments=True) for line in block[1].splitlines()]
 
 
 def adapted(words: list[str]) -> list[str]:
@@ -89,11 +87,18 @@ def adapted(words: list[str]) -> list[str]:
     return [*words, "--workers", "1"] if "tools/make_shards.py" in words else words
 
 
+def test_the_readme_has_lines_of_the_guide() -> None:
+    guide = iter(lines(GUIDE))
+    assert len(lines(README)) > 2
+    for words in lines(README):
+        assert words in guide, f"{words}: not in docs/data.md, or in another order"
+
+
 def test_the_lines_of_the_guide_lead_to_a_report(tmp_path: Path) -> None:
     write_own(tmp_path / "mydata")
     for folder in ("tools", "fastseg"):
         (tmp_path / folder).symlink_to(commands.ROOT / folder)
-    *typed, (opens, report) = lines()
+    *typed, (opens, report) = lines(GUIDE)
     assert opens == "xdg-open"
     for words in typed:
         result = commands.typed(*adapted(words), cwd=tmp_path)
