@@ -232,7 +232,7 @@ def _decode_png(image: Image.Image, data: bytes) -> Image.Image | None:
 
 
 def _chunks(data: bytes) -> set[bytes]:
-    """Return the types of the chunks of a PNG (PNG specification, section 5.3), without texts that are mere comments."""
+    """Return the types of the chunks of a PNG (PNG specification, section 5.3), without mere comments."""
     types, position = set(), 8
     while position + 8 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
