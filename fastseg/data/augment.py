@@ -13,16 +13,16 @@ torch are imported where they are used, since drawing needs neither.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.config import AugmentConfig
 from fastseg.labels import IGNORE
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
 """R, G, B, 0–255."""
 FILL: Color = (124, 116, 104)
@@ -101,39 +101,49 @@ def dali_crop(image: Any, mask: Any, crops: Any, crop: tuple[int, int], fill: Co
 
 
 def cpu_crop(
-    image: Any, mask: Any, size: list[int], pad: list[int], flip: bool, fill: Color, out: "tuple[Tensor, Tensor]"
+    image: Pixels,
+    mask: Pixels,
+    size: tuple[int, int],
+    pad: tuple[int, int],
+    flip: bool,
+    fill: Pixels,
+    change: Callable[[Pixels, Pixels], tuple[Pixels, Pixels]],
+    out: tuple[Pixels, Pixels],
 ) -> None:
-    """Resize, flip and pad one window on the CPU, into ``out``: uint8 h×w×3 and h×w×1.
+    """Resize, change, flip and pad one window on the CPU, into ``out``: uint8 h×w×3 and h×w.
 
-    ``image`` and ``mask``: uint8 H×W×3 and H×W×1, of DALI; ``size``: rows and columns that they are resized to;
-    ``pad``: rows of padding above and columns on the left.
+    ``image`` and ``mask``: uint8 H×W×3 and H×W; ``size``: rows and columns that they are resized to; ``pad``: rows of
+    padding above and columns on the left; ``fill``: uint8 w×3, a row of padding; ``change``: changes pixels one by one,
+    and is called where there are fewer of them, before or after resizing.
     """
-    resized, labels = _resize_image(image, size), _resize_mask(mask, size)
-    if flip:
-        resized, labels = resized.flip(1), labels.flip(1)
-    if size != list(out[1].shape[:2]):
-        out[0][:], out[1][:] = out[0].new_tensor(fill), IGNORE
     region = slice(pad[0], pad[0] + size[0]), slice(pad[1], pad[1] + size[1])
-    out[0][region], out[1][region] = resized, labels
+    pixels, labels = out[0][region], out[1][region]
+    if labels.shape != out[1].shape:
+        out[0][:], out[1][:] = fill, IGNORE
+    grows = size[0] >= mask.shape[0] and size[1] >= mask.shape[1]
+    if grows:
+        image, mask = change(image, mask)
+    _resize_image(image, pixels)
+    cv2.resize(mask, labels.shape[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
+    if not grows:
+        pixels[:], labels[:] = change(pixels, labels)
+    if flip:
+        cv2.flip(pixels, 1, dst=pixels)
+        cv2.flip(labels, 1, dst=labels)
 
 
-def _resize_image(image: Any, size: list[int]) -> "Tensor":
-    """Resize bilinearly, antialiased."""
+def _resize_image(image: Pixels, out: Pixels) -> None:
+    """Resize bilinearly, antialiased, into ``out``."""
+    height, width = out.shape[:2]
+    if height >= image.shape[0] and width >= image.shape[1]:  # there is nothing to antialias
+        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+        return
     import torch
     from torch.nn.functional import interpolate
 
     # Channels-last with its batch dimension of one, which the fast kernel insists on.
-    frame = torch.from_dlpack(image)[None].permute(0, 3, 1, 2)
-    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-
-
-def _resize_mask(mask: Any, size: list[int]) -> "Tensor":
-    """Resize to the nearest neighbor."""
-    import torch
-    from PIL import Image
-
-    resized = Image.fromarray(np.asarray(mask)[..., 0]).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(resized))[..., None]
+    frame = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    out[:] = interpolate(frame, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 # Brightness, contrast, saturation and hue
@@ -157,6 +167,29 @@ def dali_color(image: Any, mask: Any, fill: Color, **parameters: Any) -> tuple[A
     return fn.color_twist(image, **parameters), mask
 
 
+RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+"""Brightness and two axes of color (https://en.wikipedia.org/wiki/YIQ), as DALI has them."""
+
+
+def color_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> NDArray[np.float64]:
+    """Return the 3×4 matrix by which DALI's ``color_twist`` changes (R, G, B, 1), 0–255.
+
+    Hue turns the plane of color, saturation stretches it; contrast is about 128; brightness is a factor.
+    """
+    sine, cosine = np.sin(np.deg2rad(hue)), np.cos(np.deg2rad(hue))
+    change = np.array(
+        [[1, 0, 0], [0, saturation * cosine, saturation * sine], [0, -saturation * sine, saturation * cosine]]
+    )
+    colors = brightness * contrast * np.linalg.inv(RGB_TO_YIQ) @ change @ RGB_TO_YIQ
+    return np.column_stack([colors, np.full(3, brightness * 128 * (1 - contrast))])
+
+
+def cpu_color(image: Pixels, mask: Pixels, fill: Color, **parameters: float) -> tuple[Pixels, Pixels]:
+    """Color pixels on the CPU, in a fortieth of the time that DALI's operator takes there."""
+    del fill
+    return cast(Pixels, cv2.transform(image, color_matrix(**parameters))), mask
+
+
 # The table
 
 
@@ -171,10 +204,11 @@ class Augmentation(NamedTuple):
     """Draws those parameters for one sample, also where ``is_on`` is False."""
     dali: Callable[..., tuple[Any, Any]]
     """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, all of them nodes."""
-    cpu: "Callable[..., tuple[Tensor, Tensor]] | None" = None
-    """Changes a finished crop on the CPU: ``cpu(image, mask, fill, **parameters)`` with uint8 h×w×3, h×w×1 and floats;
-    on a GPU ``dali`` then does, after the padding. It is for what moves pixels, such as a rotation. None: ``dali``
-    changes the decoded window, on a CPU as well."""
+    cpu: Callable[..., tuple[Pixels, Pixels]]
+    """Does the same to arrays: ``cpu(image, mask, fill, **parameters)`` with uint8 H×W×3, uint8 H×W and floats."""
+    moves_pixels: bool
+    """Whether it moves pixels, as a rotation does: then it changes finished crops, with their padding. What changes
+    each pixel by itself is done to the window, before padding."""
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -183,10 +217,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         parameters=("brightness", "contrast", "saturation", "hue"),
         sample=sample_color,
         dali=dali_color,
+        cpu=cpu_color,
+        moves_pixels=False,
     ),
 }
 """Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay. None
-changes finished crops so far."""
+moves pixels so far."""
 
 PARAMETERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
 """Names of all that is drawn for a sample beside its window."""
@@ -203,6 +239,6 @@ def sample_augmentations(
     )
 
 
-def switched_on(config: AugmentConfig, finished: bool) -> list[Augmentation]:
-    """Return the :data:`AUGMENTATIONS` of ``finished`` crops, or of decoded windows, that these settings ask for."""
-    return [a for a in AUGMENTATIONS.values() if a.is_on(config) and (a.cpu is not None) == finished]
+def switched_on(config: AugmentConfig, moves_pixels: bool) -> list[Augmentation]:
+    """Return those of the :data:`AUGMENTATIONS` that these settings ask for, and that move pixels or do not."""
+    return [a for a in AUGMENTATIONS.values() if a.is_on(config) and a.moves_pixels == moves_pixels]

@@ -1,18 +1,20 @@
 """The DALI graphs: encoded images and masks in, uint8 batches out; running one, and resizing on the CPU instead.
 
-The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → change finished
-crops. On a CPU it ends with the windows, and :class:`CpuResizer` does the rest. The operators are those of
+The training graph is a list of steps: decode the crop's window → change its colors → resize and pad → move the crop's
+pixels. On a CPU it ends with the decoded windows, and :class:`CpuResizer` does the rest. The operators are those of
 :mod:`fastseg.data.augment`, which has drawn what they need before, once for image and mask: drawing twice with one seed
 has drifted apart for others (https://github.com/NVIDIA/DALI/issues/2546).
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import tee
+from functools import partial
+from itertools import repeat, tee
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
@@ -24,7 +26,7 @@ from nvidia.dali.tensors import TensorGPU, TensorListGPU
 from torch import Tensor
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import Color, cpu_crop, dali_crop, switched_on
+from fastseg.data.augment import Augmentation, Color, Pixels, cpu_crop, dali_crop, switched_on
 
 Array = NDArray[Any] | torch.Tensor
 """An array on the CPU, or a tensor on a GPU."""
@@ -81,42 +83,28 @@ RESIZING = ("region_start", "region_end", "size", "pad_start")
 @pipeline_def
 def train_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, device: str, codec: str) -> Any:
     """Make crops as ``source`` says: image uint8 h×w×3 and mask uint8 h×w×1 on ``device``."""
-    drawn = (*_parameters(augment, finished=False), *_parameters(augment, finished=True))
+    steps = [switched_on(augment, moves_pixels) for moves_pixels in (False, True)]
+    drawn = (name for step in steps for augmentation in step for name in augmentation.parameters)
     crops = feed(source, (*DECODING, *RESIZING, *drawn), device, codec)
-    image, mask = _decode_windows(crops, augment, fill, device, codec)
+    image, mask = _change(decode_image(crops, device, codec), decode_mask(crops, codec), crops, steps[0], fill)
     if device == "gpu":  # the GPU decodes neither masks nor PNGs
         image, mask = image.gpu(), mask.gpu()
     image, mask = dali_crop(image, mask, crops, augment.crop, fill)
-    return _change(image, mask, crops, augment, fill, finished=True)
+    return _change(image, mask, crops, steps[1], fill)
 
 
 @pipeline_def
-def windows_graph(source: Callable[[], Crops], augment: AugmentConfig, fill: Color, codec: str) -> Any:
-    """Do the same on the CPU as far as decoded windows; :class:`CpuResizer` does the rest.
-
-    Returns windows of images and masks: uint8, of various sizes.
-    """
-    crops = feed(source, (*DECODING, *_parameters(augment, finished=False)), "cpu", codec)
-    return _decode_windows(crops, augment, fill, "cpu", codec)
+def windows_graph(source: Callable[[], Crops], codec: str) -> Any:
+    """Decode windows of images and masks on the CPU: uint8, of various sizes; :class:`CpuResizer` does the rest."""
+    crops = feed(source, DECODING, "cpu", codec)
+    return decode_image(crops, "cpu", codec), decode_mask(crops, codec)
 
 
-def _decode_windows(crops: Any, augment: AugmentConfig, fill: Color, device: str, codec: str) -> tuple[Any, Any]:
-    image, mask = decode_image(crops, device, codec), decode_mask(crops, codec)
-    return _change(image, mask, crops, augment, fill, finished=False)
-
-
-def _change(
-    image: Any, mask: Any, crops: Any, augment: AugmentConfig, fill: Color, *, finished: bool
-) -> tuple[Any, Any]:
-    """Apply the augmentations of ``finished`` crops, or of decoded windows."""
-    for augmentation in switched_on(augment, finished):
+def _change(image: Any, mask: Any, crops: Any, augmentations: Sequence[Augmentation], fill: Color) -> tuple[Any, Any]:
+    for augmentation in augmentations:
         parameters = {name: getattr(crops, name) for name in augmentation.parameters}
         image, mask = augmentation.dali(image, mask, fill, **parameters)
     return image, mask
-
-
-def _parameters(augment: AugmentConfig, *, finished: bool) -> tuple[str, ...]:
-    return tuple(name for augmentation in switched_on(augment, finished) for name in augmentation.parameters)
 
 
 @pipeline_def
@@ -214,9 +202,11 @@ class CpuResizer:
 
     def __init__(self, augment: AugmentConfig, fill: Color, threads: int, pinned: bool = False) -> None:
         """Start the threads. ``pinned``: put batches into pinned memory, which a GPU copies while it computes."""
-        self._pinned, self._fill = pinned, fill
-        self._crop, self._augmentations = augment.crop, switched_on(augment, finished=True)
-        # A thread per sample: were torch to split each image too, threads would wait for each other.
+        self._pinned, self._crop, self._fill = pinned, augment.crop, fill
+        self._row = np.tile(np.array(fill, np.uint8), (augment.crop[1], 1))
+        self._before, self._after = (switched_on(augment, moves_pixels) for moves_pixels in (False, True))
+        # A thread per sample: were the libraries to split each image too, threads would wait for each other.
+        cv2.setNumThreads(1)
         mine = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "fastseg-resize", initializer=torch.set_num_threads, initargs=(1,))
         # Start all threads now: one that started later would set the number of threads of those after it.
@@ -233,27 +223,24 @@ class CpuResizer:
             torch.empty(len(images), *self._crop, channels, dtype=torch.uint8, pin_memory=self._pinned)
             for channels in (3, 1)
         )
-        size, pad = crops.size.astype(int).tolist(), (-crops.pad_start).tolist()
-        parameters = [{name: float(values[i]) for name, values in crops.parameters.items()} for i in range(len(images))]
-        list(
-            self._pool.map(
-                self._finish, images, masks, size, pad, crops.flip.tolist(), parameters, zip(out, labels, strict=True)
-            )
-        )
+        finished = zip(out.numpy(), labels.numpy()[..., 0], strict=True)
+        list(self._pool.map(self._make, images, masks, range(len(images)), repeat(crops), finished))
         return out, labels
 
-    def _finish(
-        self,
-        image: Any,
-        mask: Any,
-        size: list[int],
-        pad: list[int],
-        flip: bool,
-        parameters: dict[str, float],
-        out: tuple[Tensor, Tensor],
-    ) -> None:
-        cpu_crop(image, mask, size, pad, flip, self._fill, out)
-        for augmentation in self._augmentations:
-            assert augmentation.cpu  # it changes finished crops
-            own = {name: parameters[name] for name in augmentation.parameters}
-            out[0][:], out[1][:] = augmentation.cpu(*out, self._fill, **own)
+    def _make(self, image: Any, mask: Any, i: int, crops: Crops, out: tuple[Pixels, Pixels]) -> None:
+        """Make the crop of sample ``i`` of the batch, into ``out``."""
+        numbers = {name: float(values[i]) for name, values in crops.parameters.items()}
+        (height, width), (top, left) = crops.size[i].astype(int).tolist(), (-crops.pad_start[i]).tolist()
+        change = partial(self._change, self._before, numbers)
+        windows = np.asarray(image), np.asarray(mask)[..., 0]
+        cpu_crop(*windows, (height, width), (top, left), bool(crops.flip[i]), self._row, change, out)
+        if self._after:
+            out[0][:], out[1][:] = self._change(self._after, numbers, *out)
+
+    def _change(
+        self, augmentations: Sequence[Augmentation], numbers: dict[str, float], image: Pixels, mask: Pixels
+    ) -> tuple[Pixels, Pixels]:
+        for augmentation in augmentations:
+            own = {name: numbers[name] for name in augmentation.parameters}
+            image, mask = augmentation.cpu(image, mask, self._fill, **own)
+        return image, mask

@@ -164,7 +164,7 @@ def _resized_on_cpu(
     options: dict[str, Any],
 ) -> Tensors:
     """Make batches of windows that DALI decodes on the CPU; for a GPU make them ahead and copy them there."""
-    decoder = Decoder(reader, source, windows_graph, augment=augment, fill=fill, codec=codec, **options)
+    decoder = Decoder(reader, source, windows_graph, codec=codec, **options)
     cpu_resize = CpuResizer(augment, fill, options["num_threads"], pinned=device.type == "cuda")
 
     def following() -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ def run_graph(
     crops = collate([Crop(encoded, (0, 0), encoded_mask, window, drawn, 0) for window in windows])
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}
     if on_cpu:
-        images, masks = dali_graph.windows_graph(lambda: crops, augment, FILL, "jpg", **options).run()
+        images, masks = dali_graph.windows_graph(lambda: crops, "jpg", **options).run()
         out, labels = dali_graph.CpuResizer(augment, FILL, 2)(list(images), list(masks), crops)
         return out.numpy(), labels.numpy()[..., 0]
     images, masks = dali_graph.train_graph(lambda: crops, augment, FILL, "cpu", "jpg", **options).run()
