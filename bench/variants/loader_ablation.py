@@ -88,7 +88,7 @@ def _floats() -> None:
 
 REPLACEMENTS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "cutting JPEGs nor decoding their window alone": (_whole_frames, ("cpu", "cuda")),
-    "resizing by torch": (_resize_by_dali, ("cpu",)),
+    "resizing and coloring beside DALI": (_resize_by_dali, ("cpu",)),
     "reading ahead": (_read_when_asked, ("cpu", "cuda")),
     "handing over bytes": (_floats, ("cpu",)),
 }

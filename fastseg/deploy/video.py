@@ -1,9 +1,12 @@
-"""Read and write videos by OpenCV, of the same size and rate, without sound."""
+"""Read and write videos by OpenCV, of the same size and rate, without sound.
+
+OpenCV is imported where it is used: that takes time, which `fastseg-predict --help` and images do not need.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +39,9 @@ class Video(NamedTuple):
 
 
 def probe(path: Path) -> Video:
-    """Read size, rate and length. Raises :class:`UserError` for other files, and if OpenCV is not installed."""
-    cv2 = _opencv(path)
+    """Read size, rate and length. Raises :class:`UserError` for other files, """
+    import cv2
+
     capture = cv2.VideoCapture(str(path))
     try:
         good, frame = capture.read()
@@ -64,14 +68,15 @@ def probe_videos(inputs: Iterable[Input], complain: Callable[[str], None]) -> di
 
 def read_video(path: Path) -> Iterator[Picture]:
     """Yield the frames in order, as far as they can be decoded."""
-    cv2 = _opencv(path)
+    import cv2
+
     capture = cv2.VideoCapture(str(path))
     try:
         while True:
             good, frame = capture.read()
             if not good:
                 return
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order is B, G, R
     finally:
         capture.release()
 
@@ -81,13 +86,15 @@ class Writer:
 
     def __init__(self, path: Path, video: Video) -> None:
         """Open ``path``, which ends in the suffix of ``video``. Raises :class:`OSError` if OpenCV cannot open it."""
-        self._cv2, self._path, self._video = _opencv(path), path, video
+        import cv2
+
+        self._path, self._video = path, video
         odd = path.suffix == ".avi"
-        backend = self._cv2.CAP_OPENCV_MJPEG if odd else self._cv2.CAP_FFMPEG
-        code = self._cv2.VideoWriter_fourcc(*("MJPG" if odd else "mp4v"))
+        backend = cv2.CAP_OPENCV_MJPEG if odd else cv2.CAP_FFMPEG
+        code = cv2.VideoWriter.fourcc(*("MJPG" if odd else "mp4v"))
         size = (video.width, video.height)
         rate = max(video.rate, 1.0) if odd else _writable(video.rate)
-        self._writer = self._cv2.VideoWriter(str(path), backend, code, rate, size)
+        self._writer = cv2.VideoWriter(str(path), backend, code, rate, size)
         self.frames = 0
         """Number of frames written so far."""
         if not self._writer.isOpened():
@@ -95,7 +102,7 @@ class Writer:
 
     def write(self, picture: Picture) -> None:
         """Append a frame."""
-        self._writer.write(self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2BGR))
+        self._writer.write(np.ascontiguousarray(picture[..., ::-1]))  # OpenCV's order is B, G, R
         self.frames += 1
 
     def close(self) -> None:
@@ -119,7 +126,7 @@ def write_video(path: Path, video: Video) -> Iterator[Writer]:
             except OSError:
                 raise UserError(
                     f"{path} cannot be written as a video of {video.width}×{video.height} pixels by this OpenCV; "
-                    "install 'fastseg-deeplab[video]', or check whether the disk is full"
+                    "check whether the disk is full"
                 ) from None
             try:
                 yield writer
@@ -133,7 +140,8 @@ def write_video(path: Path, video: Video) -> Iterator[Writer]:
 
 def _check_whole(written: Path, frames: int, path: Path) -> None:
     """Refuse a file without its last frame, since OpenCV does not report a full disk. ``path``: its final name."""
-    cv2 = _opencv(path)
+    import cv2
+
     capture = cv2.VideoCapture(str(written))
     try:
         there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -167,11 +175,3 @@ def _set_rate(path: Path, rate: float) -> None:
         file.write((1000).to_bytes(4, "little") + round(rate * 1000).to_bytes(4, "little"))
         file.seek(main + 8)
         file.write(round(1e6 / rate).to_bytes(4, "little"))
-
-
-def _opencv(path: Path) -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise UserError(f"the video {path} needs OpenCV; pip install 'fastseg-deeplab[video]'") from None
-    return cv2

@@ -86,7 +86,7 @@ def test_the_ablation_takes_away_what_is_in_use(request_: Request) -> None:
     found = variants.entries("ablate", request_, "loader")
     names = [c.name for c in found]
     assert names[0] == "fastseg"
-    assert "fastseg without resizing by torch" in names
+    assert "fastseg without resizing and coloring beside DALI" in names
     assert len(set(names)) == len(names) == 1 + len(loader_ablation.OTHER_SETTINGS) + len(loader_ablation.REPLACEMENTS)
     variant = build(json.loads(json.dumps({"factory": found[1].factory, "settings": found[1].settings})))
     assert variant.step() == 3

@@ -156,17 +156,6 @@ def test_a_full_disk_stops_all(trained: Path, album: Path, tmp_path: Path, monke
         run(trained, album, out=tmp_path)
 
 
-def test_videos_need_opencv_and_images_do_not(
-    trained: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = write_video(tmp_path / "clip.mp4", (64, 40), 10, 1)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match="1 of 2 files"):
-        run(trained, source, album / "a.jpg", out=tmp_path / "out")
-    assert "pip install 'fastseg-deeplab[video]'" in capsys.readouterr().err
-    assert below(tmp_path / "out") == {"overlays/a.jpg"}
-
-
 def test_a_video_that_ends_early_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_video(tmp_path / "cut.avi", (51, 33), 15, 12)
     data = source.read_bytes()

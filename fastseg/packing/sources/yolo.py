@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any
@@ -109,7 +108,7 @@ def fill_outlines(drawn: Sequence[tuple[int, NDArray[np.float32]]], height: int,
 
     Points are truncated to whole pixels; OpenCV fills the polygons.
     """
-    import cv2
+    import cv2  # lazily, as other layouts need it not
 
     parts = []
     for value, points in drawn:
@@ -136,8 +135,6 @@ class YoloSegmentation:
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks. Raises :class:`UserError` if a split of the YAML does not exist."""
-        if find_spec("cv2") is None:
-            raise UserError("YOLO's outlines are filled by OpenCV; install it: pip install opencv-python-headless")
         file, config = self._require_config(tree)
         names, images, masks = _names(config, file), list[Found](), list[Labeled]()
         numbers = number_classes(names)
