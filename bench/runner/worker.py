@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from typing import Any
 
+import fastseg.commands  # noqa: F401 - OpenMP's threads wait in all entries as they do in fastseg's commands
 from bench.runner.processes import MARK, cpu_seconds
 from fastseg.errors import UserError
 
