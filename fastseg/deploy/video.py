@@ -39,7 +39,7 @@ class Video(NamedTuple):
 
 
 def probe(path: Path) -> Video:
-    """Read size, rate and length. Raises :class:`UserError` for other files, """
+    """Read size, rate and length. Raises :class:`UserError` for other files,"""
     import cv2
 
     capture = cv2.VideoCapture(str(path))

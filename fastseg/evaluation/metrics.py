@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from fastseg.distributed.ranks import gather_on_first, gather_states, sum_over_ranks
 from fastseg.evaluation.bootstrap import Counts
@@ -217,6 +216,9 @@ def count_pixels(prediction: torch.Tensor, label: torch.Tensor, num_classes: int
     strange = _outside(prediction, num_classes) | (_outside(label, num_classes) & (label != IGNORE))
     truth = torch.where(strange, IGNORE, label)
     if not prediction.is_cuda:
+        # Imported for the first frame: it takes as long as torch (SciPy, Matplotlib), and training starts without it.
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
         counted = multiclass_confusion_matrix(prediction, truth, num_classes, ignore_index=IGNORE, validate_args=False)
         return counted, strange.sum()
     # torchmetrics waits for a GPU to leave out ignored pixels, and torch's bincount to find the maximum: here
