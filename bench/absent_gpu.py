@@ -5,11 +5,12 @@ Replaces private parts of torch for the rest of the process. If one has moved, :
 
 import atexit
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -42,7 +43,7 @@ GPUS = {
 
 
 def pretend(gpu: Gpu) -> None:
-    """Let torch believe in ``gpu`` as its only device. Raises :class:`Moved`; it can hold only fake tensors."""
+    """Let torch believe in ``gpu`` as its only device, which can hold only fake tensors. Raises :class:`Moved`."""
     with naming_what_moved():
         _replace_hooks()
         _answer_torch(gpu)
@@ -113,7 +114,7 @@ def _answer_torch(gpu: Gpu) -> None:
     from torch._dynamo.device_interface import CudaInterface
 
     properties = _properties(gpu)
-    answers: dict[str, Callable[..., Any]] = {
+    answers: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
@@ -132,11 +133,10 @@ def _answer_torch(gpu: Gpu) -> None:
         "_exchange_device": lambda _index: 0,
         "_maybe_exchange_device": lambda _index: 0,
     }
-    for name, answer in answers.items():
-        _known(torch.cuda, name)
-        setattr(torch.cuda, name, answer)
-    for name in answers.keys() & vars(CudaInterface).keys() - {"is_available"}:
-        setattr(CudaInterface, name, staticmethod(answers[name]))
+    patch.multiple(torch.cuda, **answers).start()
+    of_interface = answers.keys() & vars(CudaInterface).keys() - {"is_available"}
+    methods: dict[str, Any] = {name: staticmethod(answers[name]) for name in of_interface}
+    patch.multiple(CudaInterface, **methods).start()
     torch._C._cuda_getCurrentRawStream = lambda _device: 0  # type: ignore[assignment]
 
 
@@ -144,14 +144,11 @@ def _answer_compiler() -> None:
     from torch._inductor.fx_passes import joint_graph
     from torch._subclasses import fake_tensor
 
-    _known(fake_tensor, "init_gpu_context")
-    fake_tensor.init_gpu_context = lambda _device: None  # type: ignore[assignment]
-    _known(fake_tensor.FakeTensorMode, "avoid_device_init")
-    fake_tensor.FakeTensorMode.avoid_device_init = property(lambda _mode: True)  # type: ignore[assignment]
+    patch.object(fake_tensor, "init_gpu_context", lambda _device: None).start()
+    patch.object(fake_tensor.FakeTensorMode, "avoid_device_init", True).start()
     # Without a GPU torch would choose its own slow convolution, whose results are not channels-last.
-    _known(torch._C, "_select_conv_backend")
     cudnn = torch._C._ConvBackend.Cudnn  # type: ignore[attr-defined]
-    torch._C._select_conv_backend = lambda *_, **__: cudnn
+    patch.object(torch._C, "_select_conv_backend", lambda *_, **__: cudnn).start()
     folder: Any = joint_graph.UniformValueConstantFolder
     deduce = folder._deduce_value
 
@@ -181,8 +178,3 @@ def _answer_triton(gpu: Gpu) -> None:
             is_active=lambda: True,
         )
     )
-
-
-def _known(owner: object, name: str) -> None:
-    if not hasattr(owner, name):
-        raise AttributeError(f"{getattr(owner, '__name__', owner)} has no {name}")

@@ -17,12 +17,12 @@ if __package__ in (None, ""):
 
 import tyro
 
-from bench.docs.plots import check_plot
+from bench.docs.plots import check_outputs
 from bench.studies.runs import RECORD, Run, plan
 from bench.studies.studies import BASE, STUDIES, flags_of, words
 from fastseg.cli_help import shown_as
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
-from fastseg.files import check_writable, check_writable_file
+from fastseg.files import check_writable
 from fastseg.shards.manifest import read_manifest
 
 PATH = re.compile(r"(?<![\w./:])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
@@ -45,10 +45,8 @@ class Options:
     """List the studies, with their questions, variants and predictions."""
     seeds: Annotated[int | None, shown_as("N")] = None
     """Use seeds 0 to N-1. Default: the study's number, mostly 3."""
-    seed: Annotated[tuple[int, ...] | None, shown_as("SEED ...")] = None
-    """Use these seeds instead."""
     variants: Annotated[tuple[str, ...] | None, shown_as("NAME ...")] = None
-    """Run only these variants, and the base. Default: all."""
+    """Run only these variants, and the base (base: it alone). Default: all."""
     runs: Annotated[Path, shown_as("DIR")] = Path("runs/accuracy")
     """Folder of the run folders."""
     show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -71,7 +69,8 @@ def main() -> None:
         return
     check(options)
     unwind_on_sigterm()
-    plans = {name: plan(name, options.variants, _seeds(options, name), options.runs, extra) for name in options.studies}
+    seeds = {name: range(options.seeds or STUDIES[name].seeds) for name in options.studies}
+    plans = {name: plan(name, options.variants, seeds[name], options.runs, extra) for name in options.studies}
     stopped = 0
     if not options.show:
         from bench.studies.sessions import run_all  # torch takes seconds to import
@@ -91,23 +90,10 @@ def check(options: Options) -> None:
     for name in options.studies:
         if name not in STUDIES:
             raise UserError(f"{name!r} is no study; it must be of: {', '.join(STUDIES)}")
-    if options.seeds is not None and options.seed is not None:
-        raise UserError("--seeds and --seed are both given; leave one of the two out")
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
     check_writable(options.runs, "--runs")
-    if options.plot:
-        check_plot(options.plot)
-    for flag, path in (("json", options.json), ("plot", options.plot)):
-        if path:
-            check_writable_file(path, f"--{flag}")
-
-
-def _seeds(options: Options, name: str) -> Sequence[int]:
-    """Return each seed once, in the order in which they are run."""
-    if options.seed is not None:
-        return tuple(dict.fromkeys(options.seed))
-    return range(options.seeds if options.seeds is not None else STUDIES[name].seeds)
+    check_outputs(options.json, options.plot)
 
 
 def listing() -> str:
@@ -115,7 +101,7 @@ def listing() -> str:
     lines = []
     for name, study in STUDIES.items():
         lines += [f"{name}: {study.question}", f"  predicted  {study.prediction}"]
-        changed = {BASE: study.base, **study.variants}
+        changed = {**study.changed(), BASE: study.base}
         lines += [*(f"  {variant:<16} {' '.join(words(flags))}" for variant, flags in changed.items()), ""]
     return "\n".join(lines).rstrip()
 

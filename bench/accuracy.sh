@@ -54,7 +54,7 @@ study() {
 
 for part in $parts; do
     case $part in
-        camvid) study camvid camvid --seed 0 ;;
+        camvid) study camvid camvid --seeds 1 ;;
         camvid-short) study camvid-short camvid-short --seeds "$seeds" "${some[@]}" ;;
         camvid-seeds) study camvid-seeds camvid --seeds "$seeds" ;;
         *) echo "error: $part is no part; see the head of $0" >&2; failed=1 ;;

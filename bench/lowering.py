@@ -6,19 +6,18 @@ instead of loaded. Needs :func:`bench.absent_gpu.pretend` before.
 
 import math
 import re
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from bench.absent_gpu import naming_what_moved
+from bench.stages.steps import loss_network
 from fastseg.config import Config
 from fastseg.device import autocast, precision_of
-from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
-from fastseg.training.step import LossNetwork
 
 GATHERED = "nll_loss2d_forward"
 """Part of a kernel's name: it reads one class's value of a pixel, but Inductor counts those of all classes."""
@@ -62,13 +61,12 @@ class Lowered:
     kernels: list[Kernel] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     """Triton kernels by name."""
-    codes: list[str] = field(default_factory=list)
-    """Inductor's output for the forward pass and for the backward pass."""
+    graphs: int = 0
+    """Two if neither the forward nor the backward pass is broken into several."""
     saved: int = 0
     """Bytes that the forward pass leaves for the backward pass."""
     misordered: list[str] = field(default_factory=list)
     """Gradients in another memory order than their weights, which fused optimizers read wrongly."""
-    seconds: float = 0.0
 
 
 def lower_step(config: Config, classes: int) -> Lowered:
@@ -79,17 +77,12 @@ def lower_step(config: Config, classes: int) -> Lowered:
     from torch._subclasses import FakeTensorMode
 
     device, mode = torch.device("cuda", 0), FakeTensorMode(allow_non_fake_inputs=True)
-    model, data, optim = config.model, config.data, config.optim
-    deeplab = SegmentationNetwork(
-        model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last
-    )
-    weights = torch.ones(classes) if optim.class_weights else None
-    with mode:
-        image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8, device=device)
-        label = torch.empty(data.batch, *data.crop, dtype=torch.uint8, device=device)
-        network = LossNetwork(deeplab, optim, None if weights is None else torch.ones(classes, device=device)).train()
-    _make_fake(network, mode, device)
-    found, begin = Lowered(), time.perf_counter()
+    data = config.data
+    with mode, device:
+        image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8)
+        label = torch.empty(data.batch, *data.crop, dtype=torch.uint8)
+        network = loss_network(config, classes, torch.ones(classes) if config.optim.class_weights else None)
+    found = Lowered()
     with naming_what_moved():
         outputs = _record(found)
 
@@ -99,30 +92,16 @@ def lower_step(config: Config, classes: int) -> Lowered:
 
     with (
         mode,
-        inductor.patch(
-            shape_padding=False, compile_threads=1, force_disable_caches=True
-        ),  # padding would be benchmarked
+        # Padding would be benchmarked.
+        inductor.patch(shape_padding=False, compile_threads=1, force_disable_caches=True),
         functorch.patch(force_non_lazy_backward_lowering=True, enable_autograd_cache=False),
-        autocast(precision_of(model.precision, device), device),
+        autocast(precision_of(config.model.precision, device), device),
     ):
         torch.compile(network, backend=backend, fullgraph=True)(image, label)
     _look_at_outputs(found, outputs, network)
     for kernel in found.kernels:  # sources would be known only after loading
         kernel.atomics = sum(_atomics(found.sources.get(name, "")) for name in kernel.names)
-    found.seconds = time.perf_counter() - begin
     return found
-
-
-def _make_fake(network: nn.Module, mode: Any, device: torch.device) -> None:
-    def fake(value: Tensor) -> Tensor:
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
-
-    with mode:
-        for part in network.modules():
-            for name, parameter in part._parameters.items():
-                part._parameters[name] = None if parameter is None else nn.Parameter(fake(parameter))
-            for name, buffer in part._buffers.items():
-                part._buffers[name] = None if buffer is None else fake(buffer)
 
 
 def _record(found: Lowered) -> list[tuple[str, list[Any]]]:
@@ -150,8 +129,7 @@ def _record(found: Lowered) -> list[tuple[str, list[Any]]]:
 
     def recorded(self: Any) -> Any:
         result = codegen(self)
-        code: Any = result[0]
-        found.codes.append(getattr(code, "value", code))
+        found.graphs += 1
         direction = "backward" if self.is_backward else "forward"
         outputs.append((direction, list(self.graph_outputs)))
         for node in self.scheduler.nodes:
@@ -160,9 +138,9 @@ def _record(found: Lowered) -> list[tuple[str, list[Any]]]:
                 found.kernels.append(kernel)
         return result
 
-    AsyncCompile.triton = triton  # type: ignore[assignment, method-assign]
-    TritonScheduling.define_kernel = define_kernel  # type: ignore[assignment, method-assign]
-    GraphLowering.codegen = recorded  # type: ignore[method-assign]
+    patch.object(AsyncCompile, "triton", triton).start()
+    patch.object(TritonScheduling, "define_kernel", define_kernel).start()
+    patch.object(GraphLowering, "codegen", recorded).start()
     return outputs
 
 

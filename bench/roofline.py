@@ -4,29 +4,30 @@ The step is traced and lowered as on the GPU (bench/lowering.py), and each kerne
 its memory traffic. A prediction, not a measurement: which algorithms cuDNN chooses, how near Triton's kernels come to
 the memory's bandwidth, and the gaps between kernels are assumed.
 
-Example: python bench/roofline.py --recipe cityscapes --gpu H200
+Example: python bench/roofline.py --recipe cityscapes --gpu H200 (TORCH_LOGS=output_code shows Inductor's output)
 """
 
-import json
 import sys
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import pandas as pd
+import torch
 import tyro
 
 from bench.absent_gpu import GPUS, Gpu, Moved, pretend
-from bench.docs.targets import TARGETS
+from bench.docs.tables import table
 from bench.lowering import GATHERED, Kernel, Lowered, compile_cubins, lower_step
+from bench.runner.results import write_json
+from bench.stages.steps import loss_network
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.recipes import RECIPES
-from fastseg.training.flops import datasheet_peak, step_flops
+from fastseg.training.flops import datasheet_peak, run_flops
 
 LAUNCH = 2.5e-6
 """Minimum seconds of a kernel."""
@@ -53,18 +54,6 @@ class Options:
     """Number of the longest kernels to list, without convolutions."""
     json: Path | None = None
     """Write the figures to this file."""
-    code: Path | None = None
-    """Write Inductor's output to this folder: code0.py is the forward pass, code1.py the backward pass."""
-
-
-@dataclass
-class Row:
-    """A category of kernels."""
-
-    kernels: int = 0
-    gigabytes: float = 0.0
-    tflop: float = 0.0
-    milliseconds: float = 0.0
 
 
 def category(kernel: Kernel) -> str:
@@ -99,7 +88,8 @@ def seconds(kernel: Kernel, gpu: Gpu) -> float:
 
 def updates(config: Config, classes: int) -> list[Kernel]:
     """Return the kernels after the backward pass, uncompiled and float32: gradient norm, fused SGD, average."""
-    model = SegmentationNetwork(config.model.arch, classes, IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0)
+    with torch.device("meta"):
+        model = loss_network(config, classes).model
     weights = 4 * sum(p.numel() for p in model.parameters())
     state = weights + 4 * sum(b.numel() for b in model.net.buffers() if b.is_floating_point())
     rows = [("gradient norm", weights, 0), ("optimizer", 3 * weights, 2 * weights)]
@@ -107,16 +97,19 @@ def updates(config: Config, classes: int) -> list[Kernel]:
     return [Kernel("update", [name], reads, writes) for name, reads, writes in rows]
 
 
-def tabulate(kernels: list[Kernel], gpu: Gpu) -> dict[str, Row]:
+def tabulate(kernels: list[Kernel], gpu: Gpu) -> pd.DataFrame:
     """Return the sums of each category, the longest first."""
-    rows: dict[str, Row] = defaultdict(Row)
-    for kernel in kernels:
-        row = rows[category(kernel)]
-        row.kernels += kernel.launches
-        row.gigabytes += kernel.bytes / 1e9
-        row.tflop += sum(flop for flop, _ in kernel.calls.values()) / 1e12
-        row.milliseconds += 1e3 * seconds(kernel, gpu)
-    return dict(sorted(rows.items(), key=lambda item: -item[1].milliseconds))
+    rows = [
+        {
+            "category": category(kernel),
+            "kernels": kernel.launches,
+            "gigabytes": kernel.bytes / 1e9,
+            "tflop": sum(flop for flop, _ in kernel.calls.values()) / 1e12,
+            "milliseconds": 1e3 * seconds(kernel, gpu),
+        }
+        for kernel in kernels
+    ]
+    return pd.DataFrame(rows).groupby("category").sum().sort_values("milliseconds", ascending=False)
 
 
 def correct_gathers(kernels: list[Kernel], classes: int) -> None:
@@ -126,17 +119,14 @@ def correct_gathers(kernels: list[Kernel], classes: int) -> None:
             kernel.reads //= classes
 
 
-def summarize(found: Lowered, rows: dict[str, Row]) -> dict[str, float | int | list[str]]:
+def summarize(found: Lowered, rows: pd.DataFrame) -> dict[str, Any]:
     """Return the figures that a test compares with stored ones."""
     convolutions = [kernel for kernel in found.kernels if kernel.calls and "product" not in kernel.calls]
     return {
-        "kernels": sum(row.kernels for row in rows.values()),
-        "gigabytes": sum(row.gigabytes for row in rows.values()),
-        "tflop": sum(row.tflop for row in rows.values()),
-        "milliseconds": sum(row.milliseconds for row in rows.values()),
+        **rows.sum().to_dict(),
         "saved_gigabytes": found.saved / 1e9,
         "atomics": sum(kernel.atomics for kernel in found.kernels),
-        "graphs": len(found.codes),
+        "graphs": found.graphs,
         "convolutions": len(convolutions),
         "slow_convolutions": [kernel.shape for kernel in convolutions if not kernel.channels_last],
         "misordered_gradients": found.misordered,
@@ -144,28 +134,23 @@ def summarize(found: Lowered, rows: dict[str, Row]) -> dict[str, float | int | l
     }
 
 
-def show(config: Config, options: Options, gpu: Gpu, rows: dict[str, Row], figures: dict[str, object]) -> None:
-    """Print the table, the prediction and the targets beside it."""
-    batch, crop, ms = config.data.batch, config.data.crop, sum(row.milliseconds for row in rows.values())
+def show(config: Config, classes: int, gpu: Gpu, rows: pd.DataFrame, figures: dict[str, Any]) -> None:
+    """Print the table and the prediction."""
+    batch, crop, ms = config.data.batch, config.data.crop, figures["milliseconds"]
     print(f"{config.model.arch}, batch {batch} of {crop[0]}×{crop[1]}; {gpu.name} at an assumed "
           f"{gpu.bandwidth / 1e12:.2f} TB/s and {gpu.rate / 1e12:.0f} TFLOP/s")  # fmt: skip
-    print(f"{'category':38} {'kernels':>7} {'GB':>8} {'TFLOP':>8} {'ms':>8} {'share':>7}")
-    for name, row in rows.items():
-        print(f"{name:38} {row.kernels:7d} {row.gigabytes:8.2f} {row.tflop:8.2f} {row.milliseconds:8.2f} "
-              f"{100 * row.milliseconds / ms:6.1f} %")  # fmt: skip
-    print(
-        f"{'the whole step':38} {figures['kernels']:7d} {figures['gigabytes']:8.2f} {figures['tflop']:8.2f} {ms:8.2f}"
-    )
+    rows = pd.concat([rows, rows.sum().to_frame("the whole step").T])
+    cells = [
+        [name, f"{kernels:.0f}", *(f"{value:.2f}" for value in (gigabytes, tflop, took)), f"{100 * took / ms:.1f} %"]
+        for name, kernels, gigabytes, tflop, took in rows.itertuples()
+    ]
+    print(table(("category", "kernels", "GB", "TFLOP", "ms", "share"), cells, pad=True))
     print(f"saved for the backward pass: {figures['saved_gigabytes']:.2f} GB; {figures['atomics']:,} atomic additions; "
           f"convolutions that are not channels-last in 16 bits: {figures['slow_convolutions']}")  # fmt: skip
-    counted = step_flops(config.model.arch, CLASSES.get(options.recipe, 19), batch, crop, config.aux_weight > 0)
-    peak = datasheet_peak(gpu.name)
+    counted, peak = run_flops(config, classes), datasheet_peak(gpu.name)
     share = f", {100 * counted / (ms / 1e3) / (peak * 1e12):.0f} % MFU" if peak else ""
     print(f"a prediction, not a measurement: {1e3 * batch / ms:.0f} images/s{share}, if every kernel reaches the "
           "assumed rates and nothing waits")  # fmt: skip
-    target = next((m for m in TARGETS if m.what == f"train on one {options.gpu}, {crop[0]}² crops"), None)
-    if target and options.recipe == "cityscapes":
-        print(f"the target, {target.what}: at least {target.shown(target.least)}")
 
 
 def show_longest(kernels: list[Kernel], gpu: Gpu, count: int) -> None:
@@ -191,20 +176,15 @@ def predict(options: Options) -> None:
     found = lower_step(config, classes)
     correct_gathers(found.kernels, classes)
     rows = tabulate([*found.kernels, *after], gpu)
-    figures: dict[str, object] = {**summarize(found, rows)}
-    show(config, options, gpu, rows, figures)
+    figures = summarize(found, rows)
+    show(config, classes, gpu, rows, figures)
     show_longest(found.kernels, gpu, options.top)
     if options.cubins:
         figures["failed_cubins"] = failed = compile_cubins(found)
         print(f"{len(found.sources)} Triton kernels compiled to machine code, {len(failed)} failed: {failed[:5]}")
-    for i, code in enumerate(found.codes if options.code else ()):
-        assert options.code
-        options.code.mkdir(parents=True, exist_ok=True)
-        (options.code / f"code{i}.py").write_text(code, encoding="utf-8")
     if options.json:
         document = {"recipe": options.recipe, "gpu": gpu._asdict(), "figures": figures}
-        document["categories"] = {name: asdict(row) for name, row in rows.items()}
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, document | {"categories": rows.to_dict("index")})
 
 
 def main() -> None:

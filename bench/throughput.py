@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench import peers
-from bench.docs.plots import check_plot, plot_throughput
+from bench.docs.plots import check_outputs, plot_throughput
 from bench.docs.tables import measured, sentences, stage_table
 from bench.runner.processes import ROOT
 from bench.runner.results import Results, Row
@@ -28,7 +28,6 @@ from bench.stages.frames import Frames, frames_of_shards, procedural_frames
 from fastseg.cli_help import shown_as
 from fastseg.config import Arch
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
-from fastseg.files import check_writable_file
 from fastseg.parallel import usable_cores
 
 VARIANTS = {"ablate": "take away from", "candidates": "add to", "settings": "set in"}
@@ -109,11 +108,7 @@ class Options:
             raise UserError(f"--crop is {self.crop[0]} {self.crop[1]}; each way it must be 16 to 8192 pixels")
         if not 0 < self.scale[0] <= self.scale[1] <= 16:
             raise UserError(f"--scale is {self.scale[0]} {self.scale[1]}; give a low and a high ratio up to 16")
-        if self.plot:
-            check_plot(self.plot)
-        for flag, path in (("json", self.json), ("plot", self.plot)):
-            if path:
-                check_writable_file(path, f"--{flag}")
+        check_outputs(self.json, self.plot)
 
     @property
     def variants(self) -> str | None:

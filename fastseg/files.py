@@ -101,15 +101,15 @@ LOCK = ".lock"
 """Name of the lock file. Its contents mean nothing: the run folder is in use while a process locks it."""
 
 
-def lock_run_folder(folder: Path) -> IO[str]:
+def lock_run_folder(folder: Path, flag: str = "--name") -> IO[str]:
     """Lock ``folder``, made if missing, for a run, until the returned file is closed or the process has ended.
 
     However the process ends, the remaining file blocks no other run. Without locks in the file system, nothing is
-    refused. Raises :class:`UserError` if another process holds the lock.
+    refused. Raises :class:`UserError` if another process holds the lock; ``flag`` is the one that names another folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("w")
-    _lock(file, fcntl.LOCK_EX, folder)
+    _lock(file, fcntl.LOCK_EX, folder, flag)
     return file
 
 
@@ -119,13 +119,13 @@ def check_free(folder: Path) -> None:
         _lock(file, fcntl.LOCK_SH, folder)  # shared: all ranks of a run may check at once
 
 
-def _lock(file: IO[str], kind: int, folder: Path) -> None:
+def _lock(file: IO[str], kind: int, folder: Path, flag: str = "--name") -> None:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise UserError(
-            f"another process is training in {folder}; wait until it ends, or choose another --name"
+            f"another process is training in {folder}; wait until it ends, or choose another {flag}"
         ) from None
     except OSError:  # no locks in this file system
         pass

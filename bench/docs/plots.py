@@ -12,7 +12,7 @@ from bench.docs.tables import factor, measured, number, reference_row, stages
 from bench.runner.machine import hardware, on_gpu
 from bench.runner.results import Results, Row
 from fastseg.errors import UserError
-from fastseg.files import atomic_path
+from fastseg.files import atomic_path, check_writable_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,17 @@ CURVES = (
 )
 
 
+def check_outputs(json: Path | None, plot: Path | None) -> None:
+    """Raise :class:`UserError`, before anything is measured, if a file of --json or --plot could not be written."""
+    if plot:
+        check_plot(plot)
+    for flag, path in (("--json", json), ("--plot", plot)):
+        if path:
+            check_writable_file(path, flag)
+
+
 def check_plot(path: Path) -> None:
-    """Raise :class:`UserError` if drawing would fail, before anything is measured."""
+    """Raise :class:`UserError` if drawing would fail."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--plot is {path}; its name must end in {' or '.join(SUFFIXES)}")
     try:

@@ -51,12 +51,10 @@ class Target:
 
 def target_table(runs: Sequence[tuple[Path, Results]]) -> str:
     """Return the targets, a line for each run of bench/throughput.py that measured one, or a line that none has."""
-    rows = [row for target in TARGETS for row in list(_rows(target, runs)) or [_row_of_none(target)]]
+    rows = []
+    for target in TARGETS:
+        rows += list(_rows(target, runs)) or [(target.what, target.at_least, NOT_YET, "–")]
     return table(("target", "at least", "measured", "met"), rows, left=(0, 3))
-
-
-def _row_of_none(target: Target) -> tuple[str, ...]:
-    return target.what, target.at_least, NOT_YET, "–"
 
 
 def _rows(target: Target, runs: Sequence[tuple[Path, Results]]) -> Iterator[tuple[str, ...]]:

@@ -1,33 +1,32 @@
-"""Run each test file in a separate process, which may crash or hang.
+"""Run each test file by pytest in separate processes, which may crash or hang.
 
 ``python -m bench.runner.isolated_tests JSON FOLDER …``
 
-A test that kills its process, by a fault in a decoder, say, or that does not end within :data:`PATIENCE`, is reported
-as ``crashed`` or ``no time``; the remaining tests run in another process. JSON gets the environment and a
-:class:`Verdict` of every test, also after SIGTERM. Further arguments go to pytest. Exits with 1 unless all passed or
-were skipped.
+pytest-xdist replaces a process that a test kills, by a fault in a decoder, say, and pytest's faulthandler ends one
+whose test takes longer than :data:`PATIENCE`. Such a test is reported as ``crashed`` or ``no time``; the others go on.
+JSON gets the environment and a :class:`Verdict` of every test, also after SIGTERM. Further arguments go to pytest.
+Exits with 1 unless all passed or were skipped.
 """
 
-import json
 import os
+import re
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+import pytest
 
 from bench.runner import processes
 from bench.runner.machine import machine
 from bench.runner.processes import ROOT
 from bench.runner.results import read_json, write_json
-from bench.runner.test_log import LOG
-from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.errors import UserError, run_command
 
 WORTH = ("batches", "step", "engine", "cached", "evaluation", "run", "ranks", "energy")
 """Files of tests/gpu, the most important first; others follow."""
@@ -35,10 +34,11 @@ PATIENCE = float(os.environ.get("FASTSEG_TEST_PATIENCE", "90"))
 """Seconds that one test may take; the longest compiles a ResNet-50."""
 MOST = 4
 """Maximum processes for one file: starting one takes some 10 s, and a file that keeps crashing is given up."""
+NO_TIME = "no time was left"
+CRASH = "???"
+"""pytest-xdist's phase of a test in which its process died."""
 OUTCOMES = ("passed", "crashed", "failed", "no time", "not run", "skipped")
 """Outcomes of tests: passed, then the bad ones, worst first, then skipped."""
-GRACE = 5.0
-"""Seconds for a hanging test to write its stack."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,21 @@ def main() -> None:
             "bench.runner.isolated_tests takes a file to write and a folder of tests; options of pytest may follow"
         )
     out, folder, options = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    files = in_order_of_worth(folder.glob("test_*.py"))
+    files = in_order_of_worth(folder.resolve().glob("test_*.py"))
     if not files:
         raise UserError(f"{folder} has no test_*.py; name a folder of tests")
-    unwind_on_sigterm()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest ends its processes as after Ctrl-C
     verdicts: list[Verdict] = []
-    try:
-        while files:
-            run_file(files.pop(0), options, verdicts)
-    finally:
-        verdicts += [Verdict(str(path), "not run", reason="no time was left") for path in files]
-        write_json(out, {"environment": machine(), "tests": [asdict(verdict) for verdict in verdicts]})
+    interrupted = False
+    for path in files:
+        if interrupted:
+            verdicts.append(Verdict(node_id(path), "not run", reason=NO_TIME))
+        else:
+            found, interrupted = run_file(path, options)
+            verdicts += found
+    write_json(out, {"environment": machine(), "tests": [asdict(verdict) for verdict in verdicts]})
     print(count_outcomes(verdicts))
-    sys.exit(int(any(verdict.outcome in OUTCOMES[1:-1] for verdict in verdicts)))
+    sys.exit(130 if interrupted else int(any(verdict.outcome in OUTCOMES[1:-1] for verdict in verdicts)))
 
 
 def in_order_of_worth(paths: Iterable[Path]) -> list[Path]:
@@ -103,108 +105,114 @@ def read_verdicts(path: Path) -> list[Verdict]:
     return read_json(path, _Document, "verdicts of tests", "run the part tests again").tests
 
 
-def run_file(path: Path, options: Sequence[str], verdicts: list[Verdict]) -> None:
-    """Run a file's tests in as many processes as needed, and add their verdicts, also if interrupted."""
-    with TemporaryDirectory(prefix="fastseg-tests-") as folder:
-        log = Log(Path(folder) / "log")
-        for left in reversed(range(MOST)):
-            before = len(log.events)
-            try:
-                with processes.guarded() as mark:
-                    code, hung = _run_process(path, options, log, mark)
-            except BaseException:
-                log.read()
-                verdicts += [*log.verdicts(before), *log.not_run("no time was left")]
-                raise
-            verdicts += log.verdicts(before)
-            blamed = log.blame(str(path), code, hung)
-            if blamed is None:
-                verdicts += log.not_run(f"pytest ended with exit code {code}")
-                return
-            verdicts.append(blamed)
-            log.write(blamed)
-            if blamed.test == str(path) or not left:
-                verdicts += log.not_run(f"its file was given up after {MOST - left} processes")
-                return
+def rootdir(path: Path) -> Path:
+    """Return the folder from which pytest names the tests of a file."""
+    return ROOT if path.is_relative_to(ROOT) else path.parent
 
 
-class Log:
-    """The events of one file's processes, written by bench/runner/test_log.py."""
+def node_id(path: Path) -> str:
+    """Return pytest's name of a file."""
+    return str(path.relative_to(rootdir(path)))
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.events: list[dict[str, Any]] = []
 
-    def read(self) -> bool:
-        """Read new events; return whether there were any."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # complete lines
-        before, self.events = len(self.events), [json.loads(line) for line in lines]
-        return len(self.events) > before
+def run_file(path: Path, options: Sequence[str]) -> tuple[list[Verdict], bool]:
+    """Run a file's tests; return their verdicts, and whether this was interrupted."""
+    limits = ("-o", f"faulthandler_timeout={PATIENCE}", "-o", "faulthandler_exit_on_timeout=true")
+    isolated = ("--numprocesses=1", f"--max-worker-restart={MOST - 1}", *limits, f"--rootdir={rootdir(path)}")
+    code: int = pytest.ExitCode.INTERRUPTED
+    with processes.guarded() as mark, stderr_in_file() as stderr, suppress(KeyboardInterrupt):
+        reports = Reports(path, mark, stderr)
+        os.environ[processes.MARK] = mark
+        code = pytest.main([str(path), *isolated, *options], plugins=[reports])
+    interrupted = code == pytest.ExitCode.INTERRUPTED
+    why = NO_TIME if interrupted else f"its file was given up after {MOST} processes"
+    verdicts = [*reports.verdicts.values(), *reports.not_run(why)]
+    if not verdicts and code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        verdicts = [Verdict(node_id(path), "not run", reason=NO_TIME if interrupted else f"pytest ended with {code!r}")]
+    return verdicts, interrupted
 
-    def write(self, verdict: Verdict) -> None:
-        """Write a verdict, so that the next process leaves the test out."""
-        with self.path.open("a", encoding="utf-8") as file:
-            print(json.dumps(asdict(verdict)), file=file)
-        self.read()
 
-    def verdicts(self, since: int) -> list[Verdict]:
-        """Return the verdicts of the events from ``since`` on."""
-        return [Verdict(**event) for event in self.events[since:] if "test" in event]
+@contextmanager
+def stderr_in_file() -> Iterator[IO[str]]:
+    """Let this process and those that it starts write their stderr to a file, which is yielded to be read."""
+    before = os.dup(2)
+    with NamedTemporaryFile("ab") as file, Path(file.name).open(errors="replace") as read:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield read
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
-    def blame(self, file: str, code: int, hung: bool) -> Verdict | None:
-        """Return the verdict on the test that ended a process early, or crashed at exit; None if none did."""
-        finished = bool(self.events) and "finished" in self.events[-1]
-        if finished and code >= 0:
-            return None
-        running = self.events[-1].get("started") if self.events else None
-        outcome = "no time" if hung else "crashed"
-        how = f"no answer in {PATIENCE:g} s" if hung else describe_exit(code)
-        where = " on the way out, when its tests had ended" if finished else ""
-        return Verdict(running or file, outcome, reason=f"{how}{where}{self._frame()}")
+
+class Reports:
+    """A plugin of pytest that makes verdicts of its reports."""
+
+    def __init__(self, path: Path, mark: str, stderr: IO[str]) -> None:
+        self.path, self.mark, self.stderr = path, mark, stderr
+        self.verdicts: dict[str, Verdict] = {}
+        self.running = Verdict("", "passed")
+        self.collected: list[str] = []
+        self.death = Verdict("", "crashed")
+        """Outcome and reason of the test that ended the last process."""
+
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Keep the collected tests after all deselection, by -k, say."""
+        self.collected = ids
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep a verdict on a file that cannot be imported, or skips itself."""
+        if report.outcome != "passed":
+            self.verdicts[report.nodeid] = Verdict(report.nodeid, report.outcome, reason=_reason(report))
+
+    def pytest_testnodedown(self, error: object) -> None:
+        """After a crash read what it left on stderr, and end what the dead process had started."""
+        if error:
+            processes.end(-1, self.mark)
+            self.death = self._death()
+            if not self.collected:
+                self.verdicts[""] = replace(self.death, test=node_id(self.path))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the first report of set-up, call and tear-down that did not pass: it decides the outcome."""
+        test = report.nodeid
+        if str(report.when) == CRASH:
+            self.verdicts[test] = replace(self.death, test=test)
+            return
+        found = Verdict(test, "passed") if report.when == "setup" else self.running
+        if found.outcome == "passed":
+            found = replace(found, outcome=report.outcome, reason=_reason(report))
+        self.running = replace(found, seconds=round(found.seconds + report.duration, 3))
+        if report.when == "teardown":
+            self.verdicts[test] = self.running
 
     def not_run(self, why: str) -> list[Verdict]:
         """Return verdicts for the collected tests without one."""
-        collected: list[str] = next((e["collected"] for e in reversed(self.events) if "collected" in e), [])
-        known = {event.get("test") for event in self.events}
-        return [Verdict(test, "not run", reason=why) for test in collected if test not in known]
+        return [Verdict(test, "not run", reason=why) for test in self.collected if test not in self.verdicts]
 
-    def _frame(self) -> str:
-        """Return Python's position by faulthandler; the whole stack goes to stderr."""
-        stack = Path(f"{self.path}.stack")
-        text = stack.read_text(encoding="utf-8", errors="replace") if stack.exists() else ""
-        print(text, file=sys.stderr, flush=True)
-        frames = [line.strip() for line in text.partition("Current thread")[2].splitlines() if 'File "' in line]
+    def _death(self) -> Verdict:
+        """Return how a process died, and where by faulthandler, whose whole output goes to stdout."""
+        text = self.stderr.read()
+        print(text, flush=True)
+        if "\nTimeout (" in f"\n{text}":
+            outcome, how = "no time", f"no answer in {PATIENCE:g} s"
+        else:
+            fatal = re.search("^Fatal Python error: (.+)", text, re.MULTILINE)
+            outcome, how = "crashed", fatal[1] if fatal else "killed"
+        threads = [thread for thread in re.split(r"(?m)^(?=(?:Current t|T)hread 0x)", text) if str(self.path) in thread]
+        frames = [line.strip() for line in "".join(threads[:1]).splitlines() if 'File "' in line]
         ours = [frame for frame in frames if f'"{ROOT}/' in frame and "/site-packages/" not in frame]
         where = dict.fromkeys([*frames[:1], *ours[:1]])  # the innermost, and the innermost in this project
-        return "".join(f", in {frame.replace(f'{ROOT}/', '')}" for frame in where)
+        return Verdict("", outcome, reason=how + "".join(f", in {frame.replace(f'{ROOT}/', '')}" for frame in where))
 
 
-def describe_exit(code: int) -> str:
-    """Describe how a process ended: SIGSEGV, or exit code 3."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def _run_process(path: Path, options: Sequence[str], log: Log, mark: str) -> tuple[int, bool]:
-    """Run the remaining tests of a file. Returns the exit code, and whether the process was killed for hanging."""
-    path = path.resolve()
-    root = ROOT if path.is_relative_to(ROOT) else path.parent
-    command = [sys.executable, "-m", "pytest", "-p", "bench.runner.test_log", f"--rootdir={root}", str(path), *options]
-    environment = {**os.environ, LOG: str(log.path), processes.MARK: mark}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
-    last, hung = time.monotonic(), False
-    while process.poll() is None:
-        time.sleep(0.1)
-        if log.read():
-            last = time.monotonic()
-        elif time.monotonic() - last > PATIENCE:
-            hung = True
-            process.send_signal(signal.SIGABRT)  # faulthandler then writes all stacks
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-            processes.end(process.pid, mark)
-    log.read()
-    return process.returncode, hung
+def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
+    """Return why a test or a file's collection failed or was skipped, in one line."""
+    if isinstance(report.longrepr, tuple):  # file, line and reason of a skip
+        return report.longrepr[2].removeprefix("Skipped: ")[:300]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = crash.message.splitlines() if crash else str(report.longrepr or "").strip().splitlines()[-1:]
+    return "".join(lines[:1]).removeprefix("E").strip()[:300]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module
-from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,21 @@ from bench.runner.results import write_json
 from fastseg.device import environment
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+STATUS = Path("/proc/self/status")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def machine() -> dict[str, str]:
     """Return versions, hardware, command, commit, affinity and threads, as text; cores are the usable ones."""
-    usable, governor = sorted(os.sched_getaffinity(0)), "unknown"
+    governor = "unknown"
     with suppress(OSError):
         governor = GOVERNOR.read_text(encoding="utf-8").strip()
-    # Consecutive numbers keep their distance to a counter: 0-3,8 as taskset takes it.
-    counter = count()
-    runs = [list(group) for _, group in groupby(usable, lambda core: core - next(counter))]
+    status = dict(line.split(":\t", 1) for line in STATUS.read_text(encoding="utf-8").splitlines())
     return {
         **environment(),
-        "cores": str(len(usable)),
+        "cores": str(len(os.sched_getaffinity(0))),
         "commit": commit(),
-        "affinity": ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs),
+        "affinity": status["Cpus_allowed_list"],
         "threads": str(torch.get_num_threads()),
         **{name: os.environ[name] for name in THREADS if name in os.environ},
         "governor": governor,
@@ -44,14 +42,11 @@ def machine() -> dict[str, str]:
 
 def commit() -> str:
     """Return the commit, followed by "(changed)" if files differ from it; "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= (changed)"]
     try:
-        head, changed = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + (" (changed)" if changed else "")
 
 
 def on_gpu(where: dict[str, str]) -> bool:

@@ -1,32 +1,30 @@
 """Measure the network's parts one by one: their arithmetic, and how fast they run."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.segmentation.deeplabv3 import ASPP
+from torchvision.models.segmentation import DeepLabV3
 
 from bench.docs.tables import table
+from bench.stages.steps import loss_network
 from fastseg.config import Config
 from fastseg.device import autocast, precision_of
 from fastseg.labels import IGNORE
-from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
+from fastseg.model.network import Logits, SegmentationNetwork
 from fastseg.training.compiled import wants_compiling
-from fastseg.training.flops import device_peak, moment, seconds_between
+from fastseg.training.flops import device_peak
 from fastseg.training.profiler import category_table
 from fastseg.training.step import LossNetwork
 
-RUNS, SECONDS = 20, 2.0
-"""Maximum runs and seconds of a part (at least two runs)."""
+SECONDS = 2.0
+"""Minimum seconds of measuring a part."""
 
 
 class Part(NamedTuple):
@@ -41,30 +39,12 @@ class Part(NamedTuple):
 class _Stem(nn.Sequential):
     """Normalization and the backbone's first layers."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: SegmentationNetwork, layers: list[nn.Module]) -> None:
         super().__init__(*layers)
-        self.memory_format = model.memory_format
-        self.register_buffer("mean", model.mean)
-        self.register_buffer("std", model.std)
+        self.normalize = model.normalize
 
     def forward(self, image: Tensor) -> Tensor:
-        # As SegmentationNetwork.forward; tests check that the parts together equal the network, bit for bit.
-        normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        return super().forward(normalized.contiguous(memory_format=self.memory_format))
-
-
-class _Head(nn.Module):
-    """A head that reads several of the backbone's outputs, each under its name."""
-
-    def __init__(self, head: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.head, self.names = head, names
-
-    def forward(self, *features: Tensor) -> Tensor:
-        return self.head(dict(zip(self.names, features, strict=True)))
+        return super().forward(self.normalize(image))
 
 
 class _Loss(nn.Module):
@@ -81,41 +61,26 @@ class _Loss(nn.Module):
 def parts_of(network: LossNetwork) -> list[Part]:
     """Return stem, the backbone's parts, ASPP, the rest of the head, the auxiliary head, the loss: in this order.
 
-    The modules are the network's own: run in sequence they compute what the network does. A network whose backbone is
-    not torchvision's, which names the layers that heads read, is one stage.
+    The modules are the network's own: run in sequence they compute what the network does. A network that is not
+    torchvision's DeepLabv3 is one part.
     """
     net: Any = network.model.net  # torchvision has no type hints
-    backbone = getattr(net, ARCHITECTURES[network.model.arch].backbone, None)
-    if not isinstance(backbone, IntermediateLayerGetter):
+    if not isinstance(net, DeepLabV3):
         return [Part("network and loss", network, ("image", "label"))]
-    taps = backbone.return_layers
     parts: list[Part] = []
+    read: dict[str, str] = {}  # head → the part that it reads
     before = "image"
-    heads: dict[str, str] = {}
-    for layers in _groups(backbone):
+    for layers in _groups(net.backbone):
         module = nn.Sequential(*layers.values()) if parts else _Stem(network.model, list(layers.values()))
         parts.append(Part(_name(list(layers), first=not parts), module, (before,)))
         before = parts[-1].name
-        heads |= {taps[layer]: before for layer in layers if layer in taps}
-    return [*parts, *_head_parts(network, heads)]
-
-
-def _head_parts(network: LossNetwork, read: dict[str, str]) -> Iterator[Part]:
-    """Yield the heads and the loss; ``read``: which part has each of the backbone's outputs."""
-    net: Any = network.model.net
-    logits = ["head"]
-    if isinstance(net.classifier[0] if isinstance(net.classifier, nn.Sequential) else None, ASPP):
-        yield Part("ASPP", net.classifier[0], (read["out"],))
-        yield Part("rest of the head", nn.Sequential(*list(net.classifier)[1:]), ("ASPP",))
-        logits = ["rest of the head"]
-    elif "out" in read:
-        yield Part("head", net.classifier, (read["out"],))
-    else:
-        yield Part("head", _Head(net.classifier, tuple(read)), tuple(read.values()))
-    if getattr(net, "aux_classifier", None) is not None:
-        yield Part("auxiliary head", net.aux_classifier, (read["aux"],))
-        logits.append("auxiliary head")
-    yield Part("loss", _Loss(network), ("label", *logits))
+        read |= {head: before for layer, head in net.backbone.return_layers.items() if layer in layers}
+    aspp, *rest = net.classifier
+    parts += [Part("ASPP", aspp, (read["out"],)), Part("rest of the head", nn.Sequential(*rest), ("ASPP",))]
+    if net.aux_classifier is not None:
+        parts.append(Part("auxiliary head", net.aux_classifier, (read["aux"],)))
+    logits = (part.name for part in parts if part.name.endswith("head"))
+    return [*parts, Part("loss", _Loss(network), ("label", *logits))]
 
 
 def _groups(backbone: Any) -> Iterator[dict[str, nn.Module]]:
@@ -160,7 +125,7 @@ def part_flops(config: Config, classes: int) -> dict[str, int]:
     """Count the operations of each part's forward and backward pass on meta tensors."""
     counts = {}
     with torch.device("meta"):
-        parts = parts_of(_network(config, classes))
+        parts = parts_of(loss_network(config, classes))
         steps = walk(parts, *_batch(config, torch.device("meta")))
         for _ in parts:
             with FlopCounterMode(display=False) as counter:
@@ -188,7 +153,7 @@ def measure_parts(config: Config, classes: int, device: torch.device) -> list[di
 
 def _part_seconds(config: Config, classes: int, device: torch.device) -> Iterator[tuple[str, float]]:
     cast = partial(autocast, precision_of(config.model.precision, device), device)
-    parts, compiled = parts_of(_network(config, classes).to(device)), wants_compiling(config.model, device)
+    parts, compiled = parts_of(loss_network(config, classes).to(device)), wants_compiling(config.model, device)
     with torch.no_grad(), cast():
         steps = [(part, inputs, torch.ones_like(out)) for part, inputs, out in walk(parts, *_batch(config, device))]
     for part, inputs, gradient in steps:
@@ -196,7 +161,10 @@ def _part_seconds(config: Config, classes: int, device: torch.device) -> Iterato
         with torch._dynamo.config.patch(recompile_limit=64):
             module = torch.compile(part.module, dynamic=False) if compiled else part.module
             leaves = [tensor for tensor in (*inputs, *part.module.parameters()) if tensor.requires_grad]
-            yield part.name, _median_seconds(partial(_both_passes, module, inputs, leaves, gradient, cast), device)
+            run = partial(_both_passes, module, inputs, leaves, gradient, cast)
+            run()  # compiles
+            timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+            yield part.name, timer.blocked_autorange(min_run_time=SECONDS).median
 
 
 def _both_passes(
@@ -209,19 +177,6 @@ def _both_passes(
     with cast():
         out = module(*inputs)
     torch.autograd.grad(out, leaves, gradient)
-
-
-def _median_seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Return the median seconds of a warm run; on a GPU by events in its queue."""
-    for _ in range(3 if device.type == "cuda" else 1):
-        run()
-    times: list[tuple[Any, Any]] = []
-    start = time.perf_counter()
-    while len(times) < 2 or (len(times) < RUNS and time.perf_counter() - start < SECONDS):
-        begin = moment(device)
-        run()
-        times.append((begin, moment(device)))
-    return median(seconds_between(*pair) for pair in times)
 
 
 def profile_tables(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -249,12 +204,6 @@ def part_table(parts: list[dict[str, Any]]) -> str:
     ]
     columns = ("stage", "ms", "share", "TFLOP", "TFLOP/s", "MFU")
     return table(columns[: len(rows[0])], rows)
-
-
-def _network(config: Config, classes: int) -> LossNetwork:
-    settings, statistics = config.model, (IMAGENET_MEAN, IMAGENET_STD)
-    model = SegmentationNetwork(settings.arch, classes, *statistics, config.aux_weight > 0, settings.channels_last)
-    return LossNetwork(model, config.optim).train()
 
 
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ from bench.runner.worker import Benchmark
 from bench.stages import Request
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.labels import IGNORE, cityscapes
-from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD
+from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, measured_peak, moment, seconds_between
 from fastseg.training.memory import peak_memory
+from fastseg.training.step import LossNetwork
 
 CLASSES = 19
 """Number of classes of the synthetic batch, as in Cityscapes."""
@@ -39,6 +40,13 @@ def recipe(arch: str, crop: list[int], batch: int, precision: str) -> Config:
         data=DataConfig(batch=batch, crop=(crop[0], crop[1])),
         model=ModelConfig(arch=arch, weights="none", precision=precision),  # type: ignore[arg-type]
     )
+
+
+def loss_network(config: Config, classes: int, pixel_weights: torch.Tensor | None = None) -> LossNetwork:
+    """Return a recipe's network with fresh weights and its loss, in training mode."""
+    model, statistics = config.model, (IMAGENET_MEAN, IMAGENET_STD)
+    network = SegmentationNetwork(model.arch, classes, *statistics, config.aux_weight > 0, model.channels_last)
+    return LossNetwork(network, config.optim, pixel_weights).train()
 
 
 def synthetic_manifest() -> Manifest:

@@ -13,6 +13,7 @@ from bench.runner.machine import hardware
 from bench.runner.results import read_json, write_json
 from bench.studies.runs import RECORD, Run
 from bench.studies.studies import BASE
+from fastseg.report.run_folder import read_run
 
 LEVEL = 0.95
 ENOUGH = 3
@@ -182,9 +183,9 @@ def read_result(run: Run) -> RunResult | None:
     record = run.read(RECORD)
     if not record:
         return None
-    lines, sessions, environment = run.log(), record["sessions"], run.read("environment.json")
-    scored = [line for line in lines if line["event"] == "eval" and line["miou"] is not None]
-    rates = [line["images_per_second_per_gpu"] for line in lines if line["event"] == "train"]
+    found, sessions = read_run(run.folder), record["sessions"]
+    scored = [line for line in found.evaluations if line["miou"] is not None]
+    rates = [line["images_per_second_per_gpu"] for line in found.train]
     machines = dict.fromkeys(session["hardware"] for session in sessions if session.get("hardware"))
     return RunResult(
         variant=run.variant,
@@ -192,13 +193,13 @@ def read_result(run: Run) -> RunResult | None:
         finished=bool(record["finished"] and scored),
         evaluations=tuple(Evaluation(line["epoch"], line["seconds"], line["miou"]) for line in scored),
         classes=scored[-1]["classes"] if scored else {},
-        seconds=lines[-1]["seconds"] if lines else 0.0,
+        seconds=max((line["seconds"] for line in (*found.train, *found.evaluations)), default=0.0),
         evaluating=sum(line["images"] / line["images_per_second"] for line in scored),
         images_per_second=statistics.median(rates) if rates else None,
         process_seconds=_total([session["seconds"] for session in sessions]),
         joules=_total([session["joules"] for session in sessions]),
         commits=tuple(dict.fromkeys(session["commit"] for session in sessions)),
-        hardware=", then ".join(machines) or (hardware(environment) if environment else "unknown"),
+        hardware=", then ".join(machines) or (hardware(found.environment) if found.environment else "unknown"),
         failure=record["failure"],
     )
 

@@ -1,7 +1,7 @@
 """The runs of a study: their commands and folders, and whether a folder belongs to its run."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,12 +62,6 @@ class Run:
     def finished(self) -> bool:
         """Return whether it is finished and needs no further process."""
         return bool(self.read(RECORD).get("finished"))
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return the records of its metrics.jsonl; an unfinished last line is left out."""
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def plan(
@@ -134,22 +128,10 @@ def check_folder(run: Run) -> None:
         raise UserError(f"{run.folder} holds a run that bench/accuracy.py did not make; {cure}")
     if record["dataset"] != run.digest:
         raise UserError(f"{run.folder} holds a run on other data than {run.config.shards} has now; {cure}")
-    for key, then, now in _changes(found, run.config.to_dict()):
-        raise UserError(f"{run.folder} holds a run with {key} {then}, which is {now} now; {cure}")
-
-
-def _changes(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (setting, then, now) where they differ.
-
-    A setting that did not exist then had today's default, which keeps the old behavior. A setting that no longer exists
-    must have been off, else the run was different.
-    """
-    defaults, then, now = _settings(Config().to_dict()), _settings(found), _settings(wanted)
-    for key, value in now.items():
-        before = then.get(key, defaults[key])
-        if before != value:
-            yield key, before, value
-    yield from ((key, before, "gone") for key, before in then.items() if key not in now and before)
+    then, now = _settings(found), _settings(run.config.to_dict())
+    for key in {**then, **now}:
+        if then.get(key) != now.get(key):
+            raise UserError(f"{run.folder} holds a run with {key} {then.get(key)}, which is {now.get(key)} now; {cure}")
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

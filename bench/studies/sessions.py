@@ -1,6 +1,5 @@
 """Train a study's runs, each by ``fastseg/train.py`` in a separate process, over several sessions if interrupted."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,7 +17,9 @@ from bench.studies.results import read_result
 from bench.studies.runs import RECORD, Run
 from bench.studies.studies import BASE
 from fastseg.errors import UserError
+from fastseg.files import lock_run_folder
 from fastseg.progress import show_progress
+from fastseg.report.run_folder import read_run
 
 LOG = "train.log"
 """File in a run's folder with the output of its processes."""
@@ -33,7 +34,7 @@ Tell = Callable[[float], None]
 def run_all(plans: dict[str, list[Run]], folder: Path) -> int:
     """Train unfinished runs, study by study. Returns 0, or the exit code of the signal that interrupted it."""
     try:
-        with _locked(folder), guarded() as mark:
+        with lock_run_folder(folder, "--runs"), guarded() as mark:
             for name, runs in plans.items():
                 _run_study(name, runs, mark)
     except KeyboardInterrupt:
@@ -111,8 +112,8 @@ def _session(run: Run) -> Iterator[dict[str, Any]]:
 
 def _epochs(run: Run) -> float:
     """Return the epochs in its log."""
-    lines = run.log()
-    return float(lines[-1]["epoch"]) if lines else 0.0
+    found = read_run(run.folder)
+    return max((line["epoch"] for line in (*found.train, *found.evaluations)), default=0.0)
 
 
 def _start(run: Run, mark: str, log: Path) -> "subprocess.Popen[bytes]":
@@ -151,17 +152,3 @@ def last_words(log: Path, before: int, code: int) -> str:
     lines = log.read_bytes()[before:].decode(errors="replace").splitlines()
     said = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
     return said[-1] if said else f"exit code {code}, {([line for line in lines if line.strip()] or ['silent'])[-1]}"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Refuse a second command, which would train into the same folders."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another bench/accuracy.py is training into {folder}; wait for it, or name another folder with --runs"
-            ) from None
-        yield

@@ -136,13 +136,6 @@ STUDIES: dict[str, Study] = {
             "both": DICE | WEIGHTS,
         },
     ),
-    "seeds": Study(
-        question="How far apart are runs of camvid-proxy's base that differ in nothing but the seed?",
-        prediction="a standard deviation of 0.5 to 1.5 points",
-        base=PROXY,
-        targets=(0.25, 0.30, 0.35),
-        seeds=5,
-    ),
     "demo": Study(
         question="Does this machinery work here? The demo's recipe, its average left out, its rate halved.",
         prediction="without averaged weights within noise; at half the rate worse by 1 to 4 points",

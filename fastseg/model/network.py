@@ -68,10 +68,14 @@ class SegmentationNetwork(nn.Module):
         """Compute the logits of ``image``: uint8 N×H×W×3, RGB."""
         if self.stretch_to and not self.training:
             image = resize(image, self.stretch_to)
+        logits = self._logits(self.net, self.normalize(image))
+        return Logits(logits["out"], logits.get("aux"))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Map uint8 N×H×W×3 to what the network reads: float N×3×H×W in its memory order."""
         # The permuted view of N×H×W×3 is channels-last already: no copy.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        logits = self._logits(self.net, normalized.contiguous(memory_format=self.memory_format))
-        return Logits(logits["out"], logits.get("aux"))
+        return normalized.contiguous(memory_format=self.memory_format)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,11 +17,11 @@ from bench.stages import Request
 from bench.stages.compute import Ours, alone
 from bench.stages.steps import recipe
 from bench.variants import candidates
-from bench.variants.candidates import live_taps, space_to_batch, wide_aspp
+from bench.variants.candidates import fused_loss, space_to_batch, wide_aspp
 from fastseg.training.flops import step_flops
 
 ARCH = "deeplabv3_mobilenet_v3_large"
-ON_CPU = ["ASPP as one product", "dilation by folding", "live taps only", "loss in chunks"]
+ON_CPU = ["ASPP as one product", "dilation by folding"]
 
 
 def request(device: str = "cpu", arch: str = ARCH, **parts: object) -> Request:
@@ -84,26 +84,17 @@ def test_folding_keeps_the_memory_order(random: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("side", [(7, 40), (16, 16), (13, 37)])
-def test_aspp_in_other_ways(side: tuple[int, int], random: torch.Generator) -> None:
+def test_aspp_as_one_product(side: tuple[int, int], random: torch.Generator) -> None:
     """Maps below, between and above the rates 12, 24, 36."""
-    for change in (wide_aspp.widen, live_taps.cut_kernels):
-        plain, changed = (nn.Sequential(ASPP(6, (12, 24, 36), 5)).double().train() for _ in range(2))
-        change(changed)
-        same_learning(plain, changed, (2, 6, *side), random)
+    plain, changed = (nn.Sequential(ASPP(6, (12, 24, 36), 5)).double().train() for _ in range(2))
+    wide_aspp.widen(changed)
+    same_learning(plain, changed, (2, 6, *side), random)
 
 
-def test_aspp_does_less(random: torch.Generator) -> None:
-    """On a map of 16×16 one product, and 11 taps of 27."""
-    wide, live = (nn.Sequential(ASPP(6, (12, 24, 36), 5)) for _ in range(2))
-    wide_aspp.widen(wide)
-    live_taps.cut_kernels(live)
-    taps = [len(wide_aspp._live_taps(branch[0], 16, 16)) for branch in wide[0].convs[:-1]]
+def test_aspp_leaves_out_what_reads_padding() -> None:
+    """On a map of 16×16 one product of 11 taps of 27, and the 1×1 branch."""
+    taps = [len(wide_aspp._live_taps(branch[0], 16, 16)) for branch in ASPP(6, (12, 24, 36), 5).convs[:-1]]
     assert taps == [1, 9, 1, 1]
-    x = torch.randn(2, 6, 16, 16, generator=random)
-    with torch.profiler.profile(record_shapes=True) as profile:
-        live(x)
-    kernels = [event.input_shapes[1][2:] for event in profile.events() if event.name == "aten::conv2d"]
-    assert kernels.count([3, 3]) == 1
 
 
 def test_aspp_as_one_product_in_half_precision(random: torch.Generator) -> None:
@@ -136,7 +127,7 @@ def test_changed_steps_learn_the_same(name: str) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", ["folding", wide_aspp.widen, live_taps.cut_kernels])
+@pytest.mark.parametrize("change", ["folding", wide_aspp.widen])
 def test_changed_layers_compile(change: str | Callable[[nn.Module], None], random: torch.Generator) -> None:
     """In one graph, with the same result."""
     layer = resnet().backbone.layer3[1:3] if change == "folding" else nn.Sequential(ASPP(6, (12, 24, 36), 5)).double()
@@ -157,7 +148,7 @@ def test_listed_is_what_can_run() -> None:
     big = request("cuda", "deeplabv3_resnet50", crop=(768, 768))
     on_gpu = [c.settings.get("added") for c in variants.entries("candidates", big, "compute")]
     assert {None, "loss in one kernel", "max-autotune", "CUDA graphs", "dilation by folding"} < set(on_gpu)
-    assert "live taps only" not in on_gpu
+    assert not fused_loss.fits(replace(big, crop=(768, 764)))  # no whole multiple of the stride
     assert "dilation by folding" not in candidates.fitting(request(), "compute")  # MobileNetV3
     assert (
         variants.entries("candidates", request(), "loader")
@@ -165,9 +156,9 @@ def test_listed_is_what_can_run() -> None:
         == []
     )
     ranked = [c.settings.get("added") for c in variants.entries("candidates", request(ranks=2), "scaling")]
-    assert ranked == [None, "bf16 gradients", "buckets of 50 MB", "buckets of 100 MB"]
+    assert ranked == [None, "bf16 gradients"]
     every = [name for module in candidates.modules() for name in module.VARIANTS]
-    assert len(every) == len(set(every)) == 10
+    assert len(every) == len(set(every)) == 6
 
 
 @pytest.mark.slow
@@ -175,7 +166,7 @@ def test_ranks_with_candidates() -> None:
     """Real ranks under torchrun, driven by the runner."""
     runner = Runner(variants.entries("candidates", request(ranks=2), "scaling"), Timing(2, 0.1, 0.0, patience=120))
     runner.run()
-    assert [row.skipped for row in runner.rows()] == [None] * 4
+    assert [row.skipped for row in runner.rows()] == [None] * 2
 
 
 @pytest.mark.slow
@@ -186,7 +177,7 @@ def test_the_command_measures_candidates(tmp_path: Path) -> None:
     command = (commands.BIN / "python", "bench/throughput.py")
     done = commands.run(*command, *flags, *short)
     assert done.returncode == 0, done.stderr
-    assert "fastseg with loss in chunks" in done.stdout
+    assert "fastseg with ASPP as one product" in done.stdout
     assert out.exists()
     commands.refused(commands.run(*command, "--candidates", "--ablate"), "--ablate and --candidates are both given")
     commands.refused(

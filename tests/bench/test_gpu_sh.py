@@ -72,7 +72,10 @@ def test_a_test_that_crashes_is_named_on_the_page(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "s: 2 passed, 1 crashed, 1 failed" in (out / "parts-cpu.txt").read_text()
     page = (out / "summary-cpu.md").read_text()
-    assert "  - 2 passed, 1 crashed, 1 failed\n  - crashed: test_gpu_batches.py::test_segv: SIGSEGV, in File" in page
+    assert (
+        "  - 2 passed, 1 crashed, 1 failed\n  - crashed: test_gpu_batches.py::test_segv: Segmentation fault, in File"
+        in page
+    )
     assert "  - failed: test_gpu_step.py::test_wrong: AssertionError: one\n" in page
     assert "string_at" in (out / "logs" / "tests.log").read_text()
 

@@ -13,8 +13,8 @@ A candidate ``bench/variants/candidates/NAME.py`` has
 - ``VARIANTS``: name, as the tables show it after "fastseg with" → function that gets the built step
   (:class:`bench.stages.compute.Ours`) before its first batch and changes the objects of this process.
 
-Names with an underscore belong to another candidate. The predictions assume 18.7 TFLOP a step (8 × 2.336), which take
-38 ms at half of the datasheet's 989 TFLOP/s, and 3.35 TB/s of memory bandwidth.
+The predictions assume 18.7 TFLOP a step (8 × 2.336), which take 38 ms at half of the datasheet's 989 TFLOP/s, and 3.35
+TB/s of memory bandwidth.
 
 Left out, by arithmetic:
 
@@ -25,6 +25,11 @@ Left out, by arithmetic:
 - ASPP's single product without the rows that a tap drops: 16 % of 9.6 ms are saved, and 1.9 ms lost to seven
   gradients of its input that have to be added up.
 - CUDA graphs around the optimizer too: its fused update is a handful of launches, far behind the device already.
+- Fewer, larger messages between ranks than DDP's of 25 MB: only the last one shows, and a larger one shows longer.
+- The loss in chunks of rows that stay in the cache: 1.06× on a CPU (bench/results/candidates-cpu-compute.json), but
+  on a GPU launching 23 chunks costs what their bytes save.
+- ASPP without the taps that read padding at every pixel: 1.11× on a CPU at 256², but at 768² there are none, and its
+  single product leaves them out, too.
 """
 
 import importlib
