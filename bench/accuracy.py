@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,8 @@ class Options:
     """Use seeds 0 to N-1. Default: the study's number, mostly 3."""
     variants: Annotated[tuple[str, ...] | None, shown_as("NAME ...")] = None
     """Run only these variants, and the base (base: it alone). Default: all."""
+    minutes: Annotated[float | None, shown_as("N")] = None
+    """Stop after so many minutes, as by Ctrl-C. Default: when all runs are finished."""
     runs: Annotated[Path, shown_as("DIR")] = Path("runs/accuracy")
     """Folder of the run folders."""
     show: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -75,6 +78,9 @@ def main() -> None:
     if not options.show:
         from bench.studies.sessions import run_all  # torch takes seconds to import
 
+        if options.minutes:
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
         stopped = run_all(plans, options.runs)
     show(options, plans, extra)
     if stopped:
@@ -92,6 +98,8 @@ def check(options: Options) -> None:
             raise UserError(f"{name!r} is no study; it must be of: {', '.join(STUDIES)}")
     if options.seeds is not None and options.seeds < 1:
         raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
+    if options.minutes is not None and not options.minutes > 0:
+        raise UserError(f"--minutes is {options.minutes}; it must be more than 0")
     check_writable(options.runs, "--runs")
     check_outputs(options.json, options.plot)
 

@@ -21,7 +21,21 @@ set -u
 cd "$(dirname "$0")/.." || exit 2
 
 . bench/parts.sh
-find_device runs/gpu-rehearsal "${@:1:1}"
+python=${FASTSEG_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+device=${FASTSEG_DEVICE:-cuda}
+if [ "$device" = cpu ]; then
+    gpu=cpu
+    out=${1:-runs/gpu-rehearsal}
+else
+    gpu=$("$python" -c 'import torch
+from bench.docs.gpu_page import short_name
+print(short_name(torch.cuda.get_device_name(0)))') ||
+        { echo "error: torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses on the CPU" >&2; exit 2; }
+    out=${1:-bench/results}
+fi
+mkdir -p "$out/logs" || exit 2
+# Results say which command they come from: a path in the checkout, where it is one, not this machine's.
+out=$(realpath --relative-base=. "$out")
 
 # Of the usual budget, 1200 together. What a part leaves, those after it may use.
 all=(tests compute loader profile candidates ablation ablation-loader settings-loader settings-compute max-autotune)

@@ -81,7 +81,9 @@ def lower_step(config: Config, classes: int) -> Lowered:
     with mode, device:
         image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8)
         label = torch.empty(data.batch, *data.crop, dtype=torch.uint8)
-        network = loss_network(config, classes, torch.ones(classes) if config.optim.class_weights else None)
+        weights = torch.ones(classes) if config.optim.class_weights else None
+    network = loss_network(config, classes, weights)
+    _make_fake(network, mode, device)
     found = Lowered()
     with naming_what_moved():
         outputs = _record(found)
@@ -102,6 +104,18 @@ def lower_step(config: Config, classes: int) -> Lowered:
     for kernel in found.kernels:  # sources would be known only after loading
         kernel.atomics = sum(_atomics(found.sources.get(name, "")) for name in kernel.names)
     return found
+
+
+def _make_fake(network: nn.Module, mode: Any, device: torch.device) -> None:
+    def fake(value: Tensor) -> Tensor:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+
+    with mode:
+        for part in network.modules():
+            for name, parameter in part._parameters.items():
+                part._parameters[name] = None if parameter is None else nn.Parameter(fake(parameter))
+            for name, buffer in part._buffers.items():
+                part._buffers[name] = None if buffer is None else fake(buffer)
 
 
 def _record(found: Lowered) -> list[tuple[str, list[Any]]]:

@@ -1,38 +1,18 @@
-# For gpu.sh and accuracy.sh to source: where to measure, and parts that share a budget of seconds.
+# For gpu.sh to source: parts that share a budget of seconds.
 #
-# find_device REHEARSAL [OUT]   sets python, device, gpu (its short name) and out, the folder of the results, by default
-#                               bench/results, or REHEARSAL on the CPU
-# share_out BUDGET [PART ...]   sets parts, by default all; a part's share of the budget is its place's in `seconds`
-# limited PART COMMAND ...      runs it within its share and what those before have left, logs to OUT/logs/PART.log, says
-#                               how it went, in the file `report` too if that is set, in place of what that said of the
-#                               part before; where it fails, `failed` is 1 from then on
+# share_out BUDGET PART ...   sets parts; a part's share of the budget is its place's in `seconds`
+# limited PART COMMAND ...    runs it within its share and what those before have left, logs to OUT/logs/PART.log, says
+#                             how it went, in the file `report`, too, in place of what that said of the part before; where
+#                             it fails, `failed` is 1 from then on
 
 set -m # a part is a process group, which bash can leave waiting for: so Ctrl-C ends it, and us
 trap '[ -z "${!:-}" ] || { kill -TERM $! && wait $!; }; exit 130' INT
-
-find_device() {
-    python=${FASTSEG_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-    device=${FASTSEG_DEVICE:-cuda}
-    if [ "$device" = cpu ]; then
-        gpu=cpu
-        out=${2:-$1}
-    else
-        gpu=$("$python" -c 'import torch
-from bench.docs.gpu_page import short_name
-print(short_name(torch.cuda.get_device_name(0)))') ||
-            { echo "error: torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses on the CPU" >&2; exit 2; }
-        out=${2:-bench/results}
-    fi
-    mkdir -p "$out/logs" || exit 2
-    # Results say which command they come from: a path in the checkout, where it is one, not this machine's.
-    out=$(realpath --relative-base=. "$out")
-}
 
 share_out() {
     local i part
     budget=$1
     shift
-    parts=${*:-${all[*]}}
+    parts=$*
     declare -gA share
     for i in "${!all[@]}"; do share[${all[i]}]=${seconds[i]}; done
     shares=0
@@ -70,11 +50,10 @@ limited() {
 last_line() { grep -v '^[[:space:]]*$' "$out/logs/$1.log" | tail -n 1; }
 
 # said PART [WORD]: whether the report tells of the part, beginning with the word.
-said() { [ -n "${report:-}" ] && grep -q "^$1: ${2:-}" "$report" 2>/dev/null; }
+said() { grep -q "^$1: ${2:-}" "$report" 2>/dev/null; }
 
 tell() {
     echo "$1: $2"
-    [ -n "${report:-}" ] || return 0
     { grep -v "^$1: " "$report" 2>/dev/null; echo "$1: $2"; } >"$report.new"
     mv "$report.new" "$report"
 }

@@ -346,6 +346,7 @@ def test_a_line_is_the_mean_over_seeds(found: StudyResults, tmp_path: Path) -> N
         ({}, "no study is named"),
         ({"studies": ("nope",)}, "'nope' is no study; it must be of: camvid,"),
         ({"studies": ("demo",), "seeds": 0}, "--seeds is 0"),
+        ({"studies": ("demo",), "minutes": 0.0}, "--minutes is 0.0"),
         ({"studies": ("demo",), "plot": Path("x.pdf")}, "must end in .png or .svg"),
         ({"studies": ("demo",), "json": Path("/")}, "--json is /, which is a folder"),
     ],

@@ -1,21 +1,17 @@
-"""bench/accuracy.py and bench/accuracy.sh as users type them: interrupted, gone on with, and unable to begin."""
+"""bench/accuracy.py as users type it: interrupted, gone on with, and unable to begin."""
 
 import json
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import commands
 import zygote
-from commands import BIN, ROOT
 from runs import lines
 
-SCRIPT = ROOT / "bench" / "accuracy.sh"
 SMALL = (
     *("--device", "cpu", "--data.crop", "64", "64", "--data.batch", "2", "--data.threads", "1", "--log-every", "1"),
     *("--optim.epochs", "2", "--optim.warmup", "0.5", "--eval-every", "1", "--save-every", "1"),
@@ -78,42 +74,15 @@ def test_an_interrupted_study_goes_on(shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_ends_when_its_time_is_over(shards: Path, tmp_path: Path) -> None:
+    done = commands.run(*study(shards, tmp_path / "runs", "--minutes", 0.02))
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert "interrupted; run the same command again to resume" in done.stderr
+    assert "0 of 4 runs are finished" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_study_that_cannot_begin_ends(shards: Path, tmp_path: Path) -> None:
     done = commands.run(*study(shards, tmp_path / "runs"), "--data.batch", 64)
     commands.refused(done, "demo, base, seed 0 could not start: ", "--data.batch")
     assert not (tmp_path / "runs" / "demo" / "ema-off-0").exists()
-
-
-def script(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = commands.environment() | {"FASTSEG_PYTHON": str(BIN / "python")} | variables
-    words = ["bash", str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.mark.slow
-def test_the_script_can_be_rehearsed(shards: Path, tmp_path: Path) -> None:
-    done = script(tmp_path, "camvid", "nonsense", FASTSEG_DEVICE="cpu", FASTSEG_SHARDS=str(shards))
-    assert done.returncode == 1  # nonsense
-    assert "error: nonsense is no part" in done.stderr
-    assert re.search(r"^camvid: done in \d+ s$", done.stdout, re.MULTILINE), done.stdout
-    assert "| base | 1 |" in done.stdout
-    (study,) = json.loads((tmp_path / "accuracy-cpu-camvid.json").read_text())["studies"]
-    assert (study["planned"], study["results"][0]["finished"]) == (1, True)
-    assert (tmp_path / "accuracy-cpu-camvid.svg").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would begin to train")
-def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
-    done = script(tmp_path / "out")
-    assert done.returncode == 2
-    assert "torch sees no GPU here; FASTSEG_DEVICE=cpu rehearses" in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_parts_share_the_budget() -> None:
-    text = SCRIPT.read_text(encoding="utf-8")
-    names, seconds = (re.findall(rf"^{word}=\((.*)\)$", text, re.MULTILINE)[0].split() for word in ("all", "seconds"))
-    assert len(names) == len(seconds)
-    assert sum(map(int, seconds)) == int(re.findall(r"FASTSEG_BUDGET:-(\d+)", text)[0]) == 1440
-    assert all(f"        {name})" in text for name in names)
-    assert f"# PART: {' '.join(names)}." in text
