@@ -26,8 +26,9 @@ Left out, by arithmetic:
   gradients of its input that have to be added up.
 - CUDA graphs around the optimizer too: its fused update is a handful of launches, far behind the device already.
 - Fewer, larger messages between ranks than DDP's of 25 MB: only the last one shows, and a larger one shows longer.
-- The loss in chunks of rows that stay in the cache: 1.06× on a CPU (bench/results/candidates-cpu-compute.json), but
-  on a GPU launching 23 chunks costs what their bytes save.
+- The loss in one Triton kernel, or in chunks of rows that stay in the cache (1.06× on a CPU, see
+  bench/results/candidates-cpu-compute.json): since logits are upsampled by products, bench/roofline.py gives loss,
+  upsampling and their gradients 0.75 of 46 ms on an H200. A kernel would save a half of that, less than a run can tell.
 - ASPP without the taps that read padding at every pixel: 1.11× on a CPU at 256², but at 768² there are none, and its
   single product leaves them out, too.
 """
