@@ -5,16 +5,9 @@
 that take minutes to compile separately, since the runner begins when all are compiled. One that pays moves into
 fastseg; one that does not is removed, and its figure goes into the list below.
 
-A candidate ``bench/variants/candidates/NAME.py`` has
-
-- a docstring: what it does, the prediction with its arithmetic (one H100, crops of 768², batch 8, bf16), the source;
-- ``STAGE``, compute or scaling;
-- ``fits(request) -> bool``: whether it changes anything on that device and network;
-- ``VARIANTS``: name, as the tables show it after "fastseg with" → function that gets the built step
-  (:class:`bench.stages.compute.Ours`) before its first batch and changes the objects of this process.
-
-The predictions assume 18.7 TFLOP a step (8 × 2.336), which take 38 ms at half of the datasheet's 989 TFLOP/s, and 3.35
-TB/s of memory bandwidth.
+The docstring of its module tells what each does, its prediction with the arithmetic (one H100, crops of 768², batch 8,
+bf16), and the source. The predictions assume 18.7 TFLOP a step (8 × 2.336), which take 38 ms at half of the datasheet's
+989 TFLOP/s, and 3.35 TB/s of memory bandwidth.
 
 Left out, by arithmetic:
 
@@ -33,34 +26,42 @@ Left out, by arithmetic:
   single product leaves them out, too.
 """
 
-import importlib
 import os
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.stages import Request, scaling
 from bench.stages.compute import Ours, alone, set_backends
 from bench.stages.scaling import RankedSteps
 from bench.stages.steps import Steps, recipe
 from bench.variants import Changes
+from bench.variants.candidates import compile_modes, gradient_exchange, space_to_batch, wide_aspp
 
 
-def modules() -> list[ModuleType]:
-    """Return all candidates, from their files."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+class Candidate(NamedTuple):
+    """An optimization to try."""
+
+    stage: str
+    """Stage: compute or scaling."""
+    apply: Callable[[Ours], None]
+    """Changes a built step, before its first batch, and the objects of this process."""
+    fits: Callable[[Request], bool] = lambda _: True
+    """Whether it changes anything on that device and network."""
+
+
+CANDIDATES = {
+    "ASPP as one product": Candidate("compute", wide_aspp.apply),
+    "dilation by folding": Candidate("compute", space_to_batch.apply, space_to_batch.fits),
+    "CUDA graphs": Candidate("compute", compile_modes.replay, compile_modes.fits),
+    "max-autotune": Candidate("compute", compile_modes.autotune, compile_modes.fits),
+    "bf16 gradients": Candidate("scaling", gradient_exchange.compress),
+}
+"""Name, as the tables show it after "fastseg with" → candidate."""
 
 
 def fitting(request: Request, stage: str) -> list[str]:
-    """Return the names of the variants that apply to ``stage`` of this request."""
-    return [name for module in modules() if stage == module.STAGE and module.fits(request) for name in module.VARIANTS]
-
-
-def change(name: str) -> Callable[[Ours], None]:
-    """Return the function by which a variant changes a step."""
-    return {key: apply for module in modules() for key, apply in module.VARIANTS.items()}[name]
+    """Return the names of the candidates that apply to ``stage`` of this request."""
+    return [name for name, candidate in CANDIDATES.items() if stage == candidate.stage and candidate.fits(request)]
 
 
 def changes(request: Request, stage: str) -> Changes:
@@ -76,12 +77,12 @@ def open_changed(device: str, arch: str, crop: list[int], batch: int, precision:
     """Build the step of the compute stage with one candidate."""
     set_backends()
     ours = Ours(recipe(arch, crop, batch, precision), alone(device))
-    change(added)(ours)
+    CANDIDATES[added].apply(ours)
     return ours.steps()
 
 
 def open_ranked(added: str, **settings: Any) -> RankedSteps:
     """Build the step of the scaling stage with one candidate."""
     made = scaling.open_ranks(**settings)
-    change(added)(made.ours)
+    CANDIDATES[added].apply(made.ours)
     return made

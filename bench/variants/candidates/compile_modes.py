@@ -18,8 +18,6 @@ import torch
 from bench.stages import Request
 from bench.stages.compute import Ours
 
-STAGE = "compute"
-
 
 def fits(request: Request) -> bool:
     """Return whether the step is compiled: on a GPU."""
@@ -42,6 +40,3 @@ def replay(ours: Ours) -> None:
 def autotune(ours: Ours) -> None:
     """Compile with autotuned templates."""
     ours.state.train_step.network.compile("max-autotune-no-cudagraphs")
-
-
-VARIANTS = {"CUDA graphs": replay, "max-autotune": autotune}

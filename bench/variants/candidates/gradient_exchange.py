@@ -13,20 +13,9 @@ from typing import cast
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.stages import Request
 from bench.stages.compute import Ours
-
-STAGE = "scaling"
-
-
-def fits(_request: Request) -> bool:
-    """Return true: it changes something wherever there are several ranks."""
-    return True
 
 
 def compress(ours: Ours) -> None:
     """Put a hook into DDP's reducer."""
     cast(DistributedDataParallel, ours.state.train_step.network.uncompiled).register_comm_hook(None, bf16_compress_hook)
-
-
-VARIANTS = {"bf16 gradients": compress}

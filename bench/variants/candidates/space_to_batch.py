@@ -22,7 +22,6 @@ from torchvision.models.resnet import Bottleneck
 from bench.stages import Request
 from bench.stages.compute import Ours
 
-STAGE = "compute"
 STRIDE = 8
 """Stride of the maps in layers 3 and 4."""
 
@@ -38,9 +37,6 @@ def apply(ours: Ours) -> None:
     for layer in ours.state.model.net.backbone.values():
         if isinstance(layer, nn.Sequential):
             fold_runs(layer, side(height), side(width))
-
-
-VARIANTS = {"dilation by folding": apply}
 
 
 def side(length: int) -> int:
