@@ -49,13 +49,9 @@ def check_outputs(json: Path | None, plot: Path | None) -> None:
 
 
 def check_plot(path: Path) -> None:
-    """Raise :class:`UserError` if drawing would fail."""
+    """Raise :class:`UserError` for a file of another kind."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--plot is {path}; its name must end in {' or '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("--plot needs matplotlib; install it with: pip install 'fastseg-deeplab[bench]'") from None
 
 
 @contextmanager
