@@ -39,7 +39,7 @@ def decoded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(
         [sys.executable, str(script), str(DEVICE), str(shards)],
         cwd=ROOT,
-        env=environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(script.parent)])},
+        env=environment() | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests/helpers", script.parent)))},
         capture_output=True,
         text=True,
         timeout=80,
