@@ -54,6 +54,10 @@ class Verdict:
     """One line."""
 
 
+KILLED = Verdict("", "crashed", reason="killed")
+"""Of a process that died without a word."""
+
+
 def main() -> None:
     """Run the files, and write the verdicts."""
     if len(sys.argv) < 3:
@@ -120,13 +124,18 @@ def run_file(path: Path, options: Sequence[str]) -> tuple[list[Verdict], bool]:
     limits = ("-o", f"faulthandler_timeout={PATIENCE}", "-o", "faulthandler_exit_on_timeout=true")
     isolated = ("--numprocesses=1", f"--max-worker-restart={MOST - 1}", *limits, f"--rootdir={rootdir(path)}")
     code: int = pytest.ExitCode.INTERRUPTED
+    at_exit = None
     with processes.guarded() as mark, stderr_in_file() as stderr, suppress(KeyboardInterrupt):
         reports = Reports(path, mark, stderr)
         os.environ[processes.MARK] = mark
+        os.environ["PYTHONFAULTHANDLER"] = "1"  # beyond pytest's end
         code = pytest.main([str(path), *isolated, *options], plugins=[reports])
+        at_exit = reports.read_death()
     interrupted = code == pytest.ExitCode.INTERRUPTED
     why = NO_TIME if interrupted else f"its file was given up after {MOST} processes"
     verdicts = [*reports.verdicts.values(), *reports.not_run(why)]
+    if at_exit:
+        verdicts.append(replace(at_exit, test=node_id(path), reason=f"{at_exit.reason}, when its tests had ended"))
     if not verdicts and code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         verdicts = [Verdict(node_id(path), "not run", reason=NO_TIME if interrupted else f"pytest ended with {code!r}")]
     return verdicts, interrupted
@@ -153,7 +162,7 @@ class Reports:
         self.verdicts: dict[str, Verdict] = {}
         self.running = Verdict("", "passed")
         self.collected: list[str] = []
-        self.death = Verdict("", "crashed")
+        self.death = KILLED
         """Outcome and reason of the test that ended the last process."""
 
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
@@ -169,7 +178,7 @@ class Reports:
         """After a crash read what it left on stderr, and end what the dead process had started."""
         if error:
             processes.end(-1, self.mark)
-            self.death = self._death()
+            self.death = self.read_death() or KILLED
             if not self.collected:
                 self.verdicts[""] = replace(self.death, test=node_id(self.path))
 
@@ -190,15 +199,13 @@ class Reports:
         """Return verdicts for the collected tests without one."""
         return [Verdict(test, "not run", reason=why) for test in self.collected if test not in self.verdicts]
 
-    def _death(self) -> Verdict:
-        """Return how a process died, and where by faulthandler, whose whole output goes to stdout."""
+    def read_death(self) -> Verdict | None:
+        """Print what is new on stderr; return how a process died, and where, if faulthandler has told it there."""
         text = self.stderr.read()
         print(text, flush=True)
-        if "\nTimeout (" in f"\n{text}":
-            outcome, how = "no time", f"no answer in {PATIENCE:g} s"
-        else:
-            fatal = re.search("^Fatal Python error: (.+)", text, re.MULTILINE)
-            outcome, how = "crashed", fatal[1] if fatal else "killed"
+        if not (found := re.search(r"^(?:Fatal Python error: (.+)|Timeout \()", text, re.MULTILINE)):
+            return None
+        outcome, how = ("crashed", found[1]) if found[1] else ("no time", f"no answer in {PATIENCE:g} s")
         threads = [thread for thread in re.split(r"(?m)^(?=(?:Current t|T)hread 0x)", text) if str(self.path) in thread]
         frames = [line.strip() for line in "".join(threads[:1]).splitlines() if 'File "' in line]
         ours = [frame for frame in frames if f'"{ROOT}/' in frame and "/site-packages/" not in frame]

@@ -32,6 +32,11 @@ import pytest
 @pytest.mark.parametrize("i", range(6))
 def test_each(i): ctypes.string_at(0)
 """
+AT_EXIT = """
+import atexit, os, signal
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+def test_ok(): pass
+"""
 SLOW = """
 import time
 def test_quick(): pass
@@ -87,6 +92,7 @@ def test_files_that_crash_everywhere_or_cannot_be_read_are_given_up(tmp_path: Pa
     (tmp_path / "test_a.py").write_text(CRASHING)
     (tmp_path / "test_b.py").write_text("import no_such_module")
     (tmp_path / "test_c.py").write_text("import ctypes; ctypes.string_at(0)")
+    (tmp_path / "test_d.py").write_text(AT_EXIT)
     process = start(tmp_path)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
@@ -99,6 +105,11 @@ def test_files_that_crash_everywhere_or_cannot_be_read_are_given_up(tmp_path: Pa
     assert "No module named 'no_such_module'" in broken.reason
     (fatal,) = (v for v in found if v.test.endswith("test_c.py"))
     assert (fatal.outcome, fatal.reason[:18]) == ("crashed", "Segmentation fault")
+    last, at_exit = found[-2:]
+    assert (last.test, last.outcome) == ("test_d.py::test_ok", "passed")
+    assert at_exit.outcome == "crashed"
+    assert at_exit.reason.startswith("Segmentation fault, in File ")
+    assert at_exit.reason.endswith(", when its tests had ended")
 
 
 def test_what_is_known_is_kept_when_the_time_is_over(tmp_path: Path) -> None:
