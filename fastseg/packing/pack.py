@@ -126,8 +126,8 @@ def _prepare(
     if not skip_bad:
         return source, options, left_out
     skipped = find_problems(source.samples, source.table, options.reading, workers, progress)
-    bad = {problem.sample for problem in skipped}
-    kept = tuple(sample for sample in source.samples if sample not in bad)
+    bad = {(problem.sample.split, problem.sample.key) for problem in skipped}
+    kept = tuple(sample for sample in source.samples if (sample.split, sample.key) not in bad)
     if not kept:
         raise problems_error(skipped, len(source.samples))
     return replace(source, samples=kept), options, [*left_out, *(problem.message for problem in skipped)]

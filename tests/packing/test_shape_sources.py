@@ -74,14 +74,14 @@ def test_each_set_is_recognized_by_its_own_source_alone(tmp_path: Path, name: st
 
 
 def coco_reference(path: Path) -> dict[str, np.ndarray]:
-    """Masks by pycocotools' annToMask: larger ones first, groups under all, categories by the order of their ids."""
+    """Masks by pycocotools' annToMask: larger ones first, groups as their class, categories by the order of their ids."""
     reader, masks = COCO(str(path)), {}
     values = {category: value for value, category in enumerate(sorted(c["id"] for c in CATEGORIES), 1)}
     for number in reader.getImgIds():
         canvas = np.zeros((HEIGHT, WIDTH), np.uint8)
         drawn = [(a, reader.annToMask(a) == 1) for a in reader.loadAnns(reader.getAnnIds(imgIds=number))]
-        for annotation, inside in sorted(drawn, key=lambda pair: (not pair[0]["iscrowd"], -pair[1].sum())):
-            canvas[inside] = IGNORE if annotation["iscrowd"] else values[annotation["category_id"]]
+        for annotation, inside in sorted(drawn, key=lambda pair: -pair[1].sum()):
+            canvas[inside] = values[annotation["category_id"]]
         masks[Path(reader.loadImgs(number)[0]["file_name"]).stem] = canvas
     return masks
 
@@ -105,7 +105,7 @@ def test_coco_equals_its_own_reader(tmp_path: Path, write: Callable[[Path], Path
         assert samples.keys() == expected.keys()
         for stem, sample in samples.items():
             assert np.array_equal(mask_of(sample), expected[stem])
-        assert {0, 1, 2, 3, IGNORE} == set(np.unique(list(expected.values())))
+        assert {0, 1, 2, 3} == set(np.unique(list(expected.values())))
 
 
 def test_coco_reads_its_own_zips(tmp_path: Path) -> None:

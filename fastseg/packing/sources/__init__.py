@@ -16,11 +16,14 @@ from fastseg.packing.sources.camvid import CamVid
 from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
 from fastseg.packing.sources.coco import CocoInstances
 from fastseg.packing.sources.coco_panoptic import CocoPanoptic
+from fastseg.packing.sources.cvat import Cvat
 from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, split_files
+from fastseg.packing.sources.supervisely import Supervisely
 from fastseg.packing.sources.tree import Tree, is_archive
+from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
 from fastseg.packing.sources.yolo import YoloSegmentation
@@ -63,6 +66,9 @@ SOURCES: tuple[Source, ...] = (
     CocoPanoptic(),
     CocoInstances(),
     Labelme(),
+    Supervisely(),
+    Cvat(),
+    Via(),
     YoloSegmentation(),
     PairedFolders(
         "ADE20K",

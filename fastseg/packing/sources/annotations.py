@@ -64,6 +64,12 @@ def is_absolute(name: str) -> bool:
     return bool(re.match(r"[A-Za-z]:|[/\\]", name))
 
 
+def path_tails(path: str) -> list[str]:
+    """Return the last parts of a path or URL of any machine, the longest first: ``a/b.jpg``, ``b.jpg``."""
+    parts = [part for part in re.split(r"[/\\]|\?d=", path) if part not in ("", ".", "..")]  # ?d=: of Label Studio
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 def find_member(tree: Tree, name: str | None) -> Member | None:
     """Return a file of the tree; None if it does not exist."""
     try:
@@ -110,6 +116,12 @@ def class_table(tree: Tree, names: Iterable[str], where: str, colors: Mapping[st
 def class_names(values: Mapping[str, int]) -> list[str]:
     """Return one name for each value of :func:`number_classes`, in order; the background keeps its own name."""
     return list({value: name for name, value in values.items()}.values())
+
+
+def parse_hex(text: Any) -> list[int] | None:
+    """Return the channels of a color such as ``#20a0ff``; None for anything else."""
+    valid = isinstance(text, str) and re.fullmatch("#[0-9a-fA-F]{6}", text)
+    return list(bytes.fromhex(text[1:])) if valid else None
 
 
 def upright_size(image: Member) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastseg.errors import UserError, shown
-from fastseg.labels import IGNORE, LabelTable
+from fastseg.labels import LabelTable
 from fastseg.packing.masks import DecodedMask
 from fastseg.packing.sources.annotations import (
     class_names,
@@ -23,16 +23,18 @@ from fastseg.packing.sources.coco_file import (
     ARCHIVES,
     Document,
     ImageShapes,
+    Picture,
     coco_files,
     find_images,
     is_panoptic,
     is_text,
     merge_categories,
+    orphans,
     read_coco,
     refuse_many,
 )
 from fastseg.packing.sources.samples import Files, Labeled
-from fastseg.packing.sources.tree import Found, Tree
+from fastseg.packing.sources.tree import Found, Member, Tree
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_")
 _RUNS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
@@ -42,7 +44,8 @@ _RUNS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
 class InstanceMask(ImageShapes):
     """The instances of one image, drawn as COCO's ``annToMask`` does, smaller ones over larger ones.
 
-    Groups (``iscrowd``) are ignored where no instance lies; all other pixels are background, value 0.
+    Groups (``iscrowd``) count as their class, as in COCO's own maps of pixels: CVAT marks whatever is drawn with its
+    brush as a group. All other pixels are background, value 0.
     """
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
@@ -51,9 +54,8 @@ class InstanceMask(ImageShapes):
         drawn = []
         for place, entry in enumerate(self.load()):
             where = f"{self}, annotation {shown(entry.get('id', place))}"
-            value = self.value(entry, where)
             runs = encode_segmentation(entry.get("segmentation"), height, width, where)
-            drawn.append((IGNORE if entry.get("iscrowd") else value, runs))
+            drawn.append((self.value(entry, where), runs))
         return DecodedMask(draw_runs(drawn, height, width))
 
     def _size(self) -> tuple[int, int]:
@@ -107,15 +109,20 @@ def _encode_runs(segmentation: dict[str, Any], height: int, width: int, where: s
 
 
 def draw_runs(drawn: Sequence[tuple[int, dict[str, Any]]], height: int, width: int) -> Image.Image:
-    """Draw compressed run-length encodings: ignored ones first, then larger ones before smaller ones."""
+    """Draw compressed run-length encodings, larger ones before smaller ones."""
     from pycocotools import mask as coco
 
     canvas = np.zeros((height, width), np.uint8)
     areas = coco.area([runs for _, runs in drawn]).tolist() if drawn else []
-    for place in sorted(range(len(drawn)), key=lambda place: (drawn[place][0] != IGNORE, -areas[place])):
+    for place in sorted(range(len(drawn)), key=lambda place: -areas[place]):
         value, runs = drawn[place]
         canvas[coco.decode(runs) > 0] = value
     return Image.fromarray(canvas)
+
+
+def _mask(file: Member, document: Document, picture: Picture, image: Found, values: dict[int, int]) -> Labeled:
+    shapes = document.annotations.get(picture.id, b"")
+    return Labeled(image.split, image.stem, InstanceMask(file, picture, image.member, shapes, values), image.name)
 
 
 class CocoInstances:
@@ -133,27 +140,32 @@ class CocoInstances:
         return bool(self._files(tree)) and not any(map(is_panoptic, coco_files(tree)))
 
     def find(self, tree: Tree) -> Files:
-        """Return the images that the JSON files list, and their masks; raise :class:`UserError` if there are none."""
+        """Return the images that the JSON files list, and their masks.
+
+        A JSON without a split is left out if others list its images with one. Raises :class:`UserError` if there are no
+        images, or no annotations in a file.
+        """
         files = self._files(tree)
         values = self._values([read_coco(tree[name]) for name in files])[1]
-        images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
-        for name in files:
-            file, document = tree[name], read_coco(tree[name])
-            found, missing = find_images(tree, name, document)
+        listed = [
+            (tree[name], read_coco(tree[name]), *find_images(tree, name, read_coco(tree[name]))) for name in files
+        ]
+        sorted_out = {image.name for _, _, found, _ in listed for _, image in found if image.split}
+        images, masks, unread, strays = list[Found](), list[Labeled](), list[tuple[str, str]](), list[tuple[str, str]]()
+        for file, document, found, missing in listed:
+            strays += orphans(file, document)
+            if sorted_out.issuperset(image.name for _, image in found if not image.split) and not all(
+                image.split for _, image in found
+            ):
+                strays.append((str(file), "other files list its images with their splits"))
+                continue
             images += [image for _, image in found]
             unread += missing
-            if not document.annotations:
-                if found and found[0][1].split == "test":
-                    continue
+            if document.annotations:
+                masks += [_mask(file, document, picture, image, values) for picture, image in found]
+            elif not (found and found[0][1].split == "test"):
                 raise UserError(f"{file} has no annotations; export it with them, or remove it")
-            for picture, image in found:
-                shapes = document.annotations.get(picture.id, b"")
-                masks.append(
-                    Labeled(
-                        image.split, image.stem, InstanceMask(file, picture, image.member, shapes, values), image.name
-                    )
-                )
-        return Files(images, masks, unread)
+        return Files(images, masks, unread, strays)
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the categories in the order of their ids.

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -15,6 +15,7 @@ from fastseg.packing.sources.annotations import (
     find_split,
     image_bases,
     join,
+    path_tails,
     read_json,
     stem_of,
 )
@@ -25,9 +26,12 @@ ARCHIVES = ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip")
 """Archives of COCO's own download."""
 MAX_DEPTH = 3
 """Maximum number of folders above a COCO JSON; deeper ones belong to single images."""
+HEAD = 4096
+"""Number of bytes by which a JSON is recognized."""
 _COCO = re.compile(rb'"(?:images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
-_LABELME = re.compile(rb'"(?:shapes|imagePath|imageData)"\s*:')
-_KEPT = ("id", "category_id", "iscrowd", "segmentation", "segments_info", "file_name")
+_OTHERS = re.compile(rb'"(?:shapes|imagePath|imageData|regions|_via_\w+)"\s*:')
+"""Keys of labelme and VIA."""
+_KEPT = ("id", "category_id", "segmentation", "segments_info", "file_name")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Document:
     """Pickled annotations by image id: a sixth of the memory."""
     used: frozenset[int]
     """Categories that occur in annotations."""
+    orphans: int = 0
+    """Number of annotations of images that the JSON does not list; they are left out, as pycocotools does."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,12 @@ class ImageShapes:
 def coco_files(tree: Tree) -> list[str]:
     """Return the JSON files that begin as COCO's do."""
     names = [name for name in tree.ending(".json") if name.count("/") <= MAX_DEPTH]
-    heads = ((name, tree[name].head(4096)) for name in names)
-    return [name for name, head in heads if _COCO.search(head) and not _LABELME.search(head)]
+    heads = ((name, tree[name].head(HEAD)) for name in names)
+    return [
+        name
+        for name, head in heads
+        if _COCO.search(head) and not _OTHERS.search(head) and (len(head) == HEAD or b'"images"' in head)
+    ]
 
 
 def is_panoptic(name: str) -> bool:
@@ -121,8 +131,8 @@ def read_coco(file: Member) -> Document:
     if not lists or not all(isinstance(e, list) and all(isinstance(x, dict) for x in e) for e in lists):
         raise UserError(f'{file} needs an object with lists of objects, "categories" and "images"; export it again')
     pictures = _parse_pictures(lists[1], file)
-    annotations, used = _parse_annotations(document.get("annotations", []), pictures, file)
-    return Document(_parse_categories(lists[0], file), tuple(pictures.values()), annotations, used)
+    annotations, used, orphans = _parse_annotations(document.get("annotations", []), pictures, file)
+    return Document(_parse_categories(lists[0], file), tuple(pictures.values()), annotations, used, orphans)
 
 
 def _parse_categories(entries: list[dict[str, Any]], file: Member) -> dict[int, dict[str, Any]]:
@@ -153,26 +163,26 @@ def _parse_pictures(entries: list[dict[str, Any]], file: Member) -> dict[int | s
 
 def _parse_annotations(
     entries: Any, pictures: Mapping[int | str, Picture], file: Member
-) -> tuple[dict[int | str, bytes], frozenset[int]]:
-    """Return the pickled annotations of each image, and the categories that occur in them."""
+) -> tuple[dict[int | str, bytes], frozenset[int], int]:
+    """Return the pickled annotations of each image, the categories in them, and the number of other annotations."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{file} has "annotations" that are no list of objects; export it again')
     grouped: dict[int | str, list[dict[str, Any]]] = {}
-    strangers, used = [], set()
+    orphans, used = list[Any](), set()
     for entry in entries:
         number = entry.get("image_id")
         if isinstance(number, int | str) and number in pictures:
             grouped.setdefault(number, []).append({key: entry[key] for key in _KEPT if key in entry})
             used |= {category} if type(category := entry.get("category_id")) is int else set()
         else:
-            strangers.append(number)
-    if strangers:
+            orphans.append(number)
+    if orphans and not grouped:
         raise UserError(
-            f"{file} has {len(strangers)} annotations of images that it does not list, such as image_id "
-            f"{shown(strangers[0])}; add the images, or remove the annotations"
+            f"{file} has only annotations of images that it does not list, such as image_id {shown(orphans[0])}; "
+            "export it again"
         )
     try:
-        return {number: pickle.dumps(entries) for number, entries in grouped.items()}, frozenset(used)
+        return {number: pickle.dumps(entries) for number, entries in grouped.items()}, frozenset(used), len(orphans)
     except RecursionError:
         raise UserError(f"{file} has annotations nested too deep; export it again") from None
 
@@ -204,15 +214,33 @@ def refuse_many(classes: int) -> None:
 def find_images(tree: Tree, name: str, document: Document) -> tuple[list[tuple[Picture, Found]], list[tuple[str, str]]]:
     """Return the images that the JSON ``name`` lists, and the missing ones with the reason.
 
-    Raises :class:`UserError` if none exists.
+    If no image is where its ``file_name`` says, as for absolute paths, URLs and paths of another machine, the images
+    are found by the last parts of their paths. Raises :class:`UserError` if none exists.
     """
+    found, missing = _find_images(tree, name, document, lambda file_name: [file_name])
+    if not found:
+        found, without = _find_images(tree, name, document, path_tails)
+        still = {where for where, _ in without}
+        missing = [entry for entry in missing if entry[0] in still]
+    if missing and not found:
+        raise UserError(
+            f"none of the {len(missing)} images that {tree[name]} lists is there, such as {missing[0][0]}: "
+            f"{missing[0][1]}; put them beside the JSON or into {tree.root / 'images'}"
+        )
+    return found, missing
+
+
+def _find_images(
+    tree: Tree, name: str, document: Document, forms: Callable[[str], Sequence[str]]
+) -> tuple[list[tuple[Picture, Found]], list[tuple[str, str]]]:
+    """Find images by the forms of their file_name, of which those before others are preferred."""
     of_file, file = find_split(name), tree[name]
-    subset = PurePosixPath(name).stem.lower().rpartition("_")[2]
+    subset = PurePosixPath(name).stem.rpartition("_")[2]
     spelled = [word for word, split in SPLIT_WORDS.items() if split == of_file]
-    bases = image_bases(name, dict.fromkeys((subset, *spelled)))
+    bases = image_bases(name, dict.fromkeys((subset, subset.lower(), *spelled)))
     found, missing = list[tuple[Picture, Found]](), list[tuple[str, str]]()
     for picture in document.pictures:
-        places = ((base, join(base, picture.file_name)) for base in bases)
+        places = ((base, join(base, form)) for form in forms(picture.file_name) for base in bases)
         base, place = next(((base, place) for base, place in places if find_member(tree, place)), ("", None))
         if place is None:
             inside = any(join(base, picture.file_name) for base in bases)
@@ -224,12 +252,13 @@ def find_images(tree: Tree, name: str, document: Document) -> tuple[list[tuple[P
         within = place.removeprefix(f"{base}/")
         split = of_file or find_split(str(PurePosixPath(within).parent))
         found.append((picture, Found(split, stem_of(within), tree[place], place)))
-    if missing and not found:
-        raise UserError(
-            f"none of the {len(missing)} images that {file} lists is there, such as {missing[0][0]}: {missing[0][1]}; "
-            f"put them beside the JSON or into {tree.root / 'images'}"
-        )
     return found, missing
+
+
+def orphans(file: Member, document: Document) -> list[tuple[str, str]]:
+    """Return the file with the number of its annotations that are left out; nothing if there are none."""
+    reason = f"has {document.orphans:,} annotations of images that it does not list"
+    return [(str(file), reason)] if document.orphans else []
 
 
 def is_text(value: Any) -> TypeGuard[str]:

@@ -21,6 +21,7 @@ from fastseg.packing.sources.coco_file import (
     is_panoptic,
     is_text,
     merge_categories,
+    orphans,
     read_coco,
     refuse_many,
 )
@@ -104,6 +105,7 @@ class CocoPanoptic:
         files = self._files(tree)
         values = self._values([read_coco(tree[name]) for name in files])[1]
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
+        strays = [stray for name in files for stray in orphans(tree[name], read_coco(tree[name]))]
         for name in files:
             file, document = tree[name], read_coco(tree[name])
             bases = [name.removesuffix(".json"), *image_bases(name, (PurePosixPath(name).stem,))]
@@ -120,7 +122,7 @@ class CocoPanoptic:
                     unread.append((f"{file}, image {shown(picture.id)}", f"its panoptic mask is not in {where}"))
                 else:
                     images.append(image)
-        return Files(images, masks, unread)
+        return Files(images, masks, unread, strays)
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the categories with their colors, in the order of their ids; there is no background."""

@@ -4,7 +4,7 @@ import binascii
 import json
 import re
 from base64 import b64decode
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,7 @@ from fastseg.packing.sources.annotations import (
     upright_size,
 )
 from fastseg.packing.sources.samples import Files, Labeled
+from fastseg.packing.sources.shape_masks import ShapeMask
 from fastseg.packing.sources.tree import IMAGE_SUFFIXES, Found, Member, Tree, is_image
 from fastseg.shards.images import load_image
 
@@ -64,32 +65,8 @@ class EmbeddedImage(Member):
         return b64decode(json.loads(super()._read())["imageData"])
 
 
-@dataclass(frozen=True)
-class LabelmeMask:
+class LabelmeMask(ShapeMask):
     """The shapes of one JSON, later ones over earlier ones; all other pixels are background, value 0."""
-
-    file: Member
-    image: Member
-    values: Mapping[str, int]
-    """Value of each label."""
-
-    def __str__(self) -> str:
-        return str(self.file)
-
-    @property
-    def filename(self) -> str:
-        """Name of the JSON."""
-        return self.file.filename
-
-    @property
-    def size(self) -> int:
-        """Size of the JSON in bytes."""
-        return self.file.size
-
-    @property
-    def stamp(self) -> int:
-        """Stamp of the JSON."""
-        return self.file.stamp
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
         """Draw the mask. Raises :class:`UserError` with file and shape for invalid shapes."""
@@ -107,7 +84,7 @@ class LabelmeMask:
         mask = Image.new("L", (width, height))
         for place, shape in enumerate(shapes):
             where = f"{self.file}, shape {place} ({shown(shape.get('label'))})"
-            draw_shape(mask, shape, self._value(shape.get("label"), where), where)
+            draw_shape(mask, shape, self.value(shape.get("label"), where), where)
         return DecodedMask(mask)
 
     def _size(self, document: Mapping[str, Any]) -> tuple[int, int]:
@@ -115,11 +92,6 @@ class LabelmeMask:
         if height is None and width is None:
             return upright_size(self.image)
         return parse_size(height, width, str(self.file))
-
-    def _value(self, label: Any, where: str) -> int:
-        if not isinstance(label, str) or label.strip() not in self.values:
-            raise UserError(f"{where} has a label that is none of the set's; mend it, or add it to {LABELS}")
-        return self.values[label.strip()]
 
 
 def draw_shape(mask: Image.Image, shape: Mapping[str, Any], value: int, where: str) -> None:
@@ -184,8 +156,11 @@ class Labelme:
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
         files = _labelme_files(tree)
         common = commonpath([f"/{PurePosixPath(name).parent}" for name, _, _ in files] or ["/"])
+        elsewhere = defaultdict[str, list[str]](list)
+        for image_name in tree.images:
+            elsewhere[PurePosixPath(image_name).name].append(image_name)
         for name, file, header in files:
-            place, image = _find_image(tree, name, file, header)
+            place, image = _find_image(tree, name, file, header, elsewhere)
             if image is None:
                 unread.append((str(file), "its image is not beside it"))
                 continue
@@ -249,19 +224,25 @@ def _read_header(file: Member) -> _Header | None:
     return _Header(tuple(labels), document.get("imagePath"), isinstance(document.get("imageData"), str))
 
 
-def _find_image(tree: Tree, name: str, file: Member, header: _Header) -> tuple[str, Member | None]:
+def _find_image(
+    tree: Tree, name: str, file: Member, header: _Header, elsewhere: Mapping[str, list[str]]
+) -> tuple[str, Member | None]:
     """Return the image of a JSON.
 
     The image is the one that the JSON names, else one beside it of that name or of the JSON's own name, else the
-    embedded one.
+    embedded one, else the only one of that name in the data set or in the JSON's split.
     """
     folder, stem = str(PurePosixPath(name).parent).removeprefix("."), name[: -len(".json")]
     named = header.image if isinstance(header.image, str) else ""
-    places = [join(folder, named), join(folder, re.split(r"[/\\]", named)[-1])] if named.strip() else []
-    beside = (stem + suffix for suffix in (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)))
+    bare = re.split(r"[/\\]", named)[-1]
+    places = [join(folder, named), join(folder, bare)] if named.strip() else []
+    beside = [stem + suffix for suffix in (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))]
     for place in (*places, *beside):
         if place and is_image(place) and (image := find_member(tree, place)):
             return place, image
     if header.embedded:
         return name, EmbeddedImage(file.path, file.size, file.stamp, file.name, file.offset)
-    return name, None
+    likely = (bare, *(PurePosixPath(place).name for place in beside))
+    others = next((elsewhere[file_name] for file_name in likely if file_name in elsewhere), [])
+    alike = [other for other in others if find_split(other) == find_split(name)] if len(others) > 1 else others
+    return (alike[0], tree[alike[0]]) if len(alike) == 1 else (name, None)

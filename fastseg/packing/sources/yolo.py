@@ -1,5 +1,6 @@
 """YOLO segmentation sets in Ultralytics' format: a data.yaml, images, and a text file of outlines for each image."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,15 +22,20 @@ from fastseg.packing.sources.annotations import (
     is_absolute,
     join,
     number_classes,
+    path_tails,
     stem_of,
     upright_size,
 )
 from fastseg.packing.sources.samples import Files, Labeled
 from fastseg.packing.sources.tree import Found, Member, Tree
-from fastseg.packing.sources.words import SPLIT_WORDS
+from fastseg.packing.sources.words import SPLIT_WORDS, read_path
 
 MAX_YAML = 1 << 20
 """Maximum size of a data.yaml in bytes; a thousand class names take 20 kB."""
+CLASSES = "classes.txt"
+"""List of the class names in place of a YAML."""
+_LINE = re.compile(rb"\s*\d+(?:\s+-?[\d.]+){6}")
+"""Beginning of a text file with an outline."""
 MAX_OFF = 0.01
 """Largest distance of a coordinate from 0…1 that is accepted, as in Ultralytics."""
 
@@ -123,39 +129,45 @@ def fill_outlines(drawn: Sequence[tuple[int, NDArray[np.float32]]], height: int,
 class YoloSegmentation:
     """The source: a data.yaml (or any .yaml with names and splits), images, and labels/…/STEM.txt.
 
-    An image without a text file is background only.
+    Label Studio writes a classes.txt instead of the YAML: a name per line. An image without a text file is background
+    only.
     """
 
     name = "YOLO segmentation"
     archives: tuple[str, ...] = ()
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is such a YAML."""
-        return self._config(tree) is not None
+        """Return whether there is such a YAML, or a text file of outlines for some image and no mask."""
+        return self._config(tree) is not None or _has_labels(tree)
 
     def find(self, tree: Tree) -> Files:
-        """Return images and masks. Raises :class:`UserError` if a split of the YAML does not exist."""
+        """Return images and masks; a split of the YAML that is not there is listed as a stray.
+
+        Raises :class:`UserError` if none is there, or if all images of a split other than test lack text files.
+        """
         file, config = self._require_config(tree)
-        names, images, masks = _names(config, file), list[Found](), list[Labeled]()
+        names = _names(config, file)
         numbers = number_classes(names)
         values = tuple(numbers[name] for name in names)
+        images, masks, absent = list[Found](), list[Labeled](), list[tuple[str, str]]()
         for word, split in SPLIT_WORDS.items():
-            entries = config[word] if config.get(word) else []
-            listed = [pair for entry in _as_list(entries) for pair in _list_images(tree, config, entry, file)]
-            found = [Found(split, stem, tree[name], name) for stem, name in listed]
-            labels = [find_member(tree, label_name(image.name)) for image in found]
+            entries = _as_list(config[word] if config.get(word) else [])
+            listed = [(entry, _list_images(tree, config, entry)) for entry in entries]
+            absent += [
+                (f"{shown(entry)} ({split})", f"{file} names it, but it is not there")
+                for entry, names in listed
+                if not names
+            ]
+            found = [Found(split, stem, tree[name], name) for _, names in listed for stem, name in names]
             images += found
-            if any(labels):
-                masks += [
-                    Labeled(split, image.stem, YoloMask(label, image.member, values), image.name)
-                    for image, label in zip(found, labels, strict=True)
-                ]
-            elif found and split != "test":
-                raise UserError(
-                    f"the images of {split} in {file} have no text files, such as "
-                    f"{tree.root / label_name(found[0].name)}; put the folder labels beside images"
-                )
-        return Files(images, masks)
+            masks += _masks_of(tree, found, values, split, file)
+        if not images:
+            entry = next((config[word] for word in SPLIT_WORDS if config.get(word)), None)
+            raise UserError(
+                f"{file} names the images {shown(entry)}, which are not inside {tree.root}; write a path relative to "
+                "data.yaml"
+            )
+        return Files(images, masks, strays=absent)
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the names of the YAML; class n has the value n + 1."""
@@ -164,7 +176,10 @@ class YoloSegmentation:
 
     def _require_config(self, tree: Tree) -> tuple[Member, dict[str, Any]]:
         if (found := self._config(tree)) is None:
-            raise UserError(f"{tree.root} has no data.yaml that names classes and splits; add it")
+            raise UserError(
+                f"{tree.root} has text files of YOLO, but no data.yaml that names classes and splits; write one: "
+                "train: images/train, val: images/val, names: [road, car]"
+            )
         return found
 
     def _config(self, tree: Tree) -> tuple[Member, dict[str, Any]] | None:
@@ -173,7 +188,40 @@ class YoloSegmentation:
             config = _load_yaml(file)
             if isinstance(config, dict) and {"names", "nc"} & config.keys() and {"train", "val"} & config.keys():
                 return file, config
-        return None
+        listed = find_member(tree, CLASSES)
+        return (listed, _without_yaml(tree, listed)) if listed and _has_labels(tree) else None
+
+
+def _masks_of(tree: Tree, images: Sequence[Found], values: tuple[int, ...], split: str, file: Member) -> list[Labeled]:
+    labels = [find_member(tree, label_name(image.name)) for image in images]
+    if any(labels):
+        return [
+            Labeled(split, image.stem, YoloMask(label, image.member, values), image.name)
+            for image, label in zip(images, labels, strict=True)
+        ]
+    if images and split != "test":
+        raise UserError(
+            f"the images of {split} in {file} have no text files, such as {tree.root / label_name(images[0].name)}; "
+            "put the folder labels beside images"
+        )
+    return []
+
+
+def _has_labels(tree: Tree) -> bool:
+    """Return whether an image has a text file of YOLO, and no image is a mask by its folder."""
+    if not tree.ending(".txt") or any(read_path(name).role == "mask" for name in tree.images):
+        return False
+    labels = (find_member(tree, label_name(name)) for name in tree.images if "images/" in name)
+    return any(label is not None and _LINE.match(label.head(200)) for label in labels)
+
+
+def _without_yaml(tree: Tree, classes: Member) -> dict[str, Any]:
+    """Return what a YAML would say: the names of a list, and the folders of splits, or else all images as train."""
+    names = [line.strip() for line in classes.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    folders = {folder for name in tree.images for folder in map(str, PurePosixPath(name).parents)}
+    forms = ("images/{}", "{}/images")
+    splits = {w: place for w in SPLIT_WORDS for form in forms if (place := form.format(w)) in folders}
+    return {"names": names, **(splits or {"train": "images"})}
 
 
 @lru_cache(maxsize=8)
@@ -211,17 +259,15 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _list_images(tree: Tree, config: dict[str, Any], entry: Any, file: Member) -> list[tuple[str, str]]:
-    """Return stem and name of each image in a folder, or in a text file of names."""
+def _list_images(tree: Tree, config: dict[str, Any], entry: Any) -> list[tuple[str, str]]:
+    """Return stem and name of each image in a folder, or in a text file of names; nothing if there is neither."""
     for place in _places(config.get("path"), entry):
         if place.endswith(".txt") and (listed := find_member(tree, place)):
             return [(stem_of(PurePosixPath(name).name), name) for name in _read_list(tree, listed, place, config)]
         below = "" if place == "." else f"{place}/"
         if images := [name for name in tree.images if name.startswith(below)]:
             return [(stem_of(name.removeprefix(below)), name) for name in images]
-    raise UserError(
-        f"{file} names the images {shown(entry)}, which are not inside {tree.root}; write a path relative to data.yaml"
-    )
+    return []
 
 
 def _places(path: Any, entry: Any) -> list[str]:
@@ -245,7 +291,7 @@ def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -
     folder = str(PurePosixPath(place).parent).removeprefix(".")
     for line in listed.read().decode("utf-8", "replace").splitlines():
         if line.strip():
-            candidates = [*_places(config.get("path"), line), *_places(folder, line)]
+            candidates = [*_places(config.get("path"), line), *_places(folder, line), *path_tails(line.strip())]
             found = next((name for name in candidates if find_member(tree, name)), None)
             (names if found else missing).append(found or line.strip())
     if missing:
