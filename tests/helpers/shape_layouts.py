@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,10 +205,134 @@ def write_yolo(folder: Path) -> Path:
     return folder
 
 
+def supervisely_objects(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """An object of each kind that has an area; a polygon with a hole."""
+    bitmap, png = rng.integers(0, 2, (9, 14), np.uint8) * 255, io.BytesIO()
+    Image.fromarray(bitmap).convert("1").save(png, "PNG")
+    data = base64.b64encode(zlib.compress(png.getvalue())).decode()
+    whole = np.floor(np.array(polygon(rng, points=9)))
+    hole = np.floor(whole.mean(0) + (whole - whole.mean(0)) * 0.4)
+    x, y = rng.integers(0, 30, 2).tolist()
+    return [
+        {
+            "classTitle": "car",
+            "geometryType": "rectangle",
+            "points": {"exterior": [[x + 20, y], [x, y + 9]], "interior": []},
+        },
+        {
+            "classTitle": "road",
+            "geometryType": "polygon",
+            "points": {"exterior": whole.tolist(), "interior": [hole.tolist()]},
+        },
+        {"classTitle": "tree", "geometryType": "bitmap", "bitmap": {"data": data, "origin": [x + 4, y + 3]}},
+        {"classTitle": "road", "geometryType": "polygon", "points": {"exterior": polygon(rng), "interior": []}},
+    ]
+
+
+def write_supervisely(folder: Path) -> Path:
+    """Supervisely: meta.json, and for each dataset img/ and ann/ with a JSON called after the image."""
+    for split, _, path, rng in write_images(folder, lambda s, n: f"{s}/img/{s} {n}.jpg"):
+        size = {"height": SIZE[1], "width": SIZE[0]}
+        annotation = folder / split / "ann" / f"{path.name}.json"
+        annotation.parent.mkdir(exist_ok=True)
+        annotation.write_text(
+            json.dumps({"description": "", "tags": [], "size": size, "objects": supervisely_objects(rng)})
+        )
+    titles = {
+        "road": ("polygon", "#208020"),
+        "tree": ("bitmap", "#E0F000"),
+        "car": ("any", "#10A0FF"),
+        "eye": ("point", "#FFFFFF"),
+    }
+    classes = [{"title": title, "shape": shape, "color": color} for title, (shape, color) in titles.items()]
+    (folder / "meta.json").write_text(json.dumps({"classes": classes, "tags": [], "projectType": "images"}))
+    return folder
+
+
+def cvat_shapes(rng: np.random.Generator) -> str:
+    """XML of a shape of each kind; the last one lies below all others."""
+    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in polygon(rng))
+    blob = rng.integers(0, 2, 12 * 20)
+    blob[0] = 1
+    edges = np.flatnonzero(np.diff(np.r_[0, blob, 1 - blob[-1]]))
+    runs = ", ".join(str(run) for run in np.diff(np.r_[0, edges]).tolist())
+    x, y = rng.integers(0, 30, 2).tolist()
+    under = ";".join(f"{x:.2f},{y:.2f}" for x, y in polygon(rng, points=4))
+    return f"""
+    <polygon label="road" source="manual" occluded="0" points="{points}" z_order="1">
+      <attribute name="wet">yes</attribute>
+    </polygon>
+    <mask label="car" source="manual" occluded="0" rle="{runs}" left="{x}" top="{y}" width="20" height="12" z_order="1">
+    </mask>
+    <box label="sign" xtl="{x + 9.5}" ytl="{y + 2.0}" xbr="{x + 21.25}" ybr="{y + 11.5}" rotation="30.0" z_order="2"/>
+    <polyline label="road" points="1.0,1.0;9.0,9.0" z_order="3"></polyline>
+    <ellipse label="car" cx="{x + 5.4}" cy="20.6" rx="6.2" ry="3.7" z_order="2"></ellipse>
+    <polygon label="sign" points="{under}" z_order="-1"></polygon>
+    <tag label="night"></tag>"""
+
+
+def write_cvat(folder: Path) -> Path:
+    """A project of CVAT with two subsets, as CVAT for images 1.1."""
+    images = ""
+    for number, (_, _, path, rng) in enumerate(
+        write_images(folder, lambda s, n: f"images/{'Train' if s == 'train' else 'Validation'}/{s}{n}.jpg")
+    ):
+        size = f'width="{SIZE[0]}" height="{SIZE[1]}"'
+        subset = path.parent.name
+        images += f'  <image id="{number}" name="{path.name}" subset="{subset}" {size}>{cvat_shapes(rng)}\n  </image>\n'
+    labels = "".join(
+        f"<label><name>{name}</name><color>{color}</color><type>{kind}</type><attributes></attributes></label>"
+        for name, color, kind in (
+            ("road", "#33ddff", "any"),
+            ("night", "#000000", "tag"),
+            ("car", "#fa3253", "mask"),
+            ("sign", "#ffcc33", "rectangle"),
+        )
+    )
+    (folder / "annotations.xml").write_text(
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta><project><id>3</id>'
+        f"<labels>{labels}</labels></project></meta>\n{images}</annotations>\n"
+    )
+    return folder
+
+
+def via_regions(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """A region of each shape with an area."""
+    corners = np.array(polygon(rng)).round().astype(int)
+    x, y = rng.integers(0, 30, 2).tolist()
+    shapes = [
+        ("road", {"name": "polygon", "all_points_x": corners[:, 0].tolist(), "all_points_y": corners[:, 1].tolist()}),
+        ("car", {"name": "rect", "x": x, "y": y, "width": 17, "height": 9}),
+        ("tree", {"name": "circle", "cx": 30, "cy": y, "r": 7.5}),
+        ("car", {"name": "ellipse", "cx": x, "cy": 25, "rx": 9, "ry": 4, "theta": 0.5}),
+    ]
+    return [
+        {"shape_attributes": shape, "region_attributes": {"kind of damage": "", "class": name}}
+        for name, shape in shapes
+    ]
+
+
+def write_via(folder: Path) -> Path:
+    """VIA: {train,val}/via_region_data.json beside the images; val as VIA 1 has it, with numbered regions."""
+    documents: dict[str, dict[str, Any]] = {}
+    for split, _, path, rng in write_images(folder, lambda s, n: f"{s}/{s}_{n}.jpg"):
+        regions = via_regions(rng)
+        entry = {"filename": path.name, "size": path.stat().st_size, "regions": regions, "file_attributes": {}}
+        if split == "val":
+            entry["regions"] = {str(number): region for number, region in enumerate(regions)}
+        documents.setdefault(split, {})[f"{path.name}{entry['size']}"] = entry
+    for split, document in documents.items():
+        (folder / split / "via_region_data.json").write_text(json.dumps(document))
+    return folder
+
+
 SHAPE_WRITERS: dict[str, Callable[[Path], Path]] = {
     "COCO panoptic": write_panoptic,
     "COCO JSON": write_coco,
     "labelme": write_labelme,
+    "Supervisely": write_supervisely,
+    "CVAT for images": write_cvat,
+    "VIA": write_via,
     "YOLO segmentation": write_yolo,
 }
 """For every source of shapes its tiny set."""

@@ -19,9 +19,12 @@ from layouts import noise
 from shape_layouts import (
     SIZE,
     labelme_shapes,
+    write_cvat,
     write_labelme_json,
     write_one_coco,
     write_panoptic,
+    write_supervisely,
+    write_via,
     write_yolo,
 )
 
@@ -209,8 +212,11 @@ def shape(**fields: Any) -> Edit:
         (shape(points=[[1, 2], [3, float("inf")]]), "at least 2 pairs of numbers"),
         (shape(points=[[1, 2], [3, 1e12]]), "an outline far larger than any image"),
         (shape(points=None), "at least 2 pairs of numbers"),
-        (shape(label=None), r"shape 1 \(None\) has a label that is none of the set's"),
-        (shape(label=""), "has a label that is none of the set's"),
+        (
+            shape(label=None),
+            r"shape 1 \(None\) has the class None, which is none of the set's; mend it, or add it to labels.txt",
+        ),
+        (shape(label=""), "has the class .* is none of the set's; mend it, or add it to labels.txt"),
         (shape(shape_type="mask"), "the mask of .* is not an image"),
         (shape(shape_type="mask", mask="é"), "the mask of .* is not an image"),
         (
@@ -233,6 +239,164 @@ def test_a_wrong_labelme_json_is_refused_in_one_sentence(tmp_path: Path, edit: E
     with pytest.raises(UserError, match=sentence) as refused:
         decode_all(open_source(tmp_path))
     assert "a.json" in str(refused.value)
+
+
+def entry(number: int, **fields: Any) -> Edit:
+    return lambda document: document["objects"][number].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (entry(1, geometryType="line"), r"object 1 \('road'\) is of the kind 'line', which has no area; draw"),
+        (entry(1, geometryType=["line"]), "is of the kind"),
+        (entry(1, classTitle="bird"), "has the class 'bird', which is none of the set's"),
+        (entry(1, classTitle=["road"]), "has the class"),
+        (entry(1, points=None), "has the points None; at least 3 pairs"),
+        (entry(1, points={"exterior": [[1, 2]]}), "at least 3 pairs"),
+        (entry(1, points={"exterior": [[1, 2], [3, 4], [1e300, 2]]}), "an outline far larger than any image"),
+        (entry(1, points={"exterior": [[1, 2], [3, 4], [5, 2]], "interior": 7}), "has the points 7"),
+        (entry(0, points={"exterior": [[1, 2]]}), "at least 2 pairs"),
+        (entry(2, bitmap=None), r"the bitmap of .*object 2 \('tree'\) is not an image"),
+        (entry(2, bitmap={"data": "eJwDAAAAAAE=", "origin": [0, 0]}), "is not an image"),
+        (entry(2, bitmap={"data": "é", "origin": [0, 0]}), "is not an image"),
+        (
+            lambda d: d["objects"][2]["bitmap"].update(origin=[60, 2]),
+            "a bitmap of 14×9 pixels at 60, 2, outside of its",
+        ),
+        (lambda d: d["objects"][2]["bitmap"].update(origin=[-1, 2]), "outside of its image"),
+        (lambda d: d["objects"][2]["bitmap"].update(origin="x"), "has the points"),
+        (lambda d: d.update(objects={}), 'has no list of "objects"'),
+        (lambda d: d.update(size=None), "has the height None"),
+        (lambda d: d.update(size={"height": 1 << 40, "width": 3}), "has the height"),
+    ],
+)
+def test_a_wrong_json_of_supervisely_is_refused_in_one_sentence(tmp_path: Path, edit: Edit, sentence: str) -> None:
+    path = next(write_supervisely(tmp_path).glob("train/ann/*0.jpg.json"))
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=sentence) as refused:
+        decode_all(open_source(tmp_path))
+    assert path.name in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"classes": [', "is not a readable JSON file"),
+        ('{"classes": 7}', r'meta\.json needs a list of "classes" with a title each'),
+        ('{"classes": [{"name": "road"}]}', "with a title each"),
+        ('{"classes": [{"title": "\\u0007"}]}', "has the name"),
+    ],
+)
+def test_a_wrong_meta_of_supervisely_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    (write_supervisely(tmp_path) / "meta.json").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('points="', 'points="a,b;', r"train0\.jpg\), polygon 0 \('road'\) has the points .*; at least 3 pairs"),
+        ('points="', 'points="1,2,3;', "has the points"),
+        ('points="', 'points="1,nan;', "has the points"),
+        ('points="', 'points="1,1e300;', "an outline far larger than any image"),
+        ('points="', 'p="', "has the points"),
+        ('rle="', 'rle="9999, ', r"mask 1 \('car'\) has runs \(rle\) that do not fit into its box of 20×12 pixels"),
+        ('rle="', 'rle="-3, ', "has runs"),
+        ('rle="', 'rle="x, ', "has runs"),
+        ('left="', 'left="9', "or a box outside of its image of 64×48"),
+        ('height="12"', 'height="1e300"', "has '1e300' in place of a number"),
+        ('height="12"', 'height="-12"', "has runs"),
+        ('xtl="', 'xtl="left', "has 'left.*' in place of a number"),
+        ('xtl="', 'x="', "has None in place of a number"),
+        ('rx="6.2"', 'rx="999999999"', "an outline far larger than any image"),
+        ('z_order="1"', 'z_order="top"', "has 'top' in place of a number"),
+        ('label="road" source', 'label="" source', "has the class '', which is none of the set's"),
+        (' width="64"', "", "has the height 48 and width ''"),
+        (' width="64"', ' width="640000000"', "has the height 48 and width"),
+        ("<label><name>road</name>", "<label><name>\x1b</name>", "is not a readable XML file"),
+        ("</annotations>", "", r"annotations\.xml is not a readable XML file \(no element found.*\); export it again"),
+        ("<meta>", "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><meta>", "is not a readable XML file"),
+        ("<meta>", "<meta>&b;", "is not a readable XML file"),
+        (
+            "<meta>",
+            '<track id="0" label="car"></track><meta>',
+            "is of CVAT for video; export the task as CVAT for images",
+        ),
+        ("utf-8", "klingon", "is not a readable XML file"),
+        ('name="train0.jpg"', 'name="gone.jpg"', r"annotations\.xml, image 'gone\.jpg': the image is not there"),
+        ('name="train0.jpg"', 'name="../../../etc/passwd"', "the image is not there"),
+    ],
+)
+def test_a_wrong_xml_of_cvat_is_refused_in_one_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    path = write_cvat(tmp_path) / "annotations.xml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=sentence) as refused:
+        decode_all(open_source(tmp_path))
+    assert len(str(refused.value)) < 700
+
+
+def test_entities_that_multiply_are_refused(tmp_path: Path) -> None:
+    path = write_cvat(tmp_path) / "annotations.xml"
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
+    bomb = f'<!DOCTYPE annotations [<!ENTITY e0 "{"x" * 100}">{entities}]>\n<annotations>'
+    path.write_text(path.read_text().replace("<annotations>", bomb, 1).replace("<name>road", "<name>&e11;road"))
+    with pytest.raises(UserError, match="is not a readable XML file"):
+        open_source(tmp_path)
+
+
+def region(number: int = 0, **fields: Any) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        next(iter(document.values()))["regions"][number]["shape_attributes"].update(fields)
+
+    return edit
+
+
+def image(**fields: Any) -> Edit:
+    return lambda document: next(iter(document.values())).update(fields)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (region(name="polyline"), r"region 0 \('road'\) is of the kind 'polyline', which has no area; draw a polygon"),
+        (region(name=["polygon"]), "is of the kind"),
+        (region(all_points_x=[1, 2, 3, 4]), "has the points None"),
+        (region(all_points_x=None), "has the points None; at least 3 pairs"),
+        (region(all_points_x=[1, 2], all_points_y=[3, 4]), "at least 3 pairs"),
+        (region(1, width="9"), "has the width '9', which is no number"),
+        (region(1, x=True), "has the x True"),
+        (region(2, r=float("inf")), "has the r inf"),
+        (region(2, r=None), "has the r None"),
+        (region(3, theta="x"), "has the theta 'x'"),
+        (image(regions=7), r'via_region_data\.json has the image .*; each needs a "filename" and "regions"'),
+        (image(regions=[7]), 'each needs a "filename"'),
+        (image(filename=None), 'each needs a "filename"'),
+        (image(filename="gone.jpg"), r"image 'gone\.jpg': the image is not there"),
+        (image(filename="../../etc/passwd"), "the image is not there"),
+        (lambda d: next(iter(d.values()))["regions"][0].update(region_attributes={}), "has the class None"),
+        (lambda d: next(iter(d.values()))["regions"][0].update(region_attributes={"class": 7}), "has the class 7"),
+        (lambda d: d.update(more=7), "has the image 7"),
+    ],
+)
+def test_a_wrong_json_of_via_is_refused_in_one_sentence(tmp_path: Path, edit: Edit, sentence: str) -> None:
+    path = write_via(tmp_path) / "train" / "via_region_data.json"
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=sentence) as refused:
+        decode_all(open_source(tmp_path))
+    assert "via_region_data.json" in str(refused.value)
+
+
+def test_via_attributes_of_which_none_is_the_class_are_named(tmp_path: Path) -> None:
+    for path in write_via(tmp_path).glob("*/*.json"):
+        path.write_text(path.read_text().replace('"class"', '"damage"'))
+    with pytest.raises(UserError, match="the attributes 'damage', 'kind of damage'; call the one that names the class"):
+        open_source(tmp_path)
 
 
 def test_damaged_labelme_files_are_named_sample_by_sample(tmp_path: Path) -> None:
@@ -353,7 +517,10 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     one, panoptic, labelme = write_one_coco(root / "one"), write_panoptic(root / "panoptic"), root / "labelme"
     labelme.mkdir()
     noise(1, SIZE).save(labelme / "a.jpg")
+    supervisely, via = write_supervisely(root / "supervisely"), write_via(root / "via")
     files = {
+        "supervisely": (supervisely, next(supervisely.glob("train/ann/*0.jpg.json"))),
+        "via": (via, via / "train" / "via_region_data.json"),
         "coco": (one, one / "annotations.json"),
         "panoptic": (panoptic, panoptic / "annotations" / "panoptic_train2017.json"),
         "labelme": (labelme, write_labelme_json(labelme / "a.jpg", labelme_shapes(np.random.default_rng(0)))),
@@ -361,7 +528,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     return {kind: (folder, path, path.read_text()) for kind, (folder, path) in files.items()}
 
 
-@pytest.mark.parametrize("kind", ["coco", "panoptic", "labelme"])
+@pytest.mark.parametrize("kind", ["coco", "panoptic", "labelme", "supervisely", "via"])
 @settings(max_examples=150, deadline=None)
 @given(value=VALUES, seed=st.integers(0, 1 << 30))
 def test_a_spoiled_json_is_read_or_refused(

@@ -74,7 +74,7 @@ def test_each_set_is_recognized_by_its_own_source_alone(tmp_path: Path, name: st
 
 
 def coco_reference(path: Path) -> dict[str, np.ndarray]:
-    """Masks by pycocotools' annToMask: larger ones first, groups as their class, categories by the order of their ids."""
+    """Masks by pycocotools' annToMask: larger ones first, groups too, categories by the order of their ids."""
     reader, masks = COCO(str(path)), {}
     values = {category: value for value, category in enumerate(sorted(c["id"] for c in CATEGORIES), 1)}
     for number in reader.getImgIds():

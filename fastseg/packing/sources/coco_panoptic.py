@@ -108,6 +108,7 @@ class CocoPanoptic:
         strays = [stray for name in files for stray in orphans(tree[name], read_coco(tree[name]))]
         for name in files:
             file, document = tree[name], read_coco(tree[name])
+            _refuse_nested(tree, name)
             bases = [name.removesuffix(".json"), *image_bases(name, (PurePosixPath(name).stem,))]
             found, missing = find_images(tree, name, document)
             unread += missing
@@ -140,6 +141,16 @@ class CocoPanoptic:
         values = {name: value for value, name in enumerate(names)}
         refuse_many(len(values))
         return values, {category: values[entry["name"]] for category, entry in categories.items()}
+
+
+def _refuse_nested(tree: Tree, name: str) -> None:
+    """Refuse COCO's own download as it is: a zip with two zips of masks inside."""
+    inner = find_member(tree, name.removesuffix(".json") + ".zip")
+    if inner and inner.name:
+        raise UserError(
+            f"{inner} is a zip in a zip, which cannot be read without extracting it; unzip {inner.path.name} into "
+            f"{inner.path.parent}"
+        )
 
 
 def _find_png(tree: Tree, annotations: bytes, bases: Sequence[str]) -> Member | None:

@@ -30,6 +30,8 @@ from fastseg.packing.sources.tree import Member, Tree
 
 MAX_DEPTH = 1
 """Maximum number of folders above an XML file: one for each task."""
+_WITHOUT_AREA = ("tag", "points", "polyline", "skeleton", "cuboid")
+"""Types of labels that no mask can hold."""
 _HEAD = re.compile(rb"<annotations>\s*<version>")
 
 
@@ -47,6 +49,8 @@ class CvatMask(ShapeMask):
 
     Polygons and boxes are filled by pycocotools, ellipses by OpenCV; lines, points, skeletons and tags are left out.
     """
+
+    listed_in = "the labels of the XML"
 
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
         """Draw the mask. Raises :class:`UserError` with file, image and shape for invalid shapes."""
@@ -162,7 +166,7 @@ def _read(file: Member) -> Document:
     labels, images = dict[str, str](), list[tuple[str, str, bytes]]()
     try:
         for _, element in ElementTree.iterparse(BytesIO(file.read())):
-            if element.tag == "label":
+            if element.tag == "label" and element.findtext("type") not in _WITHOUT_AREA:
                 labels[(element.findtext("name") or "").strip()] = (element.findtext("color") or "").strip()
             elif element.tag == "track":
                 raise UserError(f"{file} is of CVAT for video; export the task as CVAT for images 1.1")

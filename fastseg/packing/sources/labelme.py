@@ -68,6 +68,8 @@ class EmbeddedImage(Member):
 class LabelmeMask(ShapeMask):
     """The shapes of one JSON, later ones over earlier ones; all other pixels are background, value 0."""
 
+    listed_in = LABELS
+
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
         """Draw the mask. Raises :class:`UserError` with file and shape for invalid shapes."""
         document = read_json(self.file)

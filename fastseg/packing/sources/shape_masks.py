@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fastseg.errors import UserError, shown
 from fastseg.packing.masks import DecodedMask
@@ -17,6 +17,9 @@ from fastseg.packing.sources.tree import Found, Member, Tree, is_image
 @dataclass(frozen=True)
 class ShapeMask(ABC):
     """A mask that is drawn from shapes; pixels outside of all shapes are background, value 0."""
+
+    listed_in: ClassVar[str]
+    """Where the classes are listed, for messages."""
 
     file: Member
     """The annotation file."""
@@ -51,7 +54,10 @@ class ShapeMask(ABC):
     def value(self, label: Any, where: str) -> int:
         """Return the value of a class; raise :class:`UserError`, which starts with ``where``, for an unknown one."""
         if not isinstance(label, str) or label.strip() not in self.values:
-            raise UserError(f"{where} has the class {shown(label)}, which the set does not list; mend it, or remove it")
+            raise UserError(
+                f"{where} has the class {shown(label)}, which is none of the set's; mend it, or add it to "
+                f"{self.listed_in}"
+            )
         return self.values[label.strip()]
 
 

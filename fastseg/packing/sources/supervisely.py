@@ -44,6 +44,8 @@ class SuperviselyMask(ShapeMask):
     Coordinates are rounded down; a polygon includes its outline, its holes take their outlines away.
     """
 
+    listed_in = META
+
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
         """Draw the mask. Raises :class:`UserError` with file and object for invalid objects."""
         document = read_json(self.file)

@@ -38,6 +38,8 @@ _HEAD = re.compile(rb'"(?:_via_\w+|regions)"\s*:')
 class ViaMask(ShapeMask):
     """The regions of one image, drawn as VIA's export to COCO has them: smaller ones over larger ones."""
 
+    listed_in = "the attributes of the regions"
+
     def decode(self, lossy: bool = False) -> DecodedMask:  # noqa: ARG002 - nothing drawn is lossy
         """Draw the mask. Raises :class:`UserError` with file, image and region for invalid regions."""
         height, width = upright_size(self.image)
