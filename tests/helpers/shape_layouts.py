@@ -326,6 +326,26 @@ def write_via(folder: Path) -> Path:
     return folder
 
 
+def write_brush(folder: Path) -> Path:
+    """Label Studio: brush labels as PNGs, two for each task, the JSON of the tasks, and the images."""
+    tasks = []
+    for number, (_, _, path, rng) in enumerate(write_images(folder, lambda s, n: f"images/{s}/{s}-{n}.jpg"), 1):
+        for label in ("road", "swimming pool", "well-kept lawn"):
+            y, x = rng.integers(0, 30, 2)
+            stroke = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+            stroke[y : y + rng.integers(5, 18), x : x + rng.integers(5, 30)] = 255
+            Image.fromarray(stroke).save(folder / f"task-{number}-annotation-{number + 90}-by-1-tag-{label}-0.png")
+        annotation = {
+            "id": number + 90,
+            "completed_by": 1,
+            "result": [{"type": "brushlabels", "value": {"rle": [0] * 99}}],
+        }
+        source = f"/data/local-files/?d=images/{path.parent.name}/{path.name}"
+        tasks.append({"id": number, "annotations": [annotation], "file_upload": None, "data": {"image": source}})
+    (folder / "project-1-at-2024-05-01-10-00-1a2b3c4d.json").write_text(json.dumps(tasks, indent=2))
+    return folder
+
+
 SHAPE_WRITERS: dict[str, Callable[[Path], Path]] = {
     "COCO panoptic": write_panoptic,
     "COCO JSON": write_coco,
@@ -333,6 +353,7 @@ SHAPE_WRITERS: dict[str, Callable[[Path], Path]] = {
     "Supervisely": write_supervisely,
     "CVAT for images": write_cvat,
     "VIA": write_via,
+    "Label Studio (brush)": write_brush,
     "YOLO segmentation": write_yolo,
 }
 """For every source of shapes its tiny set."""

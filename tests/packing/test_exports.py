@@ -23,6 +23,7 @@ from layouts import noise
 from shape_layouts import (
     SIZE,
     labelme_shapes,
+    write_brush,
     write_cvat,
     write_images,
     write_labelme_json,
@@ -174,6 +175,46 @@ def test_via_projects_name_their_classes_in_an_attribute(tmp_path: Path, attribu
     found = open_source(tmp_path)
     assert [name for name, _ in classes_of(found)] == names
     assert mask_of(found.samples[0]).sum() == 9 * 5
+
+
+def test_brush_masks_of_label_studio_equal_numpy(tmp_path: Path) -> None:
+    folder = write_brush(tmp_path)
+    found = open_source(folder)
+    assert [name for name, _ in classes_of(found)] == ["road", "swimming pool", "well-kept lawn"]
+    samples = sorted(found.samples, key=lambda sample: (sample.split, sample.key))
+    for task, sample in enumerate(samples, 1):
+        strokes = [
+            (value, np.asarray(Image.open(folder / f"task-{task}-annotation-{task + 90}-by-1-tag-{name}-0.png")) == 255)
+            for value, (name, _) in enumerate(classes_of(found), 1)
+        ]
+        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for value, inside in sorted(strokes, key=lambda stroke: -stroke[1].sum()):
+            expected[inside] = value
+        assert np.array_equal(mask_of(sample), expected)
+
+
+def test_tasks_of_label_studio_name_uploaded_images(tmp_path: Path) -> None:
+    """With eight letters before the name, which the user's own file lacks; an earlier annotation is left out."""
+    folder = write_brush(tmp_path)
+    expected = masks_of(open_source(folder))
+    path = next(folder.glob("*.json"))
+    tasks = json.loads(path.read_text())
+    for task in tasks:
+        image = folder / task["data"]["image"].partition("?d=")[2]
+        task |= {"data": {"photo": f"/data/upload/1/0123abcd-{image.name}"}, "file_upload": f"0123abcd-{image.name}"}
+        shutil.move(image, folder / "images" / image.name)
+    path.write_text(json.dumps(tasks))
+    first = folder / "task-1-annotation-91-by-1-tag-road-0.png"
+    shutil.copy(first, folder / "task-1-annotation-7-by-me@host-tag-road-0.png")
+    for png in folder.glob("task-6-*.png"):
+        png.unlink()
+    found = open_source(folder)
+    assert found.summary() == "Label Studio (brush): 5 train"
+    assert [reason for _, reason in found.skipped] == ["its task has a later annotation", "its task has no strokes"]
+    assert all(np.array_equal(mask, expected[name]) for name, mask in masks_of(found).items())
+    path.unlink()
+    with pytest.raises(UserError, match=r"is of the task \d, but nothing tells its image; export the project as JSON"):
+        open_source(folder)
 
 
 Rename = Callable[[str], str]

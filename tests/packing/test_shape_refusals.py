@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from layouts import noise
 from shape_layouts import (
     SIZE,
     labelme_shapes,
+    write_brush,
     write_cvat,
     write_labelme_json,
     write_one_coco,
@@ -397,6 +399,48 @@ def test_via_attributes_of_which_none_is_the_class_are_named(tmp_path: Path) -> 
         path.write_text(path.read_text().replace('"class"', '"damage"'))
     with pytest.raises(UserError, match="the attributes 'damage', 'kind of damage'; call the one that names the class"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("task-1-annotation-91-by-1-tag-road-0.png", b"\x89PNG", r"tag-road-0\.png is not an image"),
+        ("task-9-annotation-91-by-1-tag-road-0.png", b"", "is of the task 9, but nothing tells its image"),
+        ("tasks.json", b'[{"id": 1, "data": {"image": "gone.jpg"}}]', r"image 'gone\.jpg': the image is not there"),
+        ("tasks.json", b'[{"id": 1, "data": 7}]', "image '': the image is not there"),
+        ("tasks.json", b"[{", r"tasks\.json is not a readable JSON file"),
+    ],
+)
+def test_wrong_masks_of_label_studio_are_refused_in_one_sentence(
+    tmp_path: Path, name: str, data: bytes, sentence: str
+) -> None:
+    folder = write_brush(tmp_path)
+    next(folder.glob("project*.json")).rename(folder / "a.json")  # read before tasks.json
+    (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=sentence):
+        decode_all(open_source(folder))
+
+
+def test_strokes_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (9, 9)).save(write_brush(tmp_path) / "task-1-annotation-91-by-1-tag-road-1.png")
+    with pytest.raises(UserError, match="are of one image, but of different sizes; export them again"):
+        decode_all(open_source(tmp_path))
+
+
+def test_sets_without_shapes_are_refused(tmp_path: Path) -> None:
+    path = write_cvat(tmp_path / "cvat") / "annotations.xml"
+    path.write_text(
+        re.sub(
+            r"<(polygon|mask|box|ellipse) [^>]*?/?>|</(polygon|mask|box|ellipse)>|<attribute .*", "", path.read_text()
+        )
+    )
+    with pytest.raises(UserError, match=r"annotations\.xml has no shapes with an area; draw polygons"):
+        open_source(tmp_path / "cvat")
+    for path in write_via(tmp_path / "via").glob("*/*.json"):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps({key: {**entry, "regions": []} for key, entry in document.items()}))
+    with pytest.raises(UserError, match=r"via_region_data\.json has no regions; export it with them"):
+        open_source(tmp_path / "via")
 
 
 def test_damaged_labelme_files_are_named_sample_by_sample(tmp_path: Path) -> None:

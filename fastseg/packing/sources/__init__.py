@@ -17,6 +17,7 @@ from fastseg.packing.sources.cityscapes import DOWNLOAD, Cityscapes
 from fastseg.packing.sources.coco import CocoInstances
 from fastseg.packing.sources.coco_panoptic import CocoPanoptic
 from fastseg.packing.sources.cvat import Cvat
+from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
@@ -69,6 +70,7 @@ SOURCES: tuple[Source, ...] = (
     Supervisely(),
     Cvat(),
     Via(),
+    LabelStudioBrush(),
     YoloSegmentation(),
     PairedFolders(
         "ADE20K",

@@ -29,8 +29,8 @@ MAX_DEPTH = 3
 HEAD = 4096
 """Number of bytes by which a JSON is recognized."""
 _COCO = re.compile(rb'"(?:images|annotations|categories|licenses|info)"\s*:\s*[\[{]')
-_OTHERS = re.compile(rb'"(?:shapes|imagePath|imageData|regions|_via_\w+)"\s*:')
-"""Keys of labelme and VIA."""
+_OTHERS = re.compile(rb'"(?:shapes|imagePath|imageData|regions|_via_\w+|completed_by)"\s*:')
+"""Keys of labelme, VIA and Label Studio."""
 _KEPT = ("id", "category_id", "segmentation", "segments_info", "file_name")
 
 

@@ -42,6 +42,8 @@ class Document(NamedTuple):
     """Color of each label."""
     images: tuple[tuple[str, str, bytes], ...]
     """Name, subset, and pickled size and shapes of each image."""
+    drawn: bool
+    """Whether there are any shapes."""
 
 
 class CvatMask(ShapeMask):
@@ -140,6 +142,10 @@ class Cvat:
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; the subsets of a project are its splits if they are called so."""
+        if not any(_read(tree[name]).drawn for name in _files(tree)):
+            raise UserError(
+                f"{tree[_files(tree)[0]]} has no shapes with an area; draw polygons, or export it with them"
+            )
         listed = (Listed(name, *image) for name in _files(tree) for image in _read(tree[name]).images)
         return find_listed(tree, listed, CvatMask, number_classes(_labels(tree)))
 
@@ -163,7 +169,7 @@ def _labels(tree: Tree) -> dict[str, str]:
 @lru_cache(maxsize=8)
 def _read(file: Member) -> Document:
     """Read an XML once per process; raise :class:`UserError` for damaged ones and for those of videos."""
-    labels, images = dict[str, str](), list[tuple[str, str, bytes]]()
+    labels, images, drawn = dict[str, str](), list[tuple[str, str, bytes]](), False
     try:
         for _, element in ElementTree.iterparse(BytesIO(file.read())):
             if element.tag == "label" and element.findtext("type") not in _WITHOUT_AREA:
@@ -172,10 +178,11 @@ def _read(file: Member) -> Document:
                 raise UserError(f"{file} is of CVAT for video; export the task as CVAT for images 1.1")
             elif element.tag == "image":
                 shapes = [(shape.tag, dict(shape.attrib)) for shape in element if shape.tag in _DRAW]
+                drawn = drawn or bool(shapes)
                 sides = (element.get("height", ""), element.get("width", ""))
                 size = [int(side) if side.isdecimal() and len(side) < 9 else side for side in sides]
                 images.append((element.get("name", ""), element.get("subset", ""), pickle.dumps((size, shapes))))
                 element.clear()
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise UserError(f"{file} is not a readable XML file ({error}); export it again") from None
-    return Document(labels, tuple(images))
+    return Document(labels, tuple(images), drawn)

@@ -87,7 +87,7 @@ def find_listed(tree: Tree, listed: Iterable[Listed], kind: type[ShapeMask], val
     images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
     for entry in listed:
         file = tree[entry.file]
-        if (place := _find_image(tree, entry)) is None:
+        if (place := find_image(tree, entry.file, entry.image, entry.subset)) is None:
             unread.append((f"{file}, image {shown(entry.image)}", "the image is not there"))
             continue
         split = find_split(entry.subset) or find_split(entry.file) or find_split(str(PurePosixPath(place).parent))
@@ -97,8 +97,11 @@ def find_listed(tree: Tree, listed: Iterable[Listed], kind: type[ShapeMask], val
     return Files(images, masks, unread)
 
 
-def _find_image(tree: Tree, listed: Listed) -> str | None:
-    """Return the image in one of :func:`image_bases`; of a path of another machine the last parts count."""
-    bases = image_bases(listed.file, (listed.subset,) if listed.subset else ())
-    places = (join(base, tail) for tail in path_tails(listed.image) for base in bases)
+def find_image(tree: Tree, file: str, name: str, subset: str = "") -> str | None:
+    """Return the image that an annotation file names; None if there is none.
+
+    It may lie in any of :func:`image_bases`; of a path of another machine the last parts count.
+    """
+    bases = image_bases(file, (subset,) if subset else ())
+    places = (join(base, tail) for tail in path_tails(name) for base in bases)
     return next((place for place in places if place and is_image(place) and find_member(tree, place)), None)

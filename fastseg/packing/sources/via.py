@@ -96,6 +96,8 @@ class Via:
     def find(self, tree: Tree) -> Files:
         """Return images and masks; an image without regions is background only."""
         key, labels = _labels(tree)
+        if next(_regions(tree), None) is None:
+            raise UserError(f"{tree[_files(tree)[0]]} has no regions; export it with them, or remove it")
         listed = (
             Listed(file, image, "", pickle.dumps([(_label(r, key), r.get("shape_attributes")) for r in regions]))
             for file in _files(tree)
