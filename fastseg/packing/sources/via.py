@@ -30,6 +30,8 @@ CLASS_KEYS = ("class", "label", "category", "name", "object", "type")
 """Attributes of regions that name the class, the likeliest first."""
 UNNAMED = "object"
 """Class of all regions in a set whose regions have no attributes."""
+SNIFFED = 20
+"""Number of JSON files whose first bytes are read to recognize a set."""
 STEP = 5
 """Angle in degrees between the points of a circle, as in VIA's export to COCO."""
 _HEAD = re.compile(rb'"(?:_via_\w+|regions)"\s*:')
@@ -90,8 +92,8 @@ class Via:
     archives: tuple[str, ...] = ()
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is such a JSON."""
-        return bool(_files(tree))
+        """Return whether one of the first JSON files is such a JSON."""
+        return bool(_files(tree, SNIFFED))
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; an image without regions is background only."""
@@ -110,8 +112,8 @@ class Via:
         return class_table(tree, class_names(number_classes(_labels(tree)[1])), str(tree[_files(tree)[0]]))
 
 
-def _files(tree: Tree) -> list[str]:
-    names = [name for name in tree.ending(".json") if name.count("/") <= MAX_DEPTH]
+def _files(tree: Tree, most: int | None = None) -> list[str]:
+    names = [name for name in tree.ending(".json") if name.count("/") <= MAX_DEPTH][:most]
     return [name for name in names if _HEAD.search(tree[name].head(4096))]
 
 

@@ -34,7 +34,7 @@ MAX_YAML = 1 << 20
 """Maximum size of a data.yaml in bytes; a thousand class names take 20 kB."""
 CLASSES = "classes.txt"
 """List of the class names in place of a YAML."""
-_LINE = re.compile(rb"\s*\d+(?:\s+-?[\d.]+){6}")
+_LINE = re.compile(rb"\s*\d+(?:\s+[\d.eE+-]+){6}")
 """Beginning of a text file with an outline."""
 MAX_OFF = 0.01
 """Largest distance of a coordinate from 0…1 that is accepted, as in Ultralytics."""
