@@ -19,7 +19,7 @@ from fastseg.errors import UserError
 from fastseg.packing.pack import pack
 from fastseg.packing.sources import DataSet, open_source
 from fastseg.packing.sources.samples import Sample
-from layouts import noise
+from layouts import noise, write_folder_dataset
 from shape_layouts import (
     SIZE,
     labelme_shapes,
@@ -339,6 +339,23 @@ def test_yolo_of_label_studio_has_a_list_of_classes_only(tmp_path: Path) -> None
         shutil.rmtree(folder / kind / "train")
         shutil.rmtree(folder / kind / "val")
     assert open_source(folder).summary() == "YOLO segmentation: 4 train"
+
+
+def test_boxes_beside_masks_are_passed_over(tmp_path: Path) -> None:
+    """Sets for detection and segmentation: COCO or YOLO has the boxes, and folders the masks."""
+    for path in write_folder_dataset(tmp_path).rglob("*.png"):
+        if path.parent.name == "images":
+            label = path.parent.parent / "labels" / f"{path.stem}.txt"
+            label.parent.mkdir(exist_ok=True)
+            label.write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [box]\n")
+    image = {"id": 1, "file_name": "train_000.png", "width": 64, "height": 32}
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": []}]
+    document = {"images": [image], "annotations": boxes, "categories": [{"id": 1, "name": "box"}]}
+    (tmp_path / "instances_train.json").write_text(json.dumps(document))
+    found = open_source(tmp_path)
+    assert found.layout == "images and masks by their names"
+    assert [entry.name for entry in found.table.classes] == ["ground", "box", "dot"]
 
 
 def test_images_of_labelme_may_lie_in_another_folder(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from fastseg.packing.sources.coco_file import (
 )
 from fastseg.packing.sources.samples import Files, Labeled
 from fastseg.packing.sources.tree import Found, Member, Tree
+from fastseg.packing.sources.words import any_mask
 
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_")
 _RUNS = re.compile(rb"(?:[P-o]{0,5}[0-O])*")
@@ -136,8 +137,14 @@ class CocoInstances:
     archives = (*ARCHIVES, "stuff_annotations_trainval2017.zip")
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is such a JSON, by its first bytes, and no panoptic one, which has more labels."""
-        return bool(self._files(tree)) and not any(map(is_panoptic, coco_files(tree)))
+        """Return whether there is such a JSON, by its first bytes, and no panoptic one, which has more labels.
+
+        Where there are masks, a JSON that has only boxes does not count.
+        """
+        files = self._files(tree)
+        if not files or any(map(is_panoptic, coco_files(tree))):
+            return False
+        return not any_mask(tree.images) or any(read_coco(tree[name]).drawn for name in files)
 
     def find(self, tree: Tree) -> Files:
         """Return the images that the JSON files list, and their masks.

@@ -54,6 +54,8 @@ class Document:
     """Pickled annotations by image id: a sixth of the memory."""
     used: frozenset[int]
     """Categories that occur in annotations."""
+    drawn: bool = True
+    """Whether any annotation has an outline or runs, and not only a box."""
     orphans: int = 0
     """Number of annotations of images that the JSON does not list; they are left out, as pycocotools does."""
 
@@ -131,8 +133,10 @@ def read_coco(file: Member) -> Document:
     if not lists or not all(isinstance(e, list) and all(isinstance(x, dict) for x in e) for e in lists):
         raise UserError(f'{file} needs an object with lists of objects, "categories" and "images"; export it again')
     pictures = _parse_pictures(lists[1], file)
-    annotations, used, orphans = _parse_annotations(document.get("annotations", []), pictures, file)
-    return Document(_parse_categories(lists[0], file), tuple(pictures.values()), annotations, used, orphans)
+    entries = document.get("annotations", [])
+    annotations, used, orphans = _parse_annotations(entries, pictures, file)
+    drawn = any(entry.get("segmentation") for entry in entries)
+    return Document(_parse_categories(lists[0], file), tuple(pictures.values()), annotations, used, drawn, orphans)
 
 
 def _parse_categories(entries: list[dict[str, Any]], file: Member) -> dict[int, dict[str, Any]]:

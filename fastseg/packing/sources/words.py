@@ -1,6 +1,7 @@
 """Words in the names of folders and files that tell images from masks, and their split."""
 
 import re
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
@@ -98,6 +99,11 @@ def read_path(path: str) -> Path:
         role, split = folder.role or role, folder.split or split
         rest += [folder.rest] if folder.rest else []
     return Path(role, split, "/".join([*rest, without_ending(file)]))
+
+
+def any_mask(names: Iterable[str]) -> bool:
+    """Return whether a file is a mask by the names of its folders."""
+    return any(read_path(name).role == "mask" for name in names)
 
 
 def without_ending(name: str) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import PurePosixPath
 from posixpath import normpath
 from typing import Any
@@ -28,14 +29,16 @@ from fastseg.packing.sources.annotations import (
 )
 from fastseg.packing.sources.samples import Files, Labeled
 from fastseg.packing.sources.tree import Found, Member, Tree
-from fastseg.packing.sources.words import SPLIT_WORDS, read_path
+from fastseg.packing.sources.words import SPLIT_WORDS, any_mask
 
 MAX_YAML = 1 << 20
 """Maximum size of a data.yaml in bytes; a thousand class names take 20 kB."""
-CLASSES = "classes.txt"
-"""List of the class names in place of a YAML."""
-_LINE = re.compile(rb"\s*\d+(?:\s+[\d.eE+-]+){6}")
-"""Beginning of a text file with an outline."""
+CLASSES = ("classes.txt", "labels/classes.txt")
+"""Lists of the class names in place of a YAML."""
+_LINE = re.compile(rb"(?m)^\s*\d+(?:\s+[\d.eE+-]+){6}")
+"""Beginning of a line with an outline."""
+SNIFFED = 50
+"""Number of text files that are read to recognize a set without a YAML or with masks."""
 MAX_OFF = 0.01
 """Largest distance of a coordinate from 0…1 that is accepted, as in Ultralytics."""
 
@@ -137,8 +140,10 @@ class YoloSegmentation:
     archives: tuple[str, ...] = ()
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether there is such a YAML, or a text file of outlines for some image and no mask."""
-        return self._config(tree) is not None or _has_labels(tree)
+        """Return whether there is such a YAML, or a text file of outlines; if there are masks, both are needed."""
+        if any_mask(tree.images):
+            return self._config(tree) is not None and _has_outlines(tree)
+        return self._config(tree) is not None or _has_outlines(tree)
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; a split of the YAML that is not there is listed as a stray.
@@ -188,8 +193,8 @@ class YoloSegmentation:
             config = _load_yaml(file)
             if isinstance(config, dict) and {"names", "nc"} & config.keys() and {"train", "val"} & config.keys():
                 return file, config
-        listed = find_member(tree, CLASSES)
-        return (listed, _without_yaml(tree, listed)) if listed and _has_labels(tree) else None
+        listed = next((found for name in CLASSES if (found := find_member(tree, name))), None)
+        return (listed, _without_yaml(tree, listed)) if listed and _has_outlines(tree) else None
 
 
 def _masks_of(tree: Tree, images: Sequence[Found], values: tuple[int, ...], split: str, file: Member) -> list[Labeled]:
@@ -207,12 +212,12 @@ def _masks_of(tree: Tree, images: Sequence[Found], values: tuple[int, ...], spli
     return []
 
 
-def _has_labels(tree: Tree) -> bool:
-    """Return whether an image has a text file of YOLO, and no image is a mask by its folder."""
-    if not tree.ending(".txt") or any(read_path(name).role == "mask" for name in tree.images):
+def _has_outlines(tree: Tree) -> bool:
+    """Return whether one of the first text files beside images has an outline, and not only boxes."""
+    if not tree.ending(".txt"):
         return False
     labels = (find_member(tree, label_name(name)) for name in tree.images if "images/" in name)
-    return any(label is not None and _LINE.match(label.head(200)) for label in labels)
+    return any(_LINE.search(label.head(4096)) for label in islice(filter(None, labels), SNIFFED))
 
 
 def _without_yaml(tree: Tree, classes: Member) -> dict[str, Any]:
