@@ -584,6 +584,28 @@ def test_a_spoiled_json_is_read_or_refused(
         decode_all(open_source(folder))
 
 
+@pytest.fixture(scope="module")
+def cvat(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = write_cvat(tmp_path_factory.mktemp("cvat"))
+    return folder, (folder / "annotations.xml").read_text()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    new=st.sampled_from(["", "-", "9" * 5000, "1e308", "nan", "&x;", "<", ">", '"', ",", ";", "\x00", "９"])
+    | st.text(max_size=4),
+)
+def test_a_spoiled_xml_is_read_or_refused(cvat: tuple[Path, str], seed: int, new: str) -> None:
+    folder, text = cvat
+    choose = random.Random(seed)
+    start = choose.randrange(len(text))
+    spoiled = text[:start] + new + text[start + choose.randrange(12) :]
+    (folder / "annotations.xml").write_text(spoiled, encoding="utf-8", errors="replace")
+    with suppress(UserError):
+        decode_all(open_source(folder))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     names=VALUES | st.lists(st.text(min_size=1, max_size=5), max_size=5),

@@ -113,7 +113,7 @@ def _draw_mask(shape: Mapping[str, str], height: int, width: int, where: str) ->
     """Return a mask that is stored as lengths of runs, row by row, the first of which lies outside."""
     left, top, columns, rows = (int(_number(shape.get(name), where)) for name in ("left", "top", "width", "height"))
     fits = 0 <= left < left + columns <= width and 0 <= top < top + rows <= height
-    counts = [int(text) if text.strip().isdecimal() else -1 for text in shape.get("rle", "").split(",")]
+    counts = [int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else -1 for text in shape.get("rle", "").split(",")]
     if not fits or min(counts) < 0 or sum(counts) > rows * columns:
         raise UserError(
             f"{where} has runs (rle) that do not fit into its box of {columns}×{rows} pixels, or a box outside of its "
