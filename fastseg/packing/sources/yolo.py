@@ -103,11 +103,11 @@ class YoloMask:
                 f"{where} has {points.size} coordinates; an outline has at least 3 pairs: draw it again, or remove the "
                 "line"
             )
-        if not ((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)).all():  # also rejects NaN
+        inside = (points >= -MAX_OFF) & (points <= 1 + MAX_OFF)  # False for NaN
+        if not inside.all():
             raise UserError(
-                f"{where} has coordinates that are not from 0 to 1, such as "
-                f"{row[1 + int(np.argmin((points >= -MAX_OFF) & (points <= 1 + MAX_OFF)))]}; they are shares of width "
-                "and height: export the set again"
+                f"{where} has coordinates that are not from 0 to 1, such as {row[1 + int(np.argmin(inside))][:20]}; they "
+                "are shares of width and height: export the set again"
             )
         return self.values[int(number)], points.reshape(-1, 2)
 
