@@ -25,7 +25,7 @@ from fastseg.packing.sources.annotations import (
     parse_size,
 )
 from fastseg.packing.sources.samples import Files
-from fastseg.packing.sources.shape_masks import Listed, ShapeMask, find_listed, require_opencv
+from fastseg.packing.sources.shape_masks import Listed, ShapeMask, find_listed
 from fastseg.packing.sources.tree import Member, Tree
 
 MAX_DEPTH = 1
@@ -99,7 +99,6 @@ def _draw_box(shape: Mapping[str, str], height: int, width: int, where: str) -> 
 
 
 def _draw_ellipse(shape: Mapping[str, str], height: int, width: int, where: str) -> NDArray[np.bool_]:
-    require_opencv("ellipses")
     import cv2
 
     x, y, wide, high = (round(_number(shape.get(name), where)) for name in ("cx", "cy", "rx", "ry"))

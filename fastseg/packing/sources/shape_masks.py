@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,12 +58,6 @@ class ShapeMask(ABC):
                 f"{self.listed_in}"
             )
         return self.values[label.strip()]
-
-
-def require_opencv(what: str) -> None:
-    """Raise :class:`UserError` if OpenCV, which draws ``what``, is not installed."""
-    if find_spec("cv2") is None:
-        raise UserError(f"{what} are drawn by OpenCV; install it: pip install opencv-python-headless")
 
 
 class Listed(NamedTuple):

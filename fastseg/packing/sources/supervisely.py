@@ -26,7 +26,7 @@ from fastseg.packing.sources.annotations import (
     stem_of,
 )
 from fastseg.packing.sources.samples import Files, Labeled
-from fastseg.packing.sources.shape_masks import ShapeMask, require_opencv
+from fastseg.packing.sources.shape_masks import ShapeMask
 from fastseg.packing.sources.tree import IMAGE_SUFFIXES, Found, Tree
 from fastseg.shards.images import load_image
 from fastseg.shards.tar import MAX_FILE
@@ -141,7 +141,6 @@ class Supervisely:
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; folders of datasets may name splits. Images without JSON are listed as strays."""
-        require_opencv("Supervisely's polygons")
         values = number_classes(title for title, _ in self._classes(tree))
         images, masks, unread = list[Found](), list[Labeled](), list[tuple[str, str]]()
         for match in filter(None, map(_ANNOTATION.fullmatch, tree.ending(".json"))):

@@ -106,8 +106,8 @@ class YoloMask:
         inside = (points >= -MAX_OFF) & (points <= 1 + MAX_OFF)  # False for NaN
         if not inside.all():
             raise UserError(
-                f"{where} has coordinates that are not from 0 to 1, such as {row[1 + int(np.argmin(inside))][:20]}; they "
-                "are shares of width and height: export the set again"
+                f"{where} has coordinates that are not from 0 to 1, such as {row[1 + int(np.argmin(inside))][:20]}; "
+                "they are shares of width and height: export the set again"
             )
         return self.values[int(number)], points.reshape(-1, 2)
 
