@@ -18,6 +18,7 @@ from fastseg.labels import IGNORE, MAX_CLASSES, Color, LabelTable
 from fastseg.packing.classes_json import distinct_colors
 from fastseg.packing.masks import DecodedMask, color_codes, decode_color
 from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source, recognize
+from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Mask
 from fastseg.packing.sources.splits import FindOptions
 from fastseg.packing.sources.tree import Member
@@ -65,6 +66,8 @@ class Guess:
     """Pixels of all other colors, which are mixtures of two classes at the edge between them."""
     names: Mapping[Key, str] = field(default_factory=dict)
     """Class names that the data set itself provides."""
+    void: frozenset[Color] = frozenset()
+    """Colors that the data set itself ignores."""
 
     @property
     def by_color(self) -> bool:
@@ -79,7 +82,11 @@ class Guess:
     @property
     def classes(self) -> list[Key]:
         """Values or colors that become classes."""
-        return [key for key in self.pixels if not (self.ignored and key == IGNORE)]
+        return [
+            key
+            for key in self.pixels
+            if not (self.ignored and key == IGNORE) and (isinstance(key, int) or key not in self.void)
+        ]
 
     def name(self, key: Key) -> str:
         """Return the class name that the data set provides, or a placeholder."""
@@ -93,7 +100,8 @@ class Guess:
             for key in self.classes
         ]
         lines = ",\n".join("  " + json.dumps(entry) for entry in classes)
-        head: dict[str, object] = {"name": name, "ignore": [] if self.by_color or not self.ignored else [IGNORE]}
+        ignored = sorted(self.void) if self.by_color else [IGNORE] if self.ignored else []
+        head: dict[str, object] = {"name": name, "ignore": ignored}
         if self.mixed:
             head["others"] = "ignore"
         return json.dumps(head)[:-1] + f', "classes": [\n{lines}\n]}}\n'
@@ -129,24 +137,30 @@ def write_guess(
 
 
 def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask], LabelTable | None]:
-    """Return the masks and, for masks drawn from shapes, their classes."""
+    """Return the masks and, for masks drawn from shapes or beside a list of classes, their classes."""
     if found := recognize(root, options):
         source, tree = found
-        masks = [mask.member for mask in source.find(tree).masks]
-        if masks and not isinstance(masks[0], Member):
-            return masks, source.classes(tree)
+        masks = source.find(tree).masks
+        if masks and not isinstance(masks[0].member, Member):
+            return [mask.member for mask in masks], source.classes(tree)
+        if masks and (listed := listed_classes(tree, masks)):
+            return [mask.member for mask in masks], listed
     return find_masks(root, options), None
 
 
 def _name(guess: Guess, table: LabelTable) -> Guess:
     """Return the guess with the names and colors of a table, including classes that do not occur."""
-    classes = {value: table.classes[i] for value, i in table.train_ids.items() if i != IGNORE}
-    pixels: dict[Key, int] = {value: guess.pixels.get(value, 0) for value in classes}
+    if guess.by_color == bool(table.train_ids):  # masks that hold only grays are counted by value
+        return guess
+    known: dict[Key, int] = {**(table.train_ids or table.colors)}
+    classes = {key: table.classes[i] for key, i in known.items() if i != IGNORE}
+    pixels: dict[Key, int] = {key: guess.pixels.get(key, 0) for key in classes}
     return replace(
         guess,
         pixels={**pixels, **guess.pixels},
-        colors={**guess.colors, **{value: entry.color for value, entry in classes.items()}},
-        names={value: entry.name for value, entry in classes.items()},
+        colors={**guess.colors, **{key: entry.color for key, entry in classes.items()}},
+        names={key: entry.name for key, entry in classes.items()},
+        void=frozenset(key for key, i in known.items() if i == IGNORE and isinstance(key, tuple)),
     )
 
 

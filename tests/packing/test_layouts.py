@@ -1,13 +1,11 @@
 """Every layout: recognized by its own entry and no other, wherever it lies; every sample as an independent reading."""
 
-import io
 import json
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from fastseg.packing.records import Codec
 from fastseg.packing.sources import SOURCES, open_source
 from fastseg.packing.sources.tree import Tree
 from layouts import CLASSES, LAYOUTS, Layout
+from records import read_records
 from shape_layouts import SHAPE_WRITERS
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
@@ -95,21 +94,6 @@ def train_ids(layout: Layout) -> np.ndarray:
     for index, entry in enumerate(document["classes"]):
         table[entry["value"]] = index
     return table
-
-
-def read_records(shards: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Split and name → what the tars hold."""
-    records: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in sorted(shards.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                file = tar.extractfile(member)
-                assert file
-                data = file.read()
-                value = json.loads(data) if extension == "json" else np.asarray(Image.open(io.BytesIO(data)))
-                records.setdefault((path.name.split("-")[0], key), {})[extension] = value
-    return {(split, record["json"]["name"]): record for (split, _), record in records.items()}
 
 
 @every_layout

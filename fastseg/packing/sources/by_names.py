@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from fastseg.errors import UserError
 from fastseg.labels import LabelTable
+from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Files, suggest_pattern
 from fastseg.packing.sources.tree import Found, Tree, is_image
 from fastseg.packing.sources.words import Role, read_path, strip_affix
@@ -65,7 +66,8 @@ class ByNames:
         return Files(images, found, _unread(tree, [*reading.images, *reading.masks]), reading.strays)
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return None: the classes are in a classes.json."""
+        """Return the classes of a list beside the masks; None if there is none."""
+        return listed_classes(tree, (Found("", file.stem, tree[file.name]) for file in self._read(tree).masks))
 
     def _read(self, tree: Tree) -> _Reading:
         names = tree.images

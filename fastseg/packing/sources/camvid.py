@@ -7,6 +7,7 @@ from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
 from fastseg.packing.sources.by_names import ByNames
+from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.splits import parse_list
 from fastseg.packing.sources.tree import Tree
@@ -47,10 +48,14 @@ class CamVid:
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return the table of 11 or 32 classes, depending on the values of the first masks.
 
-        Raises :class:`UserError` for masks of colors, which can be read by either.
+        Masks of colors can be read by either: returns the classes of a list beside them, as in Kaggle's copy, or raises
+        :class:`UserError`.
         """
-        decoded = [mask.member.decode() for mask in ByNames().find(tree).masks[:SAMPLED_MASKS]]
+        masks = ByNames().find(tree).masks
+        decoded = [mask.member.decode() for mask in masks[:SAMPLED_MASKS]]
         if any(mask.image.mode == "RGB" for mask in decoded):
+            if listed := listed_classes(tree, masks):
+                return listed
             raise UserError(
                 f"{tree.root} is CamVid with masks of colors, which can be read as its 11 usual classes or as all 32; "
                 "say which: --classes camvid or --classes camvid32"

@@ -8,6 +8,7 @@ from fastseg.errors import UserError
 from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
+from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.tree import Found, Tree
 
@@ -36,9 +37,9 @@ class PairedFolders:
         """Return images and masks."""
         return Files(tree.find(self.images), tree.find(self.masks))
 
-    def classes(self, tree: Tree) -> LabelTable | None:  # noqa: ARG002
-        """Return the preset; None if there is none."""
-        return read_classes(preset_path(self.preset)) if self.preset else None
+    def classes(self, tree: Tree) -> LabelTable | None:
+        """Return the preset, or the classes of a list beside the masks; None if there is neither."""
+        return read_classes(preset_path(self.preset)) if self.preset else listed_classes(tree, tree.find(self.masks))
 
 
 def by_hand(images: str, masks: str, root: Path) -> PairedFolders:

@@ -1,15 +1,18 @@
 """PASCAL VOC's segmentation sets, and other sets that annotation tools write in its layout."""
 
 import re
+from collections.abc import Container
 from pathlib import PurePosixPath
 
 from fastseg.errors import UserError
 from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
+from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.splits import parse_list
 from fastseg.packing.sources.tree import Found, Tree
+from fastseg.packing.sources.words import SPLIT_WORDS
 from fastseg.shards.tar import SPLITS
 
 MASKS = ("SegmentationClass", "SegmentationClassPNG", "SegmentationClassAug")
@@ -37,9 +40,9 @@ class Voc:
 
         If train.txt is missing, trainval.txt is used for train. Images of a test list may lack masks.
         """
-        images = {file.stem: file for file in tree.find("JPEGImages/{stem}.*")}
+        images = {file.stem: file for file in tree.find("JPEGImages/**/{stem}.*")}
         masks = {file.stem: file for file in _masks(tree)}
-        listed = _read_lists(tree)
+        listed = _read_lists(tree, images)
         if not listed:
             bare = [(file.name, "has no mask") for stem, file in images.items() if stem not in masks]
             return Files([file for stem, file in images.items() if stem in masks], list(masks.values()), strays=bare)
@@ -51,24 +54,34 @@ class Voc:
         return Files(_of_splits(listed, images), _of_splits(listed, masks), sorted(missing), others)
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return VOC's 21 classes for its own images; None for other sets in its layout."""
-        own = all(YEARS.fullmatch(file.stem) for file in _masks(tree))
-        return read_classes(preset_path("voc")) if own else None
+        """Return the classes of a list that a tool has written, or VOC's 21 for its own images; else None."""
+        masks = _masks(tree)
+        if listed := listed_classes(tree, masks):
+            return listed
+        return read_classes(preset_path("voc")) if all(YEARS.fullmatch(file.stem) for file in masks) else None
 
 
 def _masks(tree: Tree) -> list[Found]:
     """Return the masks of the first folder that holds any."""
-    return next((masks for folder in MASKS if (masks := tree.find(f"{folder}/{{stem}}.*"))), [])
+    return next((masks for folder in MASKS if (masks := tree.find(f"{folder}/**/{{stem}}.*"))), [])
 
 
-def _read_lists(tree: Tree) -> dict[str, list[str]]:
-    """Return the stems of each split."""
-    names = {PurePosixPath(name).stem: name for name in tree.files if re.fullmatch(rf"{LISTS}/\w+\.txt", name)}
-    if "train" not in names and "trainval" in names and "val" not in names:
-        names["train"] = names["trainval"]
-    return {
-        split: [line.split()[0] for line in parse_list(tree[names[split]].read())] for split in SPLITS if split in names
-    }
+def _read_lists(tree: Tree, images: Container[str]) -> dict[str, list[str]]:
+    """Return the stems of each split; CVAT calls its lists Train.txt, Validation.txt and Test.txt."""
+    files = [name for name in tree.files if re.fullmatch(rf"{LISTS}/\w+\.txt", name)]
+    names = {PurePosixPath(name).stem.lower(): name for name in files}
+    both = names.pop("trainval", None)
+    found = {SPLIT_WORDS[word]: name for word, name in names.items() if word in SPLIT_WORDS}
+    if both and not {"train", "val"} & found.keys():
+        found["train"] = both
+    lines = {split: parse_list(tree[found[split]].read()) for split in SPLITS if split in found}
+    return {split: [_listed_stem(line, images) for line in stems] for split, stems in lines.items()}
+
+
+def _listed_stem(line: str, images: Container[str]) -> str:
+    """Return the first column of a line, or the whole line if that is the stem of an image with spaces."""
+    whole = line.strip('"')  # as Datumaro and CVAT write names with spaces
+    return whole if whole in images else line.split()[0]
 
 
 def _of_splits(listed: dict[str, list[str]], files: dict[str, Found]) -> list[Found]:
