@@ -64,7 +64,7 @@ def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progr
     """Read all samples of ``source`` as packing would, with ``workers`` processes."""
     shown = _spread(source.samples)
     results, problems = list[tuple[Sample, SampleResult]](), list[Problem]()
-    tasks = ((sample, source.table, options, sample in shown) for sample in source.samples)
+    tasks = ((sample, source.table, options, (sample.split, sample.key) in shown) for sample in source.samples)
     with closing(ordered_map(_read_sample, tasks, min(workers, len(source.samples)))) as found:
         for sample, result in zip(source.samples, found, strict=True):
             if isinstance(result, Problem):
@@ -78,16 +78,16 @@ def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progr
     return Preview(manifest, pictures, tuple(problems), tuple(_contradictions(results) + set_warnings(manifest)))
 
 
-def _spread(samples: Sequence[Sample]) -> set[Sample]:
-    """Return at most :data:`SHOWN` samples, about as many of each split."""
+def _spread(samples: Sequence[Sample]) -> set[tuple[str, str]]:
+    """Return split and key of at most :data:`SHOWN` samples, about as many of each split."""
     splits = [[sample for sample in samples if sample.split == split] for split in SPLITS]
     splits = [chosen for chosen in splits if chosen]
     each = SHOWN // len(splits)
     return {
-        chosen[i * len(chosen) // count]
+        (chosen[at].split, chosen[at].key)
         for chosen in splits
         for count in [min(each, len(chosen))]
-        for i in range(count)
+        for at in (i * len(chosen) // count for i in range(count))
     }
 
 

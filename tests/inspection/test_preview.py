@@ -3,24 +3,37 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fastseg.inspection.preview import SHOWN, preview, write_preview
 from fastseg.packing.pack import pack
 from fastseg.packing.reading import ReadOptions
 from fastseg.packing.sources import open_source
+from fastseg.shards.manifest import Manifest
 from layouts import write_folder_dataset
+from shape_layouts import SHAPE_WRITERS
+
+
+def counts(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    return {name: split.pixels for name, split in manifest.splits.items()}
 
 
 def test_it_counts_what_packing_would(tmp_path: Path) -> None:
     source = open_source(write_folder_dataset(tmp_path / "set", train=9, val=4))
     found, packed = preview(source, ReadOptions(), workers=2), pack(source, tmp_path / "shards", workers=1)
-    assert {name: split.pixels for name, split in found.manifest.splits.items()} == {
-        name: split.pixels for name, split in packed.splits.items()
-    }
+    assert counts(found.manifest) == counts(packed)
     assert len(found.pictures) == 10  # six of train, all of val
     assert len(found.pictures) <= SHOWN
     assert found.problems == found.warnings == ()
+
+
+@pytest.mark.parametrize("name", list(SHAPE_WRITERS))
+def test_it_counts_what_packing_would_draw(name: str, tmp_path: Path) -> None:
+    source = open_source(SHAPE_WRITERS[name](tmp_path / "set"))
+    found, packed = preview(source, ReadOptions(), workers=1), pack(source, tmp_path / "shards", workers=1)
+    assert counts(found.manifest) == counts(packed)
+    assert len(found.pictures) == len(source.samples)
 
 
 def test_the_page_names_what_stands_out(tmp_path: Path) -> None:
