@@ -143,7 +143,7 @@ def _find_masks(root: Path, options: FindOptions | None) -> tuple[Sequence[Mask]
         masks = source.find(tree).masks
         if masks and not isinstance(masks[0].member, Member):
             return [mask.member for mask in masks], source.classes(tree)
-        if masks and (listed := listed_classes(tree, masks)):
+        if masks and (listed := listed_classes(tree, lambda: masks)):
             return [mask.member for mask in masks], listed
     return find_masks(root, options), None
 

@@ -143,7 +143,8 @@ class Manifest:
     def split(self, name: str) -> Split:
         """Return the split called ``name``; raise :class:`UserError` if there is none."""
         if name not in self.splits:
-            raise UserError(f"the shards hold no split {name!r}, only: {', '.join(self.splits)}")
+            cure = "; pack the set again with --val-fraction 0.1 --overwrite" if name == "val" else ""
+            raise UserError(f"the shards hold no split {name!r}, only: {', '.join(self.splits)}{cure}")
         return self.splits[name]
 
 

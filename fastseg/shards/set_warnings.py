@@ -27,7 +27,7 @@ def set_warnings(manifest: Manifest, train: str = "train", val: str = "val") -> 
     found = [problem] if (problem := nothing_to_learn(manifest, train)) else []
     pixels = {name: split.pixels for name, split in manifest.splits.items() if split.labeled}
     if val not in manifest.splits:
-        found.append(f"there is no split {val!r}: training cannot be evaluated; make one with --val-fraction 0.1")
+        found.append(f"there is no split {val!r}, on which training is evaluated; pack with --val-fraction 0.1")
     elif problem := nothing_to_score(manifest, val):
         found.append(problem)
     for name in (train, val):

@@ -109,7 +109,7 @@ def test_lonely_files_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
     assert left.summary() == "images and masks by their names: 7 train, 1 val"
     assert len(left.skipped) == 25
     assert left.warnings() == [
-        f"25 files are left out, 23: the image has no mask (such as {tmp_path}/train/images/train_000.png); "
+        f"25 files are left out: 23: the image has no mask (such as {tmp_path}/train/images/train_000.png); "
         f"1: the mask has no image (such as {tmp_path}/val/masks/val_001.png); "
         f"1: no image or mask can be read from .npy, save it as PNG (such as {tmp_path}/val/masks/val_001.npy)"
     ]

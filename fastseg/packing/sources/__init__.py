@@ -148,8 +148,9 @@ class DataSet:
             return []
         reasons = Counter(reason for _, reason in self.skipped)
         first = {reason: name for name, reason in reversed(self.skipped)}
-        listed = "; ".join(f"{count:,}: {reason} (such as {first[reason]})" for reason, count in reasons.items())
-        return [f"{len(self.skipped):,} files are left out, {listed}"]
+        counted = ((f"{count:,}: " if len(reasons) > 1 else "", reason) for reason, count in reasons.items())
+        listed = "; ".join(f"{count}{reason} (such as {first[reason]})" for count, reason in counted)
+        return [f"{len(self.skipped):,} files are left out: {listed}"]
 
 
 def open_source(

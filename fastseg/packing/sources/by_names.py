@@ -67,7 +67,7 @@ class ByNames:
 
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return the classes of a list beside the masks; None if there is none."""
-        return listed_classes(tree, (Found("", file.stem, tree[file.name]) for file in self._read(tree).masks))
+        return listed_classes(tree, lambda: self.find(tree).masks)
 
     def _read(self, tree: Tree) -> _Reading:
         names = tree.images

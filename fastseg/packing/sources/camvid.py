@@ -54,7 +54,7 @@ class CamVid:
         masks = ByNames().find(tree).masks
         decoded = [mask.member.decode() for mask in masks[:SAMPLED_MASKS]]
         if any(mask.image.mode == "RGB" for mask in decoded):
-            if listed := listed_classes(tree, masks):
+            if listed := listed_classes(tree, lambda: masks):
                 return listed
             raise UserError(
                 f"{tree.root} is CamVid with masks of colors, which can be read as its 11 usual classes or as all 32; "

@@ -76,10 +76,10 @@ CLASS_LISTS = {
 """Lists by the names of their files."""
 
 
-def listed_classes(tree: Tree, masks: Iterable[Found | Labeled]) -> LabelTable | None:
+def listed_classes(tree: Tree, find_masks: Callable[[], Iterable[Found | Labeled]]) -> LabelTable | None:
     """Return the classes of the first of :data:`CLASS_LISTS` that fits the masks; None if there is none.
 
-    Masks with colors are read by the colors of the list, or by its numbers if they have a palette and the list no
+    ``find_masks`` is called only if there is a list. Masks with colors are read by the colors of the list, or by its numbers if they have a palette and the list no
     colors. Raises :class:`UserError` for two classes of one name, or of one color if colors count, and as
     :func:`class_table`.
     """
@@ -87,7 +87,7 @@ def listed_classes(tree: Tree, masks: Iterable[Found | Labeled]) -> LabelTable |
     for file, (parse, numbered) in CLASS_LISTS.items():
         for name in _named(tree, file):
             rows = parse(_lines(tree[name].read())) if tree[name].size <= MAX_LIST else []
-            kind = kind or (_kind(masks) if rows else None)
+            kind = kind or (_kind(find_masks()) if rows else None)
             if rows and rows[0].color and kind != "value":
                 return _by_color(tree, rows, str(tree[name]))
             if rows and numbered and kind != "color":

@@ -39,7 +39,11 @@ class PairedFolders:
 
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return the preset, or the classes of a list beside the masks; None if there is neither."""
-        return read_classes(preset_path(self.preset)) if self.preset else listed_classes(tree, tree.find(self.masks))
+        return (
+            read_classes(preset_path(self.preset))
+            if self.preset
+            else listed_classes(tree, lambda: tree.find(self.masks))
+        )
 
 
 def by_hand(images: str, masks: str, root: Path) -> PairedFolders:

@@ -56,7 +56,7 @@ class Voc:
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return the classes of a list that a tool has written, or VOC's 21 for its own images; else None."""
         masks = _masks(tree)
-        if listed := listed_classes(tree, masks):
+        if listed := listed_classes(tree, lambda: masks):
             return listed
         return read_classes(preset_path("voc")) if all(YEARS.fullmatch(file.stem) for file in masks) else None
 
