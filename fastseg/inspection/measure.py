@@ -221,13 +221,7 @@ def _shift(inspection: Inspection) -> Iterator[str]:
 
 def _classes(inspection: Inspection, split: Split, classes: tuple[SegmentationClass, ...]) -> Iterator[str]:
     shares = {c.name: count / sum(split.pixels) for c, count in zip(classes, split.pixels, strict=False)}
-    absent = [name for name, share in shares.items() if not share]
     never = [c.name for c, crops in zip(classes, inspection.showing, strict=False) if not crops and shares[c.name]]
-    if len(absent) == 1:
-        yield f"class {absent[0]!r} has no pixel in the whole split: it cannot be learned from it"
-    elif absent:
-        names = ", ".join(map(repr, absent))
-        yield f"{len(absent)} classes have no pixel in the whole split and cannot be learned from it: {names}"
     if len(never) == 1:
         share = percent(shares[never[0]])
         yield f"class {never[0]!r} never appeared in {inspection.crops} crops; its share in the set is {share}"

@@ -124,7 +124,7 @@ def write_guess(
     if path.parent.is_file():
         raise UserError(f"{root} is a file, into which {CLASSES} cannot be written; name another: --classes FILE")
     if path.exists():
-        raise UserError(f"{path} is there already; remove it to have it guessed anew")
+        raise UserError(f"{path} is there already: pack with it, or remove it to have it guessed anew")
     masks, table = _find_masks(root, options)
     guess = guess_classes(masks, workers, progress)
     if table:

@@ -30,9 +30,13 @@ def set_warnings(manifest: Manifest, train: str = "train", val: str = "val") -> 
         found.append(f"there is no split {val!r}, on which training is evaluated; pack with --val-fraction 0.1")
     elif problem := nothing_to_score(manifest, val):
         found.append(problem)
-    for name in (train, val):
-        if name in pixels and (absent := absent_classes(manifest, name)) and len(absent) < len(manifest.classes):
-            found.append(f"{_listed(absent)} never occur{'s' if len(absent) == 1 else ''} in {name}")
+    splits_of: dict[tuple[str, ...], list[str]] = {}
+    for name in dict.fromkeys((train, val)):
+        if name in pixels and len(absent := absent_classes(manifest, name)) < len(manifest.classes):
+            splits_of.setdefault(tuple(absent), []).append(name)
+    for missing, splits in splits_of.items():
+        if missing:
+            found.append(f"{_listed(missing)} never occur{'s' if len(missing) == 1 else ''} in {' or '.join(splits)}")
     notes = ((text, manifest.options.get(key)) for key, text in NOTES.items())
     return found + [text.format(f"{note:,}" if isinstance(note, int) else note) for text, note in notes if note]
 

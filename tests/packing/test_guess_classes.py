@@ -119,6 +119,6 @@ def test_refusals_are_one_sentence(tmp_path: Path) -> None:
 def test_what_a_person_has_written_is_kept(tmp_path: Path) -> None:
     masks(tmp_path, mask(0, 1))
     (tmp_path / "classes.json").write_text(json.dumps({"mine": True}))
-    with pytest.raises(UserError, match=r"classes\.json is there already; remove it"):
+    with pytest.raises(UserError, match=r"classes\.json is there already: pack with it, or remove it"):
         write_guess(tmp_path, workers=1)
     assert "mine" in (tmp_path / "classes.json").read_text()

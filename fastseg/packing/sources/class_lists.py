@@ -79,9 +79,9 @@ CLASS_LISTS = {
 def listed_classes(tree: Tree, find_masks: Callable[[], Iterable[Found | Labeled]]) -> LabelTable | None:
     """Return the classes of the first of :data:`CLASS_LISTS` that fits the masks; None if there is none.
 
-    ``find_masks`` is called only if there is a list. Masks with colors are read by the colors of the list, or by its numbers if they have a palette and the list no
-    colors. Raises :class:`UserError` for two classes of one name, or of one color if colors count, and as
-    :func:`class_table`.
+    ``find_masks`` is called only if there is a list. Masks with colors are read by the colors of the list, or by its
+    numbers if they have a palette and the list no colors. Raises :class:`UserError` for two classes of one name, or of
+    one color if colors count, and as :func:`class_table`.
     """
     kind: Kind | None = None
     for file, (parse, numbered) in CLASS_LISTS.items():
