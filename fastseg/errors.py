@@ -24,13 +24,18 @@ class UserError(Exception):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line: a :class:`UserError`, a full disk or a library that fails to load becomes one line on stderr.
 
-    Exits with 2 after a user error, 130 after Ctrl-C, 141 if the reader of the output is gone (``| head``); any other
-    exception is a bug in fastseg and keeps its traceback.
+    ``--version`` alone prints the package's version. Exits with 2 after a user error, 130 after Ctrl-C, 141 if the
+    reader of the output is gone (``| head``); any other exception is a bug in fastseg and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
+        if sys.argv[1:] == ["--version"]:
+            from fastseg.libraries import OURS, package_version
+
+            print(OURS, package_version(OURS))
+        else:
+            main()
     except UserError as error:
         _fail(str(error), error.details)
     except BrokenPipeError:  # the reader of our output is gone: | head

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,14 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from fastseg.errors import UserError, disk_full
+
+
+def describe_missing(path: Path, cure: str) -> str:
+    """Return a message for a path that does not exist; an address, which is none, is named as it was typed."""
+    if address := re.match(r"([a-z][a-z0-9]+):/+(?=[^/])", str(path)):  # Path makes one slash of two
+        typed = f"{address[1]}://{str(path)[address.end() :]}"
+        return f"{typed} is an address; download it, and name the file or folder on this machine"
+    return f"{path} does not exist; {cure}"
 
 
 @contextmanager

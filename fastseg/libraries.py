@@ -38,7 +38,7 @@ def import_problem(error: BaseException) -> str | None:
     if package is None:
         return None
     if "torchvision::" in str(error):
-        found = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+        found = " and ".join(f"{name} {package_version(name)}" for name in ("torch", "torchvision"))
         both = " ".join(f"'{requirement(name)}'" for name in ("torch", "torchvision"))
         return (
             f"{found} do not belong together ({_reason(error)}); install both anew, from one place: pip install "
@@ -85,7 +85,8 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return the version of an installed package."""
     with suppress(PackageNotFoundError):
         return distribution(package).version
     return "(not installed)"

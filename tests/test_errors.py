@@ -1,6 +1,7 @@
 """What becomes of errors at the end of a command."""
 
 import errno
+import re
 import subprocess
 import sys
 
@@ -45,6 +46,12 @@ def test_bugs_keep_their_traceback() -> None:
         fail_with(PermissionError(errno.EACCES, "denied"))
     with pytest.raises(ZeroDivisionError):
         fail_with(ZeroDivisionError())
+
+
+def test_every_command_has_a_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["fastseg-predict", "--version"])
+    run_command(lambda: pytest.fail("the command has no such flag"))
+    assert re.fullmatch(r"fastseg-deeplab \d+\.\d+\S*\n", capsys.readouterr().out)
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastseg.errors import UserError
-from fastseg.files import atomic_path, write_atomic
+from fastseg.files import atomic_path, describe_missing, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.pictures import Mask, Picture, blend
 from fastseg.shards.images import read_rgb
@@ -162,14 +162,18 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
         elif path.is_file():
             found.append(Input(path, Path(path.name)))
         else:
-            raise UserError(f"{path} does not exist; name images, videos, or folders of them")
+            raise UserError(describe_missing(path, "name images, videos, or folders of them"))
     return found
 
 
 def read_image(path: Path) -> Image.Image:
     """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for anything else and if damaged."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name an image in it, or predict all of it: fastseg-predict CKPT {path}")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(describe_missing(path, "name an image")) from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastseg.errors import UserError
+from fastseg.files import describe_missing
 
 ZIP = b"PK\x03\x04"
 """First bytes of a file of ``torch.save``; files from before 2020 are plain pickles."""
@@ -51,7 +52,7 @@ def check_checkpoint(path: Path, others: Iterable[Path] = ()) -> None:
 
 def _no_file(path: Path) -> str:
     if not path.is_dir():
-        return f"{path} does not exist; a run's checkpoints lie in runs/NAME/checkpoints"
+        return describe_missing(path, "a run's checkpoints lie in runs/NAME/checkpoints")
     names = [f"{folder}{name}" for folder in ("", "checkpoints/") for name in ("best.pt", "last.pt")]
     found = next((path / name for name in names if (path / name).is_file()), None)
     return f"{path} is a folder; {f'name the checkpoint in it: {found}' if found else RUN}"

@@ -82,11 +82,8 @@ class Guess:
     @property
     def classes(self) -> list[Key]:
         """Values or colors that become classes."""
-        return [
-            key
-            for key in self.pixels
-            if not (self.ignored and key == IGNORE) and (isinstance(key, int) or key not in self.void)
-        ]
+        ignored: set[Key] = {*self.void, *([IGNORE] if self.ignored else [])}
+        return [key for key in self.pixels if key not in ignored]
 
     def name(self, key: Key) -> str:
         """Return the class name that the data set provides, or a placeholder."""

@@ -273,6 +273,15 @@ def test_results_below_the_folder_are_no_inputs(album: Path, tmp_path: Path) -> 
         find_inputs([tmp_path / "own"], tmp_path / "own", print)
     with pytest.raises(UserError, match=r"nowhere.png does not exist"):
         find_inputs([tmp_path / "nowhere.png"], tmp_path / "out", print)
+    with pytest.raises(UserError, match=r"^https://a\.org/street\.png is an address; download it"):
+        find_inputs([Path("https://a.org/street.png")], tmp_path / "out", print)
+
+
+def test_a_folder_is_no_image(album: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; .*fastseg-predict CKPT /\S+$"):
+        read_image(album)
+    with pytest.raises(UserError, match=r"none\.jpg does not exist; name an image"):
+        read_image(album / "none.jpg")
 
 
 def test_what_is_left_out_is_named_and_links_are_followed_once(tmp_path: Path) -> None:

@@ -233,6 +233,7 @@ def test_a_source_that_is_none_is_told_what_it_holds(tmp_path: Path) -> None:
         (mix / "e.txt", r"e\.txt is neither a folder nor a \.zip or \.tar; name the folder"),
         (archive, r"mine\.zip holds no images; name the folder"),
         (tmp_path / "yours", "yours does not exist"),
+        (Path("https://a.org/b.zip"), "https://a.org/b.zip is an address; download it"),
     ):
         with pytest.raises(UserError, match=sentence) as refused:
             open_source(place)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fastseg.errors import UserError
+from fastseg.files import describe_missing
 from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import parse_classes, read_classes, reduce_zero_label
 from fastseg.packing.presets import PRESETS, preset_path
@@ -303,7 +304,7 @@ def _nothing_at_defaults(paths: list[Path]) -> str:
 def _describe_unknown(path: Path) -> str:
     """Return a message that describes a path without a data set and names the cure."""
     if not path.exists():
-        return f"{path} does not exist; name the folder of the data set"
+        return describe_missing(path, "name the folder of the data set")
     if not (path.is_dir() or is_archive(path)):
         return f"{path} is neither a folder nor a .zip or .tar; name the folder of the data set"
     if (path / MANIFEST).exists():
