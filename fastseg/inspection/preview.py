@@ -75,7 +75,8 @@ def preview(source: DataSet, options: ReadOptions, workers: int, progress: Progr
                 progress(len(results) + len(problems), len(source.samples))
     manifest = _manifest(source, results)
     pictures = tuple(result.picture for _, result in results if result.picture)
-    return Preview(manifest, pictures, tuple(problems), tuple(_contradictions(results) + set_warnings(manifest)))
+    warnings = _contradictions(results) + set_warnings(manifest) + source.warnings()
+    return Preview(manifest, pictures, tuple(problems), tuple(warnings))
 
 
 def _spread(samples: Sequence[Sample]) -> set[tuple[str, str]]:

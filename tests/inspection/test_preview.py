@@ -11,7 +11,7 @@ from fastseg.packing.pack import pack
 from fastseg.packing.reading import ReadOptions
 from fastseg.packing.sources import open_source
 from fastseg.shards.manifest import Manifest
-from layouts import write_folder_dataset
+from layouts import LAYOUTS, write_folder_dataset
 from shape_layouts import SHAPE_WRITERS
 
 
@@ -34,6 +34,12 @@ def test_it_counts_what_packing_would_draw(name: str, tmp_path: Path) -> None:
     found, packed = preview(source, ReadOptions(), workers=1), pack(source, tmp_path / "shards", workers=1)
     assert counts(found.manifest) == counts(packed)
     assert len(found.pictures) == len(source.samples)
+
+
+def test_it_names_what_is_left_out(tmp_path: Path) -> None:
+    source = open_source(LAYOUTS["voc"].write(tmp_path))
+    (warning,) = (text for text in preview(source, ReadOptions(), workers=1).warnings if "left out" in text)
+    assert warning.startswith("1 file is left out: no list in ImageSets/Segmentation names it (such as JPEGImages/")
 
 
 def test_the_page_names_what_stands_out(tmp_path: Path) -> None:

@@ -239,3 +239,19 @@ def test_voc_names_what_its_lists_do_not_agree_with(tmp_path: Path) -> None:
 )
 def test_words_in_paths(path: str, said: tuple[str | None, str | None, str]) -> None:
     assert read_path(path) == said
+
+
+def test_lists_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    """Oxford-IIIT Pet's layout: its lists have a flag, and follow it."""
+    stems = [f"Abyssinian_{number}" for number in range(6)]
+    write(tmp_path, *((f"images/{stem}.jpg", f"annotations/trimaps/{stem}.png") for stem in stems))
+    lists = {"train": tmp_path / "annotations" / "trainval.txt", "val": tmp_path / "annotations" / "test.txt"}
+    lists["train"].write_text("".join(f"{stem} 1 1 1\n" for stem in stems[:4]))
+    lists["val"].write_text("".join(f"{stem} 1 1 1\n" for stem in stems[4:]))
+    flags = [f"{split}={path}" for split, path in lists.items()]
+    assert open_source(tmp_path).warnings() == [
+        f"the set has lists that may tell its splits: --split-file {flags[0]} --split-file {flags[1]}"
+    ]
+    found = open_source(tmp_path, options=FindOptions(split_file=tuple(flags)))
+    assert found.warnings() == []
+    assert found.summary().endswith(": 4 train, 2 val")

@@ -22,7 +22,7 @@ from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
-from fastseg.packing.sources.splits import FindOptions, split_files
+from fastseg.packing.sources.splits import FindOptions, find_lists, split_files
 from fastseg.packing.sources.supervisely import Supervisely
 from fastseg.packing.sources.tree import Tree, is_archive
 from fastseg.packing.sources.via import Via
@@ -135,6 +135,8 @@ class DataSet:
     """Name of the source that recognized the set."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Files that are left out, each with the reason."""
+    lists: tuple[tuple[str, Path], ...] = ()
+    """Lists in the set that are not read, although there is no val split, with the split that their name tells."""
 
     def summary(self) -> str:
         """Return one line such as ``Cityscapes, zip: 2,975 train, 500 val``."""
@@ -144,14 +146,20 @@ class DataSet:
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
     def warnings(self) -> list[str]:
-        """Return one sentence that counts the files left out for each reason; an empty list if there are none."""
+        """Return a sentence that names unread lists, and one that counts the files left out for each reason."""
+        flags = " ".join(f"--split-file {split}={path}" for split, path in self.lists)
+        found = [f"the set has lists that may tell its splits: {flags}"] if flags else []
+        return found + self._left_out()
+
+    def _left_out(self) -> list[str]:
         if not self.skipped:
             return []
         reasons = Counter(reason for _, reason in self.skipped)
         first = {reason: name for name, reason in reversed(self.skipped)}
         counted = ((f"{count:,}: " if len(reasons) > 1 else "", reason) for reason, count in reasons.items())
         listed = "; ".join(f"{count}{reason} (such as {first[reason]})" for count, reason in counted)
-        return [f"{len(self.skipped):,} files are left out: {listed}"]
+        count = len(self.skipped)
+        return [f"{count:,} file{'s are' if count > 1 else ' is'} left out: {listed}"]
 
 
 def open_source(
@@ -184,7 +192,9 @@ def open_source(
         table = reduce_zero_label(table)
     samples, skipped = pair(files, skip_bad)
     layout = layout_of(samples[0].name) if isinstance(source, ByNames) and samples else source.name
-    return DataSet(table, _select(samples, splits, tree.root), layout, skipped)
+    has_val = "val" in {sample.split for sample in samples} or options.split_file
+    lists = () if has_val else find_lists(tree)
+    return DataSet(table, _select(samples, splits, tree.root), layout, skipped, lists)
 
 
 def recognize(

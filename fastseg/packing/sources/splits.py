@@ -13,7 +13,7 @@ import tyro
 from fastseg.cli_help import shown_as
 from fastseg.errors import UserError, shown
 from fastseg.packing.sources.samples import Files, Labeled
-from fastseg.packing.sources.tree import Found
+from fastseg.packing.sources.tree import Found, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS, without_ending
 from fastseg.shards.tar import SPLITS
 
@@ -160,6 +160,17 @@ def parse_list(text: bytes) -> list[str]:
     """Return the non-empty lines of a list of names."""
     lines = text.decode("utf-8-sig", errors="surrogateescape").splitlines()
     return [line.strip() for line in lines if line.strip()]
+
+
+def find_lists(tree: Tree) -> tuple[tuple[str, Path], ...]:
+    """Return the outermost list for train and for val (or else test) in a folder, judging by names such as val.txt."""
+    lists = (name for name in tree.ending(".txt") if PurePosixPath(name).stem.lower() in SPLIT_WORDS)
+    found: dict[str, Path] = {}
+    for name in sorted(lists, key=lambda name: name.count("/")):
+        if (tree.root / name).is_file():
+            found.setdefault(SPLIT_WORDS[PurePosixPath(name).stem.lower()], tree.root / name)
+    held_out = found.get("val", found.get("test"))
+    return tuple((split, path) for split, path in (("train", found.get("train")), ("val", held_out)) if path)
 
 
 Known = dict[str, set[tuple[str, str]]]
