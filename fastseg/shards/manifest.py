@@ -169,6 +169,10 @@ def _hint(folder: str | Path) -> str:
     """Name the finished sets in ``folder`` or beside it, and how to pack one."""
     if is_remote(folder):
         return "pack one with: fastseg-pack"
+    if "://" in str(folder):
+        return (
+            "no such address can be read, only s3://, gs:// and az://: copy the set to one of them, or to a local disk"
+        )
     pack = f"pack one with: fastseg-pack SOURCE --out {folder}"
     for parent in (Path(folder), Path(folder).parent):
         if found := sorted(str(path.parent) for path in parent.glob(f"*/{NAME}")):

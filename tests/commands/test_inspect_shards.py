@@ -108,6 +108,7 @@ def test_wrong_requests_are_one_sentence(command, shards: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"data": {"crops": 3}, "model": {}, "name": "x", "seed": 0}')
     for arguments, says in (
         (("nowhere",), "nowhere holds no finished set of shards"),
+        (("https://a.org/b",), "no such address can be read, only s3://, gs:// and az://"),
         ((shards, "--split", "test"), "has no masks; it can be predicted"),
         ((shards, "--recipe", "best"), "--recipe is 'best'; it must be one of: cityscapes"),
         ((shards, "--config", "gone"), "--config gone cannot be read"),

@@ -1,5 +1,6 @@
 """Sources: what is found in each layout, and every refusal by its sentence."""
 
+import errno
 import gzip
 import hashlib
 import pickle
@@ -347,3 +348,12 @@ def test_files_that_vanish_or_are_huge_are_named(tmp_path: Path) -> None:
         Member(tmp_path / "gone.png", 10, 0).read()
     with pytest.raises(UserError, match=r"big\.png has 2,147,483,648 bytes"):
         Member(tmp_path / "big.png", 1 << 31, 0).read()
+
+
+def test_a_file_that_may_not_be_read_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bytes:  # root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"a\.png cannot be read \(Permission denied\); check the permissions"):
+        Member(tmp_path / "a.png", 10, 0).read()

@@ -52,7 +52,7 @@ class Member:
         try:
             return self._read()
         except Exception as error:  # zipfile and its decompressors raise many types for damaged members
-            raise UserError(f"{self} cannot be read ({error}); get the file again") from None
+            raise self._unreadable(error) from None
 
     def head(self, count: int) -> bytes:
         """Return at most the first ``count`` bytes; raise :class:`UserError` if they cannot be read."""
@@ -64,7 +64,12 @@ class Member:
                 file.seek(self.offset or 0)
                 return file.read(min(count, self.size))
         except Exception as error:  # see read
-            raise UserError(f"{self} cannot be read ({error}); get the file again") from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> UserError:
+        if isinstance(error, PermissionError):
+            return UserError(f"{self} cannot be read ({error.strerror}); check the permissions of the file")
+        return UserError(f"{self} cannot be read ({error}); get the file again")
 
     def _read(self) -> bytes:
         if not self.name:
