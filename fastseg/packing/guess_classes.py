@@ -149,15 +149,15 @@ def _name(guess: Guess, table: LabelTable) -> Guess:
     """Return the guess with the names and colors of a table, including classes that do not occur."""
     if guess.by_color == bool(table.train_ids):  # masks that hold only grays are counted by value
         return guess
-    known: dict[Key, int] = {**table.train_ids} if table.train_ids else {**table.colors}
-    classes = {key: table.classes[i] for key, i in known.items() if i != IGNORE}
+    known: list[tuple[Key, int]] = [*table.train_ids.items()] if table.train_ids else [*table.colors.items()]
+    classes = {key: table.classes[i] for key, i in known if i != IGNORE}
     pixels: dict[Key, int] = {key: guess.pixels.get(key, 0) for key in classes}
     return replace(
         guess,
         pixels={**pixels, **guess.pixels},
         colors={**guess.colors, **{key: entry.color for key, entry in classes.items()}},
         names={key: entry.name for key, entry in classes.items()},
-        void=frozenset(key for key, i in known.items() if i == IGNORE and isinstance(key, tuple)),
+        void=frozenset(key for key, i in known if i == IGNORE and isinstance(key, tuple)),
     )
 
 
