@@ -181,6 +181,19 @@ LAYOUTS: dict[str, Layout] = {
         others=("SegmentationClassVisualization/a.jpg",),
         texts=(("SegmentationClass/a.npy", ""), ("class_names.txt", "ground\nbox\n")),
     ),
+    "voc of CVAT": Layout(
+        "PASCAL VOC",
+        tuple(
+            (split, f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png")
+            for split, stem in (("train", "frame_000000"), ("train", "north side/my photo 1"), ("val", "frame_000002"))
+        ),
+        others=("SegmentationObject/frame_000000.png",),
+        texts=(
+            ("ImageSets/Segmentation/Train.txt", "frame_000000\nnorth side/my photo 1\n"),
+            ("ImageSets/Segmentation/Validation.txt", '"frame_000002"\n'),
+            ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nbox:250,50,83::\n"),
+        ),
+    ),
     "camvid of SegNet": Layout(
         "CamVid",
         (

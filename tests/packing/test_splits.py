@@ -255,3 +255,12 @@ def test_lists_that_nothing_reads_are_named(tmp_path: Path) -> None:
     found = open_source(tmp_path, options=FindOptions(split_file=tuple(flags)))
     assert found.warnings() == []
     assert found.summary().endswith(": 4 train, 2 val")
+
+
+def test_frames_of_cvat_without_a_subset_are_train(tmp_path: Path) -> None:
+    folder = LAYOUTS["voc of CVAT"].write(tmp_path)
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "Train.txt").rename(lists / "default.txt")
+    assert open_source(folder).summary() == "PASCAL VOC: 2 train, 1 val"
+    (lists / "Validation.txt").unlink()
+    assert open_source(folder).summary() == "PASCAL VOC: 3 train"

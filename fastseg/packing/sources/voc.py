@@ -67,13 +67,15 @@ def _masks(tree: Tree) -> list[Found]:
 
 
 def _read_lists(tree: Tree, images: Container[str]) -> dict[str, list[str]]:
-    """Return the stems of each split; CVAT calls its lists Train.txt, Validation.txt and Test.txt."""
+    """Return the stems of each split; CVAT calls its lists Train.txt, Validation.txt, Test.txt and default.txt."""
     files = [name for name in tree.files if re.fullmatch(rf"{LISTS}/\w+\.txt", name)]
     names = {PurePosixPath(name).stem.lower(): name for name in files}
     both = names.pop("trainval", None)
     found = {SPLIT_WORDS[word]: name for word, name in names.items() if word in SPLIT_WORDS}
     if both and not {"train", "val"} & found.keys():
         found["train"] = both
+    elif found and "train" not in found and "default" in names:  # tasks that were given no subset
+        found["train"] = names["default"]
     lines = {split: parse_list(tree[found[split]].read()) for split in SPLITS if split in found}
     return {split: [_listed_stem(line, images) for line in stems] for split, stems in lines.items()}
 
