@@ -4,7 +4,8 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from fastseg.cli_help import WIDTH, Setting, command_name, field_docs, help_lines, listed, settings, shown_as
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
-from fastseg.packing.check import NAMED
+from fastseg.packing.check import Problem
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
@@ -207,11 +208,16 @@ def _preview(options: Options) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
     print(f"recognized {source.summary()}")
-    for sentence in [*(problem.message for problem in found.problems[:NAMED]), *found.warnings]:
+    for sentence in [*_summarize(found.problems), *found.warnings]:
         print(f"• {one_line(sentence)}")
-    if (more := len(found.problems) - NAMED) > 0:
-        print(f"• and {more} more samples that cannot be packed")
     print(f"wrote {page}")
+
+
+def _summarize(problems: Sequence[Problem]) -> Iterator[str]:
+    """Yield the first problem of each kind, the most frequent kind first, and the number of others."""
+    for kind, count in Counter(problem.kind for problem in problems).most_common():
+        first = next(problem.message for problem in problems if problem.kind == kind)
+        yield first + (f" (and {count - 1:,} more samples alike)" if count > 1 else "")
 
 
 def _guess(source: Path, out: Path | None, workers: int | None, find: FindOptions) -> None:

@@ -120,6 +120,19 @@ def test_classes_are_guessed_and_shown(tmp_path: Path) -> None:
     assert _run(own, "--out", tmp_path / "shards", "--workers", "1").returncode == 0
 
 
+def test_a_preview_names_each_kind_of_problem_once(tmp_path: Path) -> None:
+    own = write_folder_dataset(tmp_path / "own", train=5)
+    for number in range(1, 5):
+        shutil.copy(own / "train" / "images" / "train_000.png", own / "train" / "masks" / f"train_00{number}.png")
+    (own / "val" / "masks" / "val_000.png").write_bytes(b"no picture")
+    result = _run(own, "--preview", "--workers", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    problems = [line for line in result.stdout.splitlines() if line.startswith("• the mask") or "val_000" in line]
+    assert len(problems) == 2
+    assert "train_001.png" in problems[0]
+    assert problems[0].endswith("(and 3 more samples alike)")
+
+
 def test_help_names_every_option() -> None:
     result = _run("--help")
     assert result.returncode == 0
