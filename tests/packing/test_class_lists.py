@@ -23,6 +23,7 @@ LABELMAP = (
     "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:250,50,83::\nperson on foot:51,221,255:head,hand:run\n"
 )
 CLASS_DICT = "name, r, g, b\nbackground,0,0,0\ncar, 250, 50, 83\nperson on foot,51,221,255\n"
+PIXEL_VALUES = "Pixel Value, Class\n0, background\n1, car\n2, person on foot\n"
 SIZE = (48, 32)
 
 
@@ -62,6 +63,7 @@ def write(folder: Path, file: str, text: str, kind: str) -> Path:
         ("labelmap.txt", LABELMAP, "colors"),
         ("class_names.txt", "_background_\ncar\nperson on foot", "values"),
         ("class_names.txt", "_background_\ncar\nperson on foot", "palette"),
+        ("_classes.csv", PIXEL_VALUES, "values"),
         ("class_dict.csv", CLASS_DICT, "palette"),
         ("class_dict.csv", CLASS_DICT, "colors"),
     ],
@@ -126,6 +128,9 @@ def test_a_classes_json_takes_precedence(tmp_path: Path) -> None:
         ("labelmap.txt", "", "colors"),
         ("class_names.txt", "car\nperson\n", "values"),  # does not say what 0 is
         ("class_names.txt", "_background_\ncar\nperson", "colors"),  # names without colors
+        ("_classes.csv", PIXEL_VALUES, "colors"),
+        ("_classes.csv", PIXEL_VALUES.replace("1,", "4,"), "values"),
+        ("_classes.csv", "filename, car\na.jpg, 1", "values"),  # Roboflow's classification
         ("class_dict.csv", CLASS_DICT, "values"),  # colors do not say what a value means
         ("class_dict.csv", "id,name\n0,car", "colors"),
     ],
@@ -148,3 +153,16 @@ def test_a_list_that_does_not_fit_the_masks_is_not_used(file: str, text: str, ki
 def test_a_list_that_cannot_be_followed_is_refused(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says):
         open_source(write(tmp_path / "export", "labelmap.txt", text, "colors"))
+
+
+def test_roboflow_writes_a_list_for_each_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_classes.csv").write_text(PIXEL_VALUES)
+        for number in range(2):
+            stem = tmp_path / split / f"street-{number}_jpg.rf.{split}0{number}"
+            noise(number, SIZE).save(f"{stem}.jpg")
+            labels(number, SIZE, (0, 1, 2)).save(f"{stem}_mask.png")
+    source = open_source(tmp_path)
+    assert source.summary().endswith(": 2 train, 2 val")
+    assert [entry.name for entry in source.table.classes] == NAMES

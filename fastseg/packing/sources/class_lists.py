@@ -1,4 +1,4 @@
-"""Lists of class names that tools write beside masks: labelmap.txt, class_names.txt, class_dict.csv."""
+"""Lists of class names that tools write beside masks: labelmap.txt, class_names.txt, _classes.csv, class_dict.csv."""
 
 import re
 from collections import Counter
@@ -51,6 +51,14 @@ def parse_class_dict(lines: Sequence[str]) -> list[Row]:
     return _parse_rows(lines[1:], r"([^,]+?)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)") if headed else []
 
 
+def parse_pixel_values(lines: Sequence[str]) -> list[Row]:
+    """Parse Roboflow's ``_classes.csv``: columns "Pixel Value" and "Class", the values from 0 without a gap."""
+    headed = lines and re.fullmatch(r"pixel value\s*,\s*class", lines[0], re.IGNORECASE)
+    cells = [[cell.strip() for cell in line.split(",", 1)] for line in lines[1:]] if headed else []
+    in_order = all(len(row) == 2 and row[0] == str(value) and row[1] for value, row in enumerate(cells))
+    return [Row(name) for _, name in cells] if in_order else []
+
+
 def _parse_rows(lines: Iterable[str], pattern: str) -> list[Row]:
     """Return name, red, green and blue of each line; no rows if a line does not fit or a number is above 255."""
     matches = [re.fullmatch(pattern.replace(r"\d+", r"0*\d{1,3}"), line) for line in lines]
@@ -70,6 +78,7 @@ class ClassList(NamedTuple):
 CLASS_LISTS = {
     "labelmap.txt": ClassList(parse_labelmap),
     "class_names.txt": ClassList(parse_class_names),
+    "_classes.csv": ClassList(parse_pixel_values),
     "class_dict.csv": ClassList(parse_class_dict, numbered=False),
     "class_dict_seg.csv": ClassList(parse_class_dict, numbered=False),
 }
