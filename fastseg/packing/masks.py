@@ -17,7 +17,7 @@ from fastseg.errors import UserError
 from fastseg.labels import IGNORE, Color, LabelTable
 from fastseg.shards.images import bits_per_sample, load_image, orientation
 
-FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")
+FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
 LOSSY = "loses labels; save masks as PNG, or let --color-tolerance say how far a value may be off"
 By = Literal["auto", "value", "color"]
 """Reading of a mask by pixel value (or palette index), by color, or by whichever of the two the table defines."""

@@ -112,6 +112,7 @@ SOURCES: tuple[Source, ...] = (
         ("bdd100k_seg.zip",),
         "bdd100k",
     ),
+    PairedFolders("iSAID", "{split}/images/{stem}.png", "{split}/Semantic_masks/images/{stem}_instance_color_RGB.png"),
     PairedFolders(
         "KITTI semantics",
         "{split}/image_2/{stem}.png",
