@@ -131,7 +131,7 @@ def _main() -> None:
     elif options.preview:
         _preview(options)
     elif options.guess_classes:
-        _guess(options.source or Path("data"), options.classes, options.workers, options.find)
+        _guess(options)
     elif options.merge:
         _merge(Path(options.out or DEFAULT), options.overwrite)
     else:
@@ -200,7 +200,13 @@ def _preview(options: Options) -> None:
     path = options.source or Path("data")
     with show_progress(f"reading {path}", "samples") as show:
         source = open_source_or_guess(
-            options.source, options.classes, options.splits, options.workers, options.find, options.skip_bad
+            options.source,
+            options.classes,
+            options.splits,
+            options.workers,
+            options.find,
+            options.skip_bad,
+            options.pack.reading.mask_values,
         )
         found = preview(source, options.pack.reading, worker_count(options.workers), show)
     page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
@@ -214,9 +220,10 @@ def _preview(options: Options) -> None:
     print(f"wrote {page}")
 
 
-def _guess(source: Path, out: Path | None, workers: int | None, find: FindOptions) -> None:
+def _guess(options: Options) -> None:
+    source, out, by = options.source or Path("data"), options.classes, options.pack.reading.mask_values
     with show_progress(f"reading the masks of {source}", "masks") as show:
-        guess, path = write_guess(source, workers, show, out, find)
+        guess, path = write_guess(source, options.workers, show, out, options.find, by)
     what = "color" if guess.by_color else "value"
     table = Table(what, "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left")
     total = sum(guess.pixels.values()) + guess.mixed
@@ -226,11 +233,14 @@ def _guess(source: Path, out: Path | None, workers: int | None, find: FindOption
         name = guess.name(key) if key in guess.classes else "(ignored)"
         table.add_row(shown, Text("■■", style=f"rgb({red},{green},{blue})"), name, f"{100 * count / total:.3f}")
     if guess.mixed:
-        table.add_row("others", "", "(ignored: mixtures at soft edges)", f"{100 * guess.mixed / total:.3f}")
+        table.add_row("others", "", "(ignored: mixtures of others)", f"{100 * guess.mixed / total:.3f}")
     Console(markup=False).print(table)
     if not guess.by_color and len(guess.classes) > MANY:
         print(f"{len(guess.classes)} values are many: masks once resized or stored as JPEG hold mixtures of labels")
-    where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "")
+    tolerance = (
+        f" --color-tolerance {guess.tolerance}, which reads mixtures as the nearest class" if guess.mixed else ""
+    )
+    where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "") + tolerance
     print(f"wrote {path}: write the names in, move what is no class to{where}")
 
 

@@ -5,7 +5,6 @@ name up to ends that all names have (``case_1_0000`` and ``case_1``); or to the 
 several kinds of masks (``1st_manual`` and ``mask``, ids and colors), one kind is chosen for the whole set, or none.
 """
 
-import os.path
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fastseg.errors import UserError
-from fastseg.packing.sources.samples import suggest_common, suggest_patterns
+from fastseg.packing.sources.samples import common_start, suggest_common, suggest_patterns
 from fastseg.packing.sources.words import (
     COPIES,
     IMAGE_WORDS,
@@ -171,7 +170,7 @@ def _cut(stem: str, end: str) -> str:
 def _shared_ends(stems: Sequence[str]) -> list[str]:
     """Return the ends that all names share and that begin with a separator, or with a letter after a number."""
     files = [stem.rpartition("/")[2] for stem in stems]
-    common = os.path.commonprefix([file[::-1] for file in files])[::-1] if len(files) > 1 else ""
+    common = common_start([file[::-1] for file in files])[::-1] if len(files) > 1 else ""
     ends = [common[i:] for i in range(len(common))]
     return ["", *(end for end in ends if all(_is_boundary(file, len(end)) for file in files))]
 

@@ -64,7 +64,8 @@ def _read_object(mask: DecodedMask, where: str) -> np.ndarray:
     """Return the values of a black and white mask; refuse one with several objects, or with colors."""
     image = mask.image.convert("L") if mask.image.mode != "L" and _is_gray(mask.image) else mask.image
     values = [value for value, count in enumerate(image.histogram()) if count] if image.mode == "L" else []
-    if image.mode != "L" or len(set(values) - {0}) > 1 or mask.palette and any(len(set(c)) > 1 for c in mask.palette):
+    colored = any(len(set(color)) > 1 for color in mask.palette)
+    if image.mode != "L" or len(set(values) - {0}) > 1 or colored:
         raise UserError(
             f"the mask {where} is one of several of its image, but shows more than one kind of object; several masks "
             "can be merged if they are black and white: say which is meant by --images and --masks"

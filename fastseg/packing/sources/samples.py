@@ -1,7 +1,6 @@
 """Samples: pairs of an image and its mask, matched by their names."""
 
 import hashlib
-import os.path
 import re
 import unicodedata
 from collections import Counter
@@ -135,12 +134,18 @@ def suggest_pattern(name: str) -> str:
     return f"{folder}{slash}{{stem}}.{file.rpartition('.')[2]}"
 
 
+def common_start(texts: Sequence[str]) -> str:
+    """Return the characters with which all texts begin."""
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))]
+
+
 def suggest_patterns(image: str, mask: str) -> tuple[str, str]:
     """Return patterns that match an image, its mask, and others like them: ``{split}/images/{stem}.png``."""
     folders, mask_folders = ([*PurePosixPath(name).parts[:-1]] for name in (image, mask))
     stem, mask_stem = without_ending(PurePosixPath(image).name), without_ending(PurePosixPath(mask).name)
-    start = os.path.commonprefix([stem, mask_stem]).rstrip("_-. ")
-    end = os.path.commonprefix([stem[::-1], mask_stem[::-1]])[::-1].lstrip("_-. ")
+    start = common_start([stem, mask_stem]).rstrip("_-. ")
+    end = common_start([stem[::-1], mask_stem[::-1]])[::-1].lstrip("_-. ")
     shared = max(start, end, key=len)
     patterns = []
     for name, own, others in ((image, folders, mask_folders), (mask, mask_folders, folders)):
@@ -153,7 +158,7 @@ def suggest_patterns(image: str, mask: str) -> tuple[str, str]:
 
 
 def suggest_common(one: str, other: str) -> str | None:
-    """Return a pattern for what two patterns match that differ in one folder; None for others."""
+    """Return a pattern for what two patterns match that differ in folders of one depth; None for others."""
     parts, others = one.split("/"), other.split("/")
     if (
         len(parts) != len(others)

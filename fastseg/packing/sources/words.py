@@ -38,10 +38,10 @@ FORMATS = _words("png jpg jpeg tif tiff bmp gif webp")
 """Words that mean nothing as the whole name of a folder: the same samples may lie there in several formats."""
 COPIES = _words(
     "color colors colored colour colormap colormaps colormask colormasks labelcolor rgb vis viz visualization "
-    "visualizations visual overlay overlays overlaid preview blend poly watershed instance instances inst object objects "
-    "instanceids panoptic edge edges boundary boundaries noboundary contour contours superpixels roi rois parts invids "
-    "invgray pred preds predict predicted prediction predictions output outputs result results second 2nd 2ndho manual2 depth dsm "
-    "ndsm disp tdisp disparity nir ir irrg rgbir thermal ref aug augmented"
+    "visualizations visual overlay overlays overlaid preview blend poly watershed instance instances inst object "
+    "objects instanceids panoptic edge edges boundary boundaries noboundary contour contours superpixels roi rois "
+    "parts invids invgray pred preds predict predicted prediction predictions output outputs result results second 2nd "
+    "2ndho manual2 depth dsm ndsm disp tdisp disparity nir ir irrg rgbir thermal ref aug augmented"
 )
 """Words for pictures that show the same as others: copies in color, other sensors, second annotators, predictions."""
 PREFERRED = _words("labeltrainids trainids trainid manual 1st 1stho")
