@@ -223,7 +223,7 @@ def _preview(options: Options) -> None:
 def _guess(options: Options) -> None:
     source, out, by = options.source or Path("data"), options.classes, options.pack.reading.mask_values
     with show_progress(f"reading the masks of {source}", "masks") as show:
-        guess, path = write_guess(source, options.workers, show, out, options.find, by)
+        guess, path = write_guess(source, options.workers, show, out, options.find, by, options.skip_bad)
     what = "color" if guess.by_color else "value"
     table = Table(what, "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left")
     total = sum(guess.pixels.values()) + guess.mixed

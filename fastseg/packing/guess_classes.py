@@ -142,6 +142,7 @@ def write_guess(
     out: Path | None = None,
     options: FindOptions | None = None,
     by: By = "auto",
+    skip_bad: bool = False,
 ) -> tuple[Guess, Path]:
     """Read all masks of the data set in ``root``, write a guessed ``classes.json``, and return the guess and the path.
 
@@ -155,7 +156,7 @@ def write_guess(
     if path.exists():
         raise UserError(f"{path} is there already; remove it to have it guessed anew")
     masks, table = _find_masks(root, options)
-    guess = guess_classes(masks, workers, progress, by)
+    guess = guess_classes(masks, workers, progress, by, skip_bad)
     if table:
         guess = _name(guess, table)
     try:
@@ -199,7 +200,7 @@ def open_source_or_guess(
     """Open a data set as :func:`open_source` does, with guessed classes if it does not define any."""
     if path is None or classes or has_classes(path, options):
         return open_source(path, classes, splits, options, skip_bad)
-    guess = guess_classes(find_masks(path, options), workers, by=by)
+    guess = guess_classes(find_masks(path, options), workers, by=by, skip_bad=skip_bad)
     name = path.resolve().name
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(guess.to_json(name))
@@ -208,20 +209,27 @@ def open_source_or_guess(
 
 
 def guess_classes(
-    masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None, by: By = "auto"
+    masks: Sequence[Mask],
+    workers: int | None = None,
+    progress: Progress | None = None,
+    by: By = "auto",
+    skip_bad: bool = False,
 ) -> Guess:
     """Count the values or colors that occur in ``masks``; ``by`` tells how to read masks with a palette.
 
+    ``skip_bad`` leaves out masks that cannot be read, unless none can.
     If edges are soft or masks are compressed with loss, only values or colors that fill areas become classes. Raises
     :class:`UserError` if masks of values and masks of colors are mixed, if palettes contradict each other, and as
     :func:`fastseg.packing.masks.decode_mask`.
     """
-    counted: list[MaskCounts] = []
-    with closing(ordered_map(count_mask, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
-        for counts in found:
-            counted.append(counts)
+    tasks = ((mask, skip_bad) for mask in masks)
+    read: list[tuple[Mask, MaskCounts]] = []
+    with closing(ordered_map(_count_or_skip, tasks, min(worker_count(workers), len(masks)))) as found:
+        for done, (mask, counts) in enumerate(zip(masks, found, strict=True), 1):
+            read += [(mask, counts)] if counts else []
             if progress:
-                progress(len(counted), len(masks))
+                progress(done, len(masks))
+    masks, counted = [mask for mask, _ in read] or masks, [counts for _, counts in read] or [count_mask(masks[0])]
     if by == "color" or (by == "auto" and any(_repeats_colors(counts) for counts in counted)):
         return _guess_colors([counts.as_colors() for counts in counted])
     colored = [bool(counts.colors) for counts in counted]
@@ -238,6 +246,15 @@ def guess_classes(
 def _repeats_colors(counts: MaskCounts) -> bool:
     """Return whether two values of a mask have one color: then its palette was made for it alone."""
     return len(set(counts.palette.values())) < len(counts.palette)
+
+
+def _count_or_skip(mask: Mask, skip_bad: bool) -> MaskCounts | None:
+    try:
+        return count_mask(mask)
+    except UserError:
+        if skip_bad:
+            return None
+        raise
 
 
 def count_mask(mask: Mask) -> MaskCounts:
@@ -334,5 +351,11 @@ def _guess_colors(counted: Sequence[MaskCounts]) -> Guess:
             "these photographs, or drawn over photographs?"
         )
     mixed = sum(total.values()) - sum(chosen.values())
+    if 2 * mixed > total.total():
+        raise UserError(
+            f"most pixels of the masks have colors that fill no areas ({len(total):,} in all): are these photographs, "
+            "or drawn over photographs? Name the folder of masks by --images and --masks, or write classes.json with "
+            'the colors that are drawn and "others": the class of all the rest'
+        )
     colors: dict[Key, Color] = {color: color for color in total if color in chosen}
     return Guess(len(counted), dict(sorted(chosen.items(), key=lambda one: -one[1])), colors, mixed)
