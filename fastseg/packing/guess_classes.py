@@ -30,8 +30,6 @@ Progress = Callable[[int, int], None]
 """Callback with the number of masks read so far and the total."""
 FEW_COLORS = 8
 """Number of values or colors up to which all are classes."""
-MANY_COLORS = 64
-"""Number of values or colors above which masks hold mixtures of a few that have nearly all pixels."""
 NEAR = 24
 """Largest difference of a value or color from a more frequent one whose noise it may be."""
 NOISE = 0.1
@@ -305,8 +303,7 @@ def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts], by: By) 
     if 255 in others and 1 not in others and 1 in total:  # white is 1 in 1-bit files and 255 in others
         total[255] += total.pop(1)
         counted = [*counted, MaskCounts(flat=frozenset({255}))]
-    flat = frozenset[Key](chain.from_iterable(counts.flat for counts in counted))
-    chosen = [*total] if colors else _choose_classes(total, flat)
+    chosen = [*total] if colors else _choose_classes(total, counted)
     distinct = distinct_colors(list(color) for color in colors.values())
     free = (color for color in distinct if len(set(color)) > 1)  # a gray could be taken for a value
     shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(chosen)}
@@ -314,10 +311,11 @@ def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts], by: By) 
     return Guess(len(masks), {value: total[value] for value in sorted(chosen)}, shown, mixed)
 
 
-def _choose_classes(total: Counter[Any], flat: frozenset[Key]) -> list[Any]:
+def _choose_classes(total: Counter[Any], counted: Sequence[MaskCounts]) -> list[Any]:
     """Return all values or colors; if there are mixtures, those that are frequent, fill areas and are no noise."""
-    if not _has_mixtures(total, flat):
+    if len(total) <= FEW_COLORS or not _has_mixtures(counted):
         return [*total]
+    flat = frozenset(chain.from_iterable(counts.flat for counts in counted))
     chosen: list[Any] = []
     for key, n in total.most_common():
         noise = any(_distance(key, other) <= NEAR and n < NOISE * total[other] for other in chosen)
@@ -326,13 +324,10 @@ def _choose_classes(total: Counter[Any], flat: frozenset[Key]) -> list[Any]:
     return chosen or [*total]
 
 
-def _has_mixtures(total: Counter[Any], flat: frozenset[Key]) -> bool:
-    """Return whether most values fill no area, or a few of very many values have nearly all pixels."""
-    if len(total) <= FEW_COLORS:
-        return False
-    most = sum(n for _, n in total.most_common(FEW_COLORS))
-    few_fill = 2 * sum(key in flat for key in total) < len(total)
-    return few_fill or (len(total) > MANY_COLORS and most > (1 - NOISE) * total.total())
+def _has_mixtures(counted: Sequence[MaskCounts]) -> bool:
+    """Return whether most values of a mask fill no area in it: those of objects do, and mixtures at edges do not."""
+    occurring = sum(len(counts.values) + len(counts.colors) for counts in counted)
+    return 2 * sum(len(counts.flat) for counts in counted) < occurring
 
 
 def _distance(one: Any, other: Any) -> int:
@@ -343,8 +338,7 @@ def _guess_colors(counted: Sequence[MaskCounts]) -> Guess:
     total = Counter[Color]()
     for counts in counted:
         total.update(counts.colors)
-    flat = frozenset(chain.from_iterable(counts.flat for counts in counted))
-    chosen: dict[Key, int] = {color: total[color] for color in _choose_classes(total, flat)}
+    chosen: dict[Key, int] = {color: total[color] for color in _choose_classes(total, counted)}
     if len(chosen) > MAX_CLASSES:
         raise UserError(
             f"the masks have {len(chosen):,} colors that fill areas; a set has at most {MAX_CLASSES} classes: are "

@@ -19,6 +19,7 @@ from fastseg.packing.sources.coco_panoptic import CocoPanoptic
 from fastseg.packing.sources.cvat import Cvat
 from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
+from fastseg.packing.sources.merged import MergedMask
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, split_files
@@ -144,7 +145,12 @@ class DataSet:
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
     def warnings(self) -> list[str]:
-        """Return one sentence that counts the files left out for each reason; an empty list if there are none."""
+        """Return sentences that count the masks that were merged, and the files left out for each reason."""
+        merged = sum(isinstance(sample.mask, MergedMask) for sample in self.samples)
+        several = "images have several masks, which are merged: an object in any of them is one in all"
+        return [*([f"{merged:,} {several}"] if merged else []), *self._left_out()]
+
+    def _left_out(self) -> list[str]:
         if not self.skipped:
             return []
         reasons = Counter(reason for _, reason in self.skipped)

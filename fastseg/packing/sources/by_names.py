@@ -102,6 +102,9 @@ class ByNames:
             found.append((reading, match_equal(reading.images, reading.masks)))
         certain = (one for one in found if _share_matched(*one) > MIN_SHARE)
         reading, matches = next(certain, None) or max(found, key=lambda one: _count_matched(one[1]))
+        if not (matches or self.mask_suffix):
+            roles = {read_path(name).role for name in names}
+            reading = _by_folder(names) if {"mask"} < roles else _of_one_kind(names, roles == {"mask"})
         return reading._replace(strays=[*reading.strays, *copies]), matches
 
 
@@ -145,6 +148,10 @@ def _by_folder(names: Sequence[str]) -> _Reading:
         return _Reading(_files(names_of[None]), _files(names_of["mask"]), [])
     strays = [(name, "lies in no folder of images or masks, as others do") for name in names_of[None]]
     return _Reading(_files(names_of["image"]), _files(names_of["mask"]), strays)
+
+
+def _of_one_kind(names: Sequence[str], masks: bool) -> _Reading:
+    return _Reading([], _files(names), []) if masks else _Reading(_files(names), [], [])
 
 
 def _by_suffix(names: Sequence[str], suffix: str) -> _Reading:
