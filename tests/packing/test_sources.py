@@ -158,8 +158,8 @@ def test_files_that_could_be_of_one_sample_are_refused(tmp_path: Path) -> None:
     ):
         open_source(tmp_path)
     (tmp_path / "train" / "images" / "train_000.jpg").unlink()
-    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "other_labels")
-    with pytest.raises(UserError, match=r"masks/\S+ and \S+other_labels/\S+ could both be the mask of .*--masks"):
+    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "labels")
+    with pytest.raises(UserError, match=r"labels/\S+ and \S+masks/\S+ could both be the mask of .*--masks"):
         open_source(tmp_path)
     chosen = FindOptions("train/images/{stem}.*", "train/masks/{stem}.*")
     assert len(open_source(tmp_path, options=chosen).samples) == 4

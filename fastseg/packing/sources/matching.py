@@ -55,7 +55,9 @@ def match_equal(images: Iterable[NamedFile], masks: Iterable[NamedFile]) -> list
 
 def match(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> list[Match]:
     """Return all pairs of an image and a mask that may belong together, by the strictest rule that finds any."""
-    found = _by_stem(images, masks) or _by_stem(_without_folders(images), _without_folders(masks))
+    deepest = max((file.stem.count("/") for file in (*images, *masks)), default=0)
+    by_depth = (_by_stem(_last_folders(images, n), _last_folders(masks, n)) for n in range(deepest, -1, -1))
+    found = next((matches for matches in by_depth if matches), [])
     by_hand = [mask for mask in _unmatched(images, masks, found)[1] if _words(mask) & PREFERRED]
     found += _by_stem(_without_folders(images), _without_folders(by_hand))
     found += _by_shared_ends(*_unmatched(images, masks, found))
@@ -76,8 +78,13 @@ def _unmatched(
     return [file for file in images if file.name not in taken], [file for file in masks if file.name not in taken]
 
 
+def _last_folders(files: Iterable[NamedFile], count: int) -> list[NamedFile]:
+    """Return files whose stems hold only the last ``count`` folders."""
+    return [file._replace(stem="/".join(file.stem.split("/")[-count - 1 :])) for file in files]
+
+
 def _without_folders(files: Iterable[NamedFile]) -> list[NamedFile]:
-    return [file._replace(stem=file.stem.rpartition("/")[2]) for file in files]
+    return _last_folders(files, 0)
 
 
 Stems = dict[tuple[object, ...], list[NamedFile]]
