@@ -22,7 +22,7 @@ from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.relabel import relabel, write_classes
-from fastseg.packing.sources import FindOptions, open_source
+from fastseg.packing.sources import DataSet, FindOptions, open_source
 from fastseg.parallel import worker_count
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
@@ -153,7 +153,7 @@ def _check(options: Options) -> None:
 def _pack(options: Options) -> None:
     number = parse_part(options.part) if options.part else None
     source = open_source(options.source, options.classes, options.splits, options.find, options.skip_bad)
-    print(f"recognized {source.summary()}")
+    print(_recognized(source))
     for sentence in source.warnings():
         print(f"warning: {one_line(sentence)}", file=sys.stderr)
     out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
@@ -212,12 +212,17 @@ def _preview(options: Options) -> None:
     page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
-    print(f"recognized {source.summary()}")
+    print(_recognized(source))
     for sentence in [*(problem.message for problem in found.problems[:NAMED]), *found.warnings]:
         print(f"• {one_line(sentence)}")
     if (more := len(found.problems) - NAMED) > 0:
         print(f"• and {more} more samples that cannot be packed")
     print(f"wrote {page}")
+
+
+def _recognized(source: DataSet) -> str:
+    """Return what was recognized, with one pair as an example."""
+    return f"recognized {source.summary()}" + (f", such as {example}" if (example := source.example()) else "")
 
 
 def _guess(options: Options) -> None:

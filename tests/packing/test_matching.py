@@ -207,3 +207,20 @@ def test_images_without_any_mask_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "train_images/a.jpg", "test_images/b.jpg", "train.csv")
     with pytest.raises(UserError, match=r"there are 2 images, such as \S+b\.jpg, and no masks; say where these lie"):
         open_source(tmp_path)
+
+
+def test_masks_in_files_are_taken_if_shapes_label_fewer_images(tmp_path: Path) -> None:
+    pictures = tmp_path / "images"
+    for number in range(3):
+        save(tmp_path, f"images/{number}.png", noise(number, SIZE))
+        save(tmp_path, f"masks/{number}.png", disc(255, number))
+    shape = {"label": "cell", "shape_type": "polygon", "points": [[1, 1], [9, 1], [9, 9]]}
+    for number in range(2):
+        document = {"shapes": [shape], "imagePath": f"{number}.png", "imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+        (pictures / f"{number}.json").write_text(json.dumps({"version": "5.0", **document}))
+    (tmp_path / "classes.json").write_text(json.dumps(BLACK_AND_WHITE))
+    found = open_source(tmp_path)
+    assert found.summary() == "images and masks by their names: 3 train"
+    assert found.example() == f"images/0.png with {tmp_path}/masks/0.png"
+    (tmp_path / "masks/2.png").unlink()
+    assert open_source(tmp_path, skip_bad=True).summary() == "labelme: 2 train"

@@ -24,7 +24,7 @@ from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, split_files
 from fastseg.packing.sources.supervisely import Supervisely
-from fastseg.packing.sources.tree import Tree, is_archive
+from fastseg.packing.sources.tree import Member, Tree, is_archive
 from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
@@ -126,6 +126,10 @@ SOURCES: tuple[Source, ...] = (
 """All layouts; the last one is tried only if no other recognizes a folder."""
 
 
+DRAWN = (CocoInstances, Labelme, Supervisely, Cvat, Via, YoloSegmentation)
+"""Sources of shapes; a set may hold masks that were drawn from the same or from more shapes."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Samples of a data set, ordered by split and key, and the classes of its masks."""
@@ -143,6 +147,11 @@ class DataSet:
         kinds = sorted({sample.image.path.suffix[1:] for sample in self.samples if sample.image.name})
         splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         return f"{', '.join([self.layout, *kinds])}: {splits}"
+
+    def example(self) -> str:
+        """Return a line such as ``photos/1.jpg with masks/1.png``; empty if the masks are no files."""
+        one = next((sample for sample in self.samples if sample.mask), None)
+        return f"{one.name} with {one.mask}" if one and isinstance(one.mask, Member | MergedMask) else ""
 
     def warnings(self) -> list[str]:
         """Return sentences that count the masks that were merged, and the files left out for each reason."""
@@ -215,7 +224,21 @@ def recognize(
     if len(known) > 1:
         names = " and as ".join(source.name for source, _ in known)
         raise UserError(f"{path} can be read as {names}; say which by --classes, or by --images and --masks")
-    return known[0] if known else _recognize_by(SOURCES[-1], tree)
+    return _with_more_masks(*known[0], tree) if known else _recognize_by(SOURCES[-1], tree)
+
+
+def _with_more_masks(source: Source, inner: Tree, tree: Tree) -> tuple[Source, Tree]:
+    """Return a source and its tree, or the files that are masks if shapes in JSON or text are those of fewer images."""
+    by_names = _recognize_by(ByNames(), tree) if isinstance(source, DRAWN) else None
+    masks = ByNames().count_masks(by_names[1]) if by_names else 0
+    if not by_names or not masks:
+        return source, inner
+    try:
+        files = source.find(inner)
+    except UserError:
+        files = Files((), ())
+    drawn = {(image.split, image.stem) for image in files.images} & {(mask.split, mask.stem) for mask in files.masks}
+    return by_names if masks > len(drawn) else (source, inner)
 
 
 def _recognize_by(source: Source, tree: Tree) -> tuple[Source, Tree] | None:

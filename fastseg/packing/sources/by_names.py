@@ -86,6 +86,10 @@ class ByNames:
         )
         return Files(next(found), merge(next(found)), _unread(tree, reading), [*left_out.items()])
 
+    def count_masks(self, tree: Tree) -> int:
+        """Return the number of files that are masks of an image."""
+        return _count_matched(self._read(tree)[1])
+
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return None: the classes are in a classes.json."""
 
