@@ -7,8 +7,9 @@ these words.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ NO_PICTURES = re.compile(
     r"|cache|lock|bak|tmp)?"
 )
 """Endings of files that lie beside pictures and are not pictures."""
+
+
+Rule = Callable[[Sequence[NamedFile], Sequence[NamedFile]], list[Match]]
+"""Function that matches images and masks."""
 
 
 class _Reading(NamedTuple):
@@ -93,23 +98,34 @@ class ByNames:
     def classes(self, tree: Tree) -> LabelTable | None:
         """Return None: the classes are in a classes.json."""
 
-    def _read(self, tree: Tree) -> tuple[_Reading, list[Match]]:
-        """Return the reading that finds an image for the most masks, and what may belong together by it."""
-        names, copies = _one_format(tree.images)
-        if self.mask_suffix is not None:
-            readings = [_by_suffix(names, self.mask_suffix)]
-        else:
-            readings = [_by_folder(names), _by_affix(names)]
-        found = [(reading, match(reading.images, reading.masks)) for reading in readings]
-        if self.mask_suffix is None:
-            reading = _by_ending(names)
-            found.append((reading, match_equal(reading.images, reading.masks)))
-        certain = (one for one in found if _share_matched(*one) > MIN_SHARE)
-        reading, matches = next(certain, None) or max(found, key=lambda one: _count_matched(one[1]))
-        if not (matches or self.mask_suffix):
-            roles = {read_path(name).role for name in names}
-            reading = _by_folder(names) if {"mask"} < roles else _of_one_kind(names, roles == {"mask"})
-        return reading._replace(strays=[*reading.strays, *copies]), matches
+    def _read(self, tree: Tree) -> tuple[_Reading, tuple[Match, ...]]:
+        return _read(tuple(tree.images), self.mask_suffix)
+
+
+@lru_cache(maxsize=2)  # recognizing, guessing and packing read the same names
+def _read(names: Sequence[str], mask_suffix: str | None) -> tuple[_Reading, tuple[Match, ...]]:
+    """Return the reading that finds an image for the most masks, and what may belong together by it."""
+    names, copies = _one_format(names)
+    found = []
+    for reading, rule in _readings(names, mask_suffix):
+        found.append((reading, rule(reading.images, reading.masks)))
+        if _count_matched(found[-1][1]) > MIN_SHARE * len(reading.masks):
+            break
+    reading, matches = max(found, key=lambda one: _count_matched(one[1]))
+    if not (matches or mask_suffix):
+        roles = {read_path(name).role for name in names}
+        reading = _by_folder(names) if {"mask"} < roles else _of_one_kind(names, roles == {"mask"})
+    return reading._replace(strays=[*reading.strays, *copies]), tuple(matches)
+
+
+def _readings(names: Sequence[str], mask_suffix: str | None) -> Iterator[tuple[_Reading, Rule]]:
+    """Yield the ways to tell masks from images, each with the rule that pairs them."""
+    if mask_suffix is not None:
+        yield _by_suffix(names, mask_suffix), match
+        return
+    yield _by_folder(names), match
+    yield _by_affix(names), match
+    yield _by_ending(names), match_equal
 
 
 def layout_of(name: str) -> str:
@@ -196,10 +212,6 @@ def _count_matched(matches: Sequence[Match]) -> int:
     return len({one.mask for one in matches})
 
 
-def _share_matched(reading: _Reading, matches: Sequence[Match]) -> float:
-    return _count_matched(matches) / max(1, len(reading.masks))
-
-
 def _without_root(matches: Sequence[Match]) -> list[Match]:
     """Leave out the pairs that lie beside the folders with nearly all others, such as the pictures of a README."""
     inside = [one for one in matches if "/" in one.image.name]
@@ -216,7 +228,8 @@ def _refuse_twins(matches: Iterable[Match]) -> None:
 
 def _strays(reading: _Reading, matched: set[str], left_out: set[str]) -> list[tuple[str, str]]:
     """Return the files of a kind of which none is in a pair, if others are; images of a test split need no mask."""
-    alone = [mask.name for mask in reading.masks if mask.name not in matched | left_out]
+    explained = matched | left_out
+    alone = [mask.name for mask in reading.masks if mask.name not in explained]
     if len(reading.masks) - len(alone) < len(alone) or not matched:
         return []  # most masks have no image: rather an unknown layout
     kinds = {_kind(name) for name in matched}

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastseg.errors import UserError
@@ -28,6 +29,9 @@ from fastseg.packing.sources.words import (
 
 MIN_MATCHED = 0.9
 """Share of the masks that must have an image for ends that names share to count as a rule."""
+
+MAX_KINDS = 8
+"""Number of kinds of names in one folder whose ends are compared; random names would make thousands."""
 
 
 class NamedFile(NamedTuple):
@@ -91,6 +95,7 @@ Stems = dict[tuple[object, ...], list[NamedFile]]
 """Images by split, by the number of words removed from the name, by whether case was folded, and by stem."""
 
 
+@lru_cache(maxsize=1 << 18)
 def _forms(stem: str, role: Role) -> list[str]:
     """Return a stem as it is, without its affix, and without all words of its kind; equal ones are left out."""
     bare = [stem, strip_affix(stem, role), drop_words(stem, role), strip_number(stem) if role == "mask" else None]
@@ -130,21 +135,24 @@ def _by_shared_ends(images: Sequence[NamedFile], masks: Sequence[NamedFile]) -> 
     found: list[Match] = []
     for flip in (False, True):
         image_groups, mask_groups = _by_letters(images, flip), _by_letters(masks, flip)
-        for some_masks in mask_groups.values():
-            for some_images in image_groups.values():
+        for some_masks in mask_groups:
+            for some_images in image_groups:
                 found += _match_ends(some_images, some_masks, flip)
         if found:
             return found
     return []
 
 
-def _by_letters(files: Iterable[NamedFile], flip: bool) -> dict[str, list[NamedFile]]:
-    """Group files by the part of their names after the last number, or before the first; by one word without any."""
+def _by_letters(files: Iterable[NamedFile], flip: bool) -> list[list[NamedFile]]:
+    """Return the largest groups of files by the part of their names after the last number, or before the first.
+
+    Names without numbers are grouped by their last or first word.
+    """
     groups = defaultdict(list)
     for file in files:
         pieces = re.split(r"\d+" if re.search(r"\d", file.stem) else r"[_\-. ]", file.stem.rpartition("/")[2])
         groups[pieces[0 if flip else -1]].append(file)
-    return groups
+    return sorted(groups.values(), key=len, reverse=True)[:MAX_KINDS]
 
 
 def _match_ends(images: Sequence[NamedFile], masks: Sequence[NamedFile], flip: bool) -> list[Match]:
