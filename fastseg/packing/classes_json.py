@@ -69,7 +69,8 @@ def parse_classes(text: bytes, where: str) -> LabelTable:
 
 def _from_supervisely(document: dict[str, Any]) -> dict[str, Any]:
     """Return Supervisely's list of classes (``"title"``, ``"color": "#50e3c2"``) in this format; others as they are."""
-    pairs = [(entry.get("title"), entry.get("color")) for entry in document["classes"] if isinstance(entry, dict)]
+    entries = [entry for entry in document["classes"] if isinstance(entry, dict)]
+    pairs: list[tuple[Any, Any]] = [(entry.get("title"), entry.get("color")) for entry in entries]
     hexadecimal = re.compile(r"#[0-9a-fA-F]{6}")
     if not pairs or not all(
         title and isinstance(color, str) and hexadecimal.fullmatch(color) for title, color in pairs

@@ -72,8 +72,8 @@ class ByNames:
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks, and the files among them that cannot be read."""
-        reading, matches = self._read(tree)
-        matches, others = choose(_without_root(matches))
+        reading, candidates = self._read(tree)
+        matches, others = choose(_without_root(candidates))
         _refuse_twins(matches)
         image_of = {one.mask.name: one.image for one in matches}
         split_of = {one.image.name: one.image.split or one.mask.split for one in matches}
