@@ -23,7 +23,7 @@ from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
 from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.relabel import relabel, write_classes
-from fastseg.packing.sources import FindOptions, open_source
+from fastseg.packing.sources import DataSet, FindOptions, open_source
 from fastseg.parallel import worker_count
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
@@ -132,7 +132,7 @@ def _main() -> None:
     elif options.preview:
         _preview(options)
     elif options.guess_classes:
-        _guess(options.source or Path("data"), options.classes, options.workers, options.find)
+        _guess(options)
     elif options.merge:
         _merge(Path(options.out or DEFAULT), options.overwrite)
     else:
@@ -154,7 +154,7 @@ def _check(options: Options) -> None:
 def _pack(options: Options) -> None:
     number = parse_part(options.part) if options.part else None
     source = open_source(options.source, options.classes, options.splits, options.find, options.skip_bad)
-    print(f"recognized {source.summary()}")
+    print(_recognized(source))
     for sentence in source.warnings():
         print(f"warning: {one_line(sentence)}", file=sys.stderr)
     out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
@@ -201,13 +201,19 @@ def _preview(options: Options) -> None:
     path = options.source or Path("data")
     with show_progress(f"reading {path}", "samples") as show:
         source = open_source_or_guess(
-            options.source, options.classes, options.splits, options.workers, options.find, options.skip_bad
+            options.source,
+            options.classes,
+            options.splits,
+            options.workers,
+            options.find,
+            options.skip_bad,
+            options.pack.reading.mask_values,
         )
         found = preview(source, options.pack.reading, worker_count(options.workers), show)
     page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
-    print(f"recognized {source.summary()}")
+    print(_recognized(source))
     for sentence in [*_summarize(found.problems), *found.warnings]:
         print(f"• {one_line(sentence)}")
     print(f"wrote {page}")
@@ -220,9 +226,15 @@ def _summarize(problems: Sequence[Problem]) -> Iterator[str]:
         yield first + (f" (and {count - 1:,} more samples alike)" if count > 1 else "")
 
 
-def _guess(source: Path, out: Path | None, workers: int | None, find: FindOptions) -> None:
+def _recognized(source: DataSet) -> str:
+    """Return what was recognized, with one pair as an example."""
+    return f"recognized {source.summary()}" + (f", such as {example}" if (example := source.example()) else "")
+
+
+def _guess(options: Options) -> None:
+    source, out, by = options.source or Path("data"), options.classes, options.pack.reading.mask_values
     with show_progress(f"reading the masks of {source}", "masks") as show:
-        guess, path = write_guess(source, workers, show, out, find)
+        guess, path = write_guess(source, options.workers, show, out, options.find, by, options.skip_bad)
     what = "color" if guess.by_color else "value"
     table = Table(what, "", "class", "% of the pixels", title=f"{guess.masks} masks of {source}", title_justify="left")
     total = sum(guess.pixels.values()) + guess.mixed
@@ -232,11 +244,14 @@ def _guess(source: Path, out: Path | None, workers: int | None, find: FindOption
         name = guess.name(key) if key in guess.classes else "(ignored)"
         table.add_row(shown, Text("■■", style=f"rgb({red},{green},{blue})"), name, f"{100 * count / total:.3f}")
     if guess.mixed:
-        table.add_row("others", "", "(ignored: mixtures at soft edges)", f"{100 * guess.mixed / total:.3f}")
+        table.add_row("others", "", "(ignored: mixtures of others)", f"{100 * guess.mixed / total:.3f}")
     Console(markup=False).print(table)
     if not guess.by_color and len(guess.classes) > MANY:
         print(f"{len(guess.classes)} values are many: masks once resized or stored as JPEG hold mixtures of labels")
-    where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "")
+    tolerance = (
+        f" --color-tolerance {guess.tolerance}, which reads mixtures as the nearest class" if guess.mixed else ""
+    )
+    where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "") + tolerance
     print(f"wrote {path}: write the names in, move what is no class to{where}")
 
 

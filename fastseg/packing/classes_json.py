@@ -1,6 +1,7 @@
 """The file classes.json, which maps the pixel values or colors of masks to classes."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def parse_classes(text: bytes, where: str) -> LabelTable:
         raise UserError(f"{where} is not a readable JSON file: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
         raise UserError(f'{where} needs an object with a list "classes"')
+    document = _from_supervisely(document)
     _refuse_unknown_keys(document, KEYS, where)
     entries, ignored = document["classes"], document.get("ignore", [])
     if not 1 <= len(entries) <= MAX_CLASSES:
@@ -63,6 +65,18 @@ def parse_classes(text: bytes, where: str) -> LabelTable:
     train_ids, colors = _parse_values(entries, ignored, where), _parse_colors(entries, classes, ignored, where)
     others = _parse_others(document.get("others"), classes, where)
     return LabelTable(parse_name(document.get("name") or "custom", where), classes, train_ids, colors, others)
+
+
+def _from_supervisely(document: dict[str, Any]) -> dict[str, Any]:
+    """Return Supervisely's list of classes (``"title"``, ``"color": "#50e3c2"``) in this format; others as they are."""
+    entries = [entry for entry in document["classes"] if isinstance(entry, dict)]
+    pairs: list[tuple[Any, Any]] = [(entry.get("title"), entry.get("color")) for entry in entries]
+    hexadecimal = re.compile(r"#[0-9a-fA-F]{6}")
+    if not pairs or not all(
+        title and isinstance(color, str) and hexadecimal.fullmatch(color) for title, color in pairs
+    ):
+        return document
+    return {"classes": [{"name": title, "color": [*bytes.fromhex(color[1:])]} for title, color in pairs]}
 
 
 def _parse_entries(entries: list[Any], where: str) -> tuple[SegmentationClass, ...]:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import IGNORE, MAX_CLASSES, Color, LabelTable
 from fastseg.packing.classes_json import distinct_colors
-from fastseg.packing.masks import DecodedMask, color_codes, decode_color
+from fastseg.packing.masks import By, DecodedMask, color_codes, decode_color
 from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source, recognize
 from fastseg.packing.sources.class_lists import listed_classes
 from fastseg.packing.sources.samples import Mask
@@ -28,8 +29,16 @@ Key = int | Color
 """Pixel value or color that identifies a class in a mask."""
 Progress = Callable[[int, int], None]
 """Callback with the number of masks read so far and the total."""
-MANY_COLORS = 64
-"""Number of colors above which masks are taken to have soft edges: then only colors that fill areas become classes."""
+FEW_COLORS = 8
+"""Number of values or colors up to which all are classes."""
+NEAR = 24
+"""Largest difference of a value or color from a more frequent one whose noise it may be."""
+NOISE = 0.1
+"""Largest number of such pixels for each pixel of the other."""
+MIN_SHARE = 5e-4
+"""Smallest share of the pixels for a class if edges are soft."""
+MAX_INDEX = 31
+"""If the smallest value but 0 is above this, values are levels of gray, and 255 is one of them."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class MaskCounts:
     """Pixel count of each value."""
     colors: dict[Color, int] = field(default_factory=dict)
     """Pixel count of each color; only for RGB masks."""
-    flat: frozenset[Color] = frozenset()
-    """Colors that fill at least one square of 3×3 pixels."""
+    flat: frozenset[Key] = frozenset()
+    """Values or colors that fill at least one square of 3×3 pixels."""
     palette: dict[int, Color] = field(default_factory=dict)
     """Color of each value; empty unless the mask has a palette that is not gray."""
     one_bit: bool = False
@@ -49,7 +58,24 @@ class MaskCounts:
 
     def as_values(self) -> "MaskCounts":
         """Return the same counts by value if an RGB mask holds only grays."""
-        return MaskCounts({gray: n for (gray, _, _), n in self.colors.items()}) if self.colors else self
+        if not self.colors:
+            return self
+        grays = {gray: n for (gray, _, _), n in self.colors.items()}
+        return MaskCounts(grays, flat=frozenset(key[0] for key in self.flat if isinstance(key, tuple)))
+
+    def as_colors(self) -> "MaskCounts":
+        """Return the same counts by the color that each value shows: that of the palette, or its gray."""
+        if self.colors:
+            return self
+        colors = Counter[Color]()
+        for value, n in self.values.items():
+            colors[self._shown(value)] += n
+        return MaskCounts(colors=dict(colors), flat=frozenset(self._shown(key) for key in self.flat))
+
+    def _shown(self, value: Key) -> Color:
+        if isinstance(value, tuple):
+            return value
+        return self.palette.get(value, (value, value, value))
 
 
 @dataclass(frozen=True)
@@ -76,8 +102,16 @@ class Guess:
 
     @property
     def ignored(self) -> bool:
-        """True if 255 is read as "ignore", which is the convention unless masks are black and white."""
-        return set(self.pixels) - {IGNORE} not in (set(), {0}) or IGNORE not in self.pixels
+        """True if 255 is read as "ignore", unless the values are levels of gray, such as 0 and 255."""
+        others = [key for key in self.pixels if isinstance(key, int) and key not in (0, IGNORE)]
+        return IGNORE not in self.pixels or min(others, default=IGNORE) <= MAX_INDEX
+
+    @property
+    def tolerance(self) -> int:
+        """Half of the smallest difference between two classes: a ``--color-tolerance`` that reads mixtures, too."""
+        keys = [key if isinstance(key, tuple) else (key,) for key in self.classes]
+        distances = [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(keys, 2)]
+        return max(1, min(distances, default=2) // 2)
 
     @property
     def classes(self) -> list[Key]:
@@ -110,6 +144,8 @@ def write_guess(
     progress: Progress | None = None,
     out: Path | None = None,
     options: FindOptions | None = None,
+    by: By = "auto",
+    skip_bad: bool = False,
 ) -> tuple[Guess, Path]:
     """Read all masks of the data set in ``root``, write a guessed ``classes.json``, and return the guess and the path.
 
@@ -123,7 +159,7 @@ def write_guess(
     if path.exists():
         raise UserError(f"{path} is there already: pack with it, or remove it to have it guessed anew")
     masks, table = _find_masks(root, options)
-    guess = guess_classes(masks, workers, progress)
+    guess = guess_classes(masks, workers, progress, by, skip_bad)
     if table:
         guess = _name(guess, table)
     try:
@@ -168,11 +204,12 @@ def open_source_or_guess(
     workers: int | None,
     options: FindOptions | None = None,
     skip_bad: bool = False,
+    by: By = "auto",
 ) -> DataSet:
     """Open a data set as :func:`open_source` does, with guessed classes if it does not define any."""
     if path is None or classes or has_classes(path, options):
         return open_source(path, classes, splits, options, skip_bad)
-    guess = guess_classes(find_masks(path, options), workers)
+    guess = guess_classes(find_masks(path, options), workers, by=by, skip_bad=skip_bad)
     name = path.resolve().name
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(guess.to_json(name))
@@ -180,94 +217,150 @@ def open_source_or_guess(
         return open_source(path, Path(file.name), splits, options, skip_bad)
 
 
-def guess_classes(masks: Sequence[Mask], workers: int | None = None, progress: Progress | None = None) -> Guess:
-    """Count the values or colors that occur in ``masks``.
+def guess_classes(
+    masks: Sequence[Mask],
+    workers: int | None = None,
+    progress: Progress | None = None,
+    by: By = "auto",
+    skip_bad: bool = False,
+) -> Guess:
+    """Count the values or colors that occur in ``masks``; ``by`` tells how to read masks with a palette.
 
-    Raises :class:`UserError` if masks of values and masks of colors are mixed, if palettes contradict each other, and
-    as :func:`fastseg.packing.masks.decode_mask`.
+    ``skip_bad`` leaves out masks that cannot be read, unless none can.
+    If edges are soft or masks are compressed with loss, only values or colors that fill areas become classes. Raises
+    :class:`UserError` if masks of values and masks of colors are mixed, if palettes contradict each other, and as
+    :func:`fastseg.packing.masks.decode_mask`.
     """
-    counted: list[MaskCounts] = []
-    with closing(ordered_map(count_mask, ((mask,) for mask in masks), min(worker_count(workers), len(masks)))) as found:
-        for counts in found:
-            counted.append(counts)
+    tasks = ((mask, skip_bad) for mask in masks)
+    read: list[tuple[Mask, MaskCounts]] = []
+    with closing(ordered_map(_count_or_skip, tasks, min(worker_count(workers), len(masks)))) as found:
+        for done, (mask, counts) in enumerate(zip(masks, found, strict=True), 1):
+            read += [(mask, counts)] if counts else []
             if progress:
-                progress(len(counted), len(masks))
+                progress(done, len(masks))
+    masks, counted = [mask for mask, _ in read] or masks, [counts for _, counts in read] or [count_mask(masks[0])]
+    if by == "color" or (by == "auto" and any(_repeats_colors(counts) for counts in counted)):
+        return _guess_colors([counts.as_colors() for counts in counted])
     colored = [bool(counts.colors) for counts in counted]
     if all(red == green == blue for counts in counted for red, green, blue in counts.colors):
-        return _guess_values(masks, [counts.as_values() for counts in counted])
+        return _guess_values(masks, [counts.as_values() for counts in counted], by)
     if not all(colored):
         raise UserError(
             f"{sum(colored)} masks have colors, such as {masks[colored.index(True)]}, and {colored.count(False)} "
-            f"values, such as {masks[colored.index(False)]}; write classes.json by hand, with a value and a color for "
-            "each class"
+            f"values, such as {masks[colored.index(False)]}; say that all are read by color: --mask-values color"
         )
     return _guess_colors(counted)
 
 
+def _repeats_colors(counts: MaskCounts) -> bool:
+    """Return whether two values of a mask have one color: then its palette was made for it alone."""
+    return len(set(counts.palette.values())) < len(counts.palette)
+
+
+def _count_or_skip(mask: Mask, skip_bad: bool) -> MaskCounts | None:
+    try:
+        return count_mask(mask)
+    except UserError:
+        if skip_bad:
+            return None
+        raise
+
+
 def count_mask(mask: Mask) -> MaskCounts:
     """Count the values or colors of one mask; see :func:`guess_classes`."""
-    decoded = mask.decode()
+    decoded = mask.decode(lossy=True)
     if decoded.image.mode == "L":
         return _count_values(decoded)
-    rgb = np.asarray(decoded.image)
-    codes, sizes = np.unique(color_codes(rgb), return_counts=True)
-    colors = {decode_color(code): n for code, n in zip(codes.tolist(), sizes.tolist(), strict=True)}
-    return MaskCounts(colors=colors, flat=_flat_colors(rgb))
+    codes = color_codes(np.asarray(decoded.image))
+    found, sizes = np.unique(codes, return_counts=True)
+    colors = {decode_color(code): n for code, n in zip(found.tolist(), sizes.tolist(), strict=True)}
+    return MaskCounts(colors=colors, flat=frozenset(decode_color(code) for code in _flat(codes)))
 
 
 def _count_values(mask: DecodedMask) -> MaskCounts:
     values = {value: n for value, n in enumerate(mask.image.histogram()) if n}
     palette = {value: mask.palette[value] for value in values if value < len(mask.palette)}
+    flat = _flat(np.asarray(mask.image))
     if any(len(set(color)) > 1 for color in mask.palette):
-        return MaskCounts(values, palette=palette)
+        return MaskCounts(values, palette=palette, flat=frozenset(flat))
     grays = Counter[int]()  # a palette of grays only is read as its grays
     for value, n in values.items():
         grays[palette.get(value, (value,))[0]] += n
-    return MaskCounts(dict(grays), one_bit=mask.bits == 1 and not palette)
+    shown = frozenset(palette.get(value, (value,))[0] for value in flat)
+    return MaskCounts(dict(grays), one_bit=mask.bits == 1 and not palette, flat=shown)
 
 
-def _flat_colors(rgb: NDArray[np.uint8]) -> frozenset[Color]:
-    """Return the colors that fill at least one square of 3×3 pixels."""
-    codes = color_codes(rgb)
+def _flat(codes: NDArray[Any]) -> list[int]:
+    """Return the values that fill at least one square of 3×3 pixels; shape (H, W)."""
     if min(codes.shape) < 3:
-        return frozenset()
+        return []
     squares = np.lib.stride_tricks.sliding_window_view(codes, (3, 3))
     flat = (squares == squares[..., 1:2, 1:2]).all((2, 3))
-    return frozenset(decode_color(code) for code in np.unique(squares[flat][:, 1, 1]).tolist())
+    return np.unique(squares[flat][:, 1, 1]).tolist()
 
 
-def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts]) -> Guess:
+def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts], by: By) -> Guess:
     colors, first, total = dict[int, Color](), dict[int, Mask](), Counter[int]()
     for mask, counts in zip(masks, counted, strict=True):
         total.update(counts.values)
         for value, color in counts.palette.items():
-            if colors.setdefault(value, color) != color:
+            if colors.setdefault(value, color) != color and by == "auto":
                 raise UserError(
                     f"the value {value} has the color {list(colors[value])} in the palette of {first[value]} and "
-                    f"{list(color)} in that of {mask}; give all masks one palette, or give colors instead of values in "
-                    "classes.json"
+                    f"{list(color)} in that of {mask}; say which of them holds: --mask-values value or color"
                 )
             first.setdefault(value, mask)
     others = {value for counts in counted if not counts.one_bit for value in counts.values}
     if 255 in others and 1 not in others and 1 in total:  # white is 1 in 1-bit files and 255 in others
         total[255] += total.pop(1)
-    free = distinct_colors(list(color) for color in colors.values())
-    shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(total)}
-    return Guess(len(masks), {value: total[value] for value in sorted(total)}, shown)
+        counted = [*counted, MaskCounts(flat=frozenset({255}))]
+    chosen = [*total] if colors else _choose_classes(total, counted)
+    distinct = distinct_colors(list(color) for color in colors.values())
+    free = (color for color in distinct if len(set(color)) > 1)  # a gray could be taken for a value
+    shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(chosen)}
+    mixed = sum(total.values()) - sum(total[value] for value in chosen)
+    return Guess(len(masks), {value: total[value] for value in sorted(chosen)}, shown, mixed)
+
+
+def _choose_classes(total: Counter[Any], counted: Sequence[MaskCounts]) -> list[Any]:
+    """Return all values or colors; if there are mixtures, those that are frequent, fill areas and are no noise."""
+    if len(total) <= FEW_COLORS or not _has_mixtures(counted):
+        return [*total]
+    flat = frozenset(chain.from_iterable(counts.flat for counts in counted))
+    chosen: list[Any] = []
+    for key, n in total.most_common():
+        noise = any(_distance(key, other) <= NEAR and n < NOISE * total[other] for other in chosen)
+        if key in flat and n >= MIN_SHARE * total.total() and not noise:
+            chosen.append(key)
+    return chosen or [*total]
+
+
+def _has_mixtures(counted: Sequence[MaskCounts]) -> bool:
+    """Return whether most values of a mask fill no area in it: those of objects do, and mixtures at edges do not."""
+    occurring = sum(len(counts.values) + len(counts.colors) for counts in counted)
+    return 2 * sum(len(counts.flat) for counts in counted) < occurring
+
+
+def _distance(one: Any, other: Any) -> int:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) if isinstance(one, tuple) else abs(one - other)
 
 
 def _guess_colors(counted: Sequence[MaskCounts]) -> Guess:
     total = Counter[Color]()
     for counts in counted:
         total.update(counts.colors)
-    flat = frozenset(chain.from_iterable(counts.flat for counts in counted))
-    chosen: dict[Key, int] = {
-        color: n for color, n in total.most_common() if len(total) <= MANY_COLORS or color in flat
-    }
+    chosen: dict[Key, int] = {color: total[color] for color in _choose_classes(total, counted)}
     if len(chosen) > MAX_CLASSES:
         raise UserError(
             f"the masks have {len(chosen):,} colors that fill areas; a set has at most {MAX_CLASSES} classes: are "
             "these photographs, or drawn over photographs?"
         )
     mixed = sum(total.values()) - sum(chosen.values())
-    return Guess(len(counted), chosen, {color: color for color in total if color in chosen}, mixed)
+    if 2 * mixed > total.total():
+        raise UserError(
+            f"most pixels of the masks have colors that fill no areas ({len(total):,} in all): are these photographs, "
+            "or drawn over photographs? Name the folder of masks by --images and --masks, or write classes.json with "
+            'the colors that are drawn and "others": the class of all the rest'
+        )
+    colors: dict[Key, Color] = {color: color for color in total if color in chosen}
+    return Guess(len(counted), dict(sorted(chosen.items(), key=lambda one: -one[1])), colors, mixed)

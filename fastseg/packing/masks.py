@@ -17,8 +17,8 @@ from fastseg.errors import UserError
 from fastseg.labels import IGNORE, Color, LabelTable
 from fastseg.shards.images import bits_per_sample, load_image, orientation
 
-FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG")
-LOSSY = "loses labels; save masks as PNG, or let --color-tolerance say how far a value may be off"
+FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
+LOSSY = "loses labels; save masks as PNG, or read values as the nearest class with --color-tolerance 64"
 By = Literal["auto", "value", "color"]
 """Reading of a mask by pixel value (or palette index), by color, or by whichever of the two the table defines."""
 
@@ -163,7 +163,8 @@ def read_train_ids(mask: DecodedMask, table: LabelTable, where: str, by: By = "a
         by_value, by_color = _by_value(ramp, table, tolerance), _by_color(ramp, table, tolerance)
         if by == "auto":
             _refuse_two_readings(ramp, table, where, by_value, by_color)
-        if by == "value" or None not in by_value.values():
+        known, known_colors = (sum(train_id is not None for train_id in ids.values()) for ids in (by_value, by_color))
+        if by == "value" or known == len(by_value) or known > known_colors:  # others are mixtures at soft edges
             return replace(_map_values(ramp, by_value, table, where, tolerance), gray_rgb=True)
     if by == "value":
         raise UserError(f"the mask {where} has colors, which cannot be read by value; leave out --mask-values value")

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from fastseg.errors import UserError
 from fastseg.shards.jpeg_tiles import MAX_PIXELS, blocks_per_tile
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """Accepted formats; Pillow would also try some that start other programs (EPS)."""
 
 STORED = ("PNG", "JPEG", "TIFF")

@@ -296,6 +296,154 @@ LAYOUTS: dict[str, Layout] = {
         ),
     ),
     "flat by ending": Layout(_ANY, tuple(("train", f"{s}.jpg", f"{s}.png") for s in ("a", "b"))),
+    "DRIVE": Layout(
+        _ANY,
+        (
+            ("train", "training/images/21_training.tif", "training/1st_manual/21_manual1.gif"),
+            ("train", "training/images/22_training.tif", "training/1st_manual/22_manual1.gif"),
+            ("test", "test/images/01_test.tif", "test/1st_manual/01_manual1.gif"),
+        ),
+        others=(
+            *(f"training/mask/{n}_training_mask.gif" for n in (21, 22)),
+            "test/mask/01_test_mask.gif",
+            "test/2nd_manual/01_manual2.gif",
+        ),
+    ),
+    "CHASE_DB1": Layout(
+        _ANY,
+        tuple(("train", f"Image_0{s}.jpg", f"Image_0{s}_1stHO.png") for s in ("1L", "1R")),
+        others=("Image_01L_2ndHO.png", "Image_01R_2ndHO.png"),
+    ),
+    "iSAID": Layout(
+        "iSAID",
+        _pairs("{split}/images/P0{stem}.png", "{split}/Semantic_masks/images/P0{stem}_instance_color_RGB.png"),
+        others=("train/Instance_masks/images/P0a_instance_id_RGB.png",),
+    ),
+    "ACDC": Layout(
+        _ANY,
+        (
+            *_pairs(
+                "rgb_anon/fog/{split}/GOPR01/GOPR01_frame_0{stem}_rgb_anon.png",
+                "gt/fog/{split}/GOPR01/GOPR01_frame_0{stem}_gt_labelTrainIds.png",
+                stems="12",
+            ),
+            ("test", "rgb_anon/fog/test/GOPR02/GOPR02_frame_01_rgb_anon.png", None),
+        ),
+        others=(
+            *(
+                f"gt/fog/{split}/GOPR01/GOPR01_frame_0{n}_gt_{kind}.png"
+                for split, n in (("train", 1), ("train", 2), ("val", 1))
+                for kind in ("labelIds", "labelColor", "invGray")
+            ),
+            "rgb_anon/fog/train_ref/GOPR01/GOPR01_frame_01_rgb_ref_anon.png",
+            "rgb_anon/fog/test_ref/GOPR02/GOPR02_frame_01_rgb_ref_anon.png",
+        ),
+    ),
+    "India Driving (gtFine without labelIds)": Layout(
+        _ANY,
+        _pairs("leftImg8bit/{split}/0/0{stem}_leftImg8bit.png", "gtFine/{split}/0/0{stem}_gtFine_labellevel3Ids.png"),
+    ),
+    "RUGD": Layout(
+        _ANY,
+        tuple(
+            ("train", f"RUGD_frames-with-annotations/creek/creek_0{s}.png", f"RUGD_annotations/creek/creek_0{s}.png")
+            for s in "12"
+        ),
+    ),
+    "A2D2": Layout(
+        _ANY,
+        tuple(
+            (
+                "train",
+                f"2018_{s}/camera/front/2018_camera_front_{s}.png",
+                f"2018_{s}/label/front/2018_label_front_{s}.png",
+            )
+            for s in ("01", "02")
+        ),
+    ),
+    "words inside": Layout(
+        _ANY, tuple(("train", f"images/104_sat_0{s}.jpg", f"masks/104_mask_0{s}.png") for s in "12")
+    ),
+    "letter behind": Layout(
+        _ANY, tuple(("train", f"M_images_512/000{s}.jpg", f"M_masks_512/000{s}m.png") for s in "12")
+    ),
+    "nnU-Net": Layout(
+        _ANY,
+        (
+            *(("train", f"imagesTr/case_{s}_0000.png", f"labelsTr/case_{s}.png") for s in "12"),
+            ("test", "imagesTs/case_3_0000.png", None),
+        ),
+    ),
+    "a folder for each": Layout(
+        _ANY, _pairs("{split}/iid0{stem}/rgb.jpg", "{split}/iid0{stem}/labels.png", val="valid", stems="12")
+    ),
+    "labelme's export": Layout(
+        _ANY,
+        tuple(("train", f"{s}_json/img.png", f"{s}_json/label.png") for s in "12"),
+        others=("1_json/label_viz.png", "2_json/label_viz.png"),
+    ),
+    "CVC-ClinicDB": Layout(
+        _ANY,
+        tuple(("train", f"PNG/Original/{s}.png", f"PNG/Ground Truth/{s}.png") for s in "12"),
+        others=tuple(f"TIF/{kind}/{s}.tif" for kind in ("Original", "Ground Truth") for s in "12"),
+    ),
+    "Massachusetts": Layout(_ANY, _pairs("{split}/sat/{stem}_15.tiff", "{split}/map/{stem}_15.tif", val="valid")),
+    "Potsdam": Layout(
+        _ANY,
+        tuple(("train", f"2_Ortho_RGB/top_2_{s}_RGB.tif", f"5_Labels_all/top_2_{s}_label.tif") for s in ("10", "11")),
+        others=tuple(
+            name
+            for s in ("10", "11")
+            for name in (
+                f"4_Ortho_RGBIR/top_2_{s}_RGBIR.tif",
+                f"5_Labels_all_noBoundary/top_2_{s}_label_noBoundary.tif",
+            )
+        ),
+        texts=(("2_Ortho_RGB/top_2_10_RGB.tfw", "1\n"),),
+    ),
+    "DeepGlobe": Layout(
+        _ANY,
+        (*(("train", f"train/{s}_sat.jpg", f"train/{s}_mask.png") for s in "12"), ("test", "test/3_sat.jpg", None)),
+        others=("valid/4_sat.jpg",),
+    ),
+    "DUTS": Layout(
+        _ANY,
+        (
+            *(("train", f"DUTS-TR/DUTS-TR-Image/{s}.jpg", f"DUTS-TR/DUTS-TR-Mask/{s}.png") for s in "ab"),
+            ("test", "DUTS-TE/DUTS-TE-Image/c.jpg", "DUTS-TE/DUTS-TE-Mask/c.png"),
+        ),
+    ),
+    "splits in names": Layout(
+        _ANY,
+        (
+            *(("train", f"train_{s}.bmp", f"train_{s}_anno.bmp") for s in "12"),
+            ("test", "testA_1.bmp", "testA_1_anno.bmp"),
+        ),
+    ),
+    "validation beside": Layout(
+        _ANY,
+        (
+            *(("train", f"images/{s}.png", f"Masks/{s}.png") for s in "12"),
+            ("val", "imagesValidation/1.png", "MasksValidation/1.png"),
+        ),
+    ),
+    "masks outside of train": Layout(_ANY, tuple(("train", f"train/{s}.png", f"masks/{s}.png") for s in "12")),
+    "Oxford Pets": Layout(
+        _ANY,
+        tuple(("train", f"images/Abyssinian_{s}.jpg", f"annotations/trimaps/Abyssinian_{s}.png") for s in "12"),
+        texts=(("images/Abyssinian_1.mat", ""), ("annotations/list.txt", "")),
+    ),
+    "a repository": Layout(
+        _ANY,
+        tuple(("train", f"data/membrane/train/image/{s}.png", f"data/membrane/train/label/{s}.png") for s in "12"),
+        others=(
+            *(f"data/membrane/train/aug/{kind}_{s}.png" for kind in ("image", "mask") for s in "123"),
+            "data/membrane/test/0.png",
+            "data/membrane/test/0_predict.png",
+            "img/u-net-architecture.png",
+            "predicted/test_image/1.jpg",
+        ),
+    ),
     "one word for all": Layout(_ANY, tuple(("train", f"images/{s}.png", f"images/{s}-mask.png") for s in ("a", "b"))),
 }
 """Layouts as data sets, tools and people have them."""

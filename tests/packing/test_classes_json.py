@@ -10,7 +10,7 @@ import pytest
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE
-from fastseg.packing.classes_json import _to_lab, distinct_colors, read_classes
+from fastseg.packing.classes_json import _to_lab, distinct_colors, parse_classes, read_classes
 
 GOOD = {
     "name": "two",
@@ -120,3 +120,16 @@ def test_lab_is_the_published_one() -> None:
     rgb = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8)
     expected = [(53.24, 80.09, 67.20), (87.73, -86.18, 83.18), (32.30, 79.19, -107.86), (100, 0, 0)]
     np.testing.assert_allclose(_to_lab(rgb), expected, atol=0.1)
+
+
+def test_supervisely_list_of_classes_is_read_as_it_is() -> None:
+    entries = [
+        {"title": "Water", "shape": "polygon", "color": "#50E3C2", "geometry_config": {}},
+        {"title": "Road", "color": "#6ec1e4"},
+    ]
+    table = parse_classes(json.dumps({"classes": entries, "tags": []}).encode(), "classes.json")
+    assert table.colors == {(80, 227, 194): 0, (110, 193, 228): 1}
+    assert [entry.name for entry in table.classes] == ["Water", "Road"]
+    entries[1]["color"] = [1, 2, 3]
+    with pytest.raises(UserError, match="has the key 'geometry_config', which means nothing"):
+        parse_classes(json.dumps({"classes": entries}).encode(), "classes.json")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.guess_classes import write_guess
+from fastseg.packing.masks import decode_mask, read_train_ids
 
 
 def masks(folder: Path, *pictures: Image.Image) -> Path:
@@ -74,6 +75,61 @@ def test_soft_edges_become_no_classes(tmp_path: Path) -> None:
     assert {c.color for c in read_classes(path).classes} == {(0, 0, 0), (200, 30, 30), (30, 200, 30)}
     assert guess.mixed == (~(soft[:, :, None] == np.unique(hard.reshape(-1, 3), axis=0)).all(3).any(2)).sum()
     assert read_classes(path).others == IGNORE
+
+
+def soft_levels(size: int = 120) -> Image.Image:
+    """Three gray levels with blurred edges."""
+    hard = np.zeros((size, size), np.uint8)
+    hard[size // 6 : -size // 6, size // 6 : -size // 6], hard[size // 3 : -size // 3, size // 3 : -size // 3] = (
+        128,
+        255,
+    )
+    return Image.fromarray(hard).rotate(30, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(1.5))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_levels_of_gray_with_soft_edges_are_classes_white_too(mode: str, tmp_path: Path) -> None:
+    folder = masks(tmp_path, soft_levels().convert(mode))
+    guess, path = write_guess(folder, workers=1)
+    assert list(guess.pixels) == [0, 128, 255]
+    assert (guess.ignored, guess.tolerance) == (False, 63)
+    assert guess.mixed > 0
+    levels = np.asarray(soft_levels())
+    for tolerance in (0, guess.tolerance):
+        decoded = decode_mask((folder / "train" / "masks" / "0.png").read_bytes(), "mask")
+        ids = np.asarray(read_train_ids(decoded, read_classes(path), "mask", tolerance=tolerance).image)
+        for index, level in enumerate((0, 128, 255)):
+            assert ((ids == index) == (abs(levels.astype(int) - level) <= tolerance)).all()
+
+
+def test_masks_stored_as_jpeg_are_guessed_and_read_with_the_tolerance_that_is_named(tmp_path: Path) -> None:
+    hard = np.zeros((80, 80), np.uint8)
+    hard[13:47, 21:66] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(hard).save(tmp_path / "masks" / "a.jpg", quality=60)
+    guess, path = write_guess(tmp_path, workers=1)
+    assert (list(guess.pixels), guess.ignored, guess.tolerance) == ([0, 255], False, 127)
+    decoded = decode_mask((tmp_path / "masks" / "a.jpg").read_bytes(), "mask", lossy=True)
+    ids = np.asarray(read_train_ids(decoded, read_classes(path), "mask", tolerance=guess.tolerance).image)
+    assert (ids == hard // 255).mean() > 0.99
+
+
+def test_palettes_made_for_each_file_are_read_by_color(tmp_path: Path) -> None:
+    red, green = [200, 0, 0], [0, 200, 0]
+    repeating = mask(0, 1, 2, palette=[*red, *green, *red])
+    guess, path = write_guess(masks(tmp_path / "a", repeating, mask(0, palette=green)), workers=1)
+    assert guess.pixels == {(200, 0, 0): 4, (0, 200, 0): 4}
+    assert read_classes(path).train_ids == {}
+    two = masks(tmp_path / "b", mask(0, 1, palette=[*red, *green]), mask(0, 1, palette=[*green, *red]))
+    assert write_guess(two, workers=1, by="color")[0].pixels == {(200, 0, 0): 4, (0, 200, 0): 4}
+
+
+def test_damaged_masks_are_passed_over_on_request(tmp_path: Path) -> None:
+    folder = masks(tmp_path, mask(0, 1), mask(0, 2))
+    (folder / "train" / "masks" / "0.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"0\.png"):
+        write_guess(folder, workers=1)
+    assert list(write_guess(folder, workers=1, skip_bad=True)[0].pixels) == [0, 2]
 
 
 def test_white_is_one_class_whatever_the_bits_of_a_file(tmp_path: Path) -> None:

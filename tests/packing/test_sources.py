@@ -97,7 +97,7 @@ def test_lonely_files_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
     for number in range(23):
         (tmp_path / "train" / "masks" / f"train_{number:03d}.png").unlink()
     (tmp_path / "val" / "images" / "val_001.png").unlink()
-    (tmp_path / "val" / "masks" / "val_001.npy").touch()
+    (tmp_path / "val" / "masks" / "val_002.npy").touch()
     with pytest.raises(UserError, match=r"25 files belong to no pair of an image and its mask; add .*bad") as e:
         open_source(tmp_path)
     images, mask, other = e.value.details
@@ -105,14 +105,14 @@ def test_lonely_files_are_named_all_at_once_or_left_out(tmp_path: Path) -> None:
     assert images.count(".png") == 20
     assert images.endswith("train_019.png and 3 more")
     assert mask == f"the mask has no image: {tmp_path}/val/masks/val_001.png"
-    assert other == f"no image or mask can be read from .npy, save it as PNG: {tmp_path}/val/masks/val_001.npy"
+    assert other == f"no image or mask can be read from .npy, save it as PNG: {tmp_path}/val/masks/val_002.npy"
     left = open_source(tmp_path, skip_bad=True)
     assert left.summary() == "images and masks by their names: 7 train, 1 val"
     assert len(left.skipped) == 25
     assert left.warnings() == [
         f"25 files are left out: 23: the image has no mask (such as {tmp_path}/train/images/train_000.png); "
         f"1: the mask has no image (such as {tmp_path}/val/masks/val_001.png); "
-        f"1: no image or mask can be read from .npy, save it as PNG (such as {tmp_path}/val/masks/val_001.npy)"
+        f"1: no image or mask can be read from .npy, save it as PNG (such as {tmp_path}/val/masks/val_002.npy)"
     ]
 
 
@@ -155,14 +155,12 @@ def test_files_that_could_be_of_one_sample_are_refused(tmp_path: Path) -> None:
         r"masks/train_000\.png could be of train/images/train_000\.jpg and of train/images/train_000\.png; say which "
     )
     with pytest.raises(
-        UserError, match=says + r"images are meant, such as --images 'train/images/\{stem\}\.jpg' --masks"
+        UserError, match=says + r"images are meant, such as --images '\{split\}/images/\{stem\}\.jpg' --masks"
     ):
         open_source(tmp_path)
     (tmp_path / "train" / "images" / "train_000.jpg").unlink()
-    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "color_labels")
-    with pytest.raises(
-        UserError, match=r"color_labels/\S+ and \S+masks/\S+ could both be the mask .*\(and 3 more times"
-    ):
+    shutil.copytree(tmp_path / "train" / "masks", tmp_path / "train" / "labels")
+    with pytest.raises(UserError, match=r"labels/\S+ and \S+masks/\S+ could both be the mask of .*--masks"):
         open_source(tmp_path)
     chosen = FindOptions("train/images/{stem}.*", "train/masks/{stem}.*")
     assert len(open_source(tmp_path, options=chosen).samples) == 4

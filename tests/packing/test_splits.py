@@ -86,8 +86,10 @@ def test_patterns_that_find_nothing_are_refused(
 
 def test_a_suffix_tells_which_masks_are_meant(tmp_path: Path) -> None:
     write(tmp_path, *((f"pics/{s}.png", f"gt/{s}_{kind}.png") for s in "ab" for kind in ("labelIds", "color")))
-    with pytest.raises(UserError, match=r"2 files belong to no pair .*; .* say which files are meant \(--mask-suffix"):
-        open_source(tmp_path)
+    assert [sample.mask and sample.mask.filename for sample in open_source(tmp_path).samples] == [
+        "a_labelIds.png",
+        "b_labelIds.png",
+    ]
     found = open_source(tmp_path, options=FindOptions(mask_suffix="_color"))
     assert [sample.mask and sample.mask.filename for sample in found.samples] == ["a_color.png", "b_color.png"]
     assert found.skipped == tuple((f"gt/{s}_labelIds.png", "does not end with _color") for s in "ab")

@@ -20,11 +20,12 @@ from fastseg.packing.sources.coco_panoptic import CocoPanoptic
 from fastseg.packing.sources.cvat import Cvat
 from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
+from fastseg.packing.sources.merged import MergedMask
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
 from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
 from fastseg.packing.sources.splits import FindOptions, find_lists, split_files
 from fastseg.packing.sources.supervisely import Supervisely
-from fastseg.packing.sources.tree import Tree, is_archive
+from fastseg.packing.sources.tree import Member, Tree, is_archive
 from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
@@ -113,6 +114,7 @@ SOURCES: tuple[Source, ...] = (
         ("bdd100k_seg.zip",),
         "bdd100k",
     ),
+    PairedFolders("iSAID", "{split}/images/{stem}.png", "{split}/Semantic_masks/images/{stem}_instance_color_RGB.png"),
     PairedFolders(
         "KITTI semantics",
         "{split}/image_2/{stem}.png",
@@ -123,6 +125,10 @@ SOURCES: tuple[Source, ...] = (
     ByNames(),
 )
 """All layouts; the last one is tried only if no other recognizes a folder."""
+
+
+DRAWN = (CocoInstances, Labelme, Supervisely, Cvat, Via, YoloSegmentation)
+"""Sources of shapes; a set may hold masks that were drawn from the same or from more shapes."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +151,18 @@ class DataSet:
         splits = ", ".join(f"{count:,} {split}" for split, count in counts.items())
         return f"{', '.join([self.layout, *kinds])}: {splits}"
 
+    def example(self) -> str:
+        """Return a line such as ``photos/1.jpg with masks/1.png``; empty if the masks are no files."""
+        one = next((sample for sample in self.samples if sample.mask), None)
+        return f"{one.name} with {one.mask}" if one and isinstance(one.mask, Member | MergedMask) else ""
+
     def warnings(self) -> list[str]:
-        """Return a sentence that names unread lists, and one that counts the files left out for each reason."""
+        """Return sentences that name unread lists, and count merged masks and the files left out for each reason."""
         flags = " ".join(f"--split-file {split}={path}" for split, path in self.lists)
+        merged = sum(isinstance(sample.mask, MergedMask) for sample in self.samples)
+        several = "images have several masks, which are merged: an object in any of them is one in all"
         found = [f"the set has lists that may tell its splits: {flags}"] if flags else []
-        return found + self._left_out()
+        return [*found, *([f"{merged:,} {several}"] if merged else []), *self._left_out()]
 
     def _left_out(self) -> list[str]:
         if not self.skipped:
@@ -220,7 +233,21 @@ def recognize(
     if len(known) > 1:
         names = " and as ".join(source.name for source, _ in known)
         raise UserError(f"{path} can be read as {names}; say which by --classes, or by --images and --masks")
-    return known[0] if known else _recognize_by(SOURCES[-1], tree)
+    return _with_more_masks(*known[0], tree) if known else _recognize_by(SOURCES[-1], tree)
+
+
+def _with_more_masks(source: Source, inner: Tree, tree: Tree) -> tuple[Source, Tree]:
+    """Return a source and its tree, or the files that are masks if shapes in JSON or text are those of fewer images."""
+    by_names = _recognize_by(ByNames(), tree) if isinstance(source, DRAWN) else None
+    masks = ByNames().count_masks(by_names[1]) if by_names else 0
+    if not by_names or not masks:
+        return source, inner
+    try:
+        files = source.find(inner)
+    except UserError:
+        files = Files((), ())
+    drawn = {(image.split, image.stem) for image in files.images} & {(mask.split, mask.stem) for mask in files.masks}
+    return by_names if masks > len(drawn) else (source, inner)
 
 
 def _recognize_by(source: Source, tree: Tree) -> tuple[Source, Tree] | None:

@@ -15,6 +15,8 @@ from fastseg.packing.sources.words import without_ending
 
 FRAMES = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?\d+(_L|_P)?", re.IGNORECASE)
 """Names of the frames, by video, and of their masks."""
+MIN_FRAMES = 0.9
+"""Share of the images that must have such names; a repository may hold pictures of its own."""
 LIST = "valid.txt"
 """List of the images of the val split in fast.ai's copy."""
 SAMPLED_MASKS = 5
@@ -28,10 +30,10 @@ class CamVid:
     archives = ("*CamVid*.zip", "*camvid*.zip", "701_StillsRaw_full.zip", "LabeledApproved_full.zip", "*camvid*.tar")
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether all images are frames of CamVid."""
-        names = tree.images
-        stems = (without_ending(name.rpartition("/")[2]) for name in names)
-        return bool(names) and all(FRAMES.fullmatch(stem) for stem in stems) and ByNames().recognize(tree)
+        """Return whether the images are frames of CamVid, up to a few beside them."""
+        stems = [without_ending(name.rpartition("/")[2]) for name in tree.images]
+        frames = [stem for stem in stems if FRAMES.fullmatch(stem)]
+        return len(frames) > MIN_FRAMES * len(stems) and ByNames().recognize(tree)
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; fast.ai's list gives the val split if the folders give none."""

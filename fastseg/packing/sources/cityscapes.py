@@ -8,6 +8,7 @@ from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.tree import Tree
 
 PACKAGES = ("leftImg8bit", "gtFine")
+MASKS = "gtFine/{split}/*/{stem}_gtFine_labelIds.png"
 NAME_FILE = "leftImg8bit/name.txt"
 """File beside the images that names another set in the layout of Cityscapes."""
 DOWNLOAD = (
@@ -23,8 +24,11 @@ class Cityscapes:
     archives = tuple(f"{package}_trainvaltest.zip" for package in PACKAGES)
 
     def recognize(self, tree: Tree) -> bool:
-        """Return whether one of the two packages exists."""
-        return any(tree.has(package) for package in PACKAGES)
+        """Return whether both packages exist, with masks of labelIds, or one of them and no other images."""
+        present = [package for package in PACKAGES if tree.has(package)]
+        if len(present) == 1:
+            return all(name.startswith(f"{present[0]}/") for name in tree.images)
+        return bool(present) and bool(tree.names(MASKS) or not tree.names("gtFine/**/*"))
 
     def find(self, tree: Tree) -> Files:
         """Return images and masks; raise :class:`UserError` if one of the two packages is missing."""
@@ -32,7 +36,7 @@ class Cityscapes:
             here = f"neither the folder nor {missing[0]}_trainvaltest.zip"
             raise UserError(f"{tree.root} has no {missing[0]} ({here}); {DOWNLOAD}")
         images = tree.find("leftImg8bit/{split}/*/{stem}_leftImg8bit.png")
-        masks = tree.find("gtFine/{split}/*/{stem}_gtFine_labelIds.png")
+        masks = tree.find(MASKS)
         # The masks of Cityscapes' test split are placeholders: its labels are not published.
         return Files(images, [mask for mask in masks if mask.split != "test"])
 

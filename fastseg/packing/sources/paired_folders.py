@@ -9,6 +9,7 @@ from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
 from fastseg.packing.sources.class_lists import listed_classes
+from fastseg.packing.sources.merged import merge
 from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.tree import Found, Tree
 
@@ -53,7 +54,10 @@ def by_hand(images: str, masks: str, root: Path) -> PairedFolders:
 
 class _ByHand(PairedFolders):
     def find(self, tree: Tree) -> Files:
-        """Return images and masks; folders of ``**/`` count if both have them, and splits of one hold for both."""
+        """Return images and masks; folders of ``**/`` count if both have them, and splits of one hold for both.
+
+        Several masks of one image are parts of one.
+        """
         images, masks = tree.find(self.images), tree.find(self.masks)
         for flag, pattern, found in (("images", self.images, images), ("masks", self.masks, masks)):
             if not found:
@@ -66,7 +70,7 @@ class _ByHand(PairedFolders):
                 [file._replace(split=split_of.get(file.stem, file.split)) for file in files]
                 for files in (images, masks)
             )
-        return Files(images, masks)
+        return Files(images, merge(masks))
 
 
 def _without_folders(files: list[Found]) -> list[Found]:

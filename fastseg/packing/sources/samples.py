@@ -6,11 +6,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar
 
 from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask
 from fastseg.packing.sources.tree import Found, Member
+from fastseg.packing.sources.words import SPLIT_WORDS, read_folder, without_ending
 from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
 OneFile = TypeVar("OneFile", bound="Found | Labeled")
@@ -83,6 +85,11 @@ def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tupl
     error.
     """
     image_of, mask_of = _by_stem(files.images, "images"), _by_stem(files.masks, "masks")
+    if image_of and not mask_of and not skip_bad and any(split != "test" for split, _ in image_of):
+        raise UserError(
+            f"there are {len(image_of):,} images, such as {files.images[0].member}, and no masks; say where these lie "
+            "(--images and --masks), or save them as PNG files if they are lists of numbers in another file"
+        )
     unlabeled = {"test"} - {split for split, _ in mask_of}
     lonely = [image_of[at] for at in sorted(image_of.keys() - mask_of.keys()) if at[0] not in unlabeled]
     orphans = [mask_of[at] for at in sorted(mask_of.keys() - image_of.keys())]
@@ -125,6 +132,48 @@ def suggest_pattern(name: str) -> str:
     """Return a pattern that matches a file: ``train/images/{stem}.png``."""
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}{{stem}}.{file.rpartition('.')[2]}"
+
+
+def common_start(texts: Sequence[str]) -> str:
+    """Return the characters with which all texts begin."""
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))]
+
+
+def suggest_patterns(image: str, mask: str) -> tuple[str, str]:
+    """Return patterns that match an image, its mask, and others like them: ``{split}/images/{stem}.png``."""
+    folders, mask_folders = ([*PurePosixPath(name).parts[:-1]] for name in (image, mask))
+    stem, mask_stem = without_ending(PurePosixPath(image).name), without_ending(PurePosixPath(mask).name)
+    start = common_start([stem, mask_stem]).rstrip("_-. ")
+    end = common_start([stem[::-1], mask_stem[::-1]])[::-1].lstrip("_-. ")
+    shared = max(start, end, key=len)
+    patterns = []
+    for name, own, others in ((image, folders, mask_folders), (mask, mask_folders, folders)):
+        parts = [_pattern_of_folder(part, part in others) for part in own]
+        kept = [part for part, before in zip(parts, [None, *parts], strict=False) if (part, before) != ("**", "**")]
+        file = PurePosixPath(name).name
+        pattern = file.replace(shared, "{stem}", 1) if shared else f"{{stem}}.{file.rpartition('.')[2]}"
+        patterns.append("/".join([*kept, pattern]))
+    return patterns[0], patterns[1]
+
+
+def suggest_common(one: str, other: str) -> str | None:
+    """Return a pattern for what two patterns match that differ in folders of one depth; None for others."""
+    parts, others = one.split("/"), other.split("/")
+    if (
+        len(parts) != len(others)
+        or sum(a != b for a, b in zip(parts, others, strict=True)) != 1
+        or parts[-1] != others[-1]
+    ):
+        return None
+    return "/".join(a if a == b else "*" for a, b in zip(parts, others, strict=True))
+
+
+def _pattern_of_folder(name: str, shared: bool) -> str:
+    role, split, rest = read_folder(name)
+    if split and not role and not rest and name.lower() in SPLIT_WORDS:
+        return "{split}"
+    return "**" if shared and role is None else name
 
 
 def _unpaired_error(bad: Sequence[tuple[str, str]]) -> UserError:

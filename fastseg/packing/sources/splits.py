@@ -80,7 +80,7 @@ Splits = dict[tuple[str, str], str]
 def _found_splits(files: Files) -> Splits:
     everything: list[Found | Labeled] = [*files.images, *files.masks]
     counts = Counter(bool(file.split) for file in everything)
-    if counts[True] and counts[False]:
+    if counts[False] and any(file.split == "train" for file in everything):
         one = next(file for file in everything if file.split)
         other = next(file for file in everything if not file.split)
         raise UserError(

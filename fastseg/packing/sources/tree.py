@@ -18,7 +18,7 @@ from fastseg.packing.masks import DecodedMask, decode_mask
 from fastseg.packing.sources.words import SPLIT_WORDS
 from fastseg.shards.tar import MAX_FILE
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 
 
