@@ -9,7 +9,8 @@ A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
 - ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W unless
   its docstring says otherwise, on ``work.device``;
 - ``sample(image, mask, draw, work, **settings)``: the work that ``batches`` does for one sample, from the encoded bytes
-  of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the Window to show.
+  of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the window to show and the
+  matrix that changes its colors, applied by _colors.py.
 
 Peers import their libraries inside their functions, so that listing them needs none. Files that begin with an
 underscore are shared by several; ``step_…`` are peers of the training step.

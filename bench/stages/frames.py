@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import Window, sample_crop, sample_rng
+from fastseg.data.augment import Window, color_matrix, sample_color, sample_crop, sample_rng
 from fastseg.errors import UserError
 
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
@@ -30,15 +31,28 @@ SHARDS = 4
 DONE = "done"
 VERSION = 2
 
-Draw = Callable[[tuple[int, int]], Window]
-"""Draws a window of a frame of (height, width) pixels."""
+Colors = NDArray[np.float64] | None
+"""The 3×4 matrix that changes (R, G, B, 1), 0–255; None: colors stay."""
+
+
+class Drawn(NamedTuple):
+    """The crop that a sample shows."""
+
+    window: Window
+    """The part of the frame, and its position in the crop."""
+    colors: Colors
+    """The change of the window's colors; the padding keeps its own."""
+
+
+Draw = Callable[[tuple[int, int]], Drawn]
+"""Draws the crop of a frame of (height, width) pixels."""
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of every loader: resize by a random ratio, crop, flip, pad, and return batches."""
+    """The work of every loader: resize by a random ratio, crop, flip, change colors, pad, and return batches."""
 
     crop: tuple[int, int] = (768, 768)
     """Height and width of the crops, pixels."""
@@ -46,6 +60,8 @@ class Work:
     """Range of the ratio by which frames are resized before the crop."""
     flip: float = 0.5
     """Probability of a left-right flip."""
+    colors: bool = True
+    """Whether colors change at random, as the default recipe has them change."""
     batch: int = 8
     """Samples in a batch."""
     fill: tuple[int, int, int] = (124, 116, 104)
@@ -62,13 +78,19 @@ class Work:
 
     @property
     def augment(self) -> AugmentConfig:
-        """Return the same as fastseg's settings, without color changes."""
-        plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-        return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
+        """Return the same as fastseg's settings."""
+        default = AugmentConfig(crop=self.crop, scale=self.scale, flip=self.flip)
+        return default if self.colors else replace(default, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Return a draw from ``rng``, for loaders with a stream of samples per worker."""
-        return partial(sample_crop, rng, config=self.augment)
+        config = self.augment
+
+        def draw(frame: tuple[int, int]) -> Drawn:
+            window = sample_crop(rng, frame, config)
+            return Drawn(window, color_matrix(*sample_color(rng, config)) if self.colors else None)
+
+        return draw
 
     def draw_for(self, epoch: int, sample: int) -> Draw:
         """Return the draw of one sample of one epoch, for loaders that know them."""

@@ -141,6 +141,6 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_work_draws_by_epoch_and_sample() -> None:
     work = Work(crop=(96, 96), scale=(0.5, 2.0))
-    first, again, other = (work.draw_for(epoch, 3)((128, 256)) for epoch in (0, 0, 1))
+    first, again, other = (work.draw_for(epoch, 3)((128, 256)).window for epoch in (0, 0, 1))
     assert first == again != other
     assert json.loads(json.dumps(first)) == list(first)
