@@ -45,6 +45,8 @@ class Request:
     """Whether the whole bench should take two minutes on two cores."""
     precision: str = "auto"
     """As in fastseg.config.ModelConfig."""
+    size: str | None = None
+    """The frames' size in a run over several (--sizes): then only the entries to compare take part."""
 
     def takes(self, peer: str) -> bool:
         """Return whether the peer takes part; step_notebook does with notebook."""

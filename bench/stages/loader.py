@@ -33,8 +33,10 @@ def entries(request: Request) -> list[Entry]:
     assert request.frames is not None
     settings = settings_of(request)
     takes = [name for name in peers.loaders() if request.takes(name)]
-    if request.quick:
-        return [ours("fastseg", settings | WAY[request.device])] + [_peer(name, request, settings) for name in takes]
+    if request.quick or request.size:
+        compared = [ours("fastseg", settings | WAY[request.device])]
+        compared += [] if request.quick else [_plain(request, settings)]
+        return compared + [_peer(name, request, settings) for name in takes]
     ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
     found = [
         ours(f"{name}{' on the CPU' * (way == 'cpu' != request.device)}", settings | {"codecs": codecs, "way": way})

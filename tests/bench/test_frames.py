@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 
 from bench.stages.frames import CODECS, Frames, Work, frames_of_shards, once, procedural_frames
 from fastseg.errors import UserError
@@ -108,6 +109,17 @@ def test_procedural_frames_are_scenes(cache: Path) -> None:
         assert set(np.unique(labels).tolist()) <= {*range(19), 255}
         assert len(np.unique(labels)) > 4
         assert pixels(frames.image(key, "png")).shape == (64, 128, 3)
+
+
+def test_own_jpegs_are_packed_as_they_are(cache: Path) -> None:
+    frames = procedural_frames(1, (128, 64), cache, workers=1, own=True)
+    (key,) = frames.keys
+    stored = members(frames.shards())[f"{key}.jpg"]
+    assert stored == frames.image(key).read_bytes() == members(frames.shards("plain-tif"))[f"{key}.jpg"]
+    assert find_tiles(np.frombuffer(stored, np.uint8)) is None
+    with Image.open(io.BytesIO(stored)) as image:
+        assert get_sampling(image) == 2  # 4:2:0
+    assert np.array_equal(pixels(frames.image(key, "png")), pixels(members(frames.shards("png-tif"))[f"{key}.png"]))
 
 
 def test_what_cannot_be_made(shards: Path, tmp_path: Path) -> None:
