@@ -2,8 +2,8 @@
 
 Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json``,
 ``loader-sizes-*.json`` (of ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results``
-becomes a part of docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the targets
-(``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
+becomes a part of docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the
+targets (``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
 ``bench/accuracy.py``). None of it is written by hand.
 """
 

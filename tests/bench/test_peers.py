@@ -32,7 +32,7 @@ PLAIN = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4, colors=False)
 COLORS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
 UNTAUGHT = np.array([240, 220, 60], np.uint8)
 """What ignored pixels look like."""
-SMOOTH = {"notebook", "webdataset_opencv", "nvimagecodec", "streaming"}
+SMOOTH = {"notebook", "webdataset_opencv", "nvimagecodec", "streaming", "kornia_rs"}
 """They do not antialias, which a frame without fine detail does not show."""
 
 
@@ -247,11 +247,12 @@ def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
 
 def test_all_that_can_be_tested_without_an_environment_of_its_own_is_installed() -> None:
     """Peers whose libraries are requirements of fastseg itself have no excuse."""
-    assert {"torchvision_v2"} <= set(INSTALLED)
+    assert {"torchvision_v2", "kornia_rs"} <= set(INSTALLED)
 
 
 def test_names() -> None:
-    assert {"notebook", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming"} <= set(peers.loaders())
+    shipped = {"notebook", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming", "kornia_rs"}
+    assert shipped <= set(peers.loaders())
     assert set(peers.loaders()) <= set(peers.known())
     assert not any(name.startswith("_") for name in peers.known())
     for name in INSTALLED:
@@ -281,7 +282,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_listing_them_imports_none_of_their_libraries() -> None:
     code = (
         "import sys; from bench import peers; [p.candidates(2, 'cuda') for p in map(peers.load, peers.loaders())]; "
-        "print(*sorted({'torch', 'litdata', 'spdl', 'webdataset', 'albumentations'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'litdata', 'spdl', 'webdataset', 'albumentations', 'kornia_rs'} & set(sys.modules)))"
     )
     root = Path(peers.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "\n"
