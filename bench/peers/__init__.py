@@ -12,6 +12,10 @@ A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
   of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the window to show and the
   matrix that changes its colors, applied by _colors.py.
 
+A peer that converts a data set first is one of packing, too (_writing.py), if it has ``WRITER``, its name there, and
+``write(encode, pairs, folder, workers)``, which by as many processes writes ``encode(paths)`` of each pair of PNG files
+into an empty folder.
+
 Peers import their libraries inside their functions, so that listing them needs none. Files that begin with an
 underscore are shared by several; ``step_…`` are peers of the training step.
 """
@@ -39,6 +43,11 @@ def known() -> list[str]:
 def loaders() -> list[str]:
     """Return the names of the peers that are loaders."""
     return [name for name in known() if not name.startswith(STEP)]
+
+
+def writers() -> list[str]:
+    """Return the names of the peers that convert a data set."""
+    return [name for name in loaders() if hasattr(load(name), "write")]
 
 
 def load(name: str) -> ModuleType:

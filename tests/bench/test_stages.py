@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench import variants
+from bench import peers, variants
 from bench.peers import step_notebook, step_torchvision
+from bench.peers._writing import Writing
 from bench.runner.results import Row, Spread
 from bench.runner.runner import Entry, Runner, Timing
 from bench.runner.worker import build
@@ -194,6 +195,25 @@ def test_packing_has_frames_enough(request_: Request) -> None:
     assert (len(alone_), len(repeated)) == (7, 20)
     assert len({(sample.split, sample.key) for sample in repeated}) == 20
     assert {sample.image for sample in repeated} == {sample.image for sample in alone_}
+
+
+def test_writers_store_what_shards_hold(request_: Request) -> None:
+    asked = replace(request_, peers=tuple(peers.writers()))
+    entries = {c.settings["peer"]: c for c in packing.entries(asked) if "peer" in c.settings}
+    assert set(entries) == {"litdata", "streaming"}
+    written = benchmark(entries["litdata"])
+    assert isinstance(written, Writing)
+    assert written.step() == len(written.pairs) == packing.TASKS
+    assert request_.frames is not None
+    key = request_.frames.keys[0]
+    paths = str(request_.frames.image(key, "png")), str(request_.frames.mask(key, "png"))
+    stored = written.encode(paths)
+    assert stored["mask"] == request_.frames.mask(key, "tif").read_bytes()
+    chunks = b"".join(path.read_bytes() for path in written.folder.glob("*.bin"))
+    assert stored["image"] in chunks
+    assert stored["mask"] in chunks
+    written.close()
+    assert not written.folder.exists()
 
 
 def test_packing_cleans_up(request_: Request) -> None:
