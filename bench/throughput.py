@@ -46,7 +46,7 @@ class Options:
     """
 
     stages: Annotated[tuple[str, ...] | None, shown_as("STAGE ...")] = None
-    """Stages: loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
+    """Stages: loader, compute, train, packing, evaluation, scaling, startup. Default: all that this machine can run."""
     peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
     shards: Annotated[Path | None, shown_as("DIR")] = None
@@ -206,7 +206,7 @@ def _chosen_stages(options: Options, device: str) -> list[str]:
     several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
     if options.stages and "scaling" in options.stages and not several:
         raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
-    left_out = {"scaling": not several, "evaluation": options.quick}
+    left_out = {"scaling": not several, "evaluation": options.quick, "startup": options.quick}
     return [stage for stage in STAGES if (stage in options.stages if options.stages else not left_out.get(stage))]
 
 

@@ -29,7 +29,7 @@ class Entry:
     """One entry of a stage: what to measure, and its settings."""
 
     stage: str
-    """Stage: loader, compute, train, packing, evaluation or scaling."""
+    """Name of a module of bench/stages that is a stage."""
     name: str
     """Name in tables; fastseg's start with "fastseg", its parts with "fastseg: "."""
     unit: str

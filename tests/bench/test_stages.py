@@ -1,6 +1,7 @@
 """The benchmark's stages: peers do the work that ours does, variants too, and every entry runs."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,11 @@ from torch import nn
 from bench import peers, variants
 from bench.peers import step_notebook, step_torchvision
 from bench.peers._writing import Writing
+from bench.runner.processes import process_tree
 from bench.runner.results import Row, Spread
 from bench.runner.runner import Entry, Runner, Timing
 from bench.runner.worker import build
-from bench.stages import Request, compute, evaluation, packing, scaling, train
+from bench.stages import Request, compute, evaluation, packing, scaling, startup, train
 from bench.stages.compute import Ours, alone
 from bench.stages.frames import Frames
 from bench.stages.steps import normalized, recipe
@@ -223,6 +225,23 @@ def test_packing_cleans_up(request_: Request) -> None:
     assert (made.folder / "manifest.json").exists()
     made.close()
     assert not made.folder.exists()
+
+
+def test_starts_are_whole_processes(request_: Request) -> None:
+    assert request_.frames is not None
+    made, before = startup.FirstStep(str(request_.frames.shards()), "cpu"), process_tree(os.getpid(), "")
+    assert made.step() == 1
+    assert process_tree(os.getpid(), "") <= before
+    assert (made.runs / "demo/config.json").exists()
+    made.close()
+    assert not made.runs.exists()
+    assert startup.Help().step() == 1
+    failing = startup.FirstStep("no/such", "cpu")
+    with pytest.raises(RuntimeError, match=r"ended before its first step:\n(.|\n)*no/such"):
+        failing.step()
+    failing.close()
+    rows = [row("startup", 0.125, startup.FIRST_STEP), row("startup", 2.0, startup.HELP)]
+    assert [figure["value"] for figure in startup.derived(rows)] == [8.0, 0.5]
 
 
 def test_peers_can_be_left_out(request_: Request) -> None:
