@@ -3,7 +3,8 @@
 A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
 
 - ``NAME``, as tables show it; ``REQUIRES``, the distributions that it needs; perhaps ``ENVIRONMENT``, the environment
-  variable that names another Python interpreter to run it with;
+  variable that names another Python interpreter to run it with, and ``PREFETCH``, the finished batches that each of its
+  workers holds, if not two;
 - ``candidates(cores, device) -> list[dict]``: the settings worth trying, the usual best first;
 - ``prepare(frames)``: converts the frames to the library's own format, once;
 - ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W unless

@@ -22,6 +22,8 @@ NAME = "Ultralytics"
 REQUIRES = ("ultralytics", "opencv-python-headless")
 candidates = by_workers
 prepare = nothing
+PREFETCH = 4
+"""Finished batches that each of its workers holds."""
 ENVIRONMENT = "FASTSEG_BENCH_ULTRALYTICS_PYTHON"
 
 

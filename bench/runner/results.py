@@ -97,11 +97,12 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return numbers, strings, lists and None."""
+        size = {} if self.size is None else {"size": self.size}
         if self.skipped is not None:
-            return {name: getattr(self, name) for name in ("stage", "size", "entry", "unit", "settings", "skipped")}
+            return {name: getattr(self, name) for name in ("stage", "entry", "unit", "settings", "skipped")} | size
         fields = asdict(self)
-        del fields["skipped"]
-        return fields | asdict(self.spread)
+        del fields["skipped"], fields["size"]
+        return fields | asdict(self.spread) | size
 
 
 @dataclass(frozen=True)

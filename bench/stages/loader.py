@@ -140,8 +140,9 @@ def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Ba
         for image, _label in module.batches(frames, what, **settings):
             yield len(image)
 
-    # Each worker of a DataLoader holds two finished batches.
-    return Batches(images(), 2 * settings.get("workers", settings.get("threads", 1)) + 2)
+    # Each worker of a DataLoader holds two finished batches, if its peer does not change that.
+    held = getattr(module, "PREFETCH", 2) * settings.get("workers", settings.get("threads", 1))
+    return Batches(images(), held + 2)
 
 
 def open_ours(
