@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from bench.stages.frames import CODECS, Frames, Work, frames_of_shards, once, procedural_frames
+from bench.stages.frames import CODECS, Frames, FrameSize, Work, frames_of_shards, once, procedural_frames
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.packing.sources import open_source
@@ -109,6 +109,13 @@ def test_procedural_frames_are_scenes(cache: Path) -> None:
         assert set(np.unique(labels).tolist()) <= {*range(19), 255}
         assert len(np.unique(labels)) > 4
         assert pixels(frames.image(key, "png")).shape == (64, 128, 3)
+
+
+def test_camvid_s_frames_are_shown_in_their_own_size() -> None:
+    assert FrameSize.parse("480x360") == (480, 360, False)
+    assert FrameSize.parse("480x360").crop == (360, 480)
+    assert FrameSize.parse("2048x1024-420") == (2048, 1024, True)
+    assert FrameSize.parse("2048x1024-420").crop == (768, 768)
 
 
 def test_own_jpegs_are_packed_as_they_are(cache: Path) -> None:

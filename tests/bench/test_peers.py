@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
 
 import layouts
 from bench import peers
+from bench.peers import _cuda, torchvision_v2
 from bench.peers._colors import color_by_product
 from bench.runner import runner as runner
 from bench.runner.runner import Entry, _version
@@ -233,6 +235,21 @@ def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> Non
     # 24 samples of 6 frames: endless, each another crop.
     assert len({image.tobytes() for image, _ in seen}) == 24
     assert sum(_matches(image, labels) for image, labels in seen) >= 8
+
+
+def test_what_a_gpu_decodes_is_drawn_as_what_workers_decode(frames: Frames) -> None:
+    """On the CPU, by the same decoder and the same order: only where images are decoded differs."""
+
+    def show(images: list[bytes], drawn: list[Drawn], work: Work) -> list[torch.Tensor]:
+        encoded = [torch.frombuffer(bytearray(image), dtype=torch.uint8) for image in images]
+        decoded = [decode_image(image, ImageReadMode.RGB) for image in encoded]
+        return [torchvision_v2.show_image(frame, one, work) for frame, one in zip(decoded, drawn, strict=True)]
+
+    found = _cuda.batches_decoded_on_gpu(frames, WORK, 1, show)
+    expected = torchvision_v2.batches(frames, WORK, 1)
+    for _ in range(2):
+        for one, other in zip(next(found), next(expected), strict=True):
+            assert torch.equal(one, other)
 
 
 def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
