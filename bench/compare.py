@@ -107,7 +107,7 @@ def _counts(row: Row, run: Results) -> bool:
 
 
 def _by_name(run: Results) -> dict[tuple[str, str], Row]:
-    return {(row.stage, row.entry): row for row in run.results if row.windows}
+    return {(row.group, row.entry): row for row in run.results if row.windows}
 
 
 def _pairs(before: Results, after: Results) -> list[tuple[Row, Row]]:
@@ -122,7 +122,7 @@ def _table(pairs: list[tuple[Row, Row]], changes: list[Change]) -> str:
         medians = (f"{number(row.spread.median)} {row.unit}" for row in (before, after))
         ratio, low, high = (f"{100 * (value - 1):+.1f} %" for value in change[:3])
         rows.append(
-            (before.stage, before.entry, *medians, ratio, f"{low} to {high}", f"{change.p:.3f}", change.verdict)
+            (before.group, before.entry, *medians, ratio, f"{low} to {high}", f"{change.p:.3f}", change.verdict)
         )
     return table(header, rows, left=(0, 1, 7), pad=True)
 
@@ -141,7 +141,7 @@ def _settings(pairs: list[tuple[Row, Row]]) -> Iterator[str]:
         names = [name for name in {**a.settings, **b.settings} if a.settings.get(name) != b.settings.get(name)]
         if names:
             changed = ", ".join(f"{name} {a.settings.get(name)} → {b.settings.get(name)}" for name in names)
-            yield f"{a.stage}, {a.entry} had other settings: {changed}"
+            yield f"{a.group}, {a.entry} had other settings: {changed}"
 
 
 def _few(pairs: list[tuple[Row, Row]]) -> Iterator[str]:

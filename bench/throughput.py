@@ -21,10 +21,10 @@ from bench import peers
 from bench.docs.plots import check_outputs, plot_throughput
 from bench.docs.tables import measured, sentences, stage_table
 from bench.runner.processes import ROOT
-from bench.runner.results import Results, Row
+from bench.runner.results import Results, Row, group
 from bench.runner.runner import Entry, Measurement, Runner, Tell, Timing, choose
 from bench.stages import NETWORKS, READERS, STAGES, Request
-from bench.stages.frames import Frames, frames_of_shards, procedural_frames
+from bench.stages.frames import Frames, FrameSize, Progress, frames_of_shards, procedural_frames
 from fastseg.cli_help import shown_as
 from fastseg.config import Arch
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
@@ -46,11 +46,13 @@ class Options:
     """
 
     stages: Annotated[tuple[str, ...] | None, shown_as("STAGE ...")] = None
-    """Stages: loader, compute, train, packing, evaluation, scaling. Default: all (scaling: with several ranks)."""
+    """Stages: loader, compute, train, packing, evaluation, scaling, startup. Default: all that this machine can run."""
     peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
     shards: Annotated[Path | None, shown_as("DIR")] = None
-    """Packed set of the frames. Default: the only one below shards/, or procedural streets of 2048x1024."""
+    """Packed set of the frames. Default: shards/cityscapes if there is one, or procedural streets of 2048x1024."""
+    sizes: Annotated[tuple[str, ...] | None, shown_as("WxH ...")] = None
+    """Run the loader stage once per size of procedural frames; 512x256-420: of own 4:2:0 JPEGs, packed as they are."""
     frames: Annotated[int | None, shown_as("N")] = None
     """Number of frames that all entries read. Default: 32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -97,6 +99,7 @@ class Options:
             for name in names:
                 if name not in known:
                     raise UserError(f"{flag} has {name!r}; it must be of: {', '.join(known)}")
+        self._check_sizes()
         given = [flag for flag in VARIANTS if getattr(self, flag)]
         if len(given) > 1:
             raise UserError(f"--{given[0]} and --{given[1]} are both given; measure them one after the other")
@@ -110,10 +113,24 @@ class Options:
             raise UserError(f"--scale is {self.scale[0]} {self.scale[1]}; give a low and a high ratio up to 16")
         check_outputs(self.json, self.plot)
 
+    def _check_sizes(self) -> None:
+        for size in self.sizes or ():
+            FrameSize.parse(size)
+        others = {"stages": self.stages not in (None, ("loader",)), "shards": self.shards, "plot": self.plot}
+        others |= {flag: getattr(self, flag) for flag in VARIANTS}
+        for flag, given in others.items():
+            if self.sizes and given:
+                raise UserError(f"--sizes and --{flag} are both given; --sizes runs the loader stage on its own frames")
+
     @property
     def variants(self) -> str | None:
         """Return the requested one of :data:`VARIANTS`; None: the stages with their peers."""
         return next((flag for flag in VARIANTS if getattr(self, flag)), None)
+
+    @property
+    def frame_count(self) -> int:
+        """Return the number of frames that all entries read."""
+        return self.frames or (8 if self.quick else 32)
 
     def timing(self) -> Timing:
         """Return the durations of the measurements."""
@@ -146,16 +163,30 @@ def main() -> None:
     unwind_on_sigterm()
     options.check()
     device = find_device(options)
-    requests = {stage: options.request(device, stage) for stage in _chosen_stages(options, device)}
-    if any(stage in READERS for stage in requests):
-        frames = find_frames(options)
-        requests |= {stage: replace(requests[stage], frames=frames) for stage in requests if stage in READERS}
+    requests = [*_sized(options, device)] if options.sizes else _usual(options, device)
     bench = Bench(options, options.timing(), device)
     stopped = bench.measure(_entries(options, requests))
     bench.write(requests)
     if stopped:
         print("interrupted; the results so far are shown", file=sys.stderr)
     sys.exit(stopped or int(any(measurement.entry.ours for measurement in bench.failures)))
+
+
+def _usual(options: Options, device: str) -> list[tuple[str, Request]]:
+    """Return the requested stages with their requests; all read the same frames."""
+    asked = [(stage, options.request(device, stage)) for stage in _chosen_stages(options, device)]
+    frames = find_frames(options) if any(stage in READERS for stage, _ in asked) else None
+    return [(stage, replace(request, frames=frames if stage in READERS else None)) for stage, request in asked]
+
+
+def _sized(options: Options, device: str) -> Iterator[tuple[str, Request]]:
+    """Yield the loader stage with a request for each of --sizes."""
+    for name in options.sizes or ():
+        size = FrameSize.parse(name)
+        with show_making() as show:
+            frames = procedural_frames(options.frame_count, size[:2], progress=show, own=size.own)
+        request = replace(options.request(device, "loader"), crop=options.crop or size.crop)
+        yield "loader", replace(request, frames=frames, size=name)
 
 
 def find_device(options: Options) -> str:
@@ -175,7 +206,7 @@ def _chosen_stages(options: Options, device: str) -> list[str]:
     several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
     if options.stages and "scaling" in options.stages and not several:
         raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
-    left_out = {"scaling": not several, "evaluation": options.quick}
+    left_out = {"scaling": not several, "evaluation": options.quick, "startup": options.quick}
     return [stage for stage in STAGES if (stage in options.stages if options.stages else not left_out.get(stage))]
 
 
@@ -183,13 +214,10 @@ def frame_source(options: Options) -> tuple[Path | None, str]:
     """Return the set of shards of the frames, None for procedural streets, and a line about it."""
     if options.shards:
         return options.shards, f"frames from {options.shards}"
-    sets = sorted(path.parent for path in (ROOT / "shards").glob("*/manifest.json"))
     usual = ROOT / "shards" / "cityscapes"
-    found = usual if usual in sets else sets[0] if len(sets) == 1 else None
-    if found:
-        return found, f"frames from {found.relative_to(ROOT)} (--shards names another set)"
-    why = f"there are {len(sets)} sets below shards/ and none is named" if sets else "there is no set below shards/"
-    return None, f"procedural frames of 2048x1024: {why} (--shards DIR)"
+    if (usual / "manifest.json").exists():
+        return usual, "frames from shards/cityscapes (--shards names another set)"
+    return None, "procedural frames of 2048x1024: there is no shards/cityscapes (--shards names another set)"
 
 
 @contextmanager
@@ -214,26 +242,33 @@ def find_frames(options: Options) -> Frames:
     """Return the frames that all entries read, made now if they are not in the cache."""
     source, sentence = frame_source(options)
     print(sentence, file=sys.stderr)
-    count = options.frames or (8 if options.quick else 32)
-    with show_line() as tell:
-
-        def show(what: str, done: int, total: int) -> None:
-            tell(f"making {what}: {done} of {total}")
-
+    count = options.frame_count
+    with show_making() as show:
         return frames_of_shards(source, count, progress=show) if source else procedural_frames(count, progress=show)
 
 
-def _entries(options: Options, requests: dict[str, Request]) -> dict[str, list[Entry]]:
+@contextmanager
+def show_making() -> Iterator[Progress]:
+    """Yield a function that shows how many frames have been made."""
+    with show_line() as tell:
+        yield lambda what, done, total: tell(f"making {what}: {done} of {total}")
+
+
+def _entries(options: Options, requests: Sequence[tuple[str, Request]]) -> list[tuple[str, list[Entry]]]:
     """Return the entries of each stage; only the modules of requested stages are imported."""
     flag = options.variants
     if flag is None:
-        return {stage: _module(stage).entries(request) for stage, request in requests.items()}
+        return [
+            (stage, [replace(entry, size=request.size) for entry in _module(stage).entries(request)])
+            for stage, request in requests
+        ]
     from bench import variants
 
-    found = {stage: variants.entries(flag, request, stage) for stage, request in requests.items()}
-    if not any(found.values()):
-        raise UserError(f"--{flag} has nothing to {VARIANTS[flag]} {', '.join(found)}; add --stages compute")
-    return {stage: entries for stage, entries in found.items() if entries}
+    found = [(stage, variants.entries(flag, request, stage)) for stage, request in requests]
+    if not any(entries for _, entries in found):
+        names = ", ".join(stage for stage, _ in found)
+        raise UserError(f"--{flag} has nothing to {VARIANTS[flag]} {names}; add --stages compute")
+    return [(stage, entries) for stage, entries in found if entries]
 
 
 def _module(stage: str) -> Any:
@@ -252,10 +287,10 @@ class Bench:
         self.derived: list[dict[str, Any]] = []
         self.failures: list[Measurement] = []
 
-    def measure(self, stages: dict[str, list[Entry]]) -> int:
+    def measure(self, stages: Sequence[tuple[str, list[Entry]]]) -> int:
         """Measure all stages. Returns 0, or the exit code of the signal that interrupted it."""
         try:
-            for stage, entries in stages.items():
+            for stage, entries in stages:
                 self._stage(stage, entries)
         except KeyboardInterrupt:
             return 130
@@ -274,8 +309,9 @@ class Bench:
             self.rows += rows
             self.failures += runner.failures
             derive = None if self.options.variants else getattr(_module(stage), "derived", None)
-            derived = derive(self.rows) if derive else []
-            self.derived += derived
+            size = entries[0].size
+            derived = derive([row for row in self.rows if row.size == size]) if derive else []
+            self.derived += [figure | {"size": size} for figure in derived] if size else derived
             self._show(rows, runner.failures, sentences(derived))
 
     def _settled(self, entry: Entry, tell: Tell) -> Entry:
@@ -290,7 +326,7 @@ class Bench:
             if measurement.traceback:
                 print(f"{measurement.entry.stage}, {measurement.entry.name}:\n{measurement.traceback}", file=sys.stderr)
 
-    def write(self, requests: dict[str, Request]) -> None:
+    def write(self, requests: Sequence[tuple[str, Request]]) -> None:
         """Write the requested files."""
         if not (self.options.json or self.options.plot):
             return
@@ -313,11 +349,13 @@ def sweep_timing(timing: Timing, device: str) -> Timing:
     return replace(timing, windows=3, together=usable_cores() if device == "cpu" else timing.together)
 
 
-def settings_document(options: Options, timing: Timing, requests: dict[str, Request]) -> dict[str, Any]:
+def settings_document(options: Options, timing: Timing, requests: Sequence[tuple[str, Request]]) -> dict[str, Any]:
     """Return the settings of a run as numbers, strings, lists and None."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    asked = {stage: {k: v for k, v in vars(r).items() if k != "frames"} for stage, r in requests.items()}
-    found, source = next((r.frames for r in requests.values() if r.frames), None), frame_source(options)[0]
+    asked = {group(stage, r.size): {k: v for k, v in vars(r).items() if k != "frames"} for stage, r in requests}
+    # With --sizes each row has its own.
+    found = next((r.frames for _, r in requests if r.frames and not r.size), None)
+    source = frame_source(options)[0]
     origin = source.resolve().name if source else "procedural"
     frames = found and {"origin": origin, "count": len(found.keys), "size": found.about["size"]}
     return {"options": plain, "timing": vars(timing), "stages": asked, "frames": frames}

@@ -1,9 +1,9 @@
 """Generate the documents' sections on measurements from the committed results: ``python -m bench.docs``.
 
-Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json`` (of
-``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results`` becomes a part of
-docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the targets
-(``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
+Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json``,
+``loader-sizes-*.json`` (of ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results``
+becomes a part of docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the
+targets (``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
 ``bench/accuracy.py``). None of it is written by hand.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.docs import accuracy, targets
+from bench.docs.sizes import sizes_table
 from bench.docs.tables import sentences, stage_table, stages, table
 from bench.docs.targets import fastest_peer, rate, times
 from bench.runner.machine import hardware, on_gpu, short_commit
@@ -99,6 +100,7 @@ def measurements() -> str:
         for kind, title in KINDS.items()
         for path, results in _found(kind)
     ]
+    parts += [_sizes(path, results) for path, results in _found("loader-sizes")]
     parts += [_profile(path) for path in sorted(RESULTS.glob("profile-*.json"))]
     parts.sort(key=lambda part: not part[0])
     none = [] if any(gpu for gpu, _ in parts) else [NO_GPU]
@@ -176,6 +178,19 @@ def _part(title: str, path: Path, results: Results) -> str:
         said = sentences(figure for figure in results.derived if str(figure["name"]).startswith(f"{stage}/"))
         lines += [stage_table(rows), *(f"*{sentence}*" for sentence in said)]
     return "\n\n".join(lines)
+
+
+def _sizes(path: Path, results: Results) -> tuple[bool, str]:
+    """Return the loader's speed on frames of several sizes, and whether the machine has a GPU."""
+    where = results.environment
+    lines = [
+        f"### Loading frames of other sizes: {hardware(where)}",
+        f"[{path.name}](../bench/results/{path.name}): {_versions(where)}, on procedural frames.",
+        sizes_table(results),
+        "*Every entry changes colors as the default recipe does, except plain crops. Own JPEGs have halved chroma and "
+        "no restart markers, as cameras and Pillow write them, and are packed as they are.*",
+    ]
+    return on_gpu(where), "\n\n".join(lines)
 
 
 def _frames(frames: dict[str, Any] | None) -> str:

@@ -32,6 +32,7 @@ WHAT = {
     "packing": "Packing: from PNGs to shards",
     "evaluation": "Evaluation: from whole frames to scores",
     "scaling": "Scaling: the training step on several ranks",
+    "startup": "Starting up: from Enter to the first step",
 }
 CURVES = (
     "Lines: mean over seeds, evaluation by evaluation, evaluations included in the time. Bands: from the lowest to the "

@@ -26,7 +26,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[i
 
 def stage_table(rows: Sequence[Row], pad: bool = False) -> str:
     """Return one stage's rows as a table, the skipped ones below."""
-    lines = [f"**{rows[0].stage} ({', '.join(dict.fromkeys(row.unit for row in rows))})**", ""]
+    lines = [f"**{rows[0].group} ({', '.join(dict.fromkeys(row.unit for row in rows))})**", ""]
     if found := measured(rows):
         lines += [table(COLUMNS, [_cells(row, found) for row in found], left=(0, 5), pad=pad), "", _caption(found)]
     absent = skipped(rows)

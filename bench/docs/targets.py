@@ -142,5 +142,12 @@ TARGETS = (
     Target("loader on one H200, cached, 2048×1024 → 768²", 6000, "images/s", H200, rate("loader", "fastseg, cached")),
     Target("loader against the notebook project's, same 2 CPU cores", 6, "×", _on_two_cores, times("loader", PEER)),
     Target("loader against the fastest peer, same 2 CPU cores", 1, "×", _on_two_cores, fastest_peer),
+    Target(
+        "loader with the default recipe's colors against plain crops",
+        0.9,
+        "%",
+        _on_two_cores,
+        _derived("loader/colors"),
+    ),
     Target("packing against PNG decode + JPEG encode alone", 0.9, "%", lambda _: True, _derived("packing/bare")),
 )

@@ -3,13 +3,19 @@
 A loader's peer ``bench/peers/NAME.py`` has, some of it imported from here,
 
 - ``NAME``, as tables show it; ``REQUIRES``, the distributions that it needs; perhaps ``ENVIRONMENT``, the environment
-  variable that names another Python interpreter to run it with;
+  variable that names another Python interpreter to run it with, and ``PREFETCH``, the finished batches that each of its
+  workers holds, if not two;
 - ``candidates(cores, device) -> list[dict]``: the settings worth trying, the usual best first;
 - ``prepare(frames)``: converts the frames to the library's own format, once;
 - ``batches(frames, work, **settings)``: endless (image, label), ready to train on: uint8 N×H×W×3 and N×H×W unless
   its docstring says otherwise, on ``work.device``;
 - ``sample(image, mask, draw, work, **settings)``: the work that ``batches`` does for one sample, from the encoded bytes
-  of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the Window to show.
+  of image and mask to (image, label); ``draw`` gets the frame's (height, width) and returns the window to show and the
+  matrix that changes its colors, applied by _colors.py.
+
+A peer that converts a data set first is one of packing, too (_writing.py), if it has ``WRITER``, its name there, and
+``write(encode, pairs, folder, workers)``, which by as many processes writes ``encode(paths)`` of each pair of PNG files
+into an empty folder.
 
 Peers import their libraries inside their functions, so that listing them needs none. Files that begin with an
 underscore are shared by several; ``step_…`` are peers of the training step.
@@ -38,6 +44,11 @@ def known() -> list[str]:
 def loaders() -> list[str]:
     """Return the names of the peers that are loaders."""
     return [name for name in known() if not name.startswith(STEP)]
+
+
+def writers() -> list[str]:
+    """Return the names of the peers that convert a data set."""
+    return [name for name in loaders() if hasattr(load(name), "write")]
 
 
 def load(name: str) -> ModuleType:

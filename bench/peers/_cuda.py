@@ -6,15 +6,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.peers._opencv import decode, opencv
+from bench.peers._colors import opencv
+from bench.peers._opencv import decode
 from bench.peers._samples import Files, from_files
 from bench.peers.torchvision_v2 import show_labels
-from bench.stages.frames import Draw, Frames, Work
-from fastseg.data.augment import Window
+from bench.stages.frames import Draw, Drawn, Frames, Work
 
-Show = Callable[[list[bytes], list[Window], Work], list[Tensor]]
-"""Encoded images and their windows → h×w×3 each, on the GPU."""
-_Sample = tuple[bytes, Window, Tensor]
+Show = Callable[[list[bytes], list[Drawn], Work], list[Tensor]]
+"""Encoded images and what is drawn for them → h×w×3 each, on the GPU."""
+_Sample = tuple[bytes, Drawn, Tensor]
 
 
 def batches_decoded_on_gpu(
@@ -22,18 +22,18 @@ def batches_decoded_on_gpu(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield endless uint8 N×H×W×3 images and N×H×W labels."""
     dataset = Files(frames, work, partial(encoded_sample, work=work), mask=mask)
-    for images, windows, labels in from_files(dataset, work, workers, collate_fn=collate):
-        yield torch.stack(show(images, windows, work)), labels.to(work.device, non_blocking=True)
+    for images, drawn, labels in from_files(dataset, work, workers, collate_fn=collate):
+        yield torch.stack(show(images, drawn, work)), labels.to(work.device, non_blocking=True)
 
 
 def encoded_sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> _Sample:
-    """Return the encoded image, the window to show, and the window's labels."""
+    """Return the encoded image, what is drawn for it, and the window's labels."""
     labels = torch.from_numpy(decode(mask, opencv().IMREAD_GRAYSCALE))
-    window = draw((labels.shape[0], labels.shape[1]))
-    return image, window, show_labels(labels[None], window, work)
+    drawn = draw((labels.shape[0], labels.shape[1]))
+    return image, drawn, show_labels(labels[None], drawn.window, work)
 
 
-def collate(samples: list[_Sample]) -> tuple[list[bytes], list[Window], Tensor]:
+def collate(samples: list[_Sample]) -> tuple[list[bytes], list[Drawn], Tensor]:
     """Return a batch, with lists for what has no common shape."""
-    images, windows, labels = zip(*samples, strict=True)
-    return list(images), list(windows), torch.stack(labels)
+    images, drawn, labels = zip(*samples, strict=True)
+    return list(images), list(drawn), torch.stack(labels)

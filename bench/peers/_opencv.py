@@ -4,33 +4,22 @@ OpenCV's INTER_LINEAR does not antialias: to shrink a frame, it reads four pixel
 INTER_NEAREST_EXACT picks the pixels that Pillow's and torch's nearest neighbor pick.
 """
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.stages.frames import Draw, Work
+from bench.peers._colors import after, before, color, opencv
+from bench.stages.frames import Draw, Drawn, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
-
-
-@cache
-def opencv() -> Any:
-    """Return the library with its threads switched off: the loader has its workers."""
-    import cv2
-
-    cv2.setNumThreads(0)
-    return cv2
 
 
 def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple[Tensor, Tensor]:
     """Decode image and mask (JPEG, PNG or TIFF) and augment the drawn window: uint8 h×w×3 and h×w."""
     frame = decode(image, opencv().IMREAD_COLOR_RGB)
     labels = decode(mask, opencv().IMREAD_GRAYSCALE)
-    window = draw(frame.shape[:2])
-    return resize_flip_pad(cut(frame, window), cut(labels, window), window, work)
+    drawn = draw(frame.shape[:2])
+    return finish(cut(frame, drawn.window), cut(labels, drawn.window), drawn, work)
 
 
 def decode(data: bytes, flags: int) -> np.ndarray:
@@ -43,13 +32,14 @@ def cut(array: np.ndarray, window: Window) -> np.ndarray:
     return array[window.top : window.bottom, window.left : window.right]
 
 
-def resize_flip_pad(image: np.ndarray, labels: np.ndarray, window: Window, work: Work) -> tuple[Tensor, Tensor]:
-    """Resize, flip and pad a window."""
-    cv2 = opencv()
-    shown = resize(image, window, cv2.INTER_LINEAR), resize(labels, window, cv2.INTER_NEAREST_EXACT)
+def finish(image: np.ndarray, labels: np.ndarray, drawn: Drawn, work: Work) -> tuple[Tensor, Tensor]:
+    """Resize, color, flip and pad a window."""
+    cv2, window = opencv(), drawn.window
+    shown = color(resize(color(image, before(drawn)), window, cv2.INTER_LINEAR), after(drawn))
+    crop = resize(labels, window, cv2.INTER_NEAREST_EXACT)
     if window.flip:
-        shown = cv2.flip(shown[0], 1), cv2.flip(shown[1], 1)
-    return pad(shown[0], window, work, work.fill), pad(shown[1], window, work, IGNORE)
+        shown, crop = cv2.flip(shown, 1), cv2.flip(crop, 1)
+    return pad(shown, window, work, work.fill), pad(crop, window, work, IGNORE)
 
 
 def resize(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """LitData: the JPEGs and masks optimized into its chunks, streamed; torchvision.io and transforms.v2 do the rest."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAME = "LitData + torchvision v2"
 REQUIRES = ("litdata", "torchvision")
 candidates = by_workers
+WRITER = "LitData's writer"
 CHUNK = "8MB"
 """Size of a chunk; the default, 64 MB, would put all frames of a benchmark into one."""
 
@@ -50,15 +51,25 @@ def _augment(samples: tuple[dict[str, bytes]], rngs: dict[str, Any], work: Work)
     return sample(samples[0]["image"], samples[0]["mask"], work.draw(rngs["numpy"]), work)
 
 
+def write(encode: Callable[[Any], Any], pairs: Sequence[Any], folder: Path, workers: int) -> None:
+    """Write what ``encode`` makes of the pairs into chunks of the default size, by ``workers`` processes."""
+    os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
+    _chunks(encode, pairs, folder, "64MB", workers)
+
+
 def _optimize(frames: Frames, folder: Path) -> None:
+    inputs = [(str(frames.image(key)), str(frames.mask(key))) for key in frames.keys]
+    _chunks(_encoded, inputs, folder, CHUNK, workers=1)
+
+
+def _chunks(encode: Callable[[Any], Any], inputs: Sequence[Any], folder: Path, size: str, workers: int) -> None:
     # By default LitData works in /tmp/chunks and /tmp/data, and empties them first, whosever they are.
     with TemporaryDirectory(dir=folder.parent) as temporary:
         os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{temporary}/chunks"
         os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = f"{temporary}/data"
         import litdata
 
-        inputs = [(str(frames.image(key)), str(frames.mask(key))) for key in frames.keys]
-        litdata.optimize(_encoded, inputs, str(folder), chunk_bytes=CHUNK, num_workers=1, verbose=False)
+        litdata.optimize(encode, inputs, str(folder), chunk_bytes=size, num_workers=workers, verbose=False)
 
 
 def _encoded(paths: tuple[str, str]) -> dict[str, bytes]:

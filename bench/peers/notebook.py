@@ -1,7 +1,8 @@
 """The notebook project's loader: PNG by Pillow, Albumentations, torch's DataLoader; float32 images and int64 labels.
 
 Its geometry is Albumentations at its cheapest: the functions behind Crop, Resize, HorizontalFlip and PadIfNeeded, in
-this order, without the checks of a Compose. Their resize is OpenCV's, which does not antialias.
+this order, without the checks of a Compose. Their resize is OpenCV's, which does not antialias. Colors change by one
+matrix, as the other peers' do, in place of ColorJitter's four passes.
 """
 
 import io
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.peers import by_workers, nothing
+from bench.peers._colors import after, before, color
 from bench.stages.frames import Draw, Frames, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
@@ -41,18 +43,26 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
     tools = _tools()
     frame = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     labels = np.asarray(Image.open(io.BytesIO(mask)))
-    window = draw((frame.shape[0], frame.shape[1]))
-    shown = _show(frame, window, work, tools.cv2.INTER_LINEAR, work.fill)
-    crop = _show(labels, window, work, tools.cv2.INTER_NEAREST_EXACT, IGNORE)
+    drawn = draw((frame.shape[0], frame.shape[1]))
+    window = drawn.window
+    shown = color(_resize(color(_cut(frame, window), before(drawn)), window, tools.cv2.INTER_LINEAR), after(drawn))
+    shown = _flip_pad(shown, window, work, work.fill)
+    crop = _resize(_cut(labels, window), window, tools.cv2.INTER_NEAREST_EXACT)
+    crop = _flip_pad(crop, window, work, IGNORE)
     # As ToTensorV2 does: a view, which becomes contiguous when the batch is collated.
     return torch.from_numpy(tools.normalize(shown)).permute(2, 0, 1), torch.from_numpy(crop).long()
 
 
-def _show(array: np.ndarray, window: Window, work: Work, interpolation: int, fill: Any) -> np.ndarray:
-    """Crop, resize, flip and pad an array."""
+def _cut(array: np.ndarray, window: Window) -> Any:
+    return _tools().crop(array, window.left, window.top, window.right, window.bottom)
+
+
+def _resize(array: np.ndarray, window: Window, interpolation: int) -> Any:
+    return _tools().resize(array, (window.height, window.width), interpolation)
+
+
+def _flip_pad(array: np.ndarray, window: Window, work: Work, fill: Any) -> Any:
     tools = _tools()
-    array = tools.crop(array, window.left, window.top, window.right, window.bottom)
-    array = tools.resize(array, (window.height, window.width), interpolation)
     array = tools.flip(array) if window.flip else array
     below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width
     if not (window.pad_top or window.pad_left or below or after):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.peers import nothing, worker_counts
-from bench.stages.frames import Draw, Frames, Work
+from bench.stages.frames import Draw, Drawn, Frames, Work
 from fastseg.data.augment import Window
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work, **_settings: Any) 
     from bench.peers import _opencv
 
     coded = nvimgcodec.CodeStream(image)
-    window = draw((coded.height, coded.width))
+    drawn = draw((coded.height, coded.width))
     decoder, gray = _decoder("cpu", os.getpid())
-    frame = np.asarray(decoder.decode(_region(coded, window)))
-    labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), window), params=gray))
-    return _opencv.resize_flip_pad(frame, labels, window, work)
+    frame = np.asarray(decoder.decode(_region(coded, drawn.window)))
+    labels = np.asarray(decoder.decode(_region(nvimgcodec.CodeStream(mask), drawn.window), params=gray))
+    return _opencv.finish(frame, labels, drawn, work)
 
 
 def _region(coded: Any, window: Window) -> Any:
@@ -83,15 +83,20 @@ def _decoder(device: str, _process: int) -> tuple[Any, Any]:
     return nvimgcodec.Decoder(device_id=cpu, backends=backends, max_num_cpu_threads=1), gray
 
 
-def _show_on_gpu(images: list[bytes], windows: list[Window], work: Work) -> list["Tensor"]:
+def _show_on_gpu(images: list[bytes], drawn: list[Drawn], work: Work) -> list["Tensor"]:
     import torch
     from nvidia import nvimgcodec
 
     from bench.peers.torchvision_v2 import show_image
 
-    coded = [_region(nvimgcodec.CodeStream(image), window) for image, window in zip(images, windows, strict=True)]
+    coded = [_region(nvimgcodec.CodeStream(image), one.window) for image, one in zip(images, drawn, strict=True)]
     decoder, _ = _decoder("cuda", os.getpid())
     stream = torch.cuda.current_stream().cuda_stream
     frames = [torch.from_dlpack(frame).permute(2, 0, 1) for frame in decoder.decode(coded, cuda_stream=stream)]
-    whole = [w._replace(top=0, left=0, bottom=w.bottom - w.top, right=w.right - w.left) for w in windows]
-    return [show_image(frame, window, work) for frame, window in zip(frames, whole, strict=True)]
+    return [show_image(frame, _whole(one), work) for frame, one in zip(frames, drawn, strict=True)]
+
+
+def _whole(drawn: Drawn) -> Drawn:
+    """Return the same crop, of a frame that is cut to its window already."""
+    w = drawn.window
+    return drawn._replace(window=w._replace(top=0, left=0, bottom=w.bottom - w.top, right=w.right - w.left))

@@ -1,7 +1,8 @@
 """SPDL: a pipeline of threads. Its own decoder (FFmpeg, which also crops, resizes and flips) or OpenCV inside.
 
 Without FFmpeg's libraries on the machine only OpenCV is tried. FFmpeg's resize antialiases; see _opencv.py for the
-other. On a GPU, images may be decoded by nvJPEG and augmented by torch.
+other. FFmpeg cuts and resizes in one, so that colors change afterwards, by OpenCV. On a GPU, images may be decoded by
+nvJPEG and augmented by torch.
 """
 
 from collections.abc import Iterator
@@ -74,15 +75,16 @@ def sample(
 ) -> tuple["Tensor", "Tensor"]:
     """Decode and augment one sample: uint8 h×w×3 and h×w."""
     from bench.peers import _opencv
+    from bench.peers._colors import color
 
     if decoder == "opencv":
         return _opencv.sample(image, mask, draw, work)
     import spdl.io
 
     packets = spdl.io.demux_image(image)
-    window = draw((packets.height, packets.width))
+    window, colors = draw((packets.height, packets.width))
     # swscale's most exact mode: its default rounds chroma.
-    shown = _filter(packets, window, "bilinear+accurate_rnd+full_chroma_int", "rgb24")
+    shown = color(_filter(packets, window, "bilinear+accurate_rnd+full_chroma_int", "rgb24"), colors)
     labels = _filter(spdl.io.demux_image(mask), window, "neighbor", "gray")[..., 0]
     return _opencv.pad(shown, window, work, work.fill), _opencv.pad(labels, window, work, IGNORE)
 
@@ -117,11 +119,11 @@ def _show_on_gpu(samples: list[Any], work: Work) -> tuple["Tensor", "Tensor"]:
     from bench.peers._cuda import collate
     from bench.peers.torchvision_v2 import show_image
 
-    images, windows, labels = collate(samples)
+    images, drawn, labels = collate(samples)
     allocator = (torch.cuda.caching_allocator_alloc, torch.cuda.caching_allocator_delete)
     config = spdl.io.cuda_config(
         torch.cuda.current_device(), stream=torch.cuda.current_stream().cuda_stream, allocator=allocator
     )
     frames = [spdl.io.to_torch(spdl.io.decode_image_nvjpeg(image, device_config=config)) for image in images]
-    shown = [show_image(frame, window, work) for frame, window in zip(frames, windows, strict=True)]
+    shown = [show_image(frame, one, work) for frame, one in zip(frames, drawn, strict=True)]
     return torch.stack(shown), labels.pin_memory()

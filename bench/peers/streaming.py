@@ -1,11 +1,13 @@
 """mosaicml-streaming: the JPEGs and masks in its MDS shards; OpenCV decodes and augments in torch's DataLoader.
 
-It needs an older numpy than DALI: install it with opencv-python-headless and cityscapesScripts in another environment,
-and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py: its images are not antialiased.
+It needs an older numpy than DALI: install it with opencv-python-headless, cityscapesScripts and kornia-rs in another
+environment, and name that environment's Python in FASTSEG_BENCH_STREAMING_PYTHON. See _opencv.py: its images are not
+antialiased.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ NAME = "mosaicml-streaming + OpenCV"
 REQUIRES = ("mosaicml-streaming", "opencv-python-headless", "cityscapesScripts")
 candidates = by_workers_and_masks
 ENVIRONMENT = "FASTSEG_BENCH_STREAMING_PYTHON"
+WRITER = "mosaicml-streaming's writer"
 EPOCH = 1 << 16
 """Samples of an epoch: the frames many times over, so that no epoch ends within a measurement."""
 
@@ -68,6 +71,24 @@ def _augment(encoded: list[dict[str, bytes]], work: Work) -> tuple["Tensor", "Te
 
     draw = work.draw(own_numbers(work.seed))
     return stacked([sample(entry["image"], entry["mask"], draw, work) for entry in encoded])
+
+
+def write(encode: Callable[[Any], Any], pairs: Sequence[Any], folder: Path, workers: int) -> None:
+    """Write what ``encode`` makes of the pairs; each process has a writer of its own, as the documentation has it."""
+    from streaming.base.util import merge_index
+
+    parts = [(encode, pairs[number::workers], folder / str(number)) for number in range(workers)]
+    with Pool(workers) as pool:
+        pool.starmap(_write_part, parts)
+    merge_index(str(folder), keep_local=True)
+
+
+def _write_part(encode: Callable[[Any], Any], pairs: Sequence[Any], folder: Path) -> None:
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(folder), columns={"image": "bytes", "mask": "bytes"}) as writer:
+        for pair in pairs:
+            writer.write(encode(pair))
 
 
 def _write(frames: Frames, masks: str, folder: Path) -> None:

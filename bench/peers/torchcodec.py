@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.peers import nothing, worker_counts
-from bench.stages.frames import Draw, Frames, Work
-from fastseg.data.augment import Window
+from bench.stages.frames import Draw, Drawn, Frames, Work
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,14 +45,14 @@ def sample(
 
     frame = cast("Tensor", decode_jpeg(image, device=decode))
     labels = decode_png(mask, mode="GRAY")
-    window = draw((frame.shape[1], frame.shape[2]))
-    return show_image(frame, window, work), show_labels(labels, window, work)
+    drawn = draw((frame.shape[1], frame.shape[2]))
+    return show_image(frame, drawn, work), show_labels(labels, drawn.window, work)
 
 
-def _decode_on_gpu(images: list[bytes], windows: list[Window], work: Work) -> list["Tensor"]:
+def _decode_on_gpu(images: list[bytes], drawn: list[Drawn], work: Work) -> list["Tensor"]:
     from torchcodec.decoders import decode_jpeg
 
     from bench.peers.torchvision_v2 import show_image
 
     frames = decode_jpeg(images, device="cuda")
-    return [show_image(frame, window, work) for frame, window in zip(frames, windows, strict=True)]
+    return [show_image(frame, one, work) for frame, one in zip(frames, drawn, strict=True)]

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.peers import by_workers, nothing
-from bench.stages.frames import Draw, Frames, Work
+from bench.peers._colors import after, before, color_tensor
+from bench.stages.frames import Draw, Drawn, Frames, Work
 from fastseg.data.augment import Window
 from fastseg.labels import IGNORE
 
@@ -35,32 +36,44 @@ def sample(image: bytes, mask: bytes, draw: Draw, work: Work) -> tuple["Tensor",
 
     frame = decode_image(torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB)
     labels = decode_image(torch.frombuffer(bytearray(mask), dtype=torch.uint8), ImageReadMode.GRAY)
-    window = draw((frame.shape[1], frame.shape[2]))
-    return show_image(frame, window, work), show_labels(labels, window, work)
+    drawn = draw((frame.shape[1], frame.shape[2]))
+    return show_image(frame, drawn, work), show_labels(labels, drawn.window, work)
 
 
-def show_image(frame: "Tensor", window: Window, work: Work) -> "Tensor":
+def show_image(frame: "Tensor", drawn: Drawn, work: Work) -> "Tensor":
     """Augment the window of a frame 3×H×W (bilinear, antialiased): h×w×3.
 
     The decoders return channels-last memory, and resizing keeps it, so the permutation is no copy.
     """
     from torchvision.transforms.v2 import InterpolationMode
 
-    return _show(frame, window, work, InterpolationMode.BILINEAR, list(work.fill)).permute(1, 2, 0).contiguous()
+    shown = color_tensor(_cut(frame, drawn.window), before(drawn))
+    shown = color_tensor(_resize(shown, drawn.window, InterpolationMode.BILINEAR), after(drawn))
+    return _flip_pad(shown, drawn.window, work, list(work.fill)).permute(1, 2, 0).contiguous()
 
 
 def show_labels(labels: "Tensor", window: Window, work: Work) -> "Tensor":
     """Augment the window of labels 1×H×W (nearest): h×w."""
     from torchvision.transforms.v2 import InterpolationMode
 
-    return _show(labels, window, work, InterpolationMode.NEAREST_EXACT, [IGNORE])[0].contiguous()
+    shown = _resize(_cut(labels, window), window, InterpolationMode.NEAREST_EXACT)
+    return _flip_pad(shown, window, work, [IGNORE])[0].contiguous()
 
 
-def _show(frame: "Tensor", window: Window, work: Work, interpolation: Any, fill: list[int]) -> "Tensor":
+def _cut(frame: "Tensor", window: Window) -> "Tensor":
+    """Return a view of the part of a frame that the window shows."""
+    return frame[:, window.top : window.bottom, window.left : window.right]
+
+
+def _resize(shown: "Tensor", window: Window, interpolation: Any) -> "Tensor":
     from torchvision.transforms.v2 import functional
 
-    box = (window.top, window.left, window.bottom - window.top, window.right - window.left)
-    shown = functional.resized_crop(frame, *box, [window.height, window.width], interpolation, antialias=True)
+    return functional.resize(shown, [window.height, window.width], interpolation, antialias=True)
+
+
+def _flip_pad(shown: "Tensor", window: Window, work: Work, fill: list[int]) -> "Tensor":
+    from torchvision.transforms.v2 import functional
+
     if window.flip:
         shown = functional.horizontal_flip(shown)
     below, after = work.crop[0] - window.pad_top - window.height, work.crop[1] - window.pad_left - window.width

@@ -41,6 +41,11 @@ def ratio_to_ours(theirs: Sequence[float], ours: Sequence[float]) -> Spread | No
     return spread([one / other for one, other in pairs]) if pairs else None
 
 
+def group(stage: str, size: str | None) -> str:
+    """Return a title for the entries that are measured together."""
+    return f"{stage}, {size}" if size else stage
+
+
 @dataclass(frozen=True)
 class Row:
     """One entry of one stage: measured, or skipped for a reason."""
@@ -63,6 +68,8 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the distributions that the entry requires."""
     skipped: str | None = None
+    size: str | None = None
+    """Size of the frames in a run over several: 512x256, or 512x256-420 for users' own JPEGs."""
 
     def __post_init__(self) -> None:
         if not self.windows and self.skipped is None:
@@ -72,6 +79,11 @@ class Row:
     def ours(self) -> bool:
         """Return whether it is fastseg's."""
         return self.entry.startswith("fastseg")
+
+    @property
+    def group(self) -> str:
+        """Return the stage, with the frames' size in a run over several."""
+        return group(self.stage, self.size)
 
     @property
     def part(self) -> bool:
@@ -85,11 +97,12 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """Return numbers, strings, lists and None."""
+        size = {} if self.size is None else {"size": self.size}
         if self.skipped is not None:
-            return {name: getattr(self, name) for name in ("stage", "entry", "unit", "settings", "skipped")}
+            return {name: getattr(self, name) for name in ("stage", "entry", "unit", "settings", "skipped")} | size
         fields = asdict(self)
-        del fields["skipped"]
-        return fields | asdict(self.spread)
+        del fields["skipped"], fields["size"]
+        return fields | asdict(self.spread) | size
 
 
 @dataclass(frozen=True)

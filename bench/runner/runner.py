@@ -18,7 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.runner.results import Row, ratio_to_ours, spread
+from bench.runner.results import Row, group, ratio_to_ours, spread
 from bench.runner.worker_process import Failure, Worker
 
 Tell = Callable[[str], None]
@@ -29,7 +29,7 @@ class Entry:
     """One entry of a stage: what to measure, and its settings."""
 
     stage: str
-    """Stage: loader, compute, train, packing, evaluation or scaling."""
+    """Name of a module of bench/stages that is a stage."""
     name: str
     """Name in tables; fastseg's start with "fastseg", its parts with "fastseg: "."""
     unit: str
@@ -46,6 +46,8 @@ class Entry:
     """Reason why it cannot run here (needs a GPU, …), shown in the list."""
     python: str = sys.executable
     """Python interpreter of its environment."""
+    size: str | None = None
+    """Size of the frames in a run over several: 512x256."""
     prefix: tuple[str, ...] = ()
     """Arguments between the interpreter and ``-m bench.runner.worker``: ("-m", "torch.distributed.run", …)."""
 
@@ -110,7 +112,8 @@ class Measurement:
         # Paths on this machine are not published; the run's settings describe their contents.
         settings = {name: value for name, value in e.settings.items() if not str(value).startswith("/")}
         if not rates:
-            return Row(e.stage, e.name, e.unit, settings, skipped=self.skipped or "not measured: interrupted")
+            why = self.skipped or "not measured: interrupted"
+            return Row(e.stage, e.name, e.unit, settings, skipped=why, size=e.size)
         figures = [answer["figures"] for answer in self.answers]
         shared = [name for name in figures[0] if all(name in part for part in figures)]
         medians = {name: median(part[name] for part in figures) for name in shared}
@@ -120,6 +123,7 @@ class Measurement:
             median(answer["cpu_seconds"] / answer["seconds"] for answer in self.answers),
             self.threads,
             {name: found for name in e.requires if (found := _version(e.python, name))},
+            size=e.size,
         )
 
     @contextmanager
@@ -185,7 +189,8 @@ class Runner:
                     measurement.answers.append(worker.measure(self.timing.warmup, self.timing.seconds))
 
     def _say(self, measurement: Measurement, what: str) -> None:
-        self.tell(f"{measurement.entry.stage}: {measurement.entry.name}: {what}")
+        entry = measurement.entry
+        self.tell(f"{group(entry.stage, entry.size)}: {entry.name}: {what}")
 
 
 def choose(entry: Entry, timing: Timing, tell: Tell = lambda _: None) -> Entry:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.stages.frames import Frames
 
-STAGES = ("loader", "compute", "train", "packing", "evaluation", "scaling")
+STAGES = ("loader", "compute", "train", "packing", "evaluation", "scaling", "startup")
 NETWORKS = ("compute", "train", "evaluation", "scaling")
 """Stages that run a network, with smaller defaults on a CPU."""
 READERS = ("loader", "train", "packing", "evaluation")
@@ -45,6 +45,8 @@ class Request:
     """Whether the whole bench should take two minutes on two cores."""
     precision: str = "auto"
     """As in fastseg.config.ModelConfig."""
+    size: str | None = None
+    """The frames' size in a run over several (--sizes): then only the entries to compare take part."""
 
     def takes(self, peer: str) -> bool:
         """Return whether the peer takes part; step_notebook does with notebook."""

@@ -76,21 +76,23 @@ def write_labeled(split: Path, sample: Sample, table: LabelTable) -> None:
     (split / "images" / f"{sample.key}.png").write_bytes(sample.image.read())
 
 
-def write_plain(source: Path, plain: Path, workers: int | None, progress: Progress) -> None:
-    """Write the training frames again, with images as JPEGs of fastseg's quality without restart markers."""
+def write_plain(source: Path, plain: Path, chroma: str, workers: int | None, progress: Progress) -> None:
+    """Write the training frames again, with images as JPEGs of fastseg's quality without restart markers.
+
+    ``chroma``: 444 or 420, as in :class:`fastseg.packing.records.Codec`.
+    """
     images = sorted((source / "train/images").iterdir())
     (plain / "train/images").mkdir(parents=True)
     shutil.copytree(source / "train/masks", plain / "train/masks")
     shutil.copy(source / "classes.json", plain)
-    tasks = [(image, plain / "train/images" / f"{image.stem}.jpg") for image in images]
+    tasks = [(image, plain / "train/images" / f"{image.stem}.jpg", chroma) for image in images]
     _run(write_jpeg, tasks, workers, progress, "plain JPEGs")
 
 
-def write_jpeg(image: Path, path: Path) -> None:
-    """Write an image as Pillow does by default, but with the quality and chroma of fastseg's shards."""
-    codec = Codec()
-    subsampling = {"444": 0, "420": 2}[codec.chroma]
-    Image.open(image).convert("RGB").save(path, quality=codec.quality, subsampling=subsampling)
+def write_jpeg(image: Path, path: Path, chroma: str) -> None:
+    """Write an image as Pillow does by default, but with the quality of fastseg's shards."""
+    subsampling = {"444": 0, "420": 2}[chroma]
+    Image.open(image).convert("RGB").save(path, quality=Codec().quality, subsampling=subsampling)
 
 
 def extract_masks(shards: Path, folder: Path) -> None:

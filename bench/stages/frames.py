@@ -3,24 +3,26 @@
 The same frames lie below one folder as the source PNGs, as single JPEGs and TIFFs and as shards of several codecs. The
 JPEGs that peers read are plain: with fastseg's restart markers, decoders take up to a fifth longer (see "Restart
 Markers" in libjpeg-turbo's README), which only cutting makes up for. The frames come from a set of shards, or are
-procedural without one, and are cached for later calls. Imports nothing heavy at the top: a peer's environment may lack
+procedural, and are cached for later calls. Imports nothing heavy at the top: a peer's environment may lack
 what packing needs.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import Window, sample_crop, sample_rng
+from fastseg.data.augment import Window, color_matrix, sample_color, sample_crop, sample_rng
 from fastseg.errors import UserError
 
 CODECS = ("jpg-tif", "jpg-png", "png-tif", "plain-tif", "plain-png")
@@ -30,15 +32,28 @@ SHARDS = 4
 DONE = "done"
 VERSION = 2
 
-Draw = Callable[[tuple[int, int]], Window]
-"""Draws a window of a frame of (height, width) pixels."""
+Colors = NDArray[np.float64] | None
+"""The 3×4 matrix that changes (R, G, B, 1), 0–255; None: colors stay."""
+
+
+class Drawn(NamedTuple):
+    """The crop that a sample shows."""
+
+    window: Window
+    """The part of the frame, and its position in the crop."""
+    colors: Colors
+    """The change of the window's colors; the padding keeps its own."""
+
+
+Draw = Callable[[tuple[int, int]], Drawn]
+"""Draws the crop of a frame of (height, width) pixels."""
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of every loader: resize by a random ratio, crop, flip, pad, and return batches."""
+    """The work of every loader: resize by a random ratio, crop, flip, change colors, pad, and return batches."""
 
     crop: tuple[int, int] = (768, 768)
     """Height and width of the crops, pixels."""
@@ -46,6 +61,8 @@ class Work:
     """Range of the ratio by which frames are resized before the crop."""
     flip: float = 0.5
     """Probability of a left-right flip."""
+    colors: bool = True
+    """Whether colors change at random, as the default recipe has them change."""
     batch: int = 8
     """Samples in a batch."""
     fill: tuple[int, int, int] = (124, 116, 104)
@@ -62,13 +79,19 @@ class Work:
 
     @property
     def augment(self) -> AugmentConfig:
-        """Return the same as fastseg's settings, without color changes."""
-        plain = AugmentConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-        return replace(plain, crop=self.crop, scale=self.scale, flip=self.flip)
+        """Return the same as fastseg's settings."""
+        default = AugmentConfig(crop=self.crop, scale=self.scale, flip=self.flip)
+        return default if self.colors else replace(default, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Return a draw from ``rng``, for loaders with a stream of samples per worker."""
-        return partial(sample_crop, rng, config=self.augment)
+        config = self.augment
+
+        def draw(frame: tuple[int, int]) -> Drawn:
+            window = sample_crop(rng, frame, config)
+            return Drawn(window, color_matrix(*sample_color(rng, config)) if self.colors else None)
+
+        return draw
 
     def draw_for(self, epoch: int, sample: int) -> Draw:
         """Return the draw of one sample of one epoch, for loaders that know them."""
@@ -144,12 +167,41 @@ def procedural_frames(
     cache: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    own: bool = False,
 ) -> Frames:
-    """Return ``count`` procedural scenes of ``size`` (width, height) for training, and a quarter as many for val."""
+    """Return ``count`` procedural scenes of ``size`` (width, height) for training, and a quarter as many for val.
+
+    ``own``: images are JPEGs as users have them, with halved chroma and without restart markers, packed as they are.
+    """
     from bench.stages.frame_files import write_scenes
 
-    made_from = {"scenes": size, "count": count}
+    made_from = {"scenes": size, "count": count} | ({"own": True} if own else {})
     return _frames(made_from, partial(write_scenes, count, size), cache, workers, progress)
+
+
+class FrameSize(NamedTuple):
+    """A size of procedural frames, as ``--sizes`` of bench/throughput.py names it."""
+
+    width: int
+    height: int
+    own: bool
+    """Whether images are users' own JPEGs (:func:`procedural_frames`)."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FrameSize":
+        """Read "2048x1024" or, for users' own JPEGs, "2048x1024-420"; raise :class:`UserError` for anything else."""
+        match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})(-420)?", text)
+        size = cls(int(match[1]), int(match[2]), bool(match[3])) if match else None
+        if not (size and 64 <= size.width <= 8192 and 32 <= size.height <= 4096):
+            raise UserError(
+                f"--sizes has {text!r}; give sizes as 512x256, from 64x32 to 8192x4096, with -420 for users' own JPEGs"
+            )
+        return size
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Return height and width of the crops: 768², except that CamVid's frames are shown in their own size."""
+        return (360, 480) if (self.width, self.height) == (480, 360) else (768, 768)
 
 
 def once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -184,7 +236,7 @@ def _frames(
 
     def build(root: Path) -> None:
         write_source(root / "source", workers, show)
-        _pack(root, workers, show)
+        _pack(root, workers, show, made_from.get("own", False))
         (root / DONE).write_text(json.dumps({"made_from": made_from, **_describe(root)}))
 
     return Frames(once(home / hashlib.sha256(named.encode()).hexdigest()[:16], build))
@@ -199,17 +251,17 @@ def _code() -> str:
     return hashlib.sha256(b"".join(files)).hexdigest()
 
 
-def _pack(root: Path, workers: int | None, show: Progress) -> None:
-    """Write the sets of shards, and the TIFFs of the training frames as files."""
+def _pack(root: Path, workers: int | None, show: Progress, own: bool) -> None:
+    """Write plain JPEGs, the sets of shards, and the TIFFs of the training frames as files."""
     from bench.stages.frame_files import extract_masks, write_plain
     from fastseg.packing.pack import PackOptions, pack
     from fastseg.packing.records import Codec
     from fastseg.packing.sources import open_source
 
-    write_plain(root / "source", root / "plain", workers, show)
+    write_plain(root / "source", root / "plain", "420" if own else Codec().chroma, workers, show)
     for name in CODECS:
         image, mask = name.split("-")
-        source = open_source(root / ("plain" if image == "plain" else "source"))
+        source = open_source(root / ("plain" if image == "plain" or (own and image == "jpg") else "source"))
         per_shard = -(-sum(sample.split == "train" for sample in source.samples) // SHARDS)
         # Plain JPEGs are packed as they are.
         codec = Codec(image="png" if image == "png" else "jpg", mask=mask)  # type: ignore[arg-type]

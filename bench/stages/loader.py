@@ -1,7 +1,7 @@
-"""Loading: from records or files to batches ready to train on; fastseg whole and by parts, then the peers."""
+"""Loading: from records or files to batches ready to train on, as the default recipe has them; fastseg whole and by
+parts, then the peers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from bench.stages.frames import Frames, Work
 
 SETS = {"jpg-tif": "fastseg", "jpg-png": "fastseg, PNG masks", "png-tif": "fastseg, PNG images"}
 """Codecs of image and mask → the entry that reads them."""
+PLAIN = "fastseg, plain crops"
+"""The entry without changes of color."""
 WAY: dict[str, dict[str, Any]] = {"cuda": {"way": "stream"}, "cpu": {"way": "cpu"}}
 """Settings of fastseg's loader on a device."""
 QUICK = ("notebook", "torchvision_v2", "nvimagecodec")
@@ -31,8 +33,10 @@ def entries(request: Request) -> list[Entry]:
     assert request.frames is not None
     settings = settings_of(request)
     takes = [name for name in peers.loaders() if request.takes(name)]
-    if request.quick:
-        return [ours("fastseg", settings | WAY[request.device])] + [_peer(name, request, settings) for name in takes]
+    if request.quick or request.size:
+        compared = [ours("fastseg", settings | WAY[request.device])]
+        compared += [] if request.quick else [_plain(request, settings)]
+        return compared + [_peer(name, request, settings) for name in takes]
     ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
     found = [
         ours(f"{name}{' on the CPU' * (way == 'cpu' != request.device)}", settings | {"codecs": codecs, "way": way})
@@ -40,7 +44,7 @@ def entries(request: Request) -> list[Entry]:
         for codecs, name in SETS.items()
     ]
     found.append(ours("fastseg, cached", settings | WAY[request.device] | {"cached": True}))
-    found.append(ours("fastseg, colors drawn too", settings | WAY[request.device] | {"colors": True}))
+    found.append(_plain(request, settings))
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
     return found + [_peer(name, request, settings) for name in takes]
 
@@ -48,8 +52,14 @@ def entries(request: Request) -> list[Entry]:
 def settings_of(request: Request) -> dict[str, Any]:
     """Return frames and work as settings for this stage's factories."""
     assert request.frames is not None
-    work = {"crop": request.crop, "scale": request.scale, "batch": request.batch, "device": request.device}
+    work = {"crop": request.crop, "scale": request.scale, "colors": True}
+    work |= {"batch": request.batch, "device": request.device}
     return {"root": str(request.frames.root), "work": work, "threads": request.cores}
+
+
+def _plain(request: Request, settings: dict[str, Any]) -> Entry:
+    """Return fastseg's entry without changes of color."""
+    return ours(PLAIN, settings | WAY[request.device] | {"work": settings["work"] | {"colors": False}})
 
 
 def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Entry:
@@ -70,7 +80,7 @@ def _peer(name: str, request: Request, settings: dict[str, Any]) -> Entry:
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return how much slower the notebook project is, and where a frame's time goes in fastseg."""
+    """Return how much slower the notebook project is, what colors cost, and where a frame's time goes in fastseg."""
     rates = {row.entry: row.spread.median for row in rows if row.stage == "loader" and row.windows}
     found = []
     ratios = {row.entry: row.ratio_to_ours for row in rows if row.stage == "loader"}
@@ -83,6 +93,10 @@ def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "sentence": f"ours loads {times:.1f}× what the notebook project does",
             }
         )
+    if plain := ratios.get(PLAIN):
+        share = 1 / plain.median
+        sentence = f"with the default recipe's changes of color, ours loads {100 * share:.0f} % of the plain crops"
+        found.append({"name": "loader/colors", "value": share, "sentence": sentence})
     # Times add up if all parts share the cores; a GPU works beside them.
     on_cpu = any(row.settings.get("way") == "cpu" and row.entry == "fastseg" for row in rows)
     if on_cpu and {"fastseg", *PARTS.values()} <= rates.keys():
@@ -126,8 +140,9 @@ def open_peer(root: str, work: dict[str, Any], peer: str, **settings: Any) -> Ba
         for image, _label in module.batches(frames, what, **settings):
             yield len(image)
 
-    # Each worker of a DataLoader holds two finished batches.
-    return Batches(images(), 2 * settings.get("workers", settings.get("threads", 1)) + 2)
+    # Each worker of a DataLoader holds two finished batches, if its peer does not change that.
+    held = getattr(module, "PREFETCH", 2) * settings.get("workers", settings.get("threads", 1))
+    return Batches(images(), held + 2)
 
 
 def open_ours(
@@ -137,26 +152,22 @@ def open_ours(
     codecs: str = "jpg-tif",
     way: str = "cpu",
     prefetch: int = 2,
-    colors: bool = False,
     cached: bool = False,
 ) -> Batches:
-    """Build fastseg's training batches from one of :data:`SETS`; ``way``: stream (the GPU decodes) or cpu; ``colors``:
-    with the changes of color that the Cityscapes recipe draws; ``cached``: from frames kept decoded in memory."""
+    """Build fastseg's training batches from one of :data:`SETS`; ``way``: stream (the GPU decodes) or cpu; ``cached``:
+    from frames kept decoded in memory."""
     import torch
 
-    from fastseg.config import AugmentConfig
     from fastseg.data.frame_cache import allocate_arena
     from fastseg.data.loader import TrainLoader, open_files
     from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(codecs), Work.from_json(work)
     manifest, device = read_manifest(shards), torch.device("cuda:0" if what.device == "cuda" else "cpu")
-    recipe = AugmentConfig()
-    changes = {name: getattr(recipe, name) * colors for name in ("brightness", "contrast", "saturation", "hue")}
     loader = TrainLoader(
         open_files(shards, manifest, "train"),
         manifest.split("train"),
-        replace(what.augment, **changes),
+        what.augment,
         fill=what.fill,
         batch=what.batch,
         device=device,

@@ -1,4 +1,4 @@
-"""Packing: source images and masks to a finished set of shards, beside the minimal work for it.
+"""Packing: source images and masks to a finished set of shards, beside the minimal work for it and peers' writers.
 
 Imports nothing heavy: every packing starts processes that import this.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from bench import peers
 from bench.runner.results import Row
 from bench.runner.runner import Entry
 from bench.runner.worker import Benchmark
@@ -22,23 +23,38 @@ from fastseg.packing.pack import PackOptions, pack
 from fastseg.packing.records import Codec
 from fastseg.packing.sources import DataSet, open_source
 from fastseg.parallel import ordered_map
-from fastseg.shards.images import encode_jpeg
+from fastseg.shards.images import encode_jpeg, load_image
 from fastseg.shards.tar import SPLITS
 
 BARE = "bare PNG decode + JPEG encode"
+"""By Pillow alone."""
+FASTER_BARE = "bare PNG decode by kornia-rs + JPEG encode"
 TASKS = 128
 """Minimum frames of a step, so that starting the worker processes, once per data set, weighs little."""
 
 
 def entries(request: Request) -> list[Entry]:
-    """Return fastseg's entry, then its two costliest parts alone."""
+    """Return fastseg's entry, then its two costliest parts alone, then the peers' writers with the same encoders."""
     assert request.frames is not None
     tasks = 1 if request.quick else TASKS
     settings = {"source": str(request.frames.source), "workers": request.cores, "tasks": tasks}
     return [
         Entry("packing", "fastseg", "frames/s", f"{__name__}:Packing", settings),
         Entry("packing", BARE, "frames/s", f"{__name__}:Bare", settings),
+        Entry("packing", FASTER_BARE, "frames/s", f"{__name__}:Bare", settings | {"decoder": "kornia-rs"}),
+        *(_writer(name, settings) for name in peers.writers() if request.takes(name)),
     ]
+
+
+def _writer(name: str, settings: dict[str, Any]) -> Entry:
+    """Return the entry of a peer's writer."""
+    module, codec = peers.load(name), Codec()
+    settings = {"peer": name, **settings, "quality": codec.quality, "chroma": codec.chroma}
+    return Entry(
+        *("packing", f"{module.WRITER}, bytes encoded as ours", "frames/s", "bench.peers._writing:Writing", settings),
+        requires=(module.REQUIRES[0], "Pillow", "kornia_rs"),
+        python=peers.interpreter(module),
+    )
 
 
 def at_least(tasks: int, source: Path) -> DataSet:
@@ -76,21 +92,23 @@ class Packing(Benchmark):
 class Bare(Benchmark):
     """A benchmark: each step decodes and encodes all frames' images in as many processes, and drops the bytes."""
 
-    def __init__(self, source: str, workers: int, tasks: int) -> None:
+    def __init__(self, source: str, workers: int, tasks: int, decoder: str = "Pillow") -> None:
         self.images = [sample.image.path for sample in at_least(tasks, Path(source)).samples]
-        self.workers = workers
+        self.workers, self.decoder = workers, decoder
 
     def step(self) -> int:
         """Decode and encode; return the number of frames."""
-        tasks = ((str(path),) for path in self.images)
+        tasks = ((str(path), self.decoder) for path in self.images)
         deque(ordered_map(decode_and_encode, tasks, min(self.workers, len(self.images))), maxlen=0)
         return len(self.images)
 
 
-def decode_and_encode(path: str) -> int:
+def decode_and_encode(path: str, decoder: str) -> int:
     """Encode a PNG file as a shard's JPEG; return its size only, since sending the bytes costs time."""
     codec = Codec()
-    return len(encode_jpeg(Image.open(path).convert("RGB"), codec.quality, codec.chroma))
+    # kornia-rs decodes plain PNGs for packing.
+    image = Image.open(path) if decoder == "Pillow" else load_image(Path(path).read_bytes(), path)
+    return len(encode_jpeg(image.convert("RGB"), codec.quality, codec.chroma))
 
 
 def derived(rows: Sequence[Row]) -> list[dict[str, Any]]:

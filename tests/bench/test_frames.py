@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
 
-from bench.stages.frames import CODECS, Frames, Work, frames_of_shards, once, procedural_frames
+from bench.stages.frames import CODECS, Frames, FrameSize, Work, frames_of_shards, once, procedural_frames
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.packing.sources import open_source
@@ -110,6 +111,24 @@ def test_procedural_frames_are_scenes(cache: Path) -> None:
         assert pixels(frames.image(key, "png")).shape == (64, 128, 3)
 
 
+def test_camvid_s_frames_are_shown_in_their_own_size() -> None:
+    assert FrameSize.parse("480x360") == (480, 360, False)
+    assert FrameSize.parse("480x360").crop == (360, 480)
+    assert FrameSize.parse("2048x1024-420") == (2048, 1024, True)
+    assert FrameSize.parse("2048x1024-420").crop == (768, 768)
+
+
+def test_own_jpegs_are_packed_as_they_are(cache: Path) -> None:
+    frames = procedural_frames(1, (128, 64), cache, workers=1, own=True)
+    (key,) = frames.keys
+    stored = members(frames.shards())[f"{key}.jpg"]
+    assert stored == frames.image(key).read_bytes() == members(frames.shards("plain-tif"))[f"{key}.jpg"]
+    assert find_tiles(np.frombuffer(stored, np.uint8)) is None
+    with Image.open(io.BytesIO(stored)) as image:
+        assert get_sampling(image) == 2  # 4:2:0
+    assert np.array_equal(pixels(frames.image(key, "png")), pixels(members(frames.shards("png-tif"))[f"{key}.png"]))
+
+
 def test_what_cannot_be_made(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--frames is 0"):
         frames_of_shards(shards, 0, tmp_path)
@@ -141,6 +160,6 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_work_draws_by_epoch_and_sample() -> None:
     work = Work(crop=(96, 96), scale=(0.5, 2.0))
-    first, again, other = (work.draw_for(epoch, 3)((128, 256)) for epoch in (0, 0, 1))
+    first, again, other = (work.draw_for(epoch, 3)((128, 256)).window for epoch in (0, 0, 1))
     assert first == again != other
     assert json.loads(json.dumps(first)) == list(first)

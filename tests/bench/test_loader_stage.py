@@ -43,6 +43,7 @@ def test_every_entry_runs(request_: Request) -> None:
     assert [c.name for c in found][:3] == [*stage.SETS.values()]
     assert len(found) == 9
     *ours, peer = found
+    assert {c.name for c in found if not c.settings["work"]["colors"]} == {stage.PLAIN}
     for entry in ours:
         benchmark = build(json.loads(json.dumps({"factory": entry.factory, "settings": entry.settings})))
         assert [benchmark.step() for _ in range(3)] == [3, 3, 3]
@@ -93,14 +94,16 @@ def test_the_ablation_takes_away_what_is_in_use(request_: Request) -> None:
 
 
 def test_the_bottleneck_has_a_name() -> None:
-    rates = {"fastseg": 100.0, "notebook": 10.0}
+    rates = {"fastseg": 100.0, stage.PLAIN: 125.0, "notebook": 10.0}
     rates |= dict(zip(stage.PARTS.values(), (1000.0, 200.0, 500.0), strict=True))
     rows = [
         Row("loader", name, "images/s", {"way": "cpu"}, (rate,), ratio_to_ours((rate,), (100.0,)))
         for name, rate in rates.items()
     ]
-    ratio, parts = stage.derived(rows)
+    ratio, colors, parts = stage.derived(rows)
     assert ratio["value"] == pytest.approx(10)
+    assert colors["value"] == pytest.approx(0.8)
+    assert "80 %" in colors["sentence"]
     assert parts["parts"] == pytest.approx(
         {"reading and cutting": 1, "decoding the image": 4, "decoding the mask": 1, "resizing and handing over": 4}
     )

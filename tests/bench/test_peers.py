@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
 
 import layouts
 from bench import peers
+from bench.peers import _cuda, torchvision_v2
+from bench.peers._colors import color_by_product
 from bench.runner import runner as runner
 from bench.runner.runner import Entry, _version
-from bench.stages.frames import Frames, Work, frames_of_shards
-from fastseg.data.augment import Window, sample_rng
+from bench.stages.frames import Drawn, Frames, Work, frames_of_shards
+from fastseg.data.augment import Window, color_matrix, sample_augmentations
 from fastseg.errors import UserError
 from fastseg.packing.pack import pack
 from fastseg.packing.sources import open_source
@@ -27,10 +30,11 @@ from fastseg.packing.sources import open_source
 WIDTH, HEIGHT = 256, 128
 SEED = 0
 WORK = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4)
+PLAIN = Work(crop=(96, 96), scale=(0.5, 2.0), batch=4, colors=False)
 COLORS = np.array([[90, 160, 90], [220, 40, 40], [40, 60, 220]], np.uint8)
 UNTAUGHT = np.array([240, 220, 60], np.uint8)
 """What ignored pixels look like."""
-SMOOTH = {"notebook", "webdataset_opencv", "nvimagecodec", "streaming"}
+SMOOTH = {"notebook", "webdataset_opencv", "nvimagecodec", "streaming", "kornia_rs", "ultralytics"}
 """They do not antialias, which a frame without fine detail does not show."""
 
 
@@ -70,24 +74,69 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
     return frames_of_shards(folder / "shards", 6, folder / "cache", workers=1)
 
 
-def windows() -> list[Window]:
-    """Thirty, of all kinds."""
-    drawn = [WORK.draw(sample_rng(SEED, 0, number))((HEIGHT, WIDTH)) for number in range(30)]
-    assert any(w.height < 96 and w.flip for w in drawn)
-    assert any(w.height < 96 and not w.flip for w in drawn)
-    assert any(w.bottom - w.top > w.height and w.height == 96 for w in drawn)
-    assert any(w.bottom - w.top < 96 for w in drawn)
-    assert sum(not undecided(w).any() for w in drawn) >= 12
-    return drawn
+def crops() -> list[Drawn]:
+    """Thirty with changes of color, of all kinds, and three without."""
+    drawn = [WORK.draw_for(0, number)((HEIGHT, WIDTH)) for number in range(30)]
+    windows = [one.window for one in drawn]
+    assert any(w.height < 96 and w.flip for w in windows)
+    assert any(w.height < 96 and not w.flip for w in windows)
+    assert any(w.bottom - w.top > w.height and w.height == 96 for w in windows)
+    assert any(w.bottom - w.top < 96 for w in windows)
+    assert sum(not undecided(w).any() for w in windows) >= 12
+    plain = [PLAIN.draw_for(1, number)((HEIGHT, WIDTH)) for number in range(3)]
+    assert all(one.colors is None for one in plain)
+    return drawn + plain
 
 
-def reference(image: Image.Image, mask: Image.Image, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """What Pillow makes of a window."""
+def test_crops_are_drawn_as_for_ours() -> None:
+    for epoch, sample in ((0, 0), (0, 1), (3, 17)):
+        window, colors = WORK.draw_for(epoch, sample)((HEIGHT, WIDTH))
+        expected, numbers = sample_augmentations(WORK.seed, epoch, sample, (HEIGHT, WIDTH), WORK.augment)
+        assert window == expected
+        assert colors is not None
+        assert np.array_equal(colors, color_matrix(*numbers))
+        assert PLAIN.draw_for(epoch, sample)((HEIGHT, WIDTH)) == (expected, None)
+
+
+def reference(image: Image.Image, mask: Image.Image, drawn: Drawn, colored_last: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What Pillow and numpy make of a window; ``colored_last``: always color after resizing, not where it is less."""
+    window, matrix = drawn
     box = (window.left, window.top, window.right, window.bottom)
     size = (window.width, window.height)
-    shown = image.crop(box).resize(size, Image.Resampling.BILINEAR)
+    shown = image.crop(box)
+    grows = window.height >= window.bottom - window.top and window.width >= window.right - window.left
+    if grows and not colored_last:
+        shown = colored(shown, matrix)
+    shown = shown.resize(size, Image.Resampling.BILINEAR)
+    if colored_last or not grows:
+        shown = colored(shown, matrix)
     labels = mask.crop(box).resize(size, Image.Resampling.NEAREST)
     return placed(np.asarray(shown), window, WORK.fill), placed(np.asarray(labels), window, 255)
+
+
+def colored(image: Image.Image, matrix: np.ndarray | None) -> Image.Image:
+    """A matrix applied to every pixel's (R, G, B, 1), rounded and clipped."""
+    if matrix is None:
+        return image
+    changed = np.asarray(image).astype(float) @ matrix[:, :3].T + matrix[:, 3]
+    return Image.fromarray(changed.round().clip(0, 255).astype(np.uint8))
+
+
+def gain(matrix: np.ndarray | None) -> float:
+    """By how much a matrix multiplies an error of all three channels at most."""
+    return 1.0 if matrix is None else max(1.0, float(np.abs(matrix[:, :3]).sum(1).max()))
+
+
+def test_the_product_on_a_gpu_colors_as_the_reference_does() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 30, 3), np.uint8)
+    for drawn in crops():
+        if drawn.colors is None:
+            continue
+        found = color_by_product(torch.from_numpy(pixels), drawn.colors).numpy()
+        expected = np.asarray(colored(Image.fromarray(pixels), drawn.colors))
+        # float32 may round to the other side of a half.
+        assert np.abs(found.astype(int) - expected).max() <= 1
+        assert (found != expected).mean() < 0.001
 
 
 def undecided(window: Window) -> np.ndarray:
@@ -119,9 +168,9 @@ def codecs(peer: ModuleType) -> list[dict[str, Any]]:
 
 
 def as_bytes(image: torch.Tensor) -> np.ndarray:
-    """An image as uint8 h×w×3; the notebook project's is normalized, channels first."""
+    """An image as uint8 h×w×3; the notebook project's is normalized, its and Ultralytics' have channels first."""
     if image.dtype == torch.uint8:
-        return image.numpy()
+        return (image if image.shape[-1] == 3 else image.permute(1, 2, 0)).numpy()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return ((image.permute(1, 2, 0) * std + mean) * 255).round().clamp(0, 255).byte().numpy()
 
@@ -135,41 +184,49 @@ def test_a_sample_is_what_pillow_makes_of_it(name: str, frames: Frames) -> None:
         key = frames.keys[0 if smooth else 1]
         encoded, masks = frames.image(key).read_bytes(), frames.mask(key, settings.get("masks", "png")).read_bytes()
         image, mask = Image.open(frames.image(key)), Image.open(frames.mask(key))
-        for window in windows():
+        ffmpeg = settings.get("decoder") == "ffmpeg"
+        for drawn in crops():
             sizes: list[tuple[int, int]] = []
 
-            def draw(size: tuple[int, int], window: Window = window, sizes: list = sizes) -> Window:
+            def draw(size: tuple[int, int], drawn: Drawn = drawn, sizes: list = sizes) -> Drawn:
                 sizes.append(tuple(size))
-                return window
+                return drawn
 
             shown, labels = peer.sample(encoded, masks, draw, WORK, **settings)
-            expected, expected_labels = reference(image, mask, window)
+            expected, expected_labels = reference(image, mask, drawn, colored_last=ffmpeg)
             assert sizes == [(HEIGHT, WIDTH)]
-            assert not ((labels.numpy() != expected_labels) & ~undecided(window)).any(), (settings, window)
+            assert not ((labels.numpy() != expected_labels) & ~undecided(drawn.window)).any(), (settings, drawn)
             difference = np.abs(as_bytes(shown).astype(int) - expected)
-            # Rounding, and another JPEG decoder's; bilinear weights of 11 bits or of 8.
-            assert difference.mean() < 0.6, (settings, window)
-            assert difference.max() <= (5 if settings.get("decoder") == "ffmpeg" else 3), (settings, window)
+            # Rounding, and another JPEG decoder's; bilinear weights of 11 bits or of 8. A matrix multiplies these
+            # differences by its gain at most, and its result is rounded once more.
+            most = gain(drawn.colors)
+            again = 0.0 if drawn.colors is None else 1.0
+            assert difference.mean() < 0.6 * most, (settings, drawn)
+            assert difference.max() <= (5 if ffmpeg else 3) * most + again, (settings, drawn)
 
 
 def first_batches(peer: ModuleType, frames: Frames, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Of its first candidate with a single worker."""
+    """Of its first candidate with a single worker, in their own colors."""
     settings = peer.candidates(1)[0]
     peer.prepare(frames)
-    batches = peer.batches(frames, WORK, **settings)
+    batches = peer.batches(frames, PLAIN, **settings)
     assert inspect.isgenerator(batches)
     yield from itertools.islice(batches, count)
     batches.close()
+
+
+KINDS = {
+    "notebook": ((4, 3, 96, 96), torch.float32, torch.int64),
+    "ultralytics": ((4, 3, 96, 96), torch.uint8, torch.int32),
+}
+"""Shape and types of the batches of peers whose docstrings say otherwise."""
 
 
 @pytest.mark.parametrize("name", peers.loaders())
 def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> None:
     peer, seen = peer_of(name), []
     for image, label in first_batches(peer, frames, 6):
-        if name == "notebook":
-            assert (image.shape, image.dtype, label.dtype) == ((4, 3, 96, 96), torch.float32, torch.int64)
-        else:
-            assert (image.shape, image.dtype, label.dtype) == ((4, 96, 96, 3), torch.uint8, torch.uint8)
+        assert (image.shape, image.dtype, label.dtype) == KINDS.get(name, ((4, 96, 96, 3), torch.uint8, torch.uint8))
         assert label.shape == (4, 96, 96)
         assert image.is_contiguous()
         assert label.is_contiguous()
@@ -178,6 +235,21 @@ def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> Non
     # 24 samples of 6 frames: endless, each another crop.
     assert len({image.tobytes() for image, _ in seen}) == 24
     assert sum(_matches(image, labels) for image, labels in seen) >= 8
+
+
+def test_what_a_gpu_decodes_is_drawn_as_what_workers_decode(frames: Frames) -> None:
+    """On the CPU, by the same decoder and the same order: only where images are decoded differs."""
+
+    def show(images: list[bytes], drawn: list[Drawn], work: Work) -> list[torch.Tensor]:
+        encoded = [torch.frombuffer(bytearray(image), dtype=torch.uint8) for image in images]
+        decoded = [decode_image(image, ImageReadMode.RGB) for image in encoded]
+        return [torchvision_v2.show_image(frame, one, work) for frame, one in zip(decoded, drawn, strict=True)]
+
+    found = _cuda.batches_decoded_on_gpu(frames, WORK, 1, show)
+    expected = torchvision_v2.batches(frames, WORK, 1)
+    for _ in range(2):
+        for one, other in zip(next(found), next(expected), strict=True):
+            assert torch.equal(one, other)
 
 
 def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
@@ -196,11 +268,12 @@ def _matches(image: np.ndarray, labels: np.ndarray) -> bool:
 
 def test_all_that_can_be_tested_without_an_environment_of_its_own_is_installed() -> None:
     """Peers whose libraries are requirements of fastseg itself have no excuse."""
-    assert {"torchvision_v2"} <= set(INSTALLED)
+    assert {"torchvision_v2", "kornia_rs"} <= set(INSTALLED)
 
 
 def test_names() -> None:
-    assert {"notebook", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming"} <= set(peers.loaders())
+    shipped = {"notebook", "torchvision_v2", "webdataset_opencv", "litdata", "spdl", "streaming", "kornia_rs"}
+    assert shipped <= set(peers.loaders())
     assert set(peers.loaders()) <= set(peers.known())
     assert not any(name.startswith("_") for name in peers.known())
     for name in INSTALLED:
@@ -230,7 +303,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_listing_them_imports_none_of_their_libraries() -> None:
     code = (
         "import sys; from bench import peers; [p.candidates(2, 'cuda') for p in map(peers.load, peers.loaders())]; "
-        "print(*sorted({'torch', 'litdata', 'spdl', 'webdataset', 'albumentations'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'litdata', 'spdl', 'webdataset', 'albumentations', 'kornia_rs'} & set(sys.modules)))"
     )
     root = Path(peers.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "\n"

@@ -1,6 +1,7 @@
 """The benchmark's stages: peers do the work that ours does, variants too, and every entry runs."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench import variants
+from bench import peers, variants
 from bench.peers import step_notebook, step_torchvision
+from bench.peers._writing import Writing
+from bench.runner.processes import process_tree
 from bench.runner.results import Row, Spread
 from bench.runner.runner import Entry, Runner, Timing
 from bench.runner.worker import build
-from bench.stages import Request, compute, evaluation, packing, scaling, train
+from bench.stages import Request, compute, evaluation, packing, scaling, startup, train
 from bench.stages.compute import Ours, alone
 from bench.stages.frames import Frames
 from bench.stages.steps import normalized, recipe
@@ -196,6 +199,25 @@ def test_packing_has_frames_enough(request_: Request) -> None:
     assert {sample.image for sample in repeated} == {sample.image for sample in alone_}
 
 
+def test_writers_store_what_shards_hold(request_: Request) -> None:
+    asked = replace(request_, peers=tuple(peers.writers()))
+    entries = {c.settings["peer"]: c for c in packing.entries(asked) if "peer" in c.settings}
+    assert set(entries) == {"litdata", "streaming"}
+    written = benchmark(entries["litdata"])
+    assert isinstance(written, Writing)
+    assert written.step() == len(written.pairs) == packing.TASKS
+    assert request_.frames is not None
+    key = request_.frames.keys[0]
+    paths = str(request_.frames.image(key, "png")), str(request_.frames.mask(key, "png"))
+    stored = written.encode(paths)
+    assert stored["mask"] == request_.frames.mask(key, "tif").read_bytes()
+    chunks = b"".join(path.read_bytes() for path in written.folder.glob("*.bin"))
+    assert stored["image"] in chunks
+    assert stored["mask"] in chunks
+    written.close()
+    assert not written.folder.exists()
+
+
 def test_packing_cleans_up(request_: Request) -> None:
     made = benchmark(packing.entries(request_)[0])
     assert isinstance(made, packing.Packing)
@@ -203,6 +225,23 @@ def test_packing_cleans_up(request_: Request) -> None:
     assert (made.folder / "manifest.json").exists()
     made.close()
     assert not made.folder.exists()
+
+
+def test_starts_are_whole_processes(request_: Request) -> None:
+    assert request_.frames is not None
+    made, before = startup.FirstStep(str(request_.frames.shards()), "cpu"), process_tree(os.getpid(), "")
+    assert made.step() == 1
+    assert process_tree(os.getpid(), "") <= before
+    assert (made.runs / "demo/config.json").exists()
+    made.close()
+    assert not made.runs.exists()
+    assert startup.Help().step() == 1
+    failing = startup.FirstStep("no/such", "cpu")
+    with pytest.raises(RuntimeError, match=r"ended before its first step:\n(.|\n)*no/such"):
+        failing.step()
+    failing.close()
+    rows = [row("startup", 0.125, startup.FIRST_STEP), row("startup", 2.0, startup.HELP)]
+    assert [figure["value"] for figure in startup.derived(rows)] == [8.0, 0.5]
 
 
 def test_peers_can_be_left_out(request_: Request) -> None:

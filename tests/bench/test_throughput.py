@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import commands
+from bench.docs.sizes import sizes_table
 from bench.runner.machine import machine
 from bench.runner.results import read_results
 from bench.runner.runner import Timing
@@ -35,6 +36,8 @@ SMALL = (*TINY, "--batch", "2", "--seconds", "0.2", "--warmup", "0")
         (("--windows", "0"), "--windows is 0; it must be at least 1"),
         (("--batch", "1"), "--batch is 1; it must be at least 2"),
         (("--crop", "0", "768"), "--crop is 0 768; each way it must be 16 to 8192 pixels"),
+        (("--sizes", "512x256", "big"), "--sizes has 'big'; give sizes as 512x256"),
+        (("--sizes", "512x256", "--shards", "shards/x"), "--sizes and --shards are both given"),
         (("--scale", "2", "0.5"), "--scale is 2.0 0.5; give a low and a high ratio up to 16"),
     ],
 )
@@ -52,7 +55,7 @@ def test_settings_are_chosen_by_several_windows() -> None:
 def test_frames_are_described(shards: Path, tmp_path: Path) -> None:
     frames = frames_of_shards(shards, 2, cache=tmp_path, workers=1)
     options = Options(shards=shards)
-    asked = {"loader": replace(options.request("cpu", "loader"), frames=frames)}
+    asked = [("loader", replace(options.request("cpu", "loader"), frames=frames))]
     found = json.loads(json.dumps(settings_document(options, Timing(), asked)))["frames"]
     height, width = found["size"]
     with Image.open(frames.image(frames.keys[0])) as image:
@@ -118,3 +121,21 @@ def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     assert "interrupted; the results so far are shown" in said
     (row,) = read_results(out).results
     assert 0 < len(row.windows) < 100000
+
+
+def test_sizes_are_rows_of_one_file(tmp_path: Path) -> None:
+    out, sizes = tmp_path / "sizes.json", ("128x64", "96x64-420")
+    flags = ("--sizes", *sizes, "--device", "cpu", "--crop", "32", "32", "--batch", "2", "--frames", "2")
+    flags += ("--peers", "torchvision_v2", "--no-sweep", "--windows", "1", "--seconds", "0.1", "--warmup", "0")
+    done = commands.typed(*COMMAND, *flags, "--json", out, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "**loader, 96x64-420 (images/s)**" in done.stdout
+    results = read_results(out)
+    entries = ["fastseg", "fastseg, plain crops", "torchvision v2 + torchvision.io"]
+    assert [(row.size, row.entry) for row in results.results] == [(size, entry) for size in sizes for entry in entries]
+    assert all(row.ratio_to_ours for row in results.results)
+    assert {figure["size"] for figure in results.derived} == set(sizes)
+    shown = sizes_table(results)
+    assert "| images/s | 128×64 | 96×64, own JPEGs (4:2:0) |" in shown
+    assert "| crop | 32×32 | 32×32 |" in shown
+    assert shown.count("×**") == 2
