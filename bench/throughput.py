@@ -50,9 +50,9 @@ class Options:
     peers: Annotated[tuple[str, ...], shown_as("NAME ...")] = ("all",)
     """all, none, or names of files below bench/peers."""
     shards: Annotated[Path | None, shown_as("DIR")] = None
-    """Packed set of the frames. Default: shards/cityscapes if there is one, or procedural streets of 2048x1024."""
+    """Packed set of the frames. Default: Cityscapes or procedural."""
     sizes: Annotated[tuple[str, ...] | None, shown_as("WxH ...")] = None
-    """Run the loader stage once per size of procedural frames; 512x256-420: of own 4:2:0 JPEGs, packed as they are."""
+    """Sizes of procedural frames for the loader; -420: 4:2:0 JPEGs."""
     frames: Annotated[int | None, shown_as("N")] = None
     """Number of frames that all entries read. Default: 32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -62,13 +62,13 @@ class Options:
     scale: Annotated[tuple[float, float], shown_as("LOW HIGH")] = (0.5, 2.0)
     """Ratio by which frames are resized before the crop."""
     batch: Annotated[int | None, shown_as("N")] = None
-    """Images per step and rank. Default: 8; 4 for networks on a CPU."""
+    """Images per step and rank. Default: 8; a network on a CPU 4."""
     arch: Annotated[Arch | None, shown_as("NAME")] = None
     """torchvision's network. Default: deeplabv3_resnet50; deeplabv3_mobilenet_v3_large on a CPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Precision of fastseg's network, as in training."""
+    """Precision of fastseg's network."""
     ranks: Annotated[int | None, shown_as("N")] = None
-    """Maximum gloo ranks of scaling, on the CPU. Default: one rank per GPU."""
+    """Maximum gloo ranks of scaling. Default: one per GPU."""
     windows: Annotated[int | None, shown_as("N")] = None
     """Windows per entry. Default: 5."""
     seconds: Annotated[float | None, shown_as("S")] = None
@@ -76,15 +76,15 @@ class Options:
     warmup: Annotated[float | None, shown_as("S")] = None
     """Warm-up before every window. Default: 1.5."""
     sweep: bool = True
-    """Try several settings of each entry first (workers, threads, …), and measure its best."""
+    """Measure the best of several settings of each entry."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take two minutes on two cores: few frames, short windows, small crops, fewer entries, no sweep."""
+    """Take two minutes on two cores."""
     ablate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: fastseg without one optimization at a time."""
+    """Instead of peers: without one optimization."""
     candidates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: fastseg with one candidate optimization at a time."""
+    """Instead of peers: with one candidate."""
     settings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """No peers: fastseg with one setting changed at a time (decoder, threads, images per step, …)."""
+    """Instead of peers: with one setting changed."""
     json: Annotated[Path | None, shown_as("FILE")] = None
     """Write environment, settings and results to this file."""
     plot: Annotated[Path | None, shown_as("FILE.png|svg")] = None

@@ -239,7 +239,7 @@ def test_what_memory_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_other_formats_are_refused() -> None:
-    for data in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n", _bytes(noise(0, (8, 8)), "PPM")):
+    for data in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n", _bytes(noise(0, (8, 8)), "TGA")):
         with pytest.raises(UserError, match=r"x\.eps is not an image"):
             read_rgb(data, "x.eps")
     with pytest.raises(UserError, match="32-bit pixels"):
