@@ -54,7 +54,8 @@ def _augment(samples: tuple[dict[str, bytes]], rngs: dict[str, Any], work: Work)
 def write(encode: Callable[[Any], Any], pairs: Sequence[Any], folder: Path, workers: int) -> None:
     """Write what ``encode`` makes of the pairs into chunks of the default size, by ``workers`` processes."""
     os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
-    _chunks(encode, pairs, folder, "64MB", workers)
+    # Its default, "spawn", takes five seconds to start, in which each process imports torch.
+    _chunks(encode, pairs, folder, "64MB", workers, start_method="fork")
 
 
 def _optimize(frames: Frames, folder: Path) -> None:
@@ -62,14 +63,16 @@ def _optimize(frames: Frames, folder: Path) -> None:
     _chunks(_encoded, inputs, folder, CHUNK, workers=1)
 
 
-def _chunks(encode: Callable[[Any], Any], inputs: Sequence[Any], folder: Path, size: str, workers: int) -> None:
+def _chunks(
+    encode: Callable[[Any], Any], inputs: Sequence[Any], folder: Path, size: str, workers: int, **options: Any
+) -> None:
     # By default LitData works in /tmp/chunks and /tmp/data, and empties them first, whosever they are.
     with TemporaryDirectory(dir=folder.parent) as temporary:
         os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{temporary}/chunks"
         os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = f"{temporary}/data"
         import litdata
 
-        litdata.optimize(encode, inputs, str(folder), chunk_bytes=size, num_workers=workers, verbose=False)
+        litdata.optimize(encode, inputs, str(folder), chunk_bytes=size, num_workers=workers, verbose=False, **options)
 
 
 def _encoded(paths: tuple[str, str]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """Starting up, in whole processes: from Enter to the first training step of the demo, and ``--help``.
 
 A unit is a start, so that a rate's inverse is the time that a user waits. The first start of a window warms the files'
-caches and does not count.
+caches and does not count. The table's cores miss what was killed.
 """
 
 import shutil
