@@ -61,6 +61,7 @@ def outcomes(folder: Path) -> dict[str, str]:
     return {verdict.test: verdict.outcome for verdict in read_verdicts(folder / "out.json")}
 
 
+@pytest.mark.slow
 def test_who_takes_the_process_along_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "test_mixed.py").write_text(MIXED)
     process = start(tmp_path, patience=5)
@@ -112,6 +113,7 @@ def test_files_that_crash_everywhere_or_cannot_be_read_are_given_up(tmp_path: Pa
     assert at_exit.reason.endswith(", when its tests had ended")
 
 
+@pytest.mark.slow
 def test_what_is_known_is_kept_when_the_time_is_over(tmp_path: Path) -> None:
     (tmp_path / "test_a.py").write_text(SLOW)
     (tmp_path / "test_b.py").write_text(SLOW)

@@ -56,6 +56,7 @@ def test_parts_compose_to_the_network(arch: str, aux: bool) -> None:
     assert torch.equal(out, expected)
 
 
+@pytest.mark.slow
 def test_parts_are_measured_and_leave_no_trace() -> None:
     before = torch.get_rng_state()
     rows = measure_parts(SMALL, 19, torch.device("cpu"))

@@ -237,6 +237,7 @@ def test_batches_are_endless_fresh_and_in_step(name: str, frames: Frames) -> Non
     assert sum(_matches(image, labels) for image, labels in seen) >= 8
 
 
+@pytest.mark.slow
 def test_what_a_gpu_decodes_is_drawn_as_what_workers_decode(frames: Frames) -> None:
     """On the CPU, by the same decoder and the same order: only where images are decoded differs."""
 

@@ -227,6 +227,7 @@ def test_packing_cleans_up(request_: Request) -> None:
     assert not made.folder.exists()
 
 
+@pytest.mark.slow
 def test_starts_are_whole_processes(request_: Request) -> None:
     assert request_.frames is not None
     made, before = startup.FirstStep(str(request_.frames.shards()), "cpu"), process_tree(os.getpid(), "")

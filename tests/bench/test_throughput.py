@@ -83,6 +83,7 @@ def test_requests_that_this_machine_cannot_meet_are_one_sentence(flags: tuple[st
     commands.refused(commands.run(*COMMAND, *flags), says)
 
 
+@pytest.mark.slow
 def test_it_measures_shows_and_writes(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     flags = (*SMALL, "--peers", "notebook", "--windows", "2", "--markdown", "--json", out)
@@ -123,6 +124,7 @@ def test_ctrl_c_shows_what_is_done(tmp_path: Path) -> None:
     assert 0 < len(row.windows) < 100000
 
 
+@pytest.mark.slow
 def test_sizes_are_rows_of_one_file(tmp_path: Path) -> None:
     out, sizes = tmp_path / "sizes.json", ("128x64", "96x64-420")
     flags = ("--sizes", *sizes, "--device", "cpu", "--crop", "32", "32", "--batch", "2", "--frames", "2")

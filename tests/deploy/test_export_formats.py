@@ -96,6 +96,7 @@ def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
     assert str(commands.ROOT).encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_torch_export_is_loaded_by_torch_alone(trained: Path, tmp_path: Path) -> None:
     path = run(trained, "torch-export", out=tmp_path / "net.pt2")
     said = {"classes": "", "arch": "", "mean": "", "score": "", "recipe": ""}

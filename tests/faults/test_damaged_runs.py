@@ -171,6 +171,7 @@ def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -
     commands.refused(ranks, f"{copy}/{named} not as it was packed")
 
 
+@pytest.mark.slow
 def test_damaged_records_are_passed_over(copy: Path, tmp_path: Path, tally: Tally) -> None:
     """Up to a number, by two ranks and by one; the score says of how many frames it is."""
     named = [

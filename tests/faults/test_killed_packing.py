@@ -66,6 +66,7 @@ def test_killed_at_any_instant_and_started_again(tmp_path: Path, tally: Tally) -
     assert len(stages) > 1, "every kill came before the first shard"
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path: Path, tally: Tally, again: int) -> None:
     """Really full: a file system of its own. What is finished is kept, and with more room the same command resumes."""
     source = write_cityscapes(tmp_path / "source", train=16, val=4, size=(512, 256))

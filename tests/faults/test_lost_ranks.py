@@ -44,7 +44,7 @@ def launch(launcher: str, command: tuple[object, ...], output: Path, restarts: i
     return commands.start(*LAUNCHERS[launcher], *command, "--gpus", 2, *flags, output=output)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [pytest.param("torchrun", marks=pytest.mark.slow), "ours"])
 def test_two_ranks_asked_to_stop(
     launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:
@@ -69,7 +69,7 @@ def process_of(rank: int, job: zygote.Command) -> int:
     return children[rank]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [pytest.param("torchrun", marks=pytest.mark.slow), "ours"])
 def test_a_rank_dies_and_the_job_comes_back_by_itself(
     launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
 ) -> None:

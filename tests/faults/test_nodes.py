@@ -96,6 +96,7 @@ def trained(folder: Path) -> int:
     return max((json.loads(line)["step"] for line in found if line.endswith("\n")), default=0)
 
 
+@pytest.mark.slow
 def test_two_machines_compute_what_one_does(
     machines: tuple[Machine, Machine], shards: Path, one_machine: Path, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def slow_evaluation() -> None:
     EvalLoader.__iter__ = slowly  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_asked_to_stop_in_an_evaluation(shards: Path, unbroken: Path, tmp_path: Path, tally: Tally, again: int) -> None:
     """The evaluation is given up, owed, and done first by the process that goes on."""
     folder, evaluating = tmp_path / "stopped", tmp_path / "evaluating"
@@ -141,6 +142,7 @@ cp {disk}/run/*.* {kept}/
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["checkpoint", "logs"])
 def test_a_full_disk(full: str, shards: Path, unbroken: Path, tmp_path: Path, tally: Tally, again: int) -> None:
     """A run copied to a small disk goes on there until the disk is full: of its next checkpoint, or but for one."""
@@ -192,6 +194,7 @@ def overflowing() -> None:
     TrainStep.__init__ = init  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_fp16_that_overflows_again_and_again(shards: Path, tmp_path: Path, tally: Tally) -> None:
     """The loss scaler tries on with less; where that does not help the run ends, its weights as they were."""
     folder = tmp_path / "overflow"

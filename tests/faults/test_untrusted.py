@@ -291,6 +291,7 @@ ABSURD: list[tuple[tuple[str | int, ...], object]] = [
 ]
 
 
+@pytest.mark.slow
 def test_manifests_with_absurd_values(victim: Victim, tally: Tally) -> None:
     whole = (victim.shards / "manifest.json").read_text()
     texts = []

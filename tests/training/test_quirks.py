@@ -147,6 +147,7 @@ def test_other_quirks_are_refused(path: Path, tmp_path: Path, quirk: dict, says:
         checkpoint.load(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_an_export_stretches_by_itself_or_is_refused(path: Path, tmp_path: Path) -> None:
     console = Console(width=300)
     with pytest.raises(UserError, match="use --to onnx or torch-export"):
