@@ -234,13 +234,11 @@ class CpuResizer:
         change = partial(self._change, self._before, numbers)
         windows = np.asarray(image), np.asarray(mask)[..., 0]
         cpu_crop(*windows, (height, width), (top, left), bool(crops.flip[i]), self._row, change, out)
-        if self._after:
-            out[0][:], out[1][:] = self._change(self._after, numbers, *out)
+        self._change(self._after, numbers, *out)
 
     def _change(
         self, augmentations: Sequence[Augmentation], numbers: dict[str, float], image: Pixels, mask: Pixels
-    ) -> tuple[Pixels, Pixels]:
+    ) -> None:
         for augmentation in augmentations:
             own = {name: numbers[name] for name in augmentation.parameters}
-            image, mask = augmentation.cpu(image, mask, self._fill, **own)
-        return image, mask
+            augmentation.cpu(image, mask, self._fill, **own)
