@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,7 @@ from torch import nn
 
 from bench import peers, variants
 from bench.peers import step_notebook, step_torchvision
-from bench.peers._writing import Writing
-from bench.runner.processes import process_tree
+from bench.runner.processes import ROOT, process_tree
 from bench.runner.results import Row, Spread
 from bench.runner.runner import Entry, Runner, Timing
 from bench.runner.worker import build
@@ -199,23 +200,35 @@ def test_packing_has_frames_enough(request_: Request) -> None:
     assert {sample.image for sample in repeated} == {sample.image for sample in alone_}
 
 
+WRITES = """
+import json, sys
+from pathlib import Path
+from bench.peers._writing import Writing
+from bench.stages import packing
+from bench.stages.frames import Frames
+frames = Frames(Path(sys.argv[1]))
+written = Writing(**json.loads(sys.argv[2]))
+assert written.step() == len(written.pairs) == packing.TASKS
+key = frames.keys[0]
+stored = written.encode((str(frames.image(key, "png")), str(frames.mask(key, "png"))))
+assert stored["mask"] == frames.mask(key, "tif").read_bytes()
+chunks = b"".join(path.read_bytes() for path in written.folder.glob("*.bin"))
+assert stored["image"] in chunks
+assert stored["mask"] in chunks
+written.close()
+assert not written.folder.exists()
+"""
+
+
 def test_writers_store_what_shards_hold(request_: Request) -> None:
+    """In a process of its own: LitData forks, and a process full of threads must not."""
     asked = replace(request_, peers=tuple(peers.writers()))
     entries = {c.settings["peer"]: c for c in packing.entries(asked) if "peer" in c.settings}
     assert set(entries) == {"litdata", "streaming"}
-    written = benchmark(entries["litdata"])
-    assert isinstance(written, Writing)
-    assert written.step() == len(written.pairs) == packing.TASKS
     assert request_.frames is not None
-    key = request_.frames.keys[0]
-    paths = str(request_.frames.image(key, "png")), str(request_.frames.mask(key, "png"))
-    stored = written.encode(paths)
-    assert stored["mask"] == request_.frames.mask(key, "tif").read_bytes()
-    chunks = b"".join(path.read_bytes() for path in written.folder.glob("*.bin"))
-    assert stored["image"] in chunks
-    assert stored["mask"] in chunks
-    written.close()
-    assert not written.folder.exists()
+    order = str(request_.frames.root), json.dumps(entries["litdata"].settings)
+    done = subprocess.run([sys.executable, "-c", WRITES, *order], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_packing_cleans_up(request_: Request) -> None:
