@@ -14,7 +14,7 @@ def cityscapes() -> Config:
     DeepLabv3, 769² and 80,000 steps with torchvision's stem (78.80) and with a deeper one (79.89); PaddleSeg has 79.90
     with stronger weights. Not yet measured with fastseg, nor are larger batches, for which the learning rate grows in
     proportion. Time: 640,000 crops over images/s, 61 minutes at the 174 that bench/roofline.py predicts for an H200.
-    Differences, each with its reason, and what to see on the way: docs/cityscapes.md. The greatest: torchvision's
+    Differences and their evidence: docs/cityscapes.md. The greatest: torchvision's
     network, norms and biases not decayed, one epoch of warm-up, averaged weights, no limit on one class's
     share of a crop.
     """
