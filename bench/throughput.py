@@ -61,6 +61,8 @@ class Options:
     """Training crop, pixels. Default: 768 768; 256 256 for networks on a CPU."""
     scale: Annotated[tuple[float, float], shown_as("LOW HIGH")] = (0.5, 2.0)
     """Ratio by which frames are resized before the crop."""
+    colors: bool = True
+    """Change colors as the default recipe does."""
     batch: Annotated[int | None, shown_as("N")] = None
     """Images per step and rank. Default: 8; a network on a CPU 4."""
     arch: Annotated[Arch | None, shown_as("NAME")] = None
@@ -147,6 +149,7 @@ class Options:
             device=device,
             crop=self.crop or (side, side),
             scale=self.scale,
+            colors=self.colors,
             batch=self.batch or (4 if small else 8),
             arch=self.arch or ("deeplabv3_mobilenet_v3_large" if device == "cpu" else "deeplabv3_resnet50"),
             peers=named,

@@ -29,6 +29,8 @@ class Request:
     """Height and width of the training crop, pixels."""
     scale: tuple[float, float]
     """Range of the ratio by which frames are resized before the crop."""
+    colors: bool
+    """Whether the loader changes colors as the default recipe does."""
     batch: int
     """Images per step and rank."""
     arch: str

@@ -35,7 +35,7 @@ def entries(request: Request) -> list[Entry]:
     takes = [name for name in peers.loaders() if request.takes(name)]
     if request.quick or request.size:
         compared = [ours("fastseg", settings | WAY[request.device])]
-        compared += [] if request.quick else [_plain(request, settings)]
+        compared += [] if request.quick else _plain(request, settings)
         return compared + [_peer(name, request, settings) for name in takes]
     ways = ["stream", "cpu"] if request.device == "cuda" else ["cpu"]
     found = [
@@ -44,7 +44,7 @@ def entries(request: Request) -> list[Entry]:
         for codecs, name in SETS.items()
     ]
     found.append(ours("fastseg, cached", settings | WAY[request.device] | {"cached": True}))
-    found.append(_plain(request, settings))
+    found += _plain(request, settings)
     found += [ours(name, settings | {"part": part}, "open_part") for part, name in PARTS.items()]
     return found + [_peer(name, request, settings) for name in takes]
 
@@ -52,14 +52,15 @@ def entries(request: Request) -> list[Entry]:
 def settings_of(request: Request) -> dict[str, Any]:
     """Return frames and work as settings for this stage's factories."""
     assert request.frames is not None
-    work = {"crop": request.crop, "scale": request.scale, "colors": True}
+    work = {"crop": request.crop, "scale": request.scale, "colors": request.colors}
     work |= {"batch": request.batch, "device": request.device}
     return {"root": str(request.frames.root), "work": work, "threads": request.cores}
 
 
-def _plain(request: Request, settings: dict[str, Any]) -> Entry:
-    """Return fastseg's entry without changes of color."""
-    return ours(PLAIN, settings | WAY[request.device] | {"work": settings["work"] | {"colors": False}})
+def _plain(request: Request, settings: dict[str, Any]) -> list[Entry]:
+    """Return fastseg's entry without changes of color, unless all have none."""
+    work = settings["work"] | {"colors": False}
+    return [ours(PLAIN, settings | WAY[request.device] | {"work": work})] if request.colors else []
 
 
 def ours(name: str, settings: dict[str, Any], factory: str = "open_ours") -> Entry:

@@ -120,30 +120,31 @@ def cpu_crop(
     pixels, labels = out[0][region], out[1][region]
     if labels.shape != out[1].shape:
         out[0][:], out[1][:] = fill, IGNORE
-    grows = size[0] >= mask.shape[0] and size[1] >= mask.shape[1]
-    if grows:
+    if size[0] >= mask.shape[0] and size[1] >= mask.shape[1]:  # there is nothing to antialias
         change(image, mask)
-    _resize_image(image, pixels)
-    cv2.resize(mask, labels.shape[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
-    if not grows:
-        change(pixels, labels)
-    if flip:
-        cv2.flip(pixels, 1, dst=pixels)
-        cv2.flip(labels, 1, dst=labels)
-
-
-def _resize_image(image: Pixels, out: Pixels) -> None:
-    """Resize bilinearly, antialiased, into ``out``."""
-    height, width = out.shape[:2]
-    if height >= image.shape[0] and width >= image.shape[1]:  # there is nothing to antialias
-        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+        if flip:
+            image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+        cv2.resize(image, size[::-1], dst=pixels, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(mask, size[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
         return
+    image = _shrink(image, size)
+    mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    change(image, mask)
+    if flip:
+        cv2.flip(image, 1, dst=pixels)
+        cv2.flip(mask, 1, dst=labels)
+    else:
+        pixels[:], labels[:] = image, mask
+
+
+def _shrink(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize bilinearly, antialiased, to (rows, columns)."""
     import torch
     from torch.nn.functional import interpolate
 
     # Channels-last with its batch dimension of one, which the fast kernel insists on.
     frame = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    out[:] = interpolate(frame, (height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 # Brightness, contrast, saturation and hue
