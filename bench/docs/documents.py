@@ -183,12 +183,14 @@ def _part(title: str, path: Path, results: Results) -> str:
 def _sizes(path: Path, results: Results) -> tuple[bool, str]:
     """Return the loader's speed on frames of several sizes, and whether the machine has a GPU."""
     where = results.environment
+    plain = not results.results[0].settings["work"]["colors"]
+    colors = "No entry changes" if plain else "Every entry but plain crops changes"
     lines = [
-        f"### Loading frames of other sizes: {hardware(where)}",
+        f"### Loading frames of other sizes{', plain crops' * plain}: {hardware(where)}",
         f"[{path.name}](../bench/results/{path.name}): {_versions(where)}, on procedural frames.",
         sizes_table(results),
-        "*Every entry changes colors as the default recipe does, except plain crops. Own JPEGs have halved chroma and "
-        "no restart markers, as cameras and Pillow write them, and are packed as they are.*",
+        f"*{colors} colors as the default recipe does. Own JPEGs have halved chroma and no restart markers, as cameras "
+        "and Pillow write them, and are packed as they are.*",
     ]
     return on_gpu(where), "\n\n".join(lines)
 
