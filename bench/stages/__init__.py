@@ -29,8 +29,6 @@ class Request:
     """Height and width of the training crop, pixels."""
     scale: tuple[float, float]
     """Range of the ratio by which frames are resized before the crop."""
-    colors: bool
-    """Whether the loader changes colors as the default recipe does."""
     batch: int
     """Images per step and rank."""
     arch: str
@@ -49,6 +47,8 @@ class Request:
     """As in fastseg.config.ModelConfig."""
     size: str | None = None
     """The frames' size in a run over several (--sizes): then only the entries to compare take part."""
+    colors: bool = True
+    """Whether the loader changes colors as the default recipe does."""
 
     def takes(self, peer: str) -> bool:
         """Return whether the peer takes part; step_notebook does with notebook."""
