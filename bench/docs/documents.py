@@ -23,7 +23,7 @@ from bench.stages.network_parts import profile_tables
 from fastseg.cli_help import settings
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 
 RESULTS = ROOT / "bench" / "results"
 KINDS = {
