@@ -145,7 +145,7 @@ def in_arguments(sentence: str, renamed: Mapping[str, str] | None = None) -> str
 
 
 @contextmanager
-def speaking_of_arguments(renamed: Mapping[str, str] | None = None) -> Iterator[None]:
+def naming_arguments(renamed: Mapping[str, str] | None = None) -> Iterator[None]:
     """Let a :class:`UserError` name the arguments of a Python call in place of a command's flags."""
     try:
         yield

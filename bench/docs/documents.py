@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.docs import accuracy, targets
+from bench.docs import accuracy, reference, targets
 from bench.docs.sizes import sizes_table
 from bench.docs.tables import sentences, stage_table, stages, table
 from bench.docs.targets import fastest_peer, rate, times
@@ -223,6 +223,11 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/speed.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
+    "docs/python.md": {
+        "reference": reference.reference,
+        "settings": reference.training_settings,
+        "packing": reference.packing_settings,
+    },
     "docs/recipes.md": {"settings": recipes},
     "docs/studies.md": {"accuracy": _studies(accuracy.page)},
 }

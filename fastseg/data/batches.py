@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from fastseg.arguments import speaking_of_arguments
+from fastseg.arguments import naming_arguments
 from fastseg.config import AugmentConfig, DataConfig
 from fastseg.data.augment import fill_color
 from fastseg.data.decoder_probe import choose_decoder
@@ -108,7 +108,7 @@ def open_shards(
     """
     _check_numbers(batch, seed, rank, world)
     _check_settings(augment, threads, prefetch, decoder)
-    with speaking_of_arguments():
+    with naming_arguments():
         manifest, where = read_manifest(shards), device_of(device)
         files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
         choice = choose_decoder(decoder, where, manifest.image_codec, str(shards), split)
@@ -160,5 +160,5 @@ def _check_settings(
     """Refuse what :class:`fastseg.config.DataConfig` refuses, in its words, and an ``augment`` of another type."""
     if not isinstance(augment, AugmentConfig | None):
         raise UserError(f"augment is {shown(augment)}; it must be a fastseg.AugmentConfig, or None for whole frames")
-    with speaking_of_arguments():
+    with naming_arguments():
         DataConfig(threads=threads, prefetch=prefetch, decoder=decoder)

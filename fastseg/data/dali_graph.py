@@ -126,8 +126,8 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
 def feed(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
     """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    A name of :func:`fastseg.data.augment.parameter_names` will do as well. The caller of the graph keeps the batch until
-    its output is there: DALI reads CPU arrays in place.
+    A name of :func:`fastseg.data.augment.parameter_names` will do as well. The caller of the graph keeps the batch
+    until its output is there: DALI reads CPU arrays in place.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)

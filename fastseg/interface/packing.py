@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastseg.arguments import speaking_of_arguments, with_arguments
+from fastseg.arguments import naming_arguments, with_arguments
 from fastseg.errors import UserError, shown
 from fastseg.labels import IGNORE, LabelTable, SegmentationClass
 from fastseg.packing import pack as packing
@@ -52,7 +52,7 @@ class PackedSet:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """The settings of fastseg-pack beside its arguments, as one tree."""
 
     find: FindOptions = field(default_factory=FindOptions)
@@ -85,7 +85,7 @@ def pack(
     >>> packed.splits, packed.path
     ({'train': 6, 'val': 2}, PosixPath('shards/mydata'))
     """
-    with speaking_of_arguments():
+    with naming_arguments():
         data, chosen = _open(source, classes, splits, skip_bad, settings)
         folder = _local(out) if out is not None else default_folder(data)
         with show_progress(f"packing into {folder}", "frames") as show:
@@ -109,7 +109,7 @@ def pack_part(
 
     Returns the part's folder.
     """
-    with speaking_of_arguments():
+    with naming_arguments():
         number: PartNumber = parse_part(part)
         data, chosen = _open(source, classes, splits, skip_bad, settings)
         folder = _local(out)
@@ -120,7 +120,7 @@ def pack_part(
 
 def merge_parts(out: PathLike, *, overwrite: bool = False) -> PackedSet:
     """Make one set of the parts that :func:`pack_part` has written to ``out``."""
-    with speaking_of_arguments():
+    with naming_arguments():
         return _described(merge(_local(out), overwrite), _local(out))
 
 
@@ -136,8 +136,8 @@ def guess_classes(
 
     ``out``: the file, by default ``source/classes.json``, which :func:`pack` then reads.
     """
-    with speaking_of_arguments():
-        chosen, path = with_arguments(_Settings(), settings), Path(source)
+    with naming_arguments():
+        chosen, path = with_arguments(Settings(), settings), Path(source)
         by, to = chosen.pack.reading.mask_values, None if out is None else Path(out)
         with show_progress(f"reading the masks of {path}", "masks") as show:
             return write_guess(path, workers, show, to, chosen.find, by, skip_bad)[1]
@@ -148,7 +148,7 @@ def relabel(shards: PathLike, classes: PathLike, out: PathLike | None = None) ->
 
     Merges change the masks and need a new folder ``out``.
     """
-    with speaking_of_arguments():
+    with naming_arguments():
         to = None if out is None else _local(out)
         with show_progress(f"relabeling {os.fspath(shards)}", "frames") as show:
             manifest = relabeling.relabel(Path(shards), Path(classes), to, show)
@@ -157,7 +157,7 @@ def relabel(shards: PathLike, classes: PathLike, out: PathLike | None = None) ->
 
 def verify_shards(shards: PathLike, *, workers: int | None = None) -> list[str]:
     """Compare every byte and pixel of a packed set (s3:// too) with its manifest; return a sentence for each fault."""
-    with speaking_of_arguments(), show_progress(f"verifying {os.fspath(shards)}", "frames") as show:
+    with naming_arguments(), show_progress(f"verifying {os.fspath(shards)}", "frames") as show:
         return verify(os.fspath(shards), workers, show)
 
 
@@ -173,8 +173,8 @@ def slug(name: str) -> str:
 
 def _open(
     source: PathLike, classes: Classes | None, splits: Sequence[str] | None, skip_bad: bool, settings: Mapping[str, Any]
-) -> tuple[DataSet, _Settings]:
-    chosen = with_arguments(_Settings(), settings)
+) -> tuple[DataSet, Settings]:
+    chosen = with_arguments(Settings(), settings)
     known = None if classes is None else read_table(classes)
     return open_source(Path(source), known, tuple(splits) if splits else None, chosen.find, skip_bad), chosen
 

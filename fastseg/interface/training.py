@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastseg.arguments import leaves, speaking_of_arguments, with_arguments
+from fastseg.arguments import leaves, naming_arguments, with_arguments
 from fastseg.config import Config
 from fastseg.errors import UserError, shown
 from fastseg.files import check_writable
@@ -74,7 +74,7 @@ def train(
     >>> 0 <= run.scores["miou"] <= 1
     True
     """
-    with speaking_of_arguments(RENAMED):
+    with naming_arguments(RENAMED):
         given = _given_config(shards, recipe, config, name, model, settings)
         chosen, own = _own_parts(given, callbacks, model, loss, augmentations)
         manifest = checked_manifest(chosen)

@@ -22,7 +22,7 @@ from fastseg.files import check_free, lock_run_folder
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
 from fastseg.model.loss import LossFunction, class_weights
-from fastseg.model.network import SegmentationNetwork, normalization
+from fastseg.model.network import SegmentationNetwork, check_logits, normalization
 from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
@@ -89,7 +89,9 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         barrier()
     if use_sync_bn(config, ranks):
         sync_batch_norms(model)
-    return model.to(ranks.device)
+    model = model.to(ranks.device)
+    check_logits(model, len(manifest.classes), config.data.crop)
+    return model
 
 
 def build_loaders(
