@@ -114,10 +114,8 @@ def test_importing_any_part_leaves_the_functions_in_place() -> None:
     )
     names = sorted(name for name in MODULES if name != "__main__")
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
-    assert (
-        done.stdout
-        == "train fastseg/train.py is the script of torchrun; the function is fastseg.train: import fastseg\n"
-    )
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.startswith("train fastseg/train.py is the script of torchrun; the function is fastseg.train")
 
 
 @pytest.mark.parametrize("scripts", [PACKAGE, PACKAGE / "commands"])

@@ -161,7 +161,7 @@ def train(
     own: OwnParts = NONE,
 ) -> None:
     """Train as this rank: build the parts, resume from the checkpoint ``saved`` if there is one, run the loop."""
-    limits = own_limits(config)  # the time counts from here
+    limits = limits_of(config)  # the time counts from here
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     agree(saved, manifest)
@@ -191,7 +191,7 @@ def train(
                 Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks]).fit()
 
 
-def own_limits(config: Config) -> list[Callback]:
+def limits_of(config: Config) -> list[Callback]:
     """Return the callbacks that the settings ask for."""
     patience = [EarlyStopping(config.patience)] if config.patience is not None else []
     return [*patience, *([TimeLimit(config.max_hours)] if config.max_hours is not None else [])]
