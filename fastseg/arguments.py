@@ -118,7 +118,7 @@ def _plain(value: Any, kind: Any) -> Any:
 
 
 _FLAG = re.compile(
-    r"(fastseg-\w+ [^;,]*)?--(?:[a-z]+\.)?([a-z][a-z-]+[a-z])"
+    r"(fastseg-\w+ [^;,]*)?--(?:[a-z]+\.)?([a-z](?:[a-z-]*[a-z])?)"
     r"(?: (\d[\w.]*)(?: (\d[\w.]*))?| ([a-z]+)\b(?= ?[,;)]|$| or | and ))?"
 )
 

@@ -62,6 +62,7 @@ def test_what_makes_no_sense_is_refused(given: dict, says: str) -> None:
         ("--data.cache-frames is full; use --data.cache-frames auto or off", None),
         ("see what it is: fastseg-inspect shards --data.crop 64 64", None),
         ("--optim.name is sgd", "optimizer is sgd"),
+        ("lower --optim.lr or set --optim.clip and resume", "lower lr or set clip and resume"),
     ],
 )
 def test_sentences_speak_of_arguments(flags: str, arguments: str | None) -> None:

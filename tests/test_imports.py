@@ -110,7 +110,7 @@ def test_importing_any_part_leaves_the_functions_in_place() -> None:
         "        importlib.import_module(f'fastseg.{name}'.rstrip('.'))\n"
         "    except ImportError as error:\n"
         "        print(name, error)\n"
-        "assert all(getattr(fastseg, name) is value for name, value in before.items()), before\n"
+        "assert all(getattr(fastseg, name) == value for name, value in before.items()), before\n"
     )
     names = sorted(name for name in MODULES if name != "__main__")
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)

@@ -1,12 +1,14 @@
 """The reference of ``import fastseg`` for docs/python.md, from docstrings and signatures."""
 
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import fastseg
 from bench.docs.tables import table
 from fastseg.arguments import leaves
-from fastseg.cli_help import first_sentence, typed
+from fastseg.cli_help import first_sentence
 from fastseg.config import Config
 from fastseg.interface.packing import Settings
 from fastseg.interface.training import RENAMED
@@ -23,7 +25,7 @@ def _row(name: str) -> tuple[str, str]:
         return f"`{name}`", "The installed version"
     if name == "recipes":
         return f"`{name}`", f"Recipes by name, functions that return a Config: {', '.join(value)}"
-    text = first_sentence(inspect.getdoc(value) or "").replace("``", "`")
+    text = re.sub(r":\w+:`([^`]+)`", r"`\1`", first_sentence(inspect.getdoc(value) or "").replace("``", "`"))
     return f"`{name}{'' if inspect.isclass(value) else _arguments(value)}`", text
 
 
@@ -45,10 +47,14 @@ def packing_settings() -> str:
     return _settings(Settings(), {}, ())
 
 
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(str(value) if isinstance(value, Path) else value)
+
+
 def _settings(tree: Any, renamed: dict[str, str], without: tuple[str, ...]) -> str:
     parts: dict[str, list[str]] = {}
     for name, leaf in leaves(tree, renamed).items():
         if name not in without:
             part = leaf.path[-2] if len(leaf.path) > 1 else "run"
-            parts.setdefault(part, []).append(f"`{name}` {typed(leaf.value)}".rstrip())
+            parts.setdefault(part, []).append(f"`{name}={_shown(leaf.value)}`")
     return "\n".join(f"- {part}: {', '.join(settings)}" for part, settings in parts.items())

@@ -1,10 +1,10 @@
 """Packed shards as batches for your own training loop, iterated like torch's DataLoader."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -71,7 +71,7 @@ class ShardBatches:
 
 
 def open_shards(
-    shards: str | Path,
+    shards: str | os.PathLike[str],
     split: str = "train",
     augment: AugmentConfig | None = None,
     *,
@@ -108,10 +108,11 @@ def open_shards(
     """
     _check_numbers(batch, seed, rank, world)
     _check_settings(augment, threads, prefetch, decoder)
+    shards = os.fspath(shards)
     with naming_arguments():
         manifest, where = read_manifest(shards), device_of(device)
         files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
-        choice = choose_decoder(decoder, where, manifest.image_codec, str(shards), split)
+        choice = choose_decoder(decoder, where, manifest.image_codec, shards, split)
         if choice.warning:
             warnings.warn(choice.warning, stacklevel=2)
         options: dict[str, Any] = {"batch": batch, "device": where, "threads": threads or cpu_threads(1)}

@@ -34,6 +34,9 @@ class Run:
     def __fspath__(self) -> str:
         return str(self.folder)
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def best(self) -> Path:
         """Return the checkpoint with the highest mIoU."""

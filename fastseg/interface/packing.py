@@ -45,6 +45,9 @@ class PackedSet:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     @property
     def samples(self) -> int:
         """Return the number of samples of all splits."""

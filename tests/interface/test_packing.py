@@ -22,7 +22,7 @@ def test_a_folder_becomes_a_set(mydata: Path, tmp_path: Path) -> None:
     )
     assert (packed.path, packed.splits, packed.samples) == (tmp_path / "shards", {"train": 6, "val": 2}, 8)
     assert [entry.name for entry in packed.classes] == ["road", "car"]
-    manifest = read_manifest(packed)
+    manifest = read_manifest(packed.path)
     assert manifest.options["quality"] == 90
     assert fastseg.pack(mydata, packed, classes=["road", "car"], val_fraction=0.25, workers=1, quality=90) == packed
 
@@ -37,7 +37,7 @@ def test_a_folder_becomes_a_set(mydata: Path, tmp_path: Path) -> None:
 def test_classes_are_said_in_several_ways(mydata: Path, tmp_path: Path, classes: dict) -> None:
     packed = fastseg.pack(mydata, tmp_path / "shards", classes=classes, val_fraction=0.25, workers=1)
     assert [entry.name for entry in packed.classes] == ["ground", "box"]
-    assert read_manifest(packed).split("train").pixels[2] == 6 * 2 * 96
+    assert read_manifest(packed.path).split("train").pixels[2] == 6 * 2 * 96
 
 
 def test_parts_are_merged_and_verified(mydata: Path, tmp_path: Path) -> None:

@@ -79,16 +79,14 @@ def test_two_runs_in_one_process_are_equal_and_leave_no_thread(train: Train) -> 
     runs.assert_same_run(one.folder, other.folder)
 
 
-def test_a_finished_run_returns_at_once_and_a_longer_one_goes_on(
+def test_a_finished_run_returns_at_once_and_a_shorter_one_is_refused(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train().history
     assert train().history == first
     assert "is finished at epoch 2 of 2" in capsys.readouterr().err
-    with pytest.raises(
-        UserError, match=r"these settings ask for 3; choose another name, more epochs, or resume=\"never\""
-    ):
-        train(epochs=3)
+    with pytest.raises(UserError, match="these settings ask for 1; choose another name, more epochs"):
+        train(epochs=1)
 
 
 def test_ctrl_c_saves_and_raises_and_the_same_call_resumes(train: Train) -> None:
@@ -153,8 +151,9 @@ def test_callbacks_see_everything_in_order_and_their_errors_end_the_run(train: T
 def test_a_loss_of_ones_own_counts_pixels_as_ours_does(train: Train) -> None:
     ours = train(name="ours", aux=0.0)
     own = train(name="own", loss=own_parts.mean_loss, aux=0.0)
-    pairs = zip(ours.history, own.history, strict=True)
-    assert all(one.get("loss") == pytest.approx(other.get("loss"), rel=1e-5) for one, other in pairs)
+    losses = [[record["loss"] for record in run.history if "loss" in record] for run in (ours, own)]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     with pytest.raises(UserError, match=r"^class_weights is 0.5, which a loss of your own replaces; set it to 0"):
         train(name="both", loss=own_parts.mean_loss, class_weights=0.5)
     with pytest.raises(UserError, match=r"^loss is 'dice'; it must be a function"):
@@ -184,7 +183,7 @@ def test_a_network_of_ones_own(train: Train, kind: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (lambda classes: torch.nn.Conv2d(3, classes + 1, 1), "gives logits of .* for 19 classes"),
+        (lambda classes: torch.nn.Conv2d(3, classes + 1, 1), "gives logits of 1×20×64×64 for one image and 19 classes"),
         (lambda _: torch.nn.Flatten(), "gives logits of "),
         (lambda classes: classes, "returned 19; it must return an nn.Module"),
         (3, "model is 3; it must be a module"),
@@ -232,7 +231,7 @@ def test_an_augmentation_of_ones_own(train: Train) -> None:
 def test_what_cannot_be_done_is_said_in_arguments(train: Train, changes: dict, says: str) -> None:
     with pytest.raises(UserError, match=says) as raised:
         train(**changes)
-    assert "--" not in str(raised.value)
+    assert "--" not in str(raised.value).partition("fastseg-pack ")[0]
 
 
 def test_a_whole_config_may_be_given(tiny: fastseg.Config) -> None:
