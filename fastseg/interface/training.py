@@ -152,8 +152,8 @@ def _for_network(config: Config, arch: str, network: "Architecture") -> Config:
         aux = 0.0
     if weights in ("imagenet", "coco") and weights not in (network.pretrained or {}):
         weights = "none"
-    model: Any = replace(config.model, arch=arch, weights=weights)
-    return replace(config, model=model, optim=replace(config.optim, aux=aux))
+    own: Any = arch  # a name that no annotation knows
+    return replace(config, model=replace(config.model, arch=own, weights=weights), optim=replace(config.optim, aux=aux))
 
 
 def _train_here(config: Config, manifest: Manifest, device: str, profile: bool, own: "OwnParts") -> None:
