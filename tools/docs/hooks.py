@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import fastseg
 from mkdocs.structure.files import File, Files
+
+import fastseg
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = re.compile(r"(\]\(|^\[\w+\]: )\.\./([^)#\s]+)", re.MULTILINE)
