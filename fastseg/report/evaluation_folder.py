@@ -19,7 +19,7 @@ from fastseg.report.report import write_report
 def write_evaluation(
     folder: Path,
     matrix: NDArray[np.int64],
-    worst: Sequence[Sample],
+    frames: Sequence[Sample],
     keys: Sequence[str],
     classes: Sequence[SegmentationClass],
     line: Mapping[str, Any],
@@ -38,6 +38,6 @@ def write_evaluation(
     }
     for name, document in documents.items():
         write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    write_gallery(folder / FOLDER, worst, [keys[sample.index] for sample in worst], classes)
+    write_gallery(folder / FOLDER, frames, [keys[sample.index] for sample in frames], classes)
     write_atomic(folder / "metrics.jsonl", json.dumps({"event": "eval", **line}) + "\n")
     return write_report(folder)

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from fastseg.training.trackers import open_tracking
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
+SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
+"""Numbers of machines rather than of learning."""
 SAME_EPOCH = 1e-6
 """Largest difference of two epochs that are the same but for rounding."""
 SPEED_PERIOD = 3600.0
@@ -123,16 +126,22 @@ class RunLog:
         """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.scores.Score.to_json`."""
         self._record("eval", step, {**scores, **values})
 
-    def worst(
+    def frames(
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
-        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels."""
+        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels.
+
+        There a random frame has its key as name, since it is the same after every evaluation.
+        """
         with naming(self._folder / FOLDER):
             write_gallery(self._folder / FOLDER, frames, keys, classes)
-        for i, frame in enumerate(frames):
+        numbers: Counter[str] = Counter()
+        for frame, key in zip(frames, keys, strict=True):
+            numbers[frame.kind] += 1
+            name = key if frame.kind == "random" else numbers[frame.kind]
             picture = panel(frame.image, frame.label, frame.prediction, classes)
             with naming(self._folder / BOARD):
-                self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
+                self._board.add_image(f"{frame.kind} frames/{name}", picture, step, dataformats="HWC")
 
     def write(self, name: str, document: Any) -> None:
         """Write ``folder/NAME.json``."""
@@ -142,7 +151,7 @@ class RunLog:
         """Write confusion.json (C×C pixels, rows the truth), and a picture of it to TensorBoard."""
         self.write("confusion", {"matrix": matrix.tolist()})
         with naming(self._folder / BOARD):
-            self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+            self._board.add_image("confusion/matrix", matrix_picture(matrix, classes), step, dataformats="HWC")
 
     def close(self, finished: bool = True) -> None:
         """Flush everything and restore the terminal; ``finished`` says whether the training reached its end."""
@@ -166,14 +175,19 @@ class RunLog:
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
-        scalars = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        scalars = {_group(event, k): v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():
                 self._board.add_scalar(name, value, step)
         if self._tracking:
-            numbers = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+            numbers = {_group(event, k): v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
             self._tracking.log(step, numbers | ious)
+
+
+def _group(event: str, key: str) -> str:
+    """Return a number's name at TensorBoard and trackers: train/loss, speed/tflops, val/miou."""
+    return f"{'speed' if key in SPEED else 'val' if event == 'eval' else event}/{key}"
 
 
 def _lines_until(path: Path, epoch: float) -> list[str]:
@@ -215,9 +229,12 @@ class StepEvaluation:
     scores: Score
     best: bool
     """Whether all earlier scores of the run are lower."""
-    worst: Sequence[Sample]
+    frames: Sequence[Sample]
+    """Those that the report shows."""
     keys: Sequence[str]
     """Of the split's frames, by their index."""
+    joules: float
+    """Energy of all ranks' GPUs since the evaluation before, or since the start; NaN if unknown."""
     classes: Sequence[SegmentationClass]
 
 
@@ -232,9 +249,10 @@ def record_evaluation(log: RunLog, found: StepEvaluation) -> None:
         corrupt_samples=result.corrupt_samples,
         images_per_second=result.images_per_second,
         weights=found.weights,
+        **({"joules": found.joules} if math.isfinite(found.joules) else {}),
     )
     log.confusion(found.matrix, classes, step)
-    log.worst(found.worst, [found.keys[sample.index] for sample in found.worst], classes, step)
+    log.frames(found.frames, [found.keys[sample.index] for sample in found.frames], classes, step)
     left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
     log.say(
         f"epoch {found.epoch:.1f}: mIoU {percent(found.scores.miou)} % on {result.images} images{left_out}"

@@ -15,7 +15,8 @@ from fastseg.data.loader import EvalLoader, open_files
 from fastseg.device import AsyncMetrics
 from fastseg.evaluation import evaluator
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
+from fastseg.evaluation.frames import WorstFrames
+from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample
 from fastseg.shards.manifest import read_manifest
 
 
