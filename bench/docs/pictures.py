@@ -1,7 +1,7 @@
 """Make the documents' pictures anew: ``make pictures``, from the demo's run and the committed results.
 
-docs/demo.jpg (a frame of the run), docs/inspect.jpg (crops of its set), docs/report.jpg (its report on a desktop and, in
-the dark, on a phone), and the plots beside the results that have one. Needs a browser and playwright.
+docs/demo.jpg (a frame of the run), docs/inspect.jpg (crops of its set), docs/report.jpg (its report on a desktop and,
+in the dark, on a phone), and the plots beside the results that have one. Needs a browser and playwright.
 """
 
 import io
@@ -83,10 +83,10 @@ def demo(run: Run) -> Image.Image:
 def inspection(shards: Path) -> Image.Image:
     """Return the contact sheet of ``fastseg-inspect``."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "fastseg.commands.inspect_shards", str(shards), "--show", "12", "--out", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "fastseg.commands.inspect_shards", str(shards), "--show", "12"]
+        subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.DEVNULL)
         sheet = Image.open(Path(folder) / "contact_sheet.png").convert("RGB")
-        return sheet.resize((INSPECT_WIDTH, round(sheet.height * INSPECT_WIDTH / sheet.width)), Image.Resampling.LANCZOS)
+        return resized(sheet, INSPECT_WIDTH)
 
 
 def report(page: Path) -> Image.Image:
@@ -106,7 +106,12 @@ def report(page: Path) -> Image.Image:
     both = Image.new("RGB", (left.width + GAP + right.width, height), "white")
     both.paste(left, (0, 0))
     both.paste(right, (left.width + GAP, 0))
-    return both.resize((REPORT_WIDTH, round(height * REPORT_WIDTH / both.width)), Image.Resampling.LANCZOS)
+    return resized(both, REPORT_WIDTH)
+
+
+def resized(picture: Image.Image, width: int) -> Image.Image:
+    """Return a picture in another size of the same shape."""
+    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
 
 
 def _screenshot(browser: Any, page: Path, top: str, context: dict[str, Any]) -> Image.Image:

@@ -146,7 +146,8 @@ def plot_studies(environment: dict[str, str], studies: Sequence["StudyResults"],
     if not panels:
         raise UserError(f"there is nothing to draw into {path}: no run is finished")
     forests = [has_one_evaluation(found) for found in panels]
-    heights = [ROW * len(found.flags) + AROUND if forest else 4.4 for found, forest in zip(panels, forests, strict=True)]
+    rows = [len(found.summary()) for found in panels]
+    heights = [ROW * n + AROUND if forest else 4.4 for n, forest in zip(rows, forests, strict=True)]
     legend = "\n".join([CURVES] * (not all(forests)) + [FOREST] * any(forests))
     title = f"mIoU, measured on {hardware(environment)}"
     with _figure(path, heights, sum(heights) + TEXTS, title, legend) as axes:

@@ -42,8 +42,8 @@ def _main() -> None:
     from fastseg.report.compare import write_comparison
     from fastseg.report.report import write_report
 
-    runs = options.runs
-    print(f"the report is {write_report(runs[0], out) if len(runs) == 1 else write_comparison((runs[0], runs[1]), out)}")
+    one, *other = options.runs
+    print(f"the report is {write_comparison((one, other[0]), out) if other else write_report(one, out)}")
 
 
 def check(options: Options) -> Path:

@@ -88,7 +88,7 @@ class RandomFrames(FirstFrames):
         super().__init__(most)
         self._keys = keys
 
-    def rank(self, score: float, index: int) -> Rank:
+    def rank(self, score: float, index: int) -> Rank:  # noqa: ARG002
         """Put the smallest checksum of a key first."""
         return crc32(self._keys[index].encode()), index
 

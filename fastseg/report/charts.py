@@ -78,7 +78,8 @@ def small_chart(title: str, series: Sequence[Series], low: float, high: float) -
     """Return an ``<svg>`` element without ticks: x from ``low`` to ``high``, y from 0 to 100."""
     x_scale = _Scale(low, high if high > low else low + 1, SMALL_EDGE, SMALL_WIDTH - SMALL_EDGE)
     y_scale = _Scale(0, 100, SMALL_HEIGHT - SMALL_EDGE, SMALL_EDGE)
-    grid = (f'<line class="grid" x1="0" x2="{SMALL_WIDTH}" y1="{y_scale(y):g}" y2="{y_scale(y):g}"/>' for y in (0, 50, 100))
+    heights = (f"{y_scale(y):g}" for y in (0, 50, 100))
+    grid = (f'<line class="grid" x1="0" x2="{SMALL_WIDTH}" y1="{y}" y2="{y}"/>' for y in heights)
     head = f'<svg class="chart" viewBox="0 0 {SMALL_WIDTH} {SMALL_HEIGHT}" role="img" aria-label="{escape(title)}">'
     lines = _lines(series, x_scale, y_scale, SMALL_POINTS)
     return "".join([head, *grid, _cursor(0, SMALL_HEIGHT), *lines, "</svg>"])
@@ -122,9 +123,9 @@ def _cursor(top: float, bottom: float) -> str:
 
 def _lines(series: Sequence[Series], x_scale: _Scale, y_scale: _Scale, most: int) -> list[str]:
     """Draw the series as at most ``most`` points each; the first one, the important one, last, on top."""
-    return [
-        _line(one, one.style if one.style >= 0 else i, x_scale, y_scale, most) for i, one in enumerate(series)
-    ][::-1]
+    styles = [one.style if one.style >= 0 else i for i, one in enumerate(series)]
+    drawn = [_line(one, style, x_scale, y_scale, most) for one, style in zip(series, styles, strict=True)]
+    return drawn[::-1]
 
 
 def _line(series: Series, style: int, x_scale: _Scale, y_scale: _Scale, most: int) -> str:

@@ -175,7 +175,8 @@ class RunLog:
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
-        scalars = {_group(event, k): v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        floats = {k: v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        scalars = {_group(event, k): v for k, v in floats.items()}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():
