@@ -320,7 +320,8 @@ def write_results(
         write_atomic(options.json, json.dumps(document, indent=1) + "\n")
     if options.report:
         classes = scored.manifest.classes
-        page = write_evaluation(options.report, scored.matrix, shown, keys, classes, scored.record(), config)
+        about = (classes, scored.record(), config, scored.manifest.name)
+        page = write_evaluation(options.report, scored.matrix, shown, keys, *about)
         console.print(f"the report is {page}", highlight=False, soft_wrap=True)
 
 

@@ -39,17 +39,20 @@ def names(one: Run, other: Run, folders: tuple[Path, Path]) -> list[str]:
 def comparison_page(one: Run, other: Run, names: Sequence[str]) -> str:
     """Return the page about two runs."""
     runs, abouts = (one, other), [about(run) for run in (one, other)]
+    classes = class_rows(one, other)
     states = [known.text if (known := state(run)) else "an evaluation alone" for run in runs]
     return render(
         "compare.html",
         names=list(names),
         title=" and ".join(names),
         warnings=list(warnings(one, other)),
+        signed=signed,
         facts=list(fact_rows(one, other)),
         about=[("state", states), *((name, [each[name] for each in abouts]) for name in abouts[0])],
         figures=overlaid_figures(dict(zip(names, runs, strict=True))),
         class_charts=class_charts(runs),
-        classes=class_rows(one, other),
+        classes=classes,
+        widest=max((abs(row.difference) for row in classes if math.isfinite(row.difference)), default=0) or 1,
         mean=ValueRow("", (128, 128, 128), [number(run.best, "miou") for run in runs]),
         slides=pairs_of(one, other),
         colors=colors(one, other),
@@ -102,8 +105,14 @@ def _label(fact: Fact) -> str:
 
 def _difference(a: float, b: float, fact: Fact) -> str:
     if fact.kind == "share":
-        return f"{100 * (b - a):+.2f} points" if math.isfinite(b - a) else "–"
-    return f"{100 * (b / a - 1):+.0f} %" if a and math.isfinite(b / a) else "–"
+        return f"{signed('%.2f', 100 * (b - a))} points" if math.isfinite(b - a) else "–"
+    return f"{signed('%.0f', 100 * (b / a - 1))} %" if a and math.isfinite(b / a) else "–"
+
+
+def signed(form: str, value: float) -> str:
+    """Format a difference with its sign; one that rounds to 0 has none."""
+    text = form % abs(value)
+    return text if not float(text) else f"{'-' if value < 0 else '+'}{text}"
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,7 @@ def test_a_study_of_single_evaluations_is_a_forest_plot(found: StudyResults, tmp
     assert seed_differences(single, "ema-off") == pytest.approx([-2, -2, -2])
     plot_studies(WHERE, [single], tmp_path / "x.svg")
     text = (tmp_path / "x.svg").read_text()
-    for said in ("31.0 ± 1.0 % mIoU, 3 seeds", "-2.0 (-2.0 to -2.0), 3 seeds", "-16.0, 2 seeds", "above or below the base"):
+    for said in ("31.0 ± 1.0 % mIoU, 3 seeds", "-2.0 (-2.0 to -2.0), 3 seeds", "-16.0, 2 seeds", "below the base"):
         assert said in text
     assert "minutes" not in text
     plot_studies(WHERE, [single, found], tmp_path / "both.svg")

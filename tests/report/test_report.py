@@ -92,9 +92,7 @@ def test_the_header_says_what_the_run_is(run_folder: Path) -> None:
     write(run_folder, "environment", environment)
     text = page_of(run_folder).text
     assert "street finished: 20 epochs data set CamVid-11 network deeplabv3_resnet50, from scratch" in text
-    assert (
-        "recipe camvid, 3 settings changed started 2026-11-30 16:10 UTC commit 012345678 (changed)" in text
-    )
+    assert "recipe camvid, 3 settings changed started 2026-11-30 16:10 UTC commit 012345678 (changed)" in text
     assert "machine 8 × NVIDIA H200" in text
     top = text.index("Settings that differ from the recipe camvid")
     assert "setting this run recipe seed 3 0 optim.epochs 20 600 optim.dice 0.5 0.0" in text[top:]
@@ -178,7 +176,8 @@ def test_one_evaluation_without_training_is_no_curve(run_folder: Path) -> None:
     page = page_of(run_folder)
     assert page.tags.count("svg") == 0
     assert "50.00 %" in page.text
-    assert "best" not in page.text
+    assert "best mIoU" not in page.text
+    assert "best evaluation" not in page.text
 
 
 def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
@@ -187,7 +186,9 @@ def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
     write_lines(run_folder, [eval_line(10, 0.5, **line)])
     folder = run_folder.rename(run_folder.parent / "evaluated")
     text = page_of(folder).text
-    assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val mIoU 50.00 %")
+    assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val data set")
+    assert "mIoU 50.00 %" in text
+    assert "finished" not in text
     assert "images 4 of 12 of val, windows of 40×48" in text
     assert "evaluated" not in text
     write_lines(folder, [eval_line(10, 0.5, **{**line, "images": 12, "views": []})])

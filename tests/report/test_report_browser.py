@@ -186,10 +186,10 @@ def test_the_classes_share_a_cursor(page: Any) -> None:
     assert values[1] == f"{100 * 7 / 19:.2f} %"
     group.focus()
     page.keyboard.press("ArrowLeft")
-    assert page.locator(".moment").text_content() == "On the right the value at epoch 20."
+    assert page.locator(".moment").text_content() == "Numbers are those of epoch 20."
     assert group.locator("output").nth(1).text_content() == "36.84 %"
     page.keyboard.press("Tab")
-    assert page.locator(".moment").text_content() == "On the right the last value."
+    assert page.locator(".moment").text_content() == "Numbers are the last values."
     assert [text.strip() for text in group.locator("output").all_text_contents()] == values
 
 

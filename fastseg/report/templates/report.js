@@ -149,7 +149,7 @@
         value.textContent = at === null ? last[i][j] : here ? `${Number(here.y).toFixed(2)} %` : "–";
       }));
       const known = found.flat()[0];
-      moment.textContent = known ? `On the right the value at epoch ${known.x}.` : moment.dataset.last;
+      moment.textContent = known ? `Numbers are those of epoch ${known.x}.` : moment.dataset.last;
     });
   }
 
