@@ -172,7 +172,7 @@ def _forest(axis: "Axes", found: "StudyResults") -> None:
     for line, variant in enumerate(variants):
         if change := found.difference(variant):
             seeds, sure = seed_differences(found, variant), change.verdict in ("better", "worse")
-            axis.plot(seeds, [line] * len(seeds), ".", color=THEIRS, ms=6, zorder=1)
+            axis.plot(seeds, [line + 0.22] * len(seeds), ".", color=THEIRS, ms=6, zorder=1)
             axis.plot([100 * change.low, 100 * change.high], [line, line], color=INK, lw=1.6, zorder=2)  # NaN: nothing
             axis.plot(100 * change.mean, line, "o", color=INK, mfc=INK if sure else "white", ms=7, zorder=3)
         beside: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}

@@ -47,8 +47,10 @@ class FirstFrames(Metric):
             if rank >= self._kept[rival][0]:
                 return
             del self._kept[rival]
-        arrays = (tensor.cpu().numpy().copy() for tensor in (frame.image, frame.label, frame.prediction))
-        self._kept[scene] = rank, Sample(score, index, *arrays)
+        image, label, prediction = (
+            tensor.cpu().numpy().copy() for tensor in (frame.image, frame.label, frame.prediction)
+        )
+        self._kept[scene] = rank, Sample(score, index, image, label, prediction)
 
     def compute(self) -> list[Sample]:
         """Return the first of all ranks in order, on the first rank; only those are sent: frames are large."""

@@ -229,6 +229,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _part(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
     part = tree.get(name)
     return part if isinstance(part, dict) else {}
