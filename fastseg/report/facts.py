@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from fastseg.recipes import RECIPES, recipe_in
+from fastseg.recipes import DEFAULT, RECIPES, recipe_in
 from fastseg.report.charts import compact
 from fastseg.report.run_folder import Line, Run, number, position
 
@@ -18,6 +18,8 @@ TRAINERS = ("train.py", "fastseg-train")
 """Commands whose flags name a recipe."""
 ABOUT_PLACES = ("name", "runs", "shards", "resume")
 """Settings that every run changes, and that say nothing of how it was trained."""
+ENOUGH_SETTINGS = 20
+"""Known settings with which a recipe can be recognized."""
 
 
 def percent(share: float) -> str:
@@ -158,6 +160,9 @@ def state(run: Run) -> State | None:
     if done >= planned - 1e-6:
         return State(True, f"finished: {compact(planned)} epochs")
     of = f" of {compact(planned)}" if math.isfinite(planned) else ""
+    since_best = len(run.evaluations) - 1 - run.evaluations.index(run.best) if run.best else 0
+    if since_best >= number(run.config, "patience", math.inf):
+        return State(True, f"ended at epoch {compact(done)}{of}: no better for {since_best} evaluations")
     return State(False, f"not finished: epoch {compact(done)}{of}")
 
 
@@ -166,13 +171,13 @@ def about(run: Run) -> dict[str, str]:
     model, environment = _part(run.config, "model"), run.environment
     weights = str(model.get("weights", ""))
     start = {"": "", "none": ", from scratch"}.get(weights, f", from {Path(weights).name} weights")
-    recipe = recipe_of(run)
-    changed = len(changed_settings(run))
-    changes = f", {changed} setting{'s' * (changed != 1)} changed" if recipe in RECIPES and changed else ""
+    recipe, changed = recipe_of(run), len(changed_settings(run))
+    closest = "closest to " if recipe.name and not recipe.said else ""
+    changes = f", {changed} setting{'s' * (changed != 1)} changed" if changed else ""
     known = {
         "data set": environment.get("dataset") or Path(str(run.config.get("shards", ""))).name,
         "network": f"{model.get('arch', '')}{start}" if model.get("arch") else "",
-        "recipe": f"{recipe}{changes}",
+        "recipe": f"{closest}{recipe.name}{changes}",
         "started": environment.get("started", ""),
         "commit": short_commit(str(environment.get("commit", ""))),
         "machine": machine(environment),
@@ -194,23 +199,38 @@ def machine(environment: Mapping[str, str]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def recipe_of(run: Run) -> str:
-    """Return the recipe that a run says, or its command line names; empty if neither does."""
+class Recipe(NamedTuple):
+    """The recipe of a run."""
+
+    name: str
+    """Empty if unknown."""
+    said: bool
+    """Whether the run or its command line names it; else it is the one with the fewest other settings."""
+
+
+def recipe_of(run: Run) -> Recipe:
+    """Return the recipe that a run says, or its command line names, or else that its settings are closest to."""
     try:
         words = shlex.split(str(run.environment.get("command", "")))
     except ValueError:
         words = []
     trained = any(Path(word).name in TRAINERS for word in words[:2])
-    return str(run.environment.get("recipe", "")) or (recipe_in(words) if trained else "")
+    if name := str(run.environment.get("recipe", "")) or (recipe_in(words) if trained else ""):
+        return Recipe(name, said=True)
+    known = set(dict(flatten(run.config)))
+    if len(known & set(dict(flatten(RECIPES[DEFAULT]().to_dict())))) < ENOUGH_SETTINGS:
+        return Recipe("", said=False)
+    return Recipe(min(RECIPES, key=lambda name: len(_changed(run, name))), said=False)
 
 
 def changed_settings(run: Run) -> list[tuple[str, str, str]]:
     """Return the settings that differ from the recipe: name, value, the recipe's; none if that is unknown."""
-    recipe = RECIPES.get(recipe_of(run))
-    if not recipe or not run.config:
-        return []
-    found = differing(run.config, recipe().to_dict())
-    return [row for row in found if row[0] not in ABOUT_PLACES]
+    name = recipe_of(run).name
+    return _changed(run, name) if name in RECIPES and run.config else []
+
+
+def _changed(run: Run, recipe: str) -> list[tuple[str, str, str]]:
+    return [row for row in differing(run.config, RECIPES[recipe]().to_dict()) if row[0] not in ABOUT_PLACES]
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, str, str]]:

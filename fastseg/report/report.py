@@ -121,7 +121,7 @@ def report_page(run: Run) -> str:
         never=never_predicted(run),
         confusion=confusion_of(run),
         gallery=gallery_of(run.gallery),
-        recipe=recipe_of(run),
+        recipe=recipe_of(run).name,
         changed=changed_settings(run),
         config=list(flatten(run.config)),
     )

@@ -14,6 +14,8 @@ from fastseg.report.gallery import FOLDER, INDEX, LAYERS
 
 Line = dict[str, Any]
 """One record of metrics.jsonl."""
+SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
+"""Numbers of metrics.jsonl that are of machines rather than of learning."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ def _read_gallery(folder: Path) -> list[Shown]:
         there = {name: file for name, file in layers.items() if file.is_file()}
         frames.append(Shown(key, kind, number(entry, "iou"), (width, height), worst, there))
     return frames
+
+
+def scalar_name(event: str, key: str) -> str:
+    """Return the name of a record's number at TensorBoard and trackers: train/loss, speed/tflops, val/miou."""
+    return f"{'speed' if key in SPEED else 'val' if event == 'eval' else event}/{key}"
 
 
 def position(line: Line) -> float:

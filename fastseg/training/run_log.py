@@ -27,13 +27,12 @@ from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
+from fastseg.report.run_folder import scalar_name
 from fastseg.training.profiler import Table
 from fastseg.training.trackers import open_tracking
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
-SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
-"""Numbers of machines rather than of learning."""
 SAME_EPOCH = 1e-6
 """Largest difference of two epochs that are the same but for rounding."""
 SPEED_PERIOD = 3600.0
@@ -176,19 +175,14 @@ class RunLog:
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
         floats = {k: v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
-        scalars = {_group(event, k): v for k, v in floats.items()}
+        scalars = {scalar_name(event, k): v for k, v in floats.items()}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():
                 self._board.add_scalar(name, value, step)
         if self._tracking:
-            numbers = {_group(event, k): v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
+            numbers = {scalar_name(event, k): v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
             self._tracking.log(step, numbers | ious)
-
-
-def _group(event: str, key: str) -> str:
-    """Return a number's name at TensorBoard and trackers: train/loss, speed/tflops, val/miou."""
-    return f"{'speed' if key in SPEED else 'val' if event == 'eval' else event}/{key}"
 
 
 def _lines_until(path: Path, epoch: float) -> list[str]:

@@ -15,6 +15,7 @@ from fastseg.report.facts import duration, energy
 from fastseg.report.gallery import write_gallery
 from fastseg.report.pictures import MATRIX_CLASSES
 from fastseg.report.report import write_report
+from fastseg.report.run_folder import started
 from report_pages import CLASSES, Page, eval_line, frame, train_line, write, write_lines
 
 
@@ -100,6 +101,15 @@ def test_the_header_says_what_the_run_is(run_folder: Path) -> None:
     config["optim"]["epochs"] = 20.5
     write(run_folder, "config", config)
     assert "not finished: epoch 20 of 20.5" in page_of(run_folder).text
+    write(run_folder, "config", config | {"patience": 1})
+    assert "ended at epoch 20 of 20.5: no better for 1 evaluations" in page_of(run_folder).text
+
+
+def test_a_resumed_run_keeps_its_start(run_folder: Path) -> None:
+    write(run_folder, "environment", {"started": "2026-11-30 16:10 UTC"})
+    assert started(run_folder, resumed=True) == "2026-11-30 16:10 UTC"
+    now = started(run_folder, resumed=False)
+    assert now > "2026-11-30 16:10 UTC" or now.endswith(" UTC")
 
 
 @pytest.mark.parametrize("command", ["", "python my_script.py --recipe demo", "'unbalanced"])
@@ -113,6 +123,10 @@ def test_a_run_from_python_with_a_network_of_its_own(run_folder: Path, command: 
     assert "differ from the recipe" not in text
     write(run_folder, "config", {"model": "mine", "optim": None})
     assert "network not known" in page_of(run_folder).text
+    write(run_folder, "config", camvid().to_dict() | {"seed": 7})
+    text = page_of(run_folder).text
+    assert "recipe closest to camvid, 1 setting changed" in text
+    assert "Settings that differ from the recipe camvid setting this run recipe seed 7 0" in text
     write(run_folder, "environment", {"recipe": "demo"})
     assert "Settings that differ from the recipe demo" in page_of(run_folder).text
 
