@@ -99,7 +99,8 @@ def report(page: Path) -> Image.Image:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         left = _screenshot(browser, page, "h1", {"viewport": DESKTOP, "color_scheme": "light"})
-        phone = {"viewport": PHONE, "color_scheme": "dark", "device_scale_factor": DESKTOP["height"] / PHONE["height"]}
+        scale = DESKTOP["height"] / PHONE["height"]
+        phone = {"viewport": PHONE, "color_scheme": "dark", "has_touch": True, "device_scale_factor": scale}
         right = _screenshot(browser, page, "#frames", phone)
         browser.close()
     height = min(left.height, right.height)
@@ -119,6 +120,8 @@ def _screenshot(browser: Any, page: Path, top: str, context: dict[str, Any]) -> 
     tab = browser.new_context(**context).new_page()
     tab.goto(page.resolve().as_uri())
     tab.locator(top).first.evaluate("e => scrollTo(0, e.getBoundingClientRect().top + scrollY - 12)")
+    if not context.get("has_touch"):
+        tab.locator(".plot svg").first.hover()  # its numbers appear at the cursor
     return Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
 
 

@@ -74,6 +74,7 @@ def _figure(path: Path, heights: Sequence[float], height: float, title: str, leg
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
+    style["svg.hashsalt"] = "fastseg"  # the same results give the same bytes
     with pyplot.rc_context(style):
         layout = ConstrainedLayoutEngine(h_pad=0.1)
         figure, axes = pyplot.subplots(
@@ -83,7 +84,8 @@ def _figure(path: Path, heights: Sequence[float], height: float, title: str, leg
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.supxlabel(legend, x=0.01, ha="left", fontsize=8.5, color=FAINT)
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white")
+            undated: Any = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white", **undated)
         pyplot.close(figure)
 
 
