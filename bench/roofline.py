@@ -26,7 +26,7 @@ from bench.runner.results import write_json
 from bench.stages.steps import loss_network
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 from fastseg.training.flops import datasheet_peak, run_flops
 
 LAUNCH = 2.5e-6

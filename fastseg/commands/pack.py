@@ -1,6 +1,5 @@
 """Pack Cityscapes, or your own images and masks, into tar shards for training: ``fastseg-pack``."""
 
-import re
 import sys
 import textwrap
 import time
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from fastseg.cli_help import WIDTH, Setting, command_name, field_docs, help_lines, listed, settings, shown_as
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
+from fastseg.interface.packing import default_folder, slug
 from fastseg.packing.check import Problem
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
@@ -157,7 +157,7 @@ def _pack(options: Options) -> None:
     print(_recognized(source))
     for sentence in source.warnings():
         print(f"warning: {one_line(sentence)}", file=sys.stderr)
-    out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
+    out = Path(options.out) if options.out else default_folder(source)
     start, counts = time.monotonic(), list[int]()
     with show_progress(f"packing into {out}", "frames") as show:
 
@@ -210,7 +210,7 @@ def _preview(options: Options) -> None:
             options.pack.reading.mask_values,
         )
         found = preview(source, options.pack.reading, worker_count(options.workers), show)
-    page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
+    page = Path("runs") / "preview" / f"{slug(source.table.name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
     print(_recognized(source))
@@ -303,7 +303,3 @@ def _class_table(manifest: Manifest) -> Table:
     for index, name in enumerate([*(entry.name for entry in manifest.classes), "(ignored)"]):
         table.add_row(name, *(f"{100 * pixels[index] / sum(pixels):.2f}" for pixels in labeled.values()))
     return table
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "custom"

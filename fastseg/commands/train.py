@@ -1,6 +1,5 @@
 """Train DeepLabv3 on packed shards: ``torchrun fastseg/train.py --gpus 8``."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ import tyro
 from fastseg.cli_help import Setting, cut, first_sentence, help_lines, listed, settings
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.files import check_writable
-from fastseg.recipes import DEFAULT, RECIPES, recipe_in
-from fastseg.shards.manifest import read_manifest
-from fastseg.shards.set_warnings import refuse_unlearnable
+from fastseg.interface.training import checked_manifest
+from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 
 OFTEN = (
     *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
@@ -101,11 +98,7 @@ def main() -> None:
 
 def _main() -> None:
     launch, config = parse(sys.argv[1:])
-    if os.environ.get("RANK", "0") == "0":  # only the first rank writes there
-        check_writable(config.runs, "--runs")
-        check_writable(config.folder, "--name")
-    manifest = read_manifest(config.shards)
-    refuse_unlearnable(manifest, config.train_split)
+    manifest = checked_manifest(config)
     # torch takes seconds to import: --help and wrong flags are answered before.
     from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.training.run import check, train

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from fastseg.recipes import DEFAULT, RECIPES, recipe_in
+from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 from fastseg.report.charts import compact
 from fastseg.report.run_folder import Line, Run, number, position
 

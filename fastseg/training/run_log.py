@@ -6,8 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,14 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.errors import disk_full
-from fastseg.evaluation.evaluator import EvaluationStats
-from fastseg.evaluation.metrics import Sample
-from fastseg.evaluation.scores import Score, percent
+from fastseg.evaluation.scores import percent
 from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
 from fastseg.report.run_folder import scalar_name
+from fastseg.training.callbacks import Callback, StepEvaluation
 from fastseg.training.profiler import Table
-from fastseg.training.trackers import open_tracking
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
@@ -39,7 +36,7 @@ SPEED_PERIOD = 3600.0
 """Seconds over which to estimate the time left; rich's own 30 may not hold two lines of slow steps."""
 
 
-class RunLog:
+class RunLog(Callback):
     """The first rank's record of a run; the other ranks have none. Close it, or use it in ``with``."""
 
     def __init__(
@@ -48,7 +45,6 @@ class RunLog:
         documents: dict[str, Any],
         step: int,
         total: int,
-        tracker: str = "none",
         each: str = "",
         epoch: float = 0.0,
     ) -> None:
@@ -57,8 +53,7 @@ class RunLog:
         ``epoch``: up to which metrics.jsonl is kept, the checkpoint's. Steps are counted anew with another batch or
         number of ranks; epochs are not.
 
-        ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: unit of the images per second,
-        such as `` per GPU`` if there may be several.
+        ``each``: unit of the images per second, such as `` per GPU`` if there may be several.
         """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
@@ -74,7 +69,6 @@ class RunLog:
             renumbered = any(json.loads(line)["step"] > step for line in before)
             self._board = SummaryWriter(str(folder / BOARD), purge_step=None if renumbered else step + 1)
         self._console = Console(stderr=True)
-        self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -106,8 +100,10 @@ class RunLog:
             shown.add_row(*map(Text, row))
         self._console.print(shown)
 
-    def train(self, step: int, **values: float) -> None:
-        """Record the numbers of a window of steps that ended with ``step``."""
+    def on_log(self, record: Mapping[str, float]) -> None:
+        """Record the numbers of a window of steps that ended with the step ``record["step"]``."""
+        values = dict(record)
+        step = int(values.pop("step"))
         self._record("train", step, values)
         mfu = f" ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else ""
         facts = (
@@ -121,9 +117,18 @@ class RunLog:
             eta = "" if left is None else f" · {left / 60:.0f} min left"
             self.say(f"step {step}/{self._progress.tasks[0].total:.0f} · epoch {values['epoch']:.1f} · {facts}{eta}")
 
-    def evaluated(self, step: int, scores: dict[str, Any], **values: Any) -> None:
-        """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.scores.Score.to_json`."""
-        self._record("eval", step, {**scores, **values})
+    def on_evaluation(self, evaluation: StepEvaluation) -> None:
+        """Record an evaluation in the run's folder, and say its score."""
+        step, classes, result = evaluation.step, evaluation.classes, evaluation.result
+        self._record("eval", step, evaluation.record())
+        self.confusion(evaluation.matrix, classes, step)
+        keys = [evaluation.keys[sample.index] for sample in evaluation.frames]
+        self.frames(evaluation.frames, keys, classes, step)
+        left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
+        self.say(
+            f"epoch {evaluation.epoch:.1f}: mIoU {percent(evaluation.scores.miou)} % on {result.images} images"
+            f"{left_out}{', the best so far' if evaluation.best else ''} ({result.images_per_second:.1f} images/s)"
+        )
 
     def frames(
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
@@ -152,22 +157,20 @@ class RunLog:
         with naming(self._folder / BOARD):
             self._board.add_image("confusion/matrix", matrix_picture(matrix, classes), step, dataformats="HWC")
 
-    def close(self, finished: bool = True) -> None:
-        """Flush everything and restore the terminal; ``finished`` says whether the training reached its end."""
+    def close(self) -> None:
+        """Flush everything and restore the terminal."""
         if self._interactive:
             self._progress.stop()
         with naming(self._folder / BOARD):
             self._board.close()
         with naming(self._folder / METRICS):
             self._file.close()
-        if self._tracking:
-            self._tracking.close(finished)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(finished=kind is None)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
         line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
@@ -180,9 +183,6 @@ class RunLog:
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():
                 self._board.add_scalar(name, value, step)
-        if self._tracking:
-            numbers = {scalar_name(event, k): v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
-            self._tracking.log(step, numbers | ious)
 
 
 def _lines_until(path: Path, epoch: float) -> list[str]:
@@ -208,48 +208,3 @@ def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
     """Replace numbers that are not finite by None, because JSON has no NaN."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-
-
-@dataclass(frozen=True)
-class StepEvaluation:
-    """An evaluation in the course of a run."""
-
-    step: int
-    epoch: float
-    weights: str
-    """``ema`` or ``model``, whichever were evaluated."""
-    result: EvaluationStats
-    matrix: NDArray[np.int64]
-    """C×C pixels, rows the truth."""
-    scores: Score
-    best: bool
-    """Whether all earlier scores of the run are lower."""
-    frames: Sequence[Sample]
-    """Those that the report shows."""
-    keys: Sequence[str]
-    """Of the split's frames, by their index."""
-    joules: float
-    """Energy of all ranks' GPUs since the evaluation before, or since the start; NaN if unknown."""
-    classes: Sequence[SegmentationClass]
-
-
-def record_evaluation(log: RunLog, found: StepEvaluation) -> None:
-    """Write an evaluation to the run's folder, and say its score."""
-    step, result, classes = found.step, found.result, found.classes
-    log.evaluated(
-        step,
-        found.scores.to_json(),
-        epoch=found.epoch,
-        images=result.images,
-        corrupt_samples=result.corrupt_samples,
-        images_per_second=result.images_per_second,
-        weights=found.weights,
-        **({"joules": found.joules} if math.isfinite(found.joules) else {}),
-    )
-    log.confusion(found.matrix, classes, step)
-    log.frames(found.frames, [found.keys[sample.index] for sample in found.frames], classes, step)
-    left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
-    log.say(
-        f"epoch {found.epoch:.1f}: mIoU {percent(found.scores.miou)} % on {result.images} images{left_out}"
-        f"{', the best so far' if found.best else ''} ({result.images_per_second:.1f} images/s)"
-    )

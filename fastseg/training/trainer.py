@@ -13,7 +13,15 @@ import torch
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.device import AsyncMetrics, autocast, gpu_joules
-from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks, raise_on_first, sum_over_ranks
+from fastseg.distributed.ranks import (
+    Ranks,
+    barrier,
+    count_corrupt,
+    gather_states,
+    mean_over_ranks,
+    raise_on_first,
+    sum_over_ranks,
+)
 from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
@@ -23,11 +31,12 @@ from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
+from fastseg.training.callbacks import Callback, Callbacks, Step, StepEvaluation
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
 from fastseg.training.optim import lr_at, peak_lr, total_steps
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
-from fastseg.training.run_log import RunLog, StepEvaluation, record_evaluation
+from fastseg.training.run_log import RunLog
 from fastseg.training.state import RunState
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
@@ -47,7 +56,7 @@ def mean_metrics(steps: Sequence[StepMetrics]) -> StepMetrics:
 
 
 class Trainer:
-    """Train one run on one rank. Only the first rank has a ``log``."""
+    """Train one run on one rank. Only the first rank has a ``log``, and calls the ``callbacks``."""
 
     def __init__(
         self,
@@ -58,11 +67,13 @@ class Trainer:
         loaders: tuple[TrainLoader, EvalLoader],
         log: RunLog | None,
         profile: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = total_steps(config.optim, self.steps_per_epoch)
+        self.callbacks = Callbacks([log, *callbacks] if log else [])
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
         self.async_metrics = AsyncMetrics[int](ranks.device)
         self.metrics: list[StepMetrics] = []
@@ -79,18 +90,27 @@ class Trainer:
         self.profiler: StepProfiler | None = None
 
     def fit(self) -> None:
-        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130."""
+        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130; at a callback's wish save."""
         state = self.state
         if state.eval_pending:
             self.checkpoint_and_eval()
         while state.step < self.total and not self.stop:
             self.advance()
         if self.stop:
-            again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
-            self.say(f"stopped at step {state.step} of {self.total}; {again} resumes from there")
-            sys.exit(self.stopping.exit_code)
+            self.say_stopped()
         if self.log:
-            self.say(f"finished; the report is {write_report(self.config.folder)}")
+            self.say(f"{'' if self.stop else 'finished; '}the report is {write_report(self.config.folder)}")
+
+    def say_stopped(self) -> None:
+        """Say why the run stopped before its end; after a signal to any rank, exit with its code on all ranks."""
+        signals = [state["signal"] for state in gather_states({"signal": self.stopping.signal}) if state["signal"]]
+        at = f"stopped at step {self.state.step} of {self.total}"
+        if not signals:
+            self.say(f"{at}: {self.stopping.reason}")
+            return
+        again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
+        self.say(f"{at}; {again} resumes from there")
+        sys.exit(128 + signals[0])
 
     def advance(self) -> None:
         """Do one step, and the evaluation and checkpoint that are due after it."""
@@ -135,6 +155,9 @@ class Trainer:
             state.eval_pending = self.stop = improved is None
         self.save(own, keep=bool(improved))
         state.set_statistics(own)
+        if state.step < self.total:  # callbacks may have asked: the run ends with what was saved and evaluated
+            asked = gather_states({"asked": self.stopping.asked})
+            self.stop = self.stop or any(rank["asked"] for rank in asked)
         self.clock.restart()
 
     @contextmanager
@@ -184,6 +207,9 @@ class Trainer:
             said = f"{measured}; the weights were left as they were: {cure}and resume from the last checkpoint"
             raise_on_first(UserError(f"at step {step} {said}"))
         self.metrics.append(found)
+        main, aux, rate = found.main_loss, found.aux_loss, self.lr(step - 1)
+        done = Step(step, step / self.steps_per_epoch, loss, main, aux, norm, rate)
+        self.stopping.ask(self.callbacks.on_step(done))
         if step % self.config.log_every == 0 or step == self.total:
             self.finish_window(step)
         self.stop = self.stop or found.stops > 0
@@ -195,22 +221,22 @@ class Trainer:
         window = self.clock.snapshot()
         tflops = self.flops * window.steps / window.seconds / 1e12
         bad = count_corrupt(self.loader.corrupt_samples(), self.config.max_corrupt_samples)
-        if self.log:
-            self.log.train(
-                step,
-                epoch=step / self.steps_per_epoch,
-                loss=mean.loss,
-                loss_out=mean.main_loss,
-                loss_aux=mean.aux_loss,
-                gradient_norm=mean.gradient_norm,
-                lr=self.lr(step - 1),
-                images_per_second_per_gpu=window.steps * self.config.data.batch / window.seconds,
-                tflops=tflops,
-                **({"mfu": tflops / self.peak} if self.peak else {}),
-                waiting=window.waiting,
-                corrupt_samples=bad,
-                memory=peak_memory(self.ranks.device),
-            )
+        record = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "loss": mean.loss,
+            "loss_out": mean.main_loss,
+            "loss_aux": mean.aux_loss,
+            "gradient_norm": mean.gradient_norm,
+            "lr": self.lr(step - 1),
+            "images_per_second_per_gpu": window.steps * self.config.data.batch / window.seconds,
+            "tflops": tflops,
+            **({"mfu": tflops / self.peak} if self.peak else {}),
+            "waiting": window.waiting,
+            "corrupt_samples": bad,
+            "memory": peak_memory(self.ranks.device),
+        }
+        self.stopping.ask(self.callbacks.on_log(record))
 
     def evaluate(self) -> bool | None:
         """Score the averaged weights (or the trained ones) on the evaluation split.
@@ -237,6 +263,7 @@ class Trainer:
         # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
         improved = scores.miou > self.state.best or self.state.best == -math.inf
         self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known
+        self.state.since_best = 0 if improved else self.state.since_best + 1
         if self.log:
             evaluation = StepEvaluation(
                 step=self.state.step,
@@ -246,12 +273,13 @@ class Trainer:
                 matrix=matrix,
                 scores=scores,
                 best=improved,
+                since_best=self.state.since_best,
                 frames=shown,
                 keys=keys,
                 joules=joules,
                 classes=classes,
             )
-            record_evaluation(self.log, evaluation)
+            self.stopping.ask(self.callbacks.on_evaluation(evaluation))
         return improved
 
     def energy(self) -> float:
@@ -295,6 +323,7 @@ class Trainer:
                 checkpoint.keep(folder / "best.pt", folder / "last.pt")
             else:
                 checkpoint.save(folder / "last.pt", document)
+            self.stopping.ask(self.callbacks.on_checkpoint(folder / ("best.pt" if keep else "last.pt")))
         self.saved = self.state.step
         barrier()
 

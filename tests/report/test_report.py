@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.recipes import camvid
+from fastseg.recipe_table import camvid
 from fastseg.report.charts import MAX_POINTS, SMALL_POINTS, Series, compact, line_chart, small_chart, ticks
 from fastseg.report.facts import duration, energy
 from fastseg.report.gallery import write_gallery

@@ -1,6 +1,7 @@
 """Named settings. A recipe's docstring says what to expect, and where that was measured or published."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 
@@ -107,6 +108,8 @@ def demo() -> Config:
 
 
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (cityscapes, notebook, camvid, demo)}
+recipes: Mapping[str, Callable[[], Config]] = MappingProxyType(RECIPES)
+"""``fastseg.recipes``: by name a function that returns the settings; its docstring says what to expect."""
 
 DEFAULT = "cityscapes"
 
