@@ -5,12 +5,13 @@
 # make faults    counts what was done to real processes and files, and survived, into the README
 # make soak      the same ten times as often
 # make demo      scenes → shards → training → scores → runs/demo/report.html
+# make pictures  the documents' pictures, from the demo and the results (needs a browser)
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers
 
-.PHONY: install test test-all lint docs faults soak bench demo clean
+.PHONY: install test test-all lint docs faults soak bench demo pictures clean
 
 install: $(INSTALLED)
 
@@ -63,6 +64,9 @@ demo: data/demo/done
 	$(BIN)/torchrun fastseg/train.py --gpus 1 --recipe demo
 	$(BIN)/fastseg-eval runs/demo/checkpoints/best.pt
 	@echo "the report: runs/demo/report.html"
+
+pictures: $(PEERS)
+	$(BIN)/python -m bench.docs.pictures
 
 clean:
 	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo

@@ -25,6 +25,7 @@ COMMANDS = (
     "fastseg/train.py",
     "fastseg-eval",
     "fastseg-predict",
+    "fastseg-report",
     "fastseg-export",
     "fastseg-inspect",
     "fastseg-doctor",

@@ -12,7 +12,7 @@ from fastseg.cli_help import Setting, cut, first_sentence, help_lines, listed, s
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
 from fastseg.interface.training import checked_manifest
-from fastseg.recipe_table import RECIPES
+from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 
 OFTEN = (
     *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
@@ -25,7 +25,7 @@ OFTEN = (
 class Launch:
     """Recipe, device and number of processes."""
 
-    recipe: str = "cityscapes"
+    recipe: str = DEFAULT
     """Named settings to start from; every other flag overrides one of its fields."""
     gpus: int | None = None
     """Processes on this machine, one per GPU or per share of the CPU. None: one per GPU. Under torchrun
@@ -53,7 +53,7 @@ class Command:
 
 def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
     """Parse the command line: the recipe's settings, overridden by the given flags."""
-    name = _recipe_name(arguments)
+    name = recipe_in(arguments)  # it provides all other defaults, so it has to be known before the rest is parsed
     if name not in RECIPES:
         raise UserError(f"--recipe is {name!r}; it must be one of: {', '.join(RECIPES)}")
     default = Command(Launch(recipe=name), RECIPES[name]())
@@ -94,16 +94,6 @@ def _part(row: Setting) -> str | None:
 def main() -> None:
     """Run the command ``fastseg-train``."""
     run_command(_main)
-
-
-def _recipe_name(arguments: Sequence[str]) -> str:
-    # The recipe provides all other defaults, so it has to be known before the rest is parsed.
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--recipe="):
-            return argument.removeprefix("--recipe=")
-        if argument == "--recipe" and i + 1 < len(arguments):
-            return arguments[i + 1]
-    return Launch().recipe
 
 
 def _main() -> None:

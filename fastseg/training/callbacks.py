@@ -1,5 +1,6 @@
 """Follow a training and end it early: the protocol of callbacks, several as one, and those of our own."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,9 +51,12 @@ class StepEvaluation:
     """Whether all earlier scores of the run are lower."""
     since_best: int
     """Evaluations since the best one; 0 if this is it."""
-    worst: Sequence[Sample]
+    frames: Sequence[Sample]
+    """Those that the report shows."""
     keys: Sequence[str]
     """Of the split's frames, by their index."""
+    joules: float
+    """Energy of all ranks' GPUs since the evaluation before, or since the start; NaN if unknown."""
     classes: Sequence[SegmentationClass]
 
     def record(self) -> dict[str, Any]:
@@ -64,6 +68,7 @@ class StepEvaluation:
             "corrupt_samples": self.result.corrupt_samples,
             "images_per_second": self.result.images_per_second,
             "weights": self.weights,
+            **({"joules": self.joules} if math.isfinite(self.joules) else {}),
         }
 
 

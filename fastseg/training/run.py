@@ -27,6 +27,7 @@ from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
 from fastseg.report.report import write_report
+from fastseg.report.run_folder import started
 from fastseg.shards.manifest import Manifest
 from fastseg.shards.set_warnings import nothing_to_score
 from fastseg.shards.verify_ranks import verify_shards
@@ -224,9 +225,11 @@ def open_log(
     decoder: DecoderChoice,
 ) -> Iterator[RunLog]:
     """Open the run's folder, new or resumed, and lock it against other runs."""
+    how = {"decoder": decoder.description, "step": state.train_step.network.description}
+    about = {"dataset": manifest.name, "started": started(config.folder, resumed=state.step > 0)}
     documents = {
         "config": config.to_dict(),
-        "environment": environment() | {"decoder": decoder.description, "step": state.train_step.network.description},
+        "environment": environment() | how | about,
         "classes": checkpoint.pack_classes(manifest.classes),
     }
     total = total_steps(config.optim, steps_per_epoch)

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
+from fastseg.report.run_folder import scalar_name
 from fastseg.training.callbacks import Callback, StepEvaluation
 from fastseg.training.profiler import Table
 
@@ -120,24 +122,30 @@ class RunLog(Callback):
         step, classes, result = evaluation.step, evaluation.classes, evaluation.result
         self._record("eval", step, evaluation.record())
         self.confusion(evaluation.matrix, classes, step)
-        keys = [evaluation.keys[sample.index] for sample in evaluation.worst]
-        self.worst(evaluation.worst, keys, classes, step)
+        keys = [evaluation.keys[sample.index] for sample in evaluation.frames]
+        self.frames(evaluation.frames, keys, classes, step)
         left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
         self.say(
             f"epoch {evaluation.epoch:.1f}: mIoU {percent(evaluation.scores.miou)} % on {result.images} images"
             f"{left_out}{', the best so far' if evaluation.best else ''} ({result.images_per_second:.1f} images/s)"
         )
 
-    def worst(
+    def frames(
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
-        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels."""
+        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels.
+
+        There a random frame has its key as name, since it is the same after every evaluation.
+        """
         with naming(self._folder / FOLDER):
             write_gallery(self._folder / FOLDER, frames, keys, classes)
-        for i, frame in enumerate(frames):
+        numbers: Counter[str] = Counter()
+        for frame, key in zip(frames, keys, strict=True):
+            numbers[frame.kind] += 1
+            name = key if frame.kind == "random" else numbers[frame.kind]
             picture = panel(frame.image, frame.label, frame.prediction, classes)
             with naming(self._folder / BOARD):
-                self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
+                self._board.add_image(f"{frame.kind} frames/{name}", picture, step, dataformats="HWC")
 
     def write(self, name: str, document: Any) -> None:
         """Write ``folder/NAME.json``."""
@@ -147,7 +155,7 @@ class RunLog(Callback):
         """Write confusion.json (C×C pixels, rows the truth), and a picture of it to TensorBoard."""
         self.write("confusion", {"matrix": matrix.tolist()})
         with naming(self._folder / BOARD):
-            self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+            self._board.add_image("confusion/matrix", matrix_picture(matrix, classes), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush everything and restore the terminal."""
@@ -169,7 +177,8 @@ class RunLog(Callback):
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
-        scalars = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        floats = {k: v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        scalars = {scalar_name(event, k): v for k, v in floats.items()}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
+from fastseg.report.run_folder import scalar_name
 from fastseg.training.callbacks import Callback, StepEvaluation
 
 PROJECT = "fastseg"
@@ -181,7 +182,7 @@ class Tracking(Callback):
 
     def _send(self, event: str, step: int, record: Mapping[str, Any], more: Mapping[str, float] | None = None) -> None:
         """Send those numbers of a record that are finite."""
-        values = {f"{event}/{k}": v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+        values = {scalar_name(event, k): v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
         values |= more or {}
         names = self._tracker.spell(values)  # of all names: one must not depend on which others have a score
         self._queue.put((step, {names[name]: float(v) for name, v in values.items() if math.isfinite(v)}))

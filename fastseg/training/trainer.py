@@ -12,11 +12,20 @@ import torch
 
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
-from fastseg.device import AsyncMetrics, autocast
-from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, gather_states, mean_over_ranks, raise_on_first
+from fastseg.device import AsyncMetrics, autocast, gpu_joules
+from fastseg.distributed.ranks import (
+    Ranks,
+    barrier,
+    count_corrupt,
+    gather_states,
+    mean_over_ranks,
+    raise_on_first,
+    sum_over_ranks,
+)
 from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
+from fastseg.evaluation.frames import ReportFrames
+from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.evaluation.scores import score
 from fastseg.model import checkpoint
 from fastseg.model.inference import predict
@@ -73,6 +82,8 @@ class Trainer:
         self.saved = state.step
         """The step of the last checkpoint."""
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
+        self.joules = gpu_joules(ranks.device)
+        """The GPU's counter at the last evaluation or at the start; NaN if unknown."""
         self.stop = False
         """Whether a rank was asked to stop; the same on all ranks."""
         self.profile_wanted, self.halfway = profile, (state.step + self.total) // 2
@@ -234,14 +245,15 @@ class Trainer:
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
-        confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
-        evaluated = EvaluatedModel(partial(predict, model), [confusion, worst_frames])
+        keys = self.eval_loader.sample_keys()
+        confusion, frames = ConfusionMatrix(len(classes), self.ranks.device), ReportFrames(keys)
+        evaluated = EvaluatedModel(partial(predict, model), [confusion, frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
         if result is None:
             return None
-        matrix, worst = confusion.compute(), worst_frames.compute()
-        scores = score(matrix, classes)
+        matrix, shown = confusion.compute(), frames.compute()
+        scores, joules = score(matrix, classes), self.energy()
         self.state.score = {
             "step": self.state.step,
             "split": self.config.eval_split,
@@ -262,12 +274,21 @@ class Trainer:
                 scores=scores,
                 best=improved,
                 since_best=self.state.since_best,
-                worst=worst,
-                keys=self.eval_loader.sample_keys(),
+                frames=shown,
+                keys=keys,
+                joules=joules,
                 classes=classes,
             )
             self.stopping.ask(self.callbacks.on_evaluation(evaluation))
         return improved
+
+    def energy(self) -> float:
+        """Return the energy of all ranks' GPUs since the last call or the start, J; NaN if unknown.
+
+        Every rank has to call.
+        """
+        before, self.joules = self.joules, gpu_joules(self.ranks.device)
+        return float(sum_over_ranks(torch.tensor(self.joules - before, device=self.ranks.device)))
 
     def start_profile(self) -> None:
         """Start a profile that is wanted once all frames are cached, or halfway through what is left of a short run."""

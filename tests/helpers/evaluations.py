@@ -24,8 +24,9 @@ def evaluation(step: int, ious: Mapping[str, float | None], epoch: float = 1.0, 
         "scores": Score(known, {}, known, 0.5),
         "best": True,
         "since_best": 0,
-        "worst": (),
+        "frames": (),
         "keys": (),
+        "joules": math.nan,
         "classes": tuple(SegmentationClass(name, (i, i, i)) for i, name in enumerate(known)),
     }
     return StepEvaluation(**values | changes)

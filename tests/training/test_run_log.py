@@ -44,7 +44,7 @@ def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
         log.on_log({"step": 10, **NUMBERS})
         log.on_log({"step": 20, **NUMBERS, "loss": math.nan})
         log.on_evaluation(
-            evaluation(20, {"road": 0.25, "bus": None}, worst=[SAMPLE], keys=["a"], matrix=MATRIX, classes=CLASSES)
+            evaluation(20, {"road": 0.25, "bus": None}, frames=[SAMPLE], keys=["a"], matrix=MATRIX, classes=CLASSES)
         )
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
     first, second, scores = records(tmp_path)
@@ -57,11 +57,11 @@ def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
         in capsys.readouterr().err
     )
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in board.Scalars("eval/miou")] == [0.25]
+    assert [event.value for event in board.Scalars("val/miou")] == [0.25]
     assert [event.step for event in board.Scalars("train/loss")][:1] == [10]
     assert board.Scalars("iou/road")[0].value == 0.25
-    assert len(board.Images("worst/0")) == 1
-    assert [image.step for image in board.Images("confusion")] == [20]
+    assert len(board.Images("worst frames/1")) == 1
+    assert [image.step for image in board.Images("confusion/matrix")] == [20]
     assert json.loads((tmp_path / "confusion.json").read_text())["matrix"] == MATRIX.tolist()
 
 
@@ -102,14 +102,14 @@ def test_a_run_resumed_with_a_larger_batch_keeps_its_history(tmp_path: Path) -> 
     evaluations = [(r["epoch"], r["miou"]) for r in records(tmp_path) if r["event"] == "eval"]
     assert evaluations == [(0.5, 0.1), (1.0, 0.2), (1.5, 0.5)]
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {event.value for event in board.Scalars("eval/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
+    assert {event.value for event in board.Scalars("val/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
 
 
 def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
     with RunLog(tmp_path, {}, 0, 10) as log:
         log.on_log({"step": 10, **NUMBERS})
-        log.worst([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
-        log.worst([SAMPLE], ["c"], CLASSES, 20)
+        log.frames([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
+        log.frames([SAMPLE], ["c"], CLASSES, 20)
     assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == [
         *("00_c.errors.png", "00_c.jpg", "00_c.prediction.png", "00_c.truth.png", "gallery.json")
     ]

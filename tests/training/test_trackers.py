@@ -68,7 +68,7 @@ def test_mlflow_holds_the_numbers_and_a_resumed_run_goes_on(store: Path, tmp_pat
     client, run = read_mlflow(store)
     assert (run.info.run_name, run.info.status) == ("street", "FINISHED")
     assert run.data.params == {"seed": "3", "optim.lr": "0.01"}
-    assert run.data.metrics["eval/miou"] == 0.625
+    assert run.data.metrics["val/miou"] == 0.625
     assert run.data.metrics["iou/traffic light"] == 0.5
     assert run.data.metrics["iou/a_b _ü_"] == 0.75
     assert "iou/bus" not in run.data.metrics
@@ -164,8 +164,8 @@ def test_wandb_offline_holds_the_numbers_and_a_resumed_run_goes_on(
     assert [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line] == [
         *((10, 1.5), (20, 1.5), (30, 0.5))
     ]
-    scores, _ = (line for line in lines if "eval/miou" in line)
-    assert (scores["eval/miou"], scores["iou/traffic light"]) == (0.625, 0.5)
+    scores, _ = (line for line in lines if "val/miou" in line)
+    assert (scores["val/miou"], scores["iou/traffic light"]) == (0.625, 0.5)
     assert "iou/bus" not in scores
 
 
