@@ -68,6 +68,8 @@ class Options:
     """Replace that file, and files in those folders."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
+    threads: Annotated[int | None, shown_as("N")] = None
+    """Decoding threads per GPU. Default: its share of all cores."""
     gpus: Annotated[int | None, shown_as("N")] = None
     """Processes, one per GPU or CPU share. Default: all GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -76,10 +78,12 @@ class Options:
     """JPEG decoder on a machine with a GPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
-    verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    verify_shards: bool = False
     """Compare files with their SHA-256 first."""
     max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Maximum damaged frames to leave out."""
+    quiet: bool = False
+    """Show no progress."""
 
     @property
     def alone(self) -> bool:
@@ -102,7 +106,7 @@ def check(options: Options) -> None:
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
             raise UserError(f"--{name} takes a single checkpoint; leave it out, or the other model")
-    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
+    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
@@ -242,7 +246,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
         manifest.split(options.split),
         batch=options.batch,
         device=ranks.device,
-        threads=cpu_threads(ranks.local_world),
+        threads=options.threads or cpu_threads(ranks.local_world),
         decoder=choice.processor,
         most=options.max_images,
     )

@@ -70,6 +70,10 @@ class Options:
     """Folder for contact_sheet.png and index.html. None: runs/inspect/NAME of the set."""
     overwrite: bool = False
     """Replace files of these names that fastseg-inspect did not write."""
+    threads: Annotated[int | None, _like_training("threads", "N")] = None
+    """CPU threads for decoding. None: one per core, 8 at most."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def main() -> None:
@@ -78,8 +82,10 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, augmentation="recipe", result="samples")
-    for name, value, most in (("samples", options.samples, 1_000_000), ("show", options.show, 200)):
+    options = parse(Options, augmentation="recipe", result="samples", speed="threads")
+    limits = {"samples": 1_000_000, "show": 200} | ({} if options.threads is None else {"threads": 1024})
+    for name, most in limits.items():
+        value = getattr(options, name)
         if not 1 <= value <= most:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")
     manifest = read_manifest(options.shards)
@@ -147,7 +153,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> None
             fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
             batch=min(config.data.batch, split.samples),  # also for a set of a few images
-            threads=min(cpu_threads(1), THREADS),
+            threads=options.threads or min(cpu_threads(1), THREADS),
             crops=options.samples,
             show=options.show,
             progress=progress,

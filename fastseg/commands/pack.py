@@ -25,7 +25,7 @@ from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.relabel import relabel, write_classes
 from fastseg.packing.sources import DataSet, FindOptions, open_source
 from fastseg.parallel import worker_count
-from fastseg.progress import show_progress
+from fastseg.progress import be_quiet, show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest
 from fastseg.shards.set_warnings import set_warnings
@@ -78,6 +78,8 @@ class Options:
     the set's train ids; if it does not exist, it is written for you to edit. Merges need a new folder, --out."""
     verify: bool = False
     """Compare every byte and pixel in OUT (s3:// too) with its manifest."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def one_screen() -> str:
@@ -89,7 +91,7 @@ def one_screen() -> str:
     stored = [*settings(options.pack.codec), *(row for row in settings(options.pack) if "." not in row.flag)]
     return "\n".join(
         [
-            "usage: fastseg-pack [SOURCE] [--FLAG VALUE ...], also python tools/make_shards.py\n",
+            f"usage: {command_name()} [SOURCE] [--FLAG VALUE ...]\n",
             *(getdoc(Options) or "").splitlines(),
             "",
             *textwrap.wrap(f"SOURCE: {field_docs(Options)['source']}", WIDTH),
@@ -124,6 +126,7 @@ def _main() -> None:
         print(one_screen())
         return
     options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,), compact_help=True)
+    be_quiet(options.quiet)
     _check(options)
     if options.verify:
         _verify(options.out or DEFAULT, options.workers)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastseg.config import Config, OptimConfig
+from fastseg.config import Config, Freeze, OptimConfig
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.step import LossNetwork
 
@@ -100,14 +100,16 @@ def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 
 @cache
-def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool) -> int:
+def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool, freeze: Freeze = "none") -> int:
     """Count the floating-point operations of forward and backward pass of one step (a multiply-add is two).
 
     Counts on meta tensors, which takes a second, by torch's rules for convolutions and products. Norms, activations and
     loss are left out, as in every MFU.
     """
     with torch.device("meta"):
-        network = LossNetwork(SegmentationNetwork(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux), OptimConfig())
+        model = SegmentationNetwork(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
+        model.freeze(freeze)
+        network = LossNetwork(model, OptimConfig())
         image = torch.empty(batch, *crop, 3, dtype=torch.uint8)
         label = torch.empty(batch, *crop, dtype=torch.uint8)
         with FlopCounterMode(display=False) as counter:
@@ -118,5 +120,6 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 
 def run_flops(config: Config, classes: int) -> int:
     """Return :func:`step_flops` for one rank of a run."""
-    data = config.data
-    return step_flops(config.model.arch, classes, data.batch, data.crop, config.aux_weight > 0)
+    data, model = config.data, config.model
+    once = step_flops(model.arch, classes, data.micro_batch, data.crop, config.aux_weight > 0, model.freeze)
+    return once * config.optim.accumulate

@@ -24,7 +24,7 @@ from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
-from fastseg.training.optim import lr_at, peak_lr, total_steps
+from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
 from fastseg.training.run_log import RunLog, StepEvaluation, record_evaluation
 from fastseg.training.state import RunState
@@ -87,6 +87,7 @@ class Trainer:
             self.say(f"stopped at step {state.step} of {self.total}; {again} resumes from there")
             sys.exit(self.stopping.exit_code)
         if self.log:
+            self.log.summarize(self.config.optim)
             self.say(f"finished; the report is {write_report(self.config.folder)}")
 
     def advance(self) -> None:
@@ -148,8 +149,8 @@ class Trainer:
 
     def lr(self, step: int) -> float:
         """Return the learning rate of step ``step`` (from 0)."""
-        optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
-        peak = peak_lr(optim, self.config.data.batch * self.ranks.world)
+        optim, warmup = self.config.optim, round(warmup_epochs(self.config.optim) * self.steps_per_epoch)
+        peak = peak_lr(optim, self.config.rank_batch * self.ranks.world)
         return lr_at(step, self.total, warmup, peak, optim)
 
     def is_due(self, epochs: float) -> bool:
@@ -171,6 +172,8 @@ class Trainer:
         found = StepMetrics(*numbers)
         loss, norm = found.loss, found.gradient_norm
         self.clock.stepped()
+        if self.log:
+            self.log.display.advance(step)
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
@@ -201,7 +204,7 @@ class Trainer:
                 loss_aux=mean.aux_loss,
                 gradient_norm=mean.gradient_norm,
                 lr=self.lr(step - 1),
-                images_per_second_per_gpu=window.steps * self.config.data.batch / window.seconds,
+                images_per_second_per_gpu=window.steps * self.config.rank_batch / window.seconds,
                 tflops=tflops,
                 **({"mfu": tflops / self.peak} if self.peak else {}),
                 waiting=window.waiting,
@@ -219,7 +222,10 @@ class Trainer:
         confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
         evaluated = EvaluatedModel(partial(predict, model), [confusion, worst_frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
-            result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
+            show = self.log.display.evaluating if self.log else None
+            result = evaluate(
+                [evaluated], self.eval_loader, len(classes), progress=show, interrupted=lambda: self.stopping.asked
+            )
         if result is None:
             return None
         matrix, worst = confusion.compute(), worst_frames.compute()

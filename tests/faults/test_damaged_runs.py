@@ -154,7 +154,7 @@ def test_damage_under_a_command_as_typed(copy: Path, tmp_path: Path, tally: Tall
 
 def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -> None:
     """Of both splits; by the evaluation, too, and by two ranks in one voice."""
-    command = (*RUN, "--shards", copy, "--runs", tmp_path, "--verify-shards", "True")
+    command = (*RUN, "--shards", copy, "--runs", tmp_path, "--verify-shards")
     started = zygote.start(train.main, "train.py", *command, output=tmp_path / "whole")
     assert started.finish() == 0, started.output
     assert "5/5" in started.output
@@ -163,7 +163,7 @@ def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -
     assert started.finish() == 2
     assert f"error: {copy}/{named} not as it was packed (CRC-32); copy or pack the set again" in started.output
     checkpoint = next(tmp_path.glob("run*/checkpoints/last.pt"))
-    command = (checkpoint, "--device", "cpu", "--shards", copy, "--verify-shards", "True")
+    command = (checkpoint, "--device", "cpu", "--shards", copy, "--verify-shards")
     started = zygote.start(evaluate.main, "fastseg-eval", *command, "--gpus", 1, output=tmp_path / "evaluation")
     assert started.finish() == 2
     assert f"error: {copy}/{named} not as it was packed" in started.output
