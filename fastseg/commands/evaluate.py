@@ -17,7 +17,7 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
-from fastseg.files import check_writable, check_writable_file, write_atomic
+from fastseg.files import check_writable
 from fastseg.labels import cityscapes_ids, class_difference
 from fastseg.model.checkpoint_file import check_checkpoint
 from fastseg.progress import show_progress
@@ -62,10 +62,10 @@ class Options:
     """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
     report: Annotated[Path | None, shown_as("DIR")] = None
     """Write report.html there: scores, confusions, worst frames."""
-    json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write scores and confusion matrix to this file."""
+    json: Annotated[bool, shown_as("")] = False
+    """Print scores and confusion matrix as JSON; the tables go to stderr."""
     overwrite: Annotated[bool, shown_as("")] = False
-    """Replace that file, and files in those folders."""
+    """Replace files in those folders."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
     threads: Annotated[int | None, shown_as("N")] = None
@@ -124,10 +124,6 @@ def check_files(options: Options) -> None:
         )
     if options.report:
         _check_folder(options.report, "--report", options.overwrite)
-    if options.json:
-        check_writable_file(options.json, "--json")
-        if options.json.exists() and not options.overwrite:
-            raise UserError(f"{options.json} exists; name another --json or add --overwrite")
 
 
 def _check_folder(folder: Path, flag: str, overwrite: bool) -> None:
@@ -311,7 +307,7 @@ def write_results(
     from fastseg.evaluation.cityscapes import compare_official
     from fastseg.report.evaluation_folder import write_evaluation
 
-    console = Console(markup=False)
+    console = Console(markup=False, stderr=options.json)
     scored.show(console)
     document = scored.to_json()
     frames = range(min(len(keys), options.max_images or len(keys)))
@@ -320,7 +316,7 @@ def write_results(
     if options.official and saved:
         document["official"] = compare_official(options.official, scored.scores, saved.present(frames), console)
     if options.json:
-        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+        print(json.dumps(document, indent=1))
     if options.report:
         classes = scored.manifest.classes
         page = write_evaluation(options.report, scored.matrix, worst, keys, classes, scored.record(), config)
@@ -347,7 +343,7 @@ def compare_models(
         counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return
-    console, result = Console(markup=False), counted.evaluation
+    console, result = Console(markup=False, stderr=options.json), counted.evaluation
     document = show_comparison(console, models, counted, manifest.classes, baseline)
     if result.corrupt_samples:
         console.print(f"{result.corrupt_samples} damaged frames were left out", highlight=False)
@@ -368,7 +364,7 @@ def compare_models(
             "images": result.images,
             "corrupt_samples": result.corrupt_samples,
         }
-        write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
+        print(json.dumps({**about, **document}, indent=1))
 
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:
