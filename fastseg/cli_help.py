@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import json
 import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
@@ -33,6 +35,17 @@ def command_name() -> str:
     if module and module.origin == str(program):
         return f"python -m {module.name}"
     return f"{'torchrun' if 'TORCHELASTIC_RUN_ID' in os.environ else 'python'} {program}"
+
+
+@contextmanager
+def json_on_stdout(wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that prints a document as JSON, and send all else that is printed inside to stderr.
+
+    Without ``wanted`` the function does nothing, and nothing is sent elsewhere.
+    """
+    stdout = sys.stdout
+    with redirect_stdout(sys.stderr) if wanted else nullcontext():
+        yield lambda document: print(json.dumps(document, indent=1), file=stdout) if wanted else None
 
 
 class Setting(NamedTuple):

@@ -49,7 +49,7 @@ class Options:
     shards: Annotated[str | None, shown_as("DIR")] = None
     """Packed set (also s3://). Default: the checkpoint's."""
     split: str = "val"
-    """Split to score; one without masks is only predicted."""
+    """Split to score; without masks: to predict."""
     max_images: Annotated[int | None, shown_as("N")] = None
     """Score only the first N frames."""
     tta: Annotated[bool, shown_as("")] = False
@@ -57,15 +57,17 @@ class Options:
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Size of sliding windows, which overlap by a third."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None
-    """Write PNGs as the Cityscapes server wants them; for a test split also a zip."""
+    """Write PNGs for Cityscapes' server; of a test split also a zip."""
     official: Annotated[Path | None, shown_as("DIR")] = None
     """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
     report: Annotated[Path | None, shown_as("DIR")] = None
     """Write report.html there: scores, confusions, worst frames."""
     json: Annotated[bool, shown_as("")] = False
-    """Print scores and confusion matrix as JSON; the tables go to stderr."""
+    """Print scores and matrix as JSON; tables go to stderr."""
     overwrite: Annotated[bool, shown_as("")] = False
     """Replace files in those folders."""
+    quiet: Annotated[bool, shown_as("")] = False
+    """Show no progress."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
     threads: Annotated[int | None, shown_as("N")] = None
@@ -82,8 +84,6 @@ class Options:
     """Compare files with their SHA-256 first."""
     max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Maximum damaged frames to leave out."""
-    quiet: bool = False
-    """Show no progress."""
 
     @property
     def alone(self) -> bool:
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
+    options = parse(Options, result="save_predictions", speed="batch", damage="verify_shards")
     check(options)
     if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)

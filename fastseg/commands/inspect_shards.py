@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import parse
+from fastseg.cli_help import json_on_stdout, parse
 from fastseg.config import AugmentConfig, Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
@@ -72,6 +72,8 @@ class Options:
     """Replace files of these names that fastseg-inspect did not write."""
     threads: Annotated[int | None, _like_training("threads", "N")] = None
     """CPU threads for decoding. None: one per core, 8 at most."""
+    json: bool = False
+    """Print facts, class shares and remarks as JSON; the tables go to stderr."""
     quiet: bool = False
     """Show no progress."""
 
@@ -90,7 +92,8 @@ def _main() -> None:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")
     manifest = read_manifest(options.shards)
     config = settings(options)
-    run_inspection(options, config, manifest)
+    with json_on_stdout(options.json) as tell:
+        tell(run_inspection(options, config, manifest))
 
 
 def settings(options: Options) -> Config:
@@ -129,8 +132,8 @@ def _tuples(document: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
 
 
-def run_inspection(options: Options, config: Config, manifest: Manifest) -> None:
-    """Draw crops, measure, show and write."""
+def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict[str, Any]:
+    """Draw crops, measure, show and write; return what was found, for ``--json``."""
     out = options.out or Path("runs") / "inspect" / (Path(options.shards.rstrip("/")).name or manifest.name)
     check_writable(out, "--out")
     check_replaceable(out, options.overwrite)
@@ -168,13 +171,17 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> None
     console.print(_facts_table(facts))
     if console.is_terminal and console.color_system:
         console.print(_preview(inspection.shown[:PREVIEW], manifest.classes, console.width))
-    console.print(_class_table(shares(inspection, split, manifest.classes), inspection.crops))
+    by_class = shares(inspection, split, manifest.classes)
+    console.print(_class_table(by_class, inspection.crops))
     console.print(_record_table(inspection, manifest))
     for sentence in sentences or ["nothing stands out: masks lie on their images, and every class appears"]:
         console.print(f"• {sentence}", soft_wrap=True)
     title = f"{manifest.name}, {options.split}"
-    for path in write_page(out, title, facts, sentences, inspection, split, manifest.classes):
+    pages = list(write_page(out, title, facts, sentences, inspection, split, manifest.classes))
+    for path in pages:
         console.print(f"wrote {path}", soft_wrap=True)
+    shown = [{"class": c.name, "in_set": c.before, "in_crops": c.after, "crops": c.crops} for c in by_class]
+    return {"facts": dict(facts), "classes": shown, "remarks": sentences, "files": [str(path) for path in pages]}
 
 
 def _facts(options: Options, config: Config, manifest: Manifest, inspection: "Inspection") -> list[tuple[str, str]]:

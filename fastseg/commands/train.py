@@ -21,7 +21,7 @@ from fastseg.shards.manifest import read_manifest
 from fastseg.shards.set_warnings import refuse_unlearnable
 
 OFTEN = (
-    *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
+    *("shards", "name", "resume", "data.batch", "data.crop"),
     *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
 )
 """Settings that the short help explains."""
@@ -45,7 +45,7 @@ class Launch:
     """Profile a few steps after warm-up, then continue. Prints where each millisecond goes, and keeps it in
     RUNS/NAME/profile with a trace for Perfetto."""
     json: bool = False
-    """Print the best and the last evaluation, and where everything is, as JSON on stdout at the end."""
+    """Print scores and files of the run as JSON at the end."""
     quiet: bool = False
     """Show no progress, and say nothing but warnings and errors."""
 
@@ -90,7 +90,7 @@ def one_screen(launch: Launch, config: Config) -> str:
     return "\n".join(
         [
             f"usage: {command_name()} [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
-            *(getdoc(Command) or "").splitlines(),
+            *(getdoc(Command) or "").replace("torchrun fastseg/train.py", command_name()).splitlines(),
             "\nrecipes",
             *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
             "\nlaunch",
@@ -99,8 +99,7 @@ def one_screen(launch: Launch, config: Config) -> str:
             *help_lines([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
             "\nthe others",
             *(line for title, rows in others.items() for line in listed(title, rows)),
-            "\nThe first word may be left out where one setting has the name: --batch is --data.batch.",
-            "-H, --help-verbose explains every one of them: unit, default, source.",
+            "\n--batch is --data.batch, and so on. -H, --help-verbose explains every flag: unit, default, source.",
         ]
     )
 
