@@ -103,7 +103,7 @@ def first_sentence(text: str) -> str:
 def to_type(row: Setting) -> str:
     """Return a flag with its default; a switch alone, with the word that turns it the other way: ``--no-sweep``."""
     if row.value not in ("True", "False"):
-        return f"{row.flag} {row.value}"
+        return f"{row.flag} {row.value}".rstrip()
     part, dot, name = row.flag.removeprefix("--").rpartition(".")
     return f"--{part}{dot}no-{name}" if row.value == "True" else row.flag
 

@@ -99,7 +99,7 @@ def one_screen() -> str:
     options = Options()
     own = {row.flag: row for row in settings(options) if "." not in row.flag}
     instead = [own[f"--{name}"] for name in MODES]
-    packing = [row for flag, row in own.items() if flag.removeprefix("--") not in (*MODES, "source")]
+    packing = [row for flag, row in own.items() if flag.removeprefix("--") not in (*MODES, "source", "quiet")]
     stored = [*settings(options.pack.codec), *(row for row in settings(options.pack) if "." not in row.flag)]
     return "\n".join(
         [
@@ -117,7 +117,7 @@ def one_screen() -> str:
             *help_lines(_bare(settings(options.pack.reading))),
             "\nstorage, with the defaults",
             *listed("", _bare(stored)),
-            "\n-H, --help-verbose explains every flag.",
+            "\n--quiet shows no progress; -H, --help-verbose explains every flag.",
         ]
     )
 

@@ -21,8 +21,8 @@ NOTEBOOK_COLUMNS = 100
 REFRESHES = 4
 """Times a second that a terminal's bar is drawn."""
 SHRINK = (
-    *("tflops", "tflops", "memory", "lr", "waiting", "miou", "speed", "step", "left", "miou", "speed", "loss"),
-    *("epoch", "epoch", "miou", "epoch", "speed", "step", "loss", "left"),
+    *("tflops", "tflops", "memory", "miou", "lr", "speed", "waiting", "step", "left", "speed", "miou", "loss"),
+    *("epoch", "epoch", "miou", "speed", "epoch", "step", "loss", "left"),
 )
 """Which fact becomes shorter next where the line is too long; the last form of each is none."""
 AFTER_BAR = ("step", "left", "evaluating", "loss", "speed", "miou", "lr", "waiting", "memory", "tflops")
@@ -149,7 +149,7 @@ class RunProgress:
         mfu = f"{tflops} ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else tflops
         return {
             "loss": [f"loss {values['loss']:.3f}", f"loss {values['loss']:.2f}"],
-            "speed": [f"{speed:.1f} img/s{self.each}", f"{speed:.3g} img/s"],
+            "speed": [f"{speed:.1f} img/s{self.each}", f"{speed:.1f} img/s", f"{speed:.3g} img/s"],
             "lr": [f"lr {values['lr']:.2g}"],
             "waiting": [waiting],
             "memory": [f"{values['memory'] / 2**30:.1f} GiB"],

@@ -56,7 +56,7 @@ def test_eighty_columns_show_what_matters(run: RunProgress) -> None:
 
 def test_more_columns_show_more(run: RunProgress) -> None:
     line = drawn(run, 120)
-    for words in ("epoch 112.4/215", "10:36:20 left", "loss 0.123", "mIoU 78.56 %", "waiting 1 %"):
+    for words in ("epoch 112.4/215", "10:36:20 left", "loss 0.123", "212.3 img/s", "mIoU 78.56 %", "waiting 1 %"):
         assert words in line
     wide = drawn(run, 200)
     for words in ("(best 78.90)", "img/s per GPU", "lr 0.0012", "61.2 GiB", "612 TFLOP/s (62 % MFU)"):

@@ -100,8 +100,8 @@ def train(step: TrainStep, average: Average, steps: int = 2) -> int:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"name": "adamw"}, {"clip": 1.0}, {"class_weights": 0.5}, {"dice": 0.5}, {"aux": 0.0}],
-    ids=["sgd", "adamw", "clip", "class weights", "dice", "out"],
+    [{}, {"name": "adamw"}, {"clip": 1.0}, {"class_weights": 0.5}, {"dice": 0.5}, {"aux": 0.0}, {"accumulate": 2}],
+    ids=["sgd", "adamw", "clip", "class weights", "dice", "out", "accumulated"],
 )
 def test_a_step_reads_nothing_from_the_device_and_copies_nothing_to_it(change: dict[str, Any]) -> None:
     step, average = step_of(dataclasses.replace(OptimConfig(), **change))
