@@ -86,8 +86,9 @@ def step_of(optim: OptimConfig) -> tuple[TrainStep, Average]:
 
 def train(step: TrainStep, average: Average, steps: int = 2) -> int:
     """Steps without a word from or to the device; returns how many updates there were."""
-    image = torch.empty(2, 64, 64, 3, dtype=torch.uint8, device="meta")
-    label = torch.empty(2, 64, 64, dtype=torch.uint8, device="meta")
+    images = 2 * step.config.optim.accumulate
+    image = torch.empty(images, 64, 64, 3, dtype=torch.uint8, device="meta")
+    label = torch.empty(images, 64, 64, dtype=torch.uint8, device="meta")
     # Backward passes of devices other than the CPU run in threads of their own, which modes do not follow.
     with torch.autograd.set_multithreading_enabled(False), NoNumbers(), NoCopies() as watched:
         for number in range(steps):
