@@ -131,7 +131,8 @@ def _flags(tree: Any) -> tuple[dict[str, str], dict[str, str]]:
     """Return the full flags by their last word, and what switches of three states stand for, by what is typed."""
     rows = [(row.flag, kind) for row, kind in zip(settings(tree), _kinds(tree), strict=True)]
     words = Counter(flag.rpartition(".")[2].removeprefix("--") for flag, _ in rows)
-    full, three = {}, {}
+    full: dict[str, str] = {}
+    three: dict[str, str] = {}
     for flag, kind in rows:
         part, dot, name = flag.removeprefix("--").rpartition(".")
         unique = dot and words[name] == 1

@@ -146,6 +146,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict
     from fastseg.parallel import cpu_threads
 
     split = manifest.split(options.split)
+    images = DataConfig().micro_batch if config.data.batch == "auto" else config.data.batch
     files = open_files(options.shards, manifest, options.split)
     with show_progress(f"drawing from {options.shards}", "crops") as progress:
         inspection = inspect(
@@ -155,7 +156,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict
             len(manifest.classes),
             fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
-            batch=min(config.data.batch, split.samples),  # also for a set of a few images
+            batch=min(images, split.samples),  # also for a set of a few images
             threads=options.threads or min(cpu_threads(1), THREADS),
             crops=options.samples,
             show=options.show,
@@ -163,9 +164,9 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict
         )
     facts = _facts(options, config, manifest, inspection)
     sentences = [*set_warnings(manifest, options.split), *findings(inspection, split, manifest.classes)]
-    if split.samples < config.data.batch:
+    if split.samples < images:
         sentences.append(
-            f"{split.samples} frames make no batch of {config.data.batch}: train with a smaller --data.batch"
+            f"{split.samples} frames make no batch of {images}: train with a smaller --data.batch"
         )
     console = Console(markup=False, highlight=False)
     console.print(_facts_table(facts))

@@ -176,7 +176,7 @@ class RunProgress:
         after = "  ".join(shown[name] for name in AFTER_BAR if shown.get(name))
         room = width - sum(len(part) + 1 for part in (before, after) if part)
         bar = ProgressBar(self.total, self.step, width=max(min(room, MAX_BAR), 1))
-        row = [*([Text(before, style="bold")] if before else []), bar, Text(after)]
+        row: list[RenderableType] = [*([Text(before, style="bold")] if before else []), bar, Text(after)]
         grid = rich.table.Table.grid(*([""] * len(row)), padding=(0, 1, 0, 0), pad_edge=False)
         for column in grid.columns:
             column.no_wrap = True

@@ -92,7 +92,7 @@ def largest_batch(small: float, large: float, room: float) -> int:
     """
     if small > room:
         return 0
-    if large > room:
+    if math.isinf(large):
         return 2
     each = max((large - small) / 2, 1.0)
     batch = int(2 + (room - small) / each)

@@ -83,9 +83,10 @@ class TrainStep:
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        *earlier, last = zip(*(whole.chunk(self._optim.accumulate) for whole in (image, label)), strict=True)
-        pixels = label.numel() / (1 + len(earlier))  # of a part, labeled or not
-        before = [self._accumulate(*part, pixels) for part in earlier]
+        parts = self._optim.accumulate
+        *earlier, last = zip(image.chunk(parts), label.chunk(parts), strict=True)
+        pixels = label.numel() / parts  # of a part, labeled or not
+        before = [self._accumulate(images, labels, pixels) for images, labels in earlier]
         sums = self._forward(*last)
         # new_full is filled on the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):

@@ -61,7 +61,7 @@ def test_city_classes_fit_a_terminal() -> None:
 
 def test_classes_that_are_never_predicted_are_counted() -> None:
     matrix = np.zeros((5, 5), np.int64)
-    matrix[:4, 0], matrix[1, 1] = 100, 100
+    matrix[:4, 0], matrix[1, 1] = 100, 300
     (never, absent) = findings(matrix, NAMES, {"class_weights": 0.0, "dice": 0.0})
     assert never == "2 of 5 classes are never predicted (pole, bus): try --optim.class-weights 0.5"
     assert absent == "1 of 5 classes is not in the split (dog), and not counted unless predicted"
