@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from inspect import formatannotation
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fastseg.errors import UserError, shown
 
@@ -281,8 +282,16 @@ def _check_kinds(settings: AugmentConfig, prefix: str) -> None:
     """Refuse values whose type is not the annotated one, which Python code can pass and no command line."""
     for each in fields(settings):
         value, kind = getattr(settings, each.name), each.type
-        wanted = ", ".join(get_args(kind)) if get_origin(kind) is Literal else formatannotation(kind)
-        _check(_fits(value, kind), prefix + each.name.replace("_", "-"), shown(value), wanted)
+        _check(_fits(value, kind), prefix + each.name.replace("_", "-"), shown(value), _wanted(kind))
+
+
+def _wanted(kind: Any) -> str:
+    """Describe an annotated type."""
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_wanted, get_args(kind)))
+    return "None" if kind is type(None) else formatannotation(kind)
 
 
 def _fits(value: object, kind: Any) -> bool:

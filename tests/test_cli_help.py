@@ -92,7 +92,7 @@ def test_completion_is_printed(shell: str) -> None:
 
 def test_one_screen_names_every_setting_once() -> None:
     text = one_screen(Launch(), Config())
-    flags = [row.flag for tree in (Launch(), Config()) for row in settings(tree)]
+    flags = [to_type(row).split()[0] for tree in (Launch(), Config()) for row in settings(tree)]
     assert len(flags) > 50
     words = text.split()
     # The recipe and others are in the usage and the example, too.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Score whole frames: per-class IoU; for two models, which differences are more than noise.
+    """Score whole frames: IoU by class; of two models, the differences beyond noise.
 
     Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
     """
