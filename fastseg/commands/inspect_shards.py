@@ -165,9 +165,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict
     facts = _facts(options, config, manifest, inspection)
     sentences = [*set_warnings(manifest, options.split), *findings(inspection, split, manifest.classes)]
     if split.samples < images:
-        sentences.append(
-            f"{split.samples} frames make no batch of {images}: train with a smaller --data.batch"
-        )
+        sentences.append(f"{split.samples} frames make no batch of {images}: train with a smaller --data.batch")
     console = Console(markup=False, highlight=False)
     console.print(_facts_table(facts))
     if console.is_terminal and console.color_system:

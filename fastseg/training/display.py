@@ -50,6 +50,11 @@ class Display:
         if not is_quiet() or sentence.startswith("warning: "):
             self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
+    def remark(self, sentence: str) -> None:
+        """Print a sentence with a bullet, broken between words in a terminal."""
+        if not is_quiet():
+            self._console.print(f"• {sentence}", highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
+
     def show(self, what: RenderableType) -> None:
         """Print a table, or anything of rich's, for the user."""
         if not is_quiet():
@@ -130,8 +135,8 @@ class RunProgress:
             epoch, epochs = (self._epochs_per_step * steps for steps in (self.step, self.total))
             numbers = f"{epoch:.0f}/{epochs:.0f}"
             facts = {"epoch": [f"epoch {epoch:.1f}/{epochs:.4g}", f"epoch {numbers}", numbers]} | facts
-        if not math.isnan(self.seconds_left):
-            left = str(timedelta(seconds=round(self.seconds_left)))
+        if self.step < self.total and not math.isnan(self.seconds_left):
+            left = str(timedelta(seconds=round(self.seconds_left))).removeprefix("0:")
             facts["left"] = [f"{left} left", left]
         if self.frames:
             facts["evaluating"] = ["evaluating {}/{}".format(*self.frames)]
@@ -160,7 +165,9 @@ class RunProgress:
         """Return the line of a log file: all facts in full."""
         facts = {name: forms[0] for name, forms in self.facts().items()}
         order = ("step", "epoch", "loss", "lr", "speed", "tflops", "waiting", "memory", "miou")
-        minutes = "" if math.isnan(self.seconds_left) else f"{self.seconds_left / 60:.0f} min left"
+        minutes = (
+            "" if math.isnan(self.seconds_left) or self.step >= self.total else f"{self.seconds_left / 60:.0f} min left"
+        )
         return " · ".join(filter(None, [*(facts.get(name, "") for name in order), minutes]))
 
     def line(self, width: int) -> str:

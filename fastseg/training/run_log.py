@@ -117,7 +117,7 @@ class RunLog:
         if found := self.last_evaluation:
             self.display.show(class_table(found.scores, found.classes))
             for sentence in findings(found.matrix, [c.name for c in found.classes], asdict(optim)):
-                self.say(f"• {sentence}")
+                self.display.remark(sentence)
 
     def close(self, finished: bool = True) -> None:
         """Flush everything and restore the terminal; ``finished`` says whether the training reached its end."""
