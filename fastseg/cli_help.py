@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import field, fields, is_dataclass, make_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
@@ -116,7 +117,7 @@ def spell_out(arguments: Sequence[str], tree: Any) -> list[str]:
     """
     full, three = _flags(tree)
     spelled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:]):
         flag, equals, value = argument.partition("=")
         flag = full.get(flag.replace("_", "-"), flag)
         if not equals and flag in three and following not in ("True", "False", "None"):
