@@ -1,7 +1,10 @@
 """--help: everything on one screen, and nothing left out."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -222,3 +225,22 @@ def test_a_flag_needs_its_first_word_only_where_two_have_the_name() -> None:
         model__channels_last=False,
     )
     assert parse(["--optim.name", "adamw"])[1].optim.name == "adamw"
+
+
+def test_json_has_stdout_for_itself(shards: Path, tmp_path: Path) -> None:
+    """Tables and sentences go to stderr; and it is said in the exit code what was found."""
+    whole = commands.run("fastseg-pack", "--verify", "--out", shards, "--json")
+    assert json.loads(whole.stdout) == {"out": str(shards), "damages": []}
+    assert f"{shards} is whole" in whole.stderr
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    (copy / "val-000000.tar").write_bytes(b"")
+    damaged = commands.run("fastseg-pack", "--verify", "--out", copy, "--json", "--quiet")
+    assert damaged.returncode == 2
+    assert json.loads(damaged.stdout)["damages"]
+    flags = ("--crop", 64, 64, "--samples", 4, "--show", 2, "--batch", 2, "--threads", 1, "--out", tmp_path / "page")
+    crops = commands.run("fastseg-inspect", shards, *flags, "--json", "--quiet")
+    document = json.loads(crops.stdout)
+    assert [c["class"] for c in document["classes"]][:2] == ["road", "sidewalk"]
+    assert document["facts"]["split"].startswith("train: 11 frames")
+    assert "pixels of each class" in crops.stderr
+    assert "crops/s" not in crops.stderr
