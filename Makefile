@@ -1,15 +1,17 @@
 # make install   an environment in .venv with everything but the benchmark's peers
 # make bench     images per second beside the peers
 # make test      checks and the tests            make test-all   and those that take minutes, as CI does
+# make docs      the documentation as a site, in build/site; dead links fail
 # make faults    counts what was done to real processes and files, and survived, into the README
 # make soak      the same ten times as often
 # make demo      scenes → shards → training → scores → runs/demo/report.html
+# make pictures  the documents' pictures, from the demo and the results (needs a browser)
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers
 
-.PHONY: install test test-all lint faults soak bench demo clean
+.PHONY: install test test-all lint docs faults soak bench demo pictures clean
 
 install: $(INSTALLED)
 
@@ -36,8 +38,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist wo
 test: lint
 	FASTSEG_FAULTS=few $(PYTEST) -m "not slow"
 
-test-all: lint
+test-all: lint docs
 	$(PYTEST)
+
+docs: $(PEERS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file tools/docs/mkdocs.yml
 
 faults: $(PEERS)
 	FASTSEG_FAULTS_JSON=bench/results/faults.json $(PYTEST) tests/faults
@@ -59,6 +64,9 @@ demo: data/demo/done
 	$(BIN)/torchrun fastseg/train.py --gpus 1 --recipe demo
 	$(BIN)/fastseg-eval runs/demo/checkpoints/best.pt
 	@echo "the report: runs/demo/report.html"
+
+pictures: $(PEERS)
+	$(BIN)/python -m bench.docs.pictures
 
 clean:
 	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo

@@ -27,7 +27,7 @@ from bench.stages.steps import loss_network
 from fastseg.cli_help import command_name
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 from fastseg.training.flops import datasheet_peak, run_flops
 
 LAUNCH = 2.5e-6

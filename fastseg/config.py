@@ -225,6 +225,11 @@ class Config:
     """Checkpoint to resume from: auto, changed, never or a file. auto: the run's last one, if there is one; changed:
     also if schedule, samples or loss are others now; never: start anew and move earlier results aside; a file: that
     one, until the run has a last one of its own."""
+    patience: int | None = None
+    """Evaluations in a row without a better mIoU after which the run ends; None: it does not."""
+    max_hours: float | None = None
+    """Hours after which the run saves and ends as after SIGTERM, but with exit code 0; the same command resumes it for
+    as many again. None: no limit."""
     timeout: float = 600.0
     """Seconds without progress of a rank after which the others end the run, with a message that names it."""
     seed: int = 0
@@ -243,6 +248,8 @@ class Config:
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
         _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
+        _check(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1 evaluation")
+        _check(self.max_hours is None or self.max_hours > 0, "max-hours", self.max_hours, "more than 0")
         _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
         arch, aux = self.model.arch, self.optim.aux

@@ -1,8 +1,10 @@
 """Devices by name, proven to compute; precision, autocast, memory errors, and the environment of a run."""
 
+import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -99,6 +101,12 @@ def _tell_why() -> None:
         print(f"warning: {problem.sentence}; on the CPU until then", file=sys.stderr)
 
 
+def gpu_joules(device: torch.device) -> float:
+    """Return the energy that a GPU has used since its driver was loaded, J; NaN for a CPU or if unknown."""
+    used = driver.joules(device.index or 0) if device.type == "cuda" else None
+    return math.nan if used is None else used
+
+
 PACKAGES = (
     "fastseg-deeplab",
     "torch",
@@ -113,10 +121,11 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Return package versions, Python, operating system, processor, GPUs and command line."""
+    """Return package versions, Python, operating system, processor, GPUs, command line and fastseg's commit."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
     return {
         "command": command_line(sys.argv),
+        "commit": commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
@@ -136,6 +145,18 @@ def command_line(arguments: Sequence[str]) -> str:
         return shlex.join([script.name, *arguments[1:]])
     near = script.relative_to(here) if script.is_relative_to(here) else script
     return shlex.join(["python", str(near), *arguments[1:]])
+
+
+def commit() -> str:
+    """Return fastseg's commit, followed by "(changed)" if files differ from it; "unknown" outside its repository."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # an installed package may lie in the repository of another project
+        return "unknown"
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= (changed)"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _version(package: str) -> str:

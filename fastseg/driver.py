@@ -1,6 +1,7 @@
-"""Ask the NVIDIA driver about itself and its GPUs, without torch, which may be unable to use them."""
+"""Ask the NVIDIA driver about itself, its GPUs and their energy, without torch, which may be unable to use them."""
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,24 @@ def ask_cuda() -> Cuda:
     if code == 0:
         library.cuDeviceGetCount(ctypes.byref(devices))
     return Cuda(code, (version.value // 1000, version.value % 1000 // 10), devices.value)
+
+
+def joules(device: int = 0) -> float | None:
+    """Return the energy that the visible GPU ``device`` has used since its driver was loaded, J; None if unknown.
+
+    It is the whole GPU's, for all its processes: the driver has no counter for a slice (MIG).
+    """
+    with _nvml() as (library, _):
+        visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(device + 1)))).split(",")
+        if library is None or device >= len(visible):
+            return None
+        name, gpu, used = visible[device].strip(), ctypes.c_void_p(), ctypes.c_ulonglong()
+        by, value = ("UUID", name.encode()) if not name.isdigit() else ("Index_v2", int(name))
+        found = _ask(library, f"nvmlDeviceGetHandleBy{by}", value, ctypes.byref(gpu))
+        if not found or _slices(library, gpu) is not None:
+            return None
+        known = _ask(library, "nvmlDeviceGetTotalEnergyConsumption", gpu, ctypes.byref(used))  # mJ
+        return used.value / 1000 if known else None
 
 
 def device_nodes() -> list[Path]:

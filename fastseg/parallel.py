@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, TypeVar
 
 from fastseg.errors import UserError
@@ -49,7 +51,7 @@ def ordered_map(
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            with _interrupts_blocked():  # A submit may start a worker.
+            with _interrupts_blocked(), _main_hidden(function):  # A submit may start a worker.
                 waiting.append(executor.submit(function, *task))
             if len(waiting) >= max(32, 4 * workers):
                 yield waiting.popleft().result()
@@ -72,6 +74,18 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _main_hidden(function: Callable[..., Any]) -> Iterator[None]:
+    """Keep a worker from running the caller's script once more, which it does not need for a function of a module."""
+    main = sys.modules["__main__"]
+    if function.__module__ != "__main__":
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:

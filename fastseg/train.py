@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+if __name__ == "fastseg.train":  # imported, it would take the place of the function of that name
+    raise ImportError("fastseg/train.py is the script of torchrun; the function is fastseg.train: import fastseg")
+
 # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 

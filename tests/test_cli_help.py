@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from fastseg.recipes import RECIPES
 
 import commands
 from changes import with_changes
@@ -28,7 +29,6 @@ from fastseg.commands.train import Launch, one_screen, parse
 from fastseg.config import Config
 from fastseg.packing.pack import PackOptions
 from fastseg.packing.sources import FindOptions
-from fastseg.recipes import RECIPES
 
 SCREEN = 48
 """Lines."""
@@ -36,6 +36,7 @@ COMMANDS = (
     "fastseg/train.py",
     "fastseg-eval",
     "fastseg-predict",
+    "fastseg-report",
     "fastseg-export",
     "fastseg-inspect",
     "fastseg-doctor",

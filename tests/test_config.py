@@ -8,7 +8,7 @@ import pytest
 from changes import with_changes
 from fastseg.config import AugmentConfig, Config
 from fastseg.errors import UserError
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,20 @@ def test_what_the_first_attempt_says(error: str, answers: dict[str, object], say
 
 def test_a_gpu_that_nobody_knows_keeps_its_number() -> None:
     assert explain_error(77, RuntimeError("CUDA error: out of memory"), []).startswith("GPU 77 has no memory left; end")
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({}, "1.5 3.0"),
+        ({"CUDA_VISIBLE_DEVICES": "3,1"}, "6.0 3.0"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-0123"}, "13.5 None"),
+        ({"mig": 1}, "None None"),  # the counter is the whole GPU's
+        ({"no_energy": 3}, "None None"),
+        ({"nvmlinit": 9}, "None None"),
+    ],
+)
+def test_the_energy_is_that_of_the_visible_gpu(answers: dict[str, object], said: str, fake: Path) -> None:
+    done = python("from fastseg.driver import joules; print(joules(), joules(1))", fake, **answers)
+    assert done.stdout == f"{said}\n", done.stderr

@@ -1,6 +1,7 @@
 """Imports go one way: down the order of the folders, which is the order in which an image walks through them."""
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastseg"
 ORDER = (
     *("", "distributed", "shards", "packing", "data", "model", "evaluation", "report", "inspection"),
-    *("training", "deploy", "doctor", "commands"),
+    *("training", "deploy", "doctor", "interface", "commands"),
 )
 """A folder imports from those before it; the first holds the modules of the package itself."""
 STRANGERS = (("data", "model"), ("inspection", "training"), ("training", "deploy"))
@@ -88,15 +89,33 @@ def test_folders_that_know_nothing_of_each_other(one: str, other: str) -> None:
         assert not (folder(module) == other and one in known), module
 
 
-def test_only_the_train_command_imports_training() -> None:
+def test_only_the_train_command_and_function_import_training() -> None:
     for module, path in MODULES.items():
-        if folder(module) not in ("training",) and module != "commands.train":
+        if folder(module) not in ("training", "interface") and module != "commands.train":
             assert "training" not in {folder(imported) for imported in ours(path)}, module
 
 
 def test_nobody_imports_the_script_of_torchrun() -> None:
     files = [*MODULES.values(), *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     assert not [path for path in files if {"fastseg.train", "fastseg.train.main"} & imports(path)]
+
+
+def test_importing_any_part_leaves_the_functions_in_place() -> None:
+    """``fastseg.train`` is a function, ``fastseg/train.py`` a script; no other module has a public name."""
+    code = (
+        "import importlib, sys, fastseg\n"
+        "before = {name: getattr(fastseg, name) for name in fastseg.__all__}\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        importlib.import_module(f'fastseg.{name}'.rstrip('.'))\n"
+        "    except ImportError as error:\n"
+        "        print(name, error)\n"
+        "assert all(getattr(fastseg, name) == value for name, value in before.items()), before\n"
+    )
+    names = sorted(name for name in MODULES if name != "__main__")
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.startswith("train fastseg/train.py is the script of torchrun; the function is fastseg.train")
 
 
 @pytest.mark.parametrize("scripts", [PACKAGE, PACKAGE / "commands"])

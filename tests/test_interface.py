@@ -1,6 +1,7 @@
 """``import fastseg``: instant, complete, and its examples run as they stand."""
 
 import doctest
+import inspect
 import subprocess
 import sys
 from importlib import import_module
@@ -16,20 +17,25 @@ from augments import augment_config
 from checkpoints import write_checkpoint
 from fastseg.data.batches import open_shards
 from fastseg.errors import UserError
+from mydata import write_mydata
 
 
 @pytest.fixture
 def working_folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the examples name: ckpt.pt, street.jpg, shards/demo."""
+    """A folder with what the examples name: ckpt.pt, street.jpg, mydata, shards/demo."""
     write_checkpoint(tmp_path / "ckpt.pt")
     layouts.noise(0, (96, 64)).save(tmp_path / "street.jpg")
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "demo").symlink_to(shards)
+    write_mydata(tmp_path / "mydata", 8)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["fastseg", "fastseg.deploy.predictor", "fastseg.data.batches"])
+EXAMPLES = ("fastseg", "fastseg.deploy.predictor", "fastseg.data.batches", "fastseg.interface.training")
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "fastseg.interface.packing"])
 def test_the_examples_run(working_folder: Path, name: str) -> None:
     result = doctest.testmod(import_module(name))
     assert result.attempted >= 3
@@ -39,8 +45,12 @@ def test_the_examples_run(working_folder: Path, name: str) -> None:
 
 def test_every_public_name_is_there() -> None:
     assert set(fastseg.__all__) <= set(dir(fastseg))
-    for name in fastseg.__all__:
-        assert getattr(fastseg, name).__doc__
+    for value in [*(getattr(fastseg, name) for name in set(fastseg.__all__) - {"recipes"}), *fastseg.recipes.values()]:
+        assert value.__doc__
+    assert set(fastseg.__all__) - {"__version__"} == set(fastseg._HOMES)
+    assert fastseg.recipes["demo"]().model.arch == "deeplabv3_mobilenet_v3_large"
+    parameters = inspect.signature(fastseg.train).parameters
+    assert {"epochs", "lr", "batch", "crop", "arch", "optimizer", "patience", "max_hours"} <= set(parameters)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         fastseg.lode  # noqa: B018
 
@@ -68,6 +78,18 @@ def test_epochs_are_as_a_dataloaders(shards: Path) -> None:
     for earlier, later in zip([*first, *second], [*again, *again], strict=True):
         assert torch.equal(earlier.image, later.image)
         assert torch.equal(earlier.label, later.label)
+
+
+def test_labels_are_targets_and_images_are_normalized(shards: Path) -> None:
+    batches = train(shards)
+    batch = next(iter(batches))
+    assert batch.target.dtype == torch.int64
+    assert torch.equal(batch.target, batch.label.long())
+    image = batches.normalize(batch.image)
+    assert image.shape == (4, 3, 32, 32)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    wanted = (batch.image[1, 2, 3].double() - torch.tensor(batches.mean)) / torch.tensor(batches.std)
+    torch.testing.assert_close(image[1, :, 2, 3].double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_an_epoch_that_was_left_is_over(shards: Path) -> None:

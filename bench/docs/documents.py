@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.docs import accuracy, targets
+from bench.docs import accuracy, reference, targets
 from bench.docs.sizes import sizes_table
 from bench.docs.tables import sentences, stage_table, stages, table
 from bench.docs.targets import fastest_peer, rate, times
@@ -23,7 +23,7 @@ from bench.stages.network_parts import profile_tables
 from fastseg.cli_help import settings
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 
 RESULTS = ROOT / "bench" / "results"
 KINDS = {
@@ -225,6 +225,11 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/speed.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
+    "docs/python.md": {
+        "reference": reference.reference,
+        "settings": reference.training_settings,
+        "packing": reference.packing_settings,
+    },
     "docs/recipes.md": {"settings": recipes},
     "docs/studies.md": {"accuracy": _studies(accuracy.page)},
 }

@@ -1,4 +1,7 @@
-"""Plot results: bars of images per second, a panel for each stage; curves of mIoU, a panel for each study."""
+"""Plot results: bars of images per second, a panel for each stage; a panel for each study of accuracy.
+
+A study's panel has curves of mIoU, or a forest plot if its runs have one evaluation each.
+"""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -23,8 +26,9 @@ SUFFIXES = (".png", ".svg")
 OURS, THEIRS, INK, FAINT = "#1b7f5c", "#b4bcc4", "#22282e", "#68727c"
 COLORS = ("#c2410c", "#1d4ed8", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f", "#64748b", "#92400e", "#334155")
 """Colors of the variants in order; the base has fastseg's green."""
-BAR, AROUND, TEXTS = 0.36, 0.75, 0.9
-"""Heights in inches: a bar with the space around it, a panel's title and scale, the texts above and below."""
+BAR, AROUND, TEXTS, ROW = 0.36, 0.75, 0.9, 0.34
+"""Heights in inches: a bar with the space around it, a panel's title and scale, the texts above and below, a row of a
+forest plot."""
 WHAT = {
     "loader": "Loading: from files to batches ready for training",
     "compute": "Compute: the training step alone, on a batch already there",
@@ -37,6 +41,10 @@ WHAT = {
 CURVES = (
     "Lines: mean over seeds, evaluation by evaluation, evaluations included in the time. Bands: from the lowest to the "
     "highest seed.\nDotted: the targets. In brackets: the last mIoU, %, and the number of seeds."
+)
+FOREST = (
+    "Small points: a seed's difference from the base with the same seed. Large points and whiskers: their mean and "
+    "Student's\n95 % interval, filled if it excludes 0; fewer than three seeds have none."
 )
 
 
@@ -66,6 +74,7 @@ def _figure(path: Path, heights: Sequence[float], height: float, title: str, leg
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}
+    style["svg.hashsalt"] = "fastseg"  # the same results give the same bytes
     with pyplot.rc_context(style):
         layout = ConstrainedLayoutEngine(h_pad=0.1)
         figure, axes = pyplot.subplots(
@@ -75,7 +84,8 @@ def _figure(path: Path, heights: Sequence[float], height: float, title: str, leg
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.supxlabel(legend, x=0.01, ha="left", fontsize=8.5, color=FAINT)
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white")
+            undated: Any = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor="white", **undated)
         pyplot.close(figure)
 
 
@@ -133,14 +143,62 @@ def _legend(rows: Sequence[Row]) -> str:
 
 
 def plot_studies(environment: dict[str, str], studies: Sequence["StudyResults"], path: Path) -> None:
-    """Draw the finished runs: mIoU against minutes, a line for each variant, a band over its seeds."""
+    """Draw the finished runs of each study, those with one evaluation as a forest plot, else as curves."""
     panels = [found for found in studies if found.finished()]
     if not panels:
         raise UserError(f"there is nothing to draw into {path}: no run is finished")
-    title, count = f"mIoU, measured on {hardware(environment)}", len(panels)
-    with _figure(path, [1] * count, 4.4 * count + 0.9, title, CURVES) as axes:
-        for axis, found in zip(axes, panels, strict=True):
-            _curves(axis, found)
+    forests = [has_one_evaluation(found) for found in panels]
+    rows = [len(found.summary()) for found in panels]
+    heights = [ROW * n + AROUND if forest else 4.4 for n, forest in zip(rows, forests, strict=True)]
+    legend = "\n".join([CURVES] * (not all(forests)) + [FOREST] * any(forests))
+    title = f"mIoU, measured on {hardware(environment)}"
+    with _figure(path, heights, sum(heights) + TEXTS, title, legend) as axes:
+        for axis, found, forest in zip(axes, panels, forests, strict=True):
+            (_forest if forest else _curves)(axis, found)
+
+
+def has_one_evaluation(found: "StudyResults") -> bool:
+    """Return whether no finished run has more than one evaluation, so that there is no curve."""
+    return all(len(result.evaluations) == 1 for result in found.finished())
+
+
+def seed_differences(found: "StudyResults", variant: str) -> list[float]:
+    """Return the difference of a variant's mIoU from the base's for every seed that both have, in points."""
+    base = {result.seed: result.last for result in found.finished(next(iter(found.flags)))}
+    return [100 * (run.last - base[run.seed]) for run in found.finished(variant) if run.seed in base]
+
+
+def _forest(axis: "Axes", found: "StudyResults") -> None:
+    base, *_ = found.flags
+    variants = [str(variant) for variant in found.summary().index]
+    for line, variant in enumerate(variants):
+        if change := found.difference(variant):
+            seeds, sure = seed_differences(found, variant), change.verdict in ("better", "worse")
+            axis.plot(seeds, [line + 0.22] * len(seeds), ".", color=THEIRS, ms=6, zorder=1)
+            axis.plot([100 * change.low, 100 * change.high], [line, line], color=INK, lw=1.6, zorder=2)  # NaN: nothing
+            axis.plot(100 * change.mean, line, "o", color=INK, mfc=INK if sure else "white", ms=7, zorder=3)
+        beside: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
+        axis.annotate(_forest_text(found, variant), (1.01, line), **beside)
+    axis.axvline(0, color=OURS, lw=1.2, zorder=0)
+    axis.set_yticks(range(len(variants)), [textwrap.fill(variant, 34) for variant in variants])
+    if base in variants:
+        axis.get_yticklabels()[variants.index(base)].set_fontweight("bold")
+    axis.set_ylim(len(variants) - 0.5, -0.5)
+    axis.set_title(textwrap.fill(f"{found.name}: {found.question}", 95), loc="left", fontsize=10)
+    axis.set_xlabel("mIoU, points above or below the base")
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8, colors=FAINT)
+
+
+def _forest_text(found: "StudyResults", variant: str) -> str:
+    """Return what stands beside a row: the base's mIoU; of a variant the difference, its interval and the seeds."""
+    change, row = found.difference(variant), found.summary().loc[variant]
+    if not change:
+        spread = f" ± {100 * row['last_std']:.1f}" if np.isfinite(row["last_std"]) else ""
+        return f"{100 * row['last']:.1f}{spread} % mIoU, {row['seeds']:.0f} seeds"
+    interval = f" ({100 * change.low:+.1f} to {100 * change.high:+.1f})" if np.isfinite(change.low) else ""
+    return f"{100 * change.mean:+.1f}{interval}, {change.n} seed{'s' * (change.n != 1)}"
 
 
 def curve(found: "StudyResults", variant: str) -> list[tuple[float, float, float, float]]:

@@ -1,20 +1,16 @@
-"""Environment of a run of the bench: that of fastseg's runs, commit, cores and threads; a GPU's energy.
+"""Environment of a run of the bench: that of fastseg's runs, cores and threads.
 
 ``python -m bench.runner.machine FILE COMMAND…`` writes it to a file, as that of a command.
 """
 
 import os
 import shlex
-import subprocess
 import sys
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.runner.processes import ROOT
 from bench.runner.results import write_json
 from fastseg.device import environment
 
@@ -32,21 +28,11 @@ def machine() -> dict[str, str]:
     return {
         **environment(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "commit": commit(),
         "affinity": status["Cpus_allowed_list"],
         "threads": str(torch.get_num_threads()),
         **{name: os.environ[name] for name in THREADS if name in os.environ},
         "governor": governor,
     }
-
-
-def commit() -> str:
-    """Return the commit, followed by "(changed)" if files differ from it; "unknown" outside a repository."""
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= (changed)"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def on_gpu(where: dict[str, str]) -> bool:
@@ -64,30 +50,6 @@ def hardware(where: dict[str, str]) -> str:
 def short_commit(commit: str) -> str:
     """Return the commit's first nine characters, with "(changed)" if files differed."""
     return commit[:9] + commit[40:]
-
-
-def joules() -> float | None:
-    """Return the energy that the first visible GPU has used since its driver was loaded, J; None if unknown.
-
-    It is the whole GPU's, for all its processes: the driver has no counter for a slice (MIG).
-    """
-    try:
-        nvml: Any = import_module("pynvml")
-    except ImportError:  # installed by the extra "bench"
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    with suppress(nvml.NVMLError):  # no driver, or a GPU without a counter
-        nvml.nvmlInit()
-        try:
-            by_index = nvml.nvmlDeviceGetHandleByIndex
-            gpu = by_index(int(visible)) if visible.isdigit() else nvml.nvmlDeviceGetHandleByUUID(visible)
-            with suppress(nvml.NVMLError):  # A GPU that cannot be sliced has no mode.
-                if nvml.nvmlDeviceGetMigMode(gpu)[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-                    return None
-            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000)
-        finally:
-            nvml.nvmlShutdown()
-    return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from fastseg.data.loader import Batch, EvalLoader, open_files
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
+from fastseg.evaluation.frames import ReportFrames
+from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.model.inference import predict
 from fastseg.parallel import cpu_threads
 from fastseg.shards.manifest import read_manifest
@@ -81,7 +82,7 @@ class Stretches:
 
 
 class Evaluation(Benchmark):
-    """A benchmark: a step is the trainer's evaluation, worst frames and all, of the next few frames."""
+    """A benchmark: a step is the trainer's evaluation, the report's frames and all, of the next few frames."""
 
     def __init__(self, config: Config, ranks: Ranks, stretch: int) -> None:
         manifest = read_manifest(config.shards)
@@ -90,13 +91,14 @@ class Evaluation(Benchmark):
         self.model = build_model(config, manifest, ranks, "none").eval()
         files, threads = open_files(config.shards, manifest, SPLIT), cpu_threads(1)
         loader = EvalLoader(files, manifest.split(SPLIT), batch=1, device=ranks.device, threads=threads)
+        self.keys = loader.sample_keys()
         self.frames = Stretches(loader, stretch)
         self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
 
     def step(self) -> int:
         """Evaluate a stretch; return its number of frames."""
         with autocast(self.precision, self.device):
-            metrics = [ConfusionMatrix(self.classes, self.device), WorstFrames()]
+            metrics = [ConfusionMatrix(self.classes, self.device), ReportFrames(self.keys)]
             evaluated = EvaluatedModel(partial(predict, self.model), metrics)
             result = evaluate([evaluated], cast(EvalLoader, self.frames), self.classes)
             matrix, _ = (metric.compute() for metric in metrics)

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.runner.machine import commit, hardware, joules
+from bench.runner.machine import hardware
 from bench.runner.processes import MARK, ROOT, guarded
 from bench.runner.results import write_json
 from bench.studies.results import read_result
 from bench.studies.runs import RECORD, Run
 from bench.studies.studies import BASE
+from fastseg.device import commit
+from fastseg.driver import joules
 from fastseg.errors import UserError
 from fastseg.files import lock_run_folder
 from fastseg.progress import show_progress

@@ -256,7 +256,8 @@ def evaluate_checkpoint(
     from fastseg.distributed.ranks import barrier
     from fastseg.evaluation.cityscapes import prediction_folder
     from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-    from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames, class_metrics, class_scores
+    from fastseg.evaluation.frames import ReportFrames
+    from fastseg.evaluation.metrics import ConfusionMatrix, class_metrics, class_scores
     from fastseg.evaluation.results import CheckpointResult
     from fastseg.model.inference import predict
     from fastseg.model.network import restore_model
@@ -267,16 +268,16 @@ def evaluate_checkpoint(
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
     classes = len(manifest.classes)
     confusion, by_class = ConfusionMatrix(classes, ranks.device), class_metrics(classes, ranks.device)
-    worst_frames = WorstFrames() if options.report else None
     folder, temporary = options.save_predictions, bool(options.official)
     keys = loader.sample_keys()
+    frames = ReportFrames(keys) if options.report else None
     with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
         with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
-            metrics = [confusion, *by_class.values(), *filter(None, (worst_frames, saving))]
+            metrics = [confusion, *by_class.values(), *filter(None, (frames, saving))]
             evaluated = EvaluatedModel(partial(predict, model, views=views_of(options)), metrics)
             result = evaluate([evaluated], loader, classes, progress=show)
         matrix, scores = confusion.compute(), class_scores(by_class)
-        worst = worst_frames.compute() if worst_frames else []
+        shown = frames.compute() if frames else []
         barrier()  # all predictions are written by now
         if ranks.first and result:
             scored = CheckpointResult(
@@ -292,13 +293,13 @@ def evaluate_checkpoint(
                 precision=precision,
                 views=views_of(options),
             )
-            write_results(options, scored, worst, keys, saved["config"], saving)
+            write_results(options, scored, shown, keys, saved["config"], saving)
 
 
 def write_results(
     options: Options,
     scored: "CheckpointResult",
-    worst: "list[Sample]",
+    shown: "list[Sample]",
     keys: list[str],
     config: dict[str, Any],
     saved: "PredictionFolder | None",
@@ -319,7 +320,8 @@ def write_results(
         print(json.dumps(document, indent=1))
     if options.report:
         classes = scored.manifest.classes
-        page = write_evaluation(options.report, scored.matrix, worst, keys, classes, scored.record(), config)
+        about = (classes, scored.record(), config, scored.manifest.name)
+        page = write_evaluation(options.report, scored.matrix, shown, keys, *about)
         console.print(f"the report is {page}", highlight=False, soft_wrap=True)
 
 

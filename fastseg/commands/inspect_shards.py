@@ -17,7 +17,7 @@ from fastseg.files import check_writable
 from fastseg.inspection.output import check_replaceable
 from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.shards.set_warnings import set_warnings
 

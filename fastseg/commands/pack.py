@@ -1,6 +1,5 @@
 """Pack Cityscapes, or your own images and masks, into tar shards for training: ``fastseg-pack``."""
 
-import re
 import sys
 import textwrap
 import time
@@ -28,6 +27,7 @@ from fastseg.cli_help import (
     shown_as,
 )
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
+from fastseg.interface.packing import default_folder, slug
 from fastseg.packing.check import Problem
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
 from fastseg.packing.pack import MEASURED, PackOptions, pack, pack_part
@@ -180,7 +180,7 @@ def _pack(options: Options) -> dict[str, Any]:
     print(_recognized(source))
     for sentence in source.warnings():
         print(f"warning: {one_line(sentence)}", file=sys.stderr)
-    out = Path(options.out) if options.out else Path("shards") / _slug(source.table.name)
+    out = Path(options.out) if options.out else default_folder(source)
     start, counts = time.monotonic(), list[int]()
     with show_progress(f"packing into {out}", "frames") as show:
 
@@ -235,7 +235,7 @@ def _preview(options: Options) -> dict[str, Any]:
             options.pack.reading.mask_values,
         )
         found = preview(source, options.pack.reading, worker_count(options.workers), show)
-    page = Path("runs") / "preview" / f"{_slug(source.table.name)}.html"
+    page = Path("runs") / "preview" / f"{slug(source.table.name)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
     print(_recognized(source))
@@ -349,7 +349,3 @@ def _class_table(manifest: Manifest) -> Table:
     for index, name in enumerate([*(entry.name for entry in manifest.classes), "(ignored)"]):
         table.add_row(name, *(f"{100 * pixels[index] / sum(pixels):.2f}" for pixels in labeled.values()))
     return table
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "custom"

@@ -1,7 +1,6 @@
 """Train DeepLabv3 on packed shards: ``torchrun fastseg/train.py --gpus 8``."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ import tyro
 from fastseg.cli_help import Setting, command_name, cut, first_sentence, help_lines, listed, settings, spell_out
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
-from fastseg.files import check_writable
+from fastseg.interface.training import checked_manifest
 from fastseg.progress import be_quiet
-from fastseg.recipes import RECIPES
-from fastseg.shards.manifest import read_manifest
-from fastseg.shards.set_warnings import refuse_unlearnable
+from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 
 OFTEN = (
     *("shards", "name", "resume", "data.batch", "data.crop"),
@@ -31,7 +28,7 @@ OFTEN = (
 class Launch:
     """Recipe, device and number of processes."""
 
-    recipe: str = "cityscapes"
+    recipe: str = DEFAULT
     """Named settings to start from; every other flag overrides one of its fields."""
     gpus: int | None = None
     """Processes on this machine, one per GPU or per share of the CPU. None: one per GPU. Under torchrun
@@ -63,7 +60,7 @@ class Command:
 
 def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
     """Parse the command line: the recipe's settings, overridden by the given flags."""
-    name = _recipe_name(arguments)
+    name = recipe_in(arguments)  # it provides all other defaults, so it has to be known before the rest is parsed
     if name not in RECIPES:
         raise UserError(f"--recipe is {name!r}; it must be one of: {', '.join(RECIPES)}")
     default = Command(Launch(recipe=name), RECIPES[name]())
@@ -114,23 +111,9 @@ def main() -> None:
     run_command(_main)
 
 
-def _recipe_name(arguments: Sequence[str]) -> str:
-    # The recipe provides all other defaults, so it has to be known before the rest is parsed.
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--recipe="):
-            return argument.removeprefix("--recipe=")
-        if argument == "--recipe" and i + 1 < len(arguments):
-            return arguments[i + 1]
-    return Launch().recipe
-
-
 def _main() -> None:
     launch, config = parse(sys.argv[1:])
-    if os.environ.get("RANK", "0") == "0":  # only the first rank writes there
-        check_writable(config.runs, "--runs")
-        check_writable(config.folder, "--name")
-    manifest = read_manifest(config.shards)
-    refuse_unlearnable(manifest, config.train_split)
+    manifest = checked_manifest(config)
     # torch takes seconds to import: --help and wrong flags are answered before.
     from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.training.run import check, train

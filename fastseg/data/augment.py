@@ -12,7 +12,9 @@ Every number is a pure function of (seed, epoch, index): the same on any number 
 torch are imported where they are used, since drawing needs neither.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.config import AugmentConfig
+from fastseg.errors import UserError
 from fastseg.labels import IGNORE
 
 Pixels = NDArray[np.uint8]
@@ -204,8 +207,9 @@ class Augmentation(NamedTuple):
     """Names of what is drawn for a sample, keywords of both operators."""
     sample: Callable[[np.random.Generator, AugmentConfig], tuple[float, ...]]
     """Draws those parameters for one sample, also where ``is_on`` is False."""
-    dali: Callable[..., tuple[Any, Any]]
-    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, all of them nodes."""
+    dali: Callable[..., tuple[Any, Any]] | None
+    """Changes image and mask in a DALI graph: ``dali(image, mask, fill, **parameters)``, all of them nodes. None: it
+    works only where the CPU decodes."""
     cpu: Callable[..., None]
     """Does the same to arrays, in place: ``cpu(image, mask, fill, **parameters)`` with uint8 H×W×3 and H×W, floats."""
     moves_pixels: bool
@@ -226,14 +230,56 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 """Augmentations in the order of drawing and application. Add new ones at the end: the others' draws then stay. None
 moves pixels so far."""
 
-PARAMETERS = tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
-"""Names of all that is drawn for a sample beside its window."""
+ChangeArrays = Callable[[Pixels, Pixels, np.random.Generator], None]
+"""An augmentation of one's own: changes a finished crop in place, image uint8 H×W×3 and mask uint8 H×W."""
+
+
+def own_augmentation(name: str, change: ChangeArrays) -> Augmentation:
+    """Return an entry for a function; its generator is drawn for each sample, so that a run can be repeated."""
+
+    # Named functions, which reach other processes, as lambdas do not.
+    return Augmentation(_always, (f"{name}_seed",), _sample_seed, None, partial(_change_own, change), moves_pixels=True)
+
+
+def _always(_: AugmentConfig) -> bool:
+    return True
+
+
+def _sample_seed(rng: np.random.Generator, _: AugmentConfig) -> tuple[float, ...]:
+    return (float(rng.integers(1 << 24)),)  # a whole number that float32 holds
+
+
+def _change_own(change: ChangeArrays, image: Pixels, mask: Pixels, fill: Color, **seed: float) -> None:
+    del fill
+    change(image, mask, np.random.default_rng(int(*seed.values())))
+
+
+@contextmanager
+def added_augmentations(entries: Mapping[str, Augmentation]) -> Iterator[None]:
+    """Add ``entries`` to :data:`AUGMENTATIONS` while the block runs. Raises :class:`UserError` for a name in use."""
+    for name, entry in entries.items():
+        drawn = {name} | set(entry.parameters)
+        if taken := drawn & {*AUGMENTATIONS, *parameter_names()}:
+            raise UserError(
+                f"the augmentation {name!r} uses the name {min(taken)!r} of another; give it one of its own"
+            )
+    AUGMENTATIONS.update(entries)
+    try:
+        yield
+    finally:
+        for name in entries:
+            del AUGMENTATIONS[name]
+
+
+def parameter_names() -> tuple[str, ...]:
+    """Return the names of all that is drawn for a sample beside its window."""
+    return tuple(name for augmentation in AUGMENTATIONS.values() for name in augmentation.parameters)
 
 
 def sample_augmentations(
     seed: int, epoch: int, index: int, frame: tuple[int, int], config: AugmentConfig
 ) -> tuple[Window, tuple[float, ...]]:
-    """Draw the window and the :data:`PARAMETERS` of the sample at ``index``, whose frame has (height, width) pixels."""
+    """Draw the window and the parameters of the sample at ``index``, whose frame has (height, width) pixels."""
     rng = sample_rng(seed, epoch, index)
     window = sample_crop(rng, frame, config)
     return window, tuple(

@@ -1,14 +1,15 @@
 """Packed shards as batches for your own training loop, iterated like torch's DataLoader."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from fastseg.arguments import naming_arguments
 from fastseg.config import AugmentConfig, DataConfig
 from fastseg.data.augment import fill_color
 from fastseg.data.decoder_probe import choose_decoder
@@ -17,7 +18,7 @@ from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Files
 from fastseg.device import device_of
 from fastseg.errors import UserError, shown
-from fastseg.labels import SegmentationClass
+from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.parallel import cpu_threads
 from fastseg.shards.manifest import Manifest, Split, read_manifest
 
@@ -31,6 +32,8 @@ class ShardBatches:
         """Take ``whole``, frames in order, or ``train``, which opens the endless loader at an epoch."""
         self.classes: tuple[SegmentationClass, ...] = manifest.classes
         """Names and colors; labels are indexes into this tuple, or 255 for ignored pixels."""
+        self.ignore_index = IGNORE
+        """The label of pixels that count in no loss: ``cross_entropy(logits, batch.target, ignore_index=…)``."""
         self.mean, self.std = manifest.mean, manifest.std
         """Mean and standard deviation of the training images, R, G, B, 0–255."""
         self.epoch = 0
@@ -39,6 +42,11 @@ class ShardBatches:
         self._train = train(0) if train else None
         self._comes: int | None = 0
         """The epoch that the endless loader begins next; None in mid-epoch."""
+
+    def normalize(self, image: torch.Tensor) -> torch.Tensor:
+        """Map a batch's images, uint8 N×H×W×3, to float32 N×3×H×W, channels-last, as networks are fed."""
+        mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return (image.permute(0, 3, 1, 2) - mean) / std
 
     def __len__(self) -> int:
         """Count the batches of an epoch, on each rank."""
@@ -63,7 +71,7 @@ class ShardBatches:
 
 
 def open_shards(
-    shards: str | Path,
+    shards: str | os.PathLike[str],
     split: str = "train",
     augment: AugmentConfig | None = None,
     *,
@@ -86,31 +94,34 @@ def open_shards(
     :class:`fastseg.config.DataConfig`. Under DDP give ``rank`` and ``world``. Raises :class:`fastseg.UserError` for
     missing files and invalid values.
 
-    >>> import fastseg
+    >>> import fastseg, torch
     >>> augment = fastseg.AugmentConfig(crop=(32, 48), hue=0)
     >>> batches = fastseg.open_shards("shards/demo", "train", augment, batch=2, device="cpu")
-    >>> for epoch in range(2):
-    ...     for batch in batches:
-    ...         image = batch.image.permute(0, 3, 1, 2).float() / 255
-    >>> len(batches), image.shape, batch.label.shape
-    (5, torch.Size([2, 3, 32, 48]), torch.Size([2, 32, 48]))
+    >>> network = torch.nn.Conv2d(3, len(batches.classes), 1)
+    >>> for batch in batches:
+    ...     logits = network(batches.normalize(batch.image))
+    ...     loss = torch.nn.functional.cross_entropy(logits, batch.target, ignore_index=batches.ignore_index)
+    >>> len(batches), logits.shape, batch.target.dtype
+    (5, torch.Size([2, 19, 32, 48]), torch.int64)
     >>> sum(int(batch.valid.sum()) for batch in fastseg.open_shards("shards/demo", "val", batch=2, device="cpu"))
     5
     """
     _check_numbers(batch, seed, rank, world)
     _check_settings(augment, threads, prefetch, decoder)
-    manifest, where = read_manifest(shards), device_of(device)
-    files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
-    choice = choose_decoder(decoder, where, manifest.image_codec, str(shards), split)
-    if choice.warning:
-        warnings.warn(choice.warning, stacklevel=2)
-    options: dict[str, Any] = {"batch": batch, "device": where, "threads": threads or cpu_threads(1)}
-    options["decoder"] = choice.processor
-    if augment is None:
-        return ShardBatches(manifest, EvalLoader(files, part, **options), None)
-    options |= {"fill": fill_color(manifest.mean), "prefetch": prefetch, "seed": seed}
-    options["arena"] = _arena(part, where) if cache_frames else None
-    return ShardBatches(manifest, None, partial(_start_epoch, files, part, augment, options))
+    shards = os.fspath(shards)
+    with naming_arguments():
+        manifest, where = read_manifest(shards), device_of(device)
+        files, part = open_files(shards, manifest, split, rank, world), manifest.split(split)
+        choice = choose_decoder(decoder, where, manifest.image_codec, shards, split)
+        if choice.warning:
+            warnings.warn(choice.warning, stacklevel=2)
+        options: dict[str, Any] = {"batch": batch, "device": where, "threads": threads or cpu_threads(1)}
+        options["decoder"] = choice.processor
+        if augment is None:
+            return ShardBatches(manifest, EvalLoader(files, part, **options), None)
+        options |= {"fill": fill_color(manifest.mean), "prefetch": prefetch, "seed": seed}
+        options["arena"] = _arena(part, where) if cache_frames else None
+        return ShardBatches(manifest, None, partial(_start_epoch, files, part, augment, options))
 
 
 def _start_epoch(
@@ -150,7 +161,5 @@ def _check_settings(
     """Refuse what :class:`fastseg.config.DataConfig` refuses, in its words, and an ``augment`` of another type."""
     if not isinstance(augment, AugmentConfig | None):
         raise UserError(f"augment is {shown(augment)}; it must be a fastseg.AugmentConfig, or None for whole frames")
-    try:
+    with naming_arguments():
         DataConfig(threads=threads, prefetch=prefetch, decoder=decoder)
-    except UserError as error:
-        raise UserError(str(error).removeprefix("--data.")) from None

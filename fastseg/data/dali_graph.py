@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fastseg.config import AugmentConfig
 from fastseg.data.augment import Augmentation, Color, Pixels, cpu_crop, dali_crop, switched_on
+from fastseg.errors import UserError
 
 Array = NDArray[Any] | torch.Tensor
 """An array on the CPU, or a tensor on a GPU."""
@@ -60,7 +61,7 @@ class Crops(NamedTuple):
     flip: NDArray[np.bool_]
     """Whether the window is mirrored left-right, N; the graph has it from ``region_start``."""
     parameters: dict[str, NDArray[np.float32]]
-    """N of each of :data:`fastseg.data.augment.PARAMETERS`, by their names."""
+    """N of each of :func:`fastseg.data.augment.parameter_names`, by their names."""
     records: Sequence[int]
     """Indexes of the records in the split; not for the graph."""
 
@@ -102,6 +103,11 @@ def windows_graph(source: Callable[[], Crops], codec: str) -> Any:
 
 def _change(image: Any, mask: Any, crops: Any, augmentations: Sequence[Augmentation], fill: Color) -> tuple[Any, Any]:
     for augmentation in augmentations:
+        if augmentation.dali is None:
+            raise UserError(
+                "an augmentation of your own has no operator of DALI, and the GPU makes the crops; give it one, or "
+                "let the CPU make them with --data.decoder cpu and --data.cache-frames off"
+            )
         parameters = {name: getattr(crops, name) for name in augmentation.parameters}
         image, mask = augmentation.dali(image, mask, fill, **parameters)
     return image, mask
@@ -120,8 +126,8 @@ def eval_graph(source: Callable[[], Frames], device: str, codec: str, labeled: b
 def feed(source: Callable[[], Crops], fields: Sequence[str], device: str, codec: str) -> Any:
     """Feed the ``fields`` of the :class:`Crops` that ``source`` returns to nodes of a graph with the same names.
 
-    A name of :data:`fastseg.data.augment.PARAMETERS` will do as well. The caller of the graph keeps the batch until its
-    output is there: DALI reads CPU arrays in place.
+    A name of :func:`fastseg.data.augment.parameter_names` will do as well. The caller of the graph keeps the batch
+    until its output is there: DALI reads CPU arrays in place.
     """
     if codec != DECODED:
         nodes = fn.external_source(lambda: _select(source(), fields), num_outputs=len(fields), no_copy=True)

@@ -39,6 +39,11 @@ class Batch(NamedTuple):
     """bool N, on the CPU; False for a sample that only fills up the batch: a repeated one, or one in place of a damaged
     one."""
 
+    @property
+    def target(self) -> torch.Tensor:
+        """Return the labels as torch's losses take them: int64 N×H×W, to be ignored at 255 (``ignore_index=255``)."""
+        return self.label.long()
+
 
 Processor = Literal["gpu", "cpu"]
 """The processor that decodes JPEGs on a machine with a GPU."""

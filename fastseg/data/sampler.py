@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from fastseg.config import AugmentConfig
-from fastseg.data.augment import PARAMETERS, Window, sample_augmentations
+from fastseg.data.augment import Window, parameter_names, sample_augmentations
 from fastseg.data.dali_graph import Array, Crops, Frames
 from fastseg.data.reader import Damaged, Encoded, Reader
 from fastseg.errors import UserError
@@ -45,7 +45,7 @@ class Crop(NamedTuple):
     """Encoded or decoded, whole."""
     window: Window
     parameters: tuple[float, ...]
-    """Values of :data:`fastseg.data.augment.PARAMETERS`."""
+    """Values of :func:`fastseg.data.augment.parameter_names`."""
     record: int
     """Index of the record in the split."""
 
@@ -193,6 +193,6 @@ def collate(crops: list[Crop]) -> Crops:
         size=np.array([(w.height, w.width) for w in windows], np.float32),
         pad_start=-np.array([(w.pad_top, w.pad_left) for w in windows], np.int32),
         flip=flip,
-        parameters=dict(zip(PARAMETERS, parameters, strict=True)),
+        parameters=dict(zip(parameter_names(), parameters, strict=True)),
         records=[crop.record for crop in crops],
     )

@@ -40,6 +40,16 @@ class Ranks:
         return self.rank == 0
 
 
+def available_gpus(device: str) -> int:
+    """Count the GPUs that ranks may use; raise :class:`UserError` if ``device`` asks for some and there are none."""
+    return 0 if device == "cpu" else require_gpus() if device == "cuda" else count_gpus()
+
+
+def check_ranks(ranks: int, device: str) -> None:
+    """Refuse more ranks on this machine than it has GPUs, or cores without any. Raises :class:`UserError`."""
+    _check_count(ranks, available_gpus(device))
+
+
 def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     """Replace this process by ``gpus`` ranks of the same command, unless it is one of them or one is enough.
 
@@ -51,7 +61,7 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     asked for.
     """
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    available = 0 if device == "cpu" else require_gpus() if device == "cuda" else count_gpus()
+    available = available_gpus(device)
     if local_world > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if gpus is not None and gpus != local_world:
             raise UserError(
@@ -68,7 +78,9 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     _check_count(wanted, available)
     if wanted == local_world and restarts in (0, restarts_of_launcher()):
         return
-    _replace(wanted, restarts)
+    command, environment = rank_launcher(wanted, restarts)
+    sys.stdout.flush()
+    os.execve(sys.executable, [*command, *sys.argv], environment)
 
 
 def restarts_of_launcher() -> int:
@@ -76,7 +88,8 @@ def restarts_of_launcher() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
-def _replace(ranks: int, restarts: int) -> None:
+def rank_launcher(ranks: int, restarts: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts ``ranks`` processes of the script that follows it, and its environment."""
     environment = {key: value for key, value in os.environ.items() if not _of_launcher(key)}
     # torchrun sets one thread per rank, which starves ranks that compute on the CPU.
     environment.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // ranks, 1)))
@@ -84,8 +97,7 @@ def _replace(ranks: int, restarts: int) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     launcher = [sys.executable, "-m", "fastseg.distributed.launcher", "--standalone"]
     launcher += ["--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
-    sys.stdout.flush()
-    os.execve(sys.executable, [*launcher, *sys.argv], environment)
+    return launcher, environment
 
 
 def _of_launcher(variable: str) -> bool:

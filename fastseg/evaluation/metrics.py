@@ -1,6 +1,5 @@
 """Metrics of a model's predictions over a split: one table of them, and the counting of pixels."""
 
-import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastseg.distributed.ranks import gather_on_first, gather_states, sum_over_ranks
+from fastseg.distributed.ranks import gather_on_first, sum_over_ranks
 from fastseg.evaluation.bootstrap import Counts
 from fastseg.evaluation.boundary_iou import BAND, boundary_counts
 from fastseg.evaluation.scores import iou
@@ -144,40 +143,8 @@ class Sample:
     """H×W train ids, 255 = ignored."""
     prediction: NDArray[np.uint8]
     """H×W train ids."""
-
-
-class WorstFrames(Metric):
-    """The ``most`` frames with the lowest IoU, for the report."""
-
-    def __init__(self, most: int = 8) -> None:
-        self._most = most
-        self._waiting: dict[int, Frame] = {}  # until their counts have arrived
-        self._heap: list[tuple[float, int, Sample]] = []  # a heap whose first is the best of them
-
-    def update(self, frame: Frame) -> None:
-        """Hold the frame until its counts arrive."""
-        self._waiting[frame.index] = frame
-
-    def on_counts(self, index: int, counts: NDArray[np.int64]) -> None:
-        """Copy the frame to the host if it is among the worst; else drop it."""
-        frame = self._waiting.pop(index)
-        scores = iou(*counts)
-        known = scores[~np.isnan(scores)]
-        score = float(known.mean()) if len(known) else 1.0
-        if len(self._heap) == self._most and -score <= self._heap[0][0]:
-            return
-        arrays = (tensor.cpu().numpy().copy() for tensor in (frame.image, frame.label, frame.prediction))
-        heapq.heappush(self._heap, (-score, -index, Sample(score, index, *arrays)))
-        if len(self._heap) > self._most:
-            heapq.heappop(self._heap)
-
-    def compute(self) -> list[Sample]:
-        """Return the worst of all ranks, worst first, on the first rank; only those are sent: frames are large."""
-        mine = [sample for _, _, sample in self._heap]
-        ranked = [(sample.iou, sample.index) for sample in mine]
-        worst = sorted(pair for state in gather_states({"ranked": ranked}) for pair in state["ranked"])[: self._most]
-        sent = gather_on_first([sample for sample in mine if (sample.iou, sample.index) in worst])
-        return sorted((sample for samples in sent for sample in samples), key=lambda sample: (sample.iou, sample.index))
+    kind: str = "worst"
+    """Why it is shown: worst, random or best."""
 
 
 CLASS_METRICS: dict[str, type[ClassMetric]] = {

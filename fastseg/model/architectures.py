@@ -1,12 +1,15 @@
 """The table of networks that can be trained, with all that depends on a network's parts."""
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import get_model
+
+from fastseg.errors import UserError, shown
 
 Net = Any
 """An ``nn.Module`` made by :attr:`Architecture.build`, whose parts only its entry knows."""
@@ -93,3 +96,46 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 """Networks by their ``--model.arch`` (:data:`fastseg.config.Arch`)."""
+OFFERED = tuple(ARCHITECTURES)
+"""Those that come with fastseg."""
+
+
+def own_architecture(network: nn.Module | Callable[[int], nn.Module] | Architecture) -> Architecture:
+    """Return an entry for a network of one's own.
+
+    ``network``: a function from the number of classes to a module, or a module, which is copied whenever the network is
+    built. The module maps normalized images N×3×H×W to logits N×C×h×w of any size, alone, as ``out`` of a dict (with
+    ``aux`` it is not trained) or as the attribute ``logits``. An :class:`Architecture` says more: its heads, and its
+    last layers. Raises :class:`UserError` for anything else.
+    """
+    if isinstance(network, Architecture):
+        return network
+    if not callable(network):
+        raise UserError(
+            f"model is {shown(network)}; it must be a module, or a function from a number of classes to one"
+        )
+    return Architecture(partial(_build_own, network), _own_logits, heads={"out": ""}, class_layers=(), stride=1)
+
+
+def _build_own(network: nn.Module | Callable[[int], nn.Module], classes: int, _aux: bool) -> nn.Module:
+    net = deepcopy(network) if isinstance(network, nn.Module) else network(classes)
+    if not isinstance(net, nn.Module):
+        raise UserError(f"the function that builds the network returned {shown(net)}; it must return an nn.Module")
+    return net
+
+
+def _own_logits(net: Net, images: Tensor) -> dict[str, Tensor]:
+    output = net(images)
+    if isinstance(output, Mapping) and "out" in output:
+        return {"out": output["out"]}
+    return {"out": output if isinstance(output, Tensor) else getattr(output, "logits", output)}
+
+
+def register_network(name: str, network: nn.Module | Callable[[int], nn.Module] | Architecture) -> None:
+    """Make a network of one's own known as ``name``: to train it, and to load its checkpoints in another process.
+
+    ``network``: see :func:`own_architecture`. Raises :class:`UserError` for the name of a network that fastseg has.
+    """
+    if name in OFFERED:
+        raise UserError(f"a network of your own is called {name}, as one of fastseg's; give it another name")
+    ARCHITECTURES[name] = own_architecture(network)

@@ -70,7 +70,10 @@ def check(document: Any, path: Path) -> None:
     if not _is_count(step):
         raise UserError(f"{path} has the step {shown(step)}; it is damaged, use another")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise UserError(f"{path} is of the network {shown(arch)}; fastseg knows {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"{path} is of the network {shown(arch)}; fastseg knows {', '.join(ARCHITECTURES)}; one of your own has to "
+            "be registered before its checkpoint is loaded: fastseg.register_network(NAME, BUILDER)"
+        )
     if not isinstance(document["shards"], str):
         raise UserError(f"{path} has the shards {shown(document['shards'])}; it is damaged, use another")
     if not isinstance(classes, list) or not 1 <= len(classes) <= MAX_CLASSES:
@@ -93,6 +96,8 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
         steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["eval_pending"]
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
             raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, eval_pending {shown(owed)}")
+        if not _is_count(saved["since_best"]):
+            raise ValueError(f"since_best {shown(saved['since_best'])}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
             epoch, step, rank_local = loader["epoch"], loader["step"], loader["rank_local"]
             if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(rank_local, bool):

@@ -1,6 +1,6 @@
 """Cross-entropy as a sum and a count, so that every pixel weighs alike over all ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from fastseg.labels import IGNORE
 from fastseg.model.network import Logits, upsample
 
 PLAIN = OptimConfig()
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""A loss of one's own: (logits float32 N×C×H×W at the labels' size, labels int64 N×H×W with 255 for ignored pixels) →
+their mean loss, a scalar. It must be finite where all pixels are ignored, and must not wait for the device."""
 
 
 def segmentation_loss(
@@ -37,6 +40,19 @@ def segmentation_loss(
         numbers += [(_pixel_losses(_upsampled(logits.aux, target), target) * weight).sum(), numbers[1]]
     else:
         numbers += [torch.zeros_like(numbers[0])] * 2
+    return torch.stack([number.float() for number in numbers])
+
+
+def weighed_loss(logits: Logits, label: Tensor, loss: LossFunction) -> Tensor:
+    """Compute ``loss`` of each head times the number of labeled pixels, and that number.
+
+    ``label`` and the result are those of :func:`segmentation_loss`. Over ranks it is a mean weighted by their pixels.
+    """
+    target = label.long()
+    pixels = (target != IGNORE).sum()
+    heads = [logits.out, *([logits.aux] if logits.aux is not None else [])]
+    numbers = [number for head in heads for number in (loss(_upsampled(head, target), target) * pixels, pixels)]
+    numbers += [torch.zeros_like(numbers[0])] * (4 - len(numbers))
     return torch.stack([number.float() for number in numbers])
 
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastseg.config import Freeze
-from fastseg.model.architectures import ARCHITECTURES, Net
+from fastseg.errors import UserError, shown
+from fastseg.model.architectures import ARCHITECTURES, OFFERED, Net
 from fastseg.model.batchnorm import freeze_batch_norms, replace_batch_norms
 from fastseg.model.weights import Rgb, fitting
 
@@ -103,6 +104,20 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 def normalization(weights: str, mean: Rgb, std: Rgb) -> tuple[Rgb, Rgb]:
     """Return the mean and deviation to normalize with: ImageNet's for pretrained weights, the data's for fresh ones."""
     return (mean, std) if weights == "none" else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+@torch.no_grad()
+def check_logits(model: SegmentationNetwork, classes: int, size: tuple[int, int]) -> None:
+    """Refuse a network of one's own whose logits for a frame of ``size`` are not 1×C×h×w. Raises :class:`UserError`."""
+    if model.arch in OFFERED:
+        return
+    found: Any = model.eval()(torch.zeros(1, *size, 3, dtype=torch.uint8, device=model.mean.device)).out
+    if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[:2] != (1, classes):
+        shape = "×".join(map(str, found.shape)) if isinstance(found, Tensor) else shown(found)
+        raise UserError(
+            f"the network {model.arch} gives logits of {shape} for one image and {classes} classes; they must be "
+            f"1×{classes}×h×w"
+        )
 
 
 def restore_model(saved: dict[str, Any]) -> SegmentationNetwork:

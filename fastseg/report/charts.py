@@ -1,4 +1,7 @@
-"""Draw line charts as inline SVG, colored by the page's style sheet to follow its light or dark theme."""
+"""Draw line charts as inline SVG, colored by the page's style sheet to follow its light or dark theme.
+
+Every line carries its numbers (``data-x``, ``data-y``), which the page's script shows at the cursor.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +15,9 @@ WIDTH, HEIGHT = 560, 280
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
 MAX_POINTS = 200
 """Longer series are drawn as this many means, with a band from the lowest to the highest value."""
+SMALL_WIDTH, SMALL_HEIGHT, SMALL_EDGE = 200, 64, 4
+SMALL_POINTS = 60
+"""As :data:`MAX_POINTS`, in a small chart."""
 MARKED_POINTS = 30
 """Series with at most this many points get a dot for each."""
 
@@ -22,6 +28,8 @@ class Series:
 
     name: str
     points: Sequence[Point]
+    style: int = -1
+    """Number of its color in the style sheet; -1: its index in the chart."""
 
     def finite(self) -> list[Point]:
         """Return the points to draw, sorted by x."""
@@ -50,7 +58,8 @@ def line_chart(title: str, series: Sequence[Series], x_name: str = "epoch", unit
     x_scale = _Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y_scale = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{escape(title)}" '
+        f'data-axis="{escape(x_name)}" data-unit="{escape(unit)}">',
         *(_y_tick(value, y_scale, unit) for value in y_ticks),
         *(
             _x_tick(value, x_scale)
@@ -58,11 +67,22 @@ def line_chart(title: str, series: Sequence[Series], x_name: str = "epoch", unit
             if x_scale.low <= value <= x_scale.high
         ),
         f'<text class="name" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 4}">{escape(x_name)}</text>',
-        # The first series is the important one, so it is drawn last, on top.
-        *reversed([_line(points, f"s{i}", x_scale, y_scale) for i, points in enumerate(drawn)]),
+        _cursor(TOP, HEIGHT - BOTTOM),
+        *_lines(series, x_scale, y_scale, MAX_POINTS),
         "</svg>",
     ]
     return "".join(parts)
+
+
+def small_chart(title: str, series: Sequence[Series], low: float, high: float) -> str:
+    """Return an ``<svg>`` element without ticks: x from ``low`` to ``high``, y from 0 to 100."""
+    x_scale = _Scale(low, high if high > low else low + 1, SMALL_EDGE, SMALL_WIDTH - SMALL_EDGE)
+    y_scale = _Scale(0, 100, SMALL_HEIGHT - SMALL_EDGE, SMALL_EDGE)
+    heights = (f"{y_scale(y):g}" for y in (0, 50, 100))
+    grid = (f'<line class="grid" x1="0" x2="{SMALL_WIDTH}" y1="{y}" y2="{y}"/>' for y in heights)
+    head = f'<svg class="chart" viewBox="0 0 {SMALL_WIDTH} {SMALL_HEIGHT}" role="img" aria-label="{escape(title)}">'
+    lines = _lines(series, x_scale, y_scale, SMALL_POINTS)
+    return "".join([head, *grid, _cursor(0, SMALL_HEIGHT), *lines, "</svg>"])
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -97,24 +117,37 @@ def _x_tick(value: float, scale: _Scale) -> str:
     return f'{line}<text class="x" x="{x}" y="{bottom + 17}">{compact(value)}</text>'
 
 
-def _line(points: list[Point], style: str, x_scale: _Scale, y_scale: _Scale) -> str:
-    chunks = _chunks(points)
-    middle = [(x_scale(fmean(x for x, _ in c)), y_scale(fmean(y for _, y in c))) for c in chunks]
-    parts = []
+def _cursor(top: float, bottom: float) -> str:
+    return f'<line class="cursor" x1="-9" x2="-9" y1="{top}" y2="{bottom}"/>'
+
+
+def _lines(series: Sequence[Series], x_scale: _Scale, y_scale: _Scale, most: int) -> list[str]:
+    """Draw the series as at most ``most`` points each; the first one, the important one, last, on top."""
+    styles = [one.style if one.style >= 0 else i for i, one in enumerate(series)]
+    drawn = [_line(one, style, x_scale, y_scale, most) for one, style in zip(series, styles, strict=True)]
+    return drawn[::-1]
+
+
+def _line(series: Series, style: int, x_scale: _Scale, y_scale: _Scale, most: int) -> str:
+    points = series.finite()
+    chunks = _chunks(points, most)
+    means = [(fmean(x for x, _ in c), fmean(y for _, y in c)) for c in chunks]
+    middle = [(x_scale(x), y_scale(y)) for x, y in means]
+    xs, ys = (" ".join(f"{point[i]:.4g}" for point in means) for i in (0, 1))
+    parts = [f'<g class="series" data-style="s{style}" data-name="{escape(series.name)}" data-x="{xs}" data-y="{ys}">']
     if len(chunks) < len(points):
         upper = [(x, y_scale(max(y for _, y in c))) for (x, _), c in zip(middle, chunks, strict=True)]
         lower = [(x, y_scale(min(y for _, y in c))) for (x, _), c in zip(middle, chunks, strict=True)]
-        parts.append(f'<polygon class="band {style}" points="{_coordinates(upper + lower[::-1])}"/>')
-    if len(middle) > 1:
-        parts.append(f'<polyline class="line {style}" points="{_coordinates(middle)}"/>')
+        parts.append(f'<polygon class="band s{style}" points="{_coordinates(upper + lower[::-1])}"/>')
+    parts.append(f'<polyline class="line s{style}" points="{_coordinates(middle)}"/>')
     if len(middle) <= MARKED_POINTS:
-        parts += [f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in middle]
-    return "".join(parts)
+        parts += [f'<circle class="dot s{style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in middle]
+    return "".join([*parts, "</g>"])
 
 
-def _chunks(points: list[Point]) -> list[list[Point]]:
-    """Group neighboring points into at most :data:`MAX_POINTS` lists."""
-    size = math.ceil(len(points) / MAX_POINTS) or 1
+def _chunks(points: list[Point], most: int) -> list[list[Point]]:
+    """Group neighboring points into at most ``most`` lists."""
+    size = math.ceil(len(points) / most) or 1
     return [points[i : i + size] for i in range(0, len(points), size)]
 
 

@@ -1,4 +1,4 @@
-"""Save an evaluation's worst frames as aligned pictures: image, truth, prediction, errors."""
+"""Save frames of an evaluation as aligned pictures: image, truth, prediction, errors."""
 
 import json
 from collections.abc import Sequence
@@ -30,6 +30,10 @@ class Frame(Protocol):
     """An evaluated frame for the gallery; :class:`fastseg.evaluation.metrics.Sample` is one."""
 
     @property
+    def kind(self) -> str:
+        """Return why it is shown: worst, random or best."""
+
+    @property
     def iou(self) -> float:
         """Return the mean IoU over the classes in the frame, 0…1."""
 
@@ -49,7 +53,7 @@ class Frame(Protocol):
 def write_gallery(
     folder: Path, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass]
 ) -> None:
-    """Write these frames, worst first, to ``folder`` (``RUN/overlays``) in place of an earlier gallery.
+    """Write these frames, in this order, to ``folder`` (``RUN/overlays``) in place of an earlier gallery.
 
     ``keys`` names each frame; masks hold train ids of ``classes``. Each frame becomes four files of one size, at most
     :data:`MAX_SIDE` pixels: a JPEG and three palette PNGs. The index is written last: no index, no gallery.
@@ -71,7 +75,8 @@ def write_gallery(
         for name, picture in masks.items():
             picture.save(folder / f"{stem}.{LAYERS[name]}", optimize=True)
         worst = worst_classes(frame.label, frame.prediction, classes)
-        entries.append({"key": key, "stem": stem, "size": size, "iou": frame.iou, "worst_classes": worst})
+        about = {"key": key, "kind": frame.kind, "iou": frame.iou, "worst_classes": worst}
+        entries.append({**about, "stem": stem, "size": size})
     write_atomic(folder / INDEX, json.dumps(entries, indent=1) + "\n")
 
 

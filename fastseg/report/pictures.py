@@ -57,9 +57,11 @@ Mask = NDArray[np.uint8]
 
 RIGHT, WRONG, IGNORED = (232, 232, 232), (214, 39, 40), (0, 0, 0)
 HIT, MISS = (45, 110, 230), (214, 39, 40)
-GAP, PAPER, INK = 4, (28, 30, 34), (230, 230, 230)
-LONGEST = 240
-"""Pixels of a name beside a confusion matrix, at most."""
+GAP, PAPER, INK, EMPTY = 4, (28, 30, 34), (230, 230, 230), (40, 43, 48)
+CELL, LONGEST = 32, 240
+"""Pixels of a cell of a confusion matrix, and of a name beside it at most."""
+MATRIX_CLASSES = 40
+"""Classes in a confusion matrix at most: those with the most pixels."""
 CAPTIONS = ("image", "truth", "prediction", "errors (red)")
 
 
@@ -107,29 +109,40 @@ def panel(
 def matrix_picture(matrix: NDArray[np.int64], classes: Sequence[SegmentationClass]) -> Picture:
     """Draw a confusion matrix (C×C pixels, rows the truth) with class names: right pixels blue, wrong ones red.
 
-    A cell's strength is its share of the row; rows of classes that do not occur stay empty. Beyond forty classes
-    cells are too small for names and numbers.
+    A cell's strength and number are its share of the row in per cent; rows of classes that do not occur stay empty.
+    Of more than :data:`MATRIX_CLASSES` classes those with the most pixels are drawn.
     """
-    count = len(classes)
-    cell = 24 if count <= 40 else 4
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    color = np.where(np.eye(count, dtype=bool)[..., None], HIT, MISS)
-    mixed = shares[..., None] * color + (1 - shares[..., None]) * PAPER
-    grid = Image.fromarray(np.rint(mixed).astype(np.uint8).repeat(cell, 0).repeat(cell, 1))
-    if count > 40:
-        return np.asarray(grid)
-    font = open_font(13)
-    names = [shortened(name, font, LONGEST) for name in names_in(font, classes)]
-    draw = ImageDraw.Draw(grid)
-    for i, j in np.argwhere(shares >= 0.005).tolist():
-        draw.text(((j + 0.5) * cell, (i + 0.5) * cell), f"{100 * shares[i, j]:.0f}", fill=INK, font=font, anchor="mm")
-    margin = 12 + round(max(map(font.getlength, names)))
-    sheet = Image.new("RGB", (margin + grid.width, margin + grid.height), PAPER)
-    sheet.paste(grid, (margin, margin))
-    rows, columns = (Image.new("RGB", (margin, grid.height), PAPER) for _ in range(2))
+    truth = matrix.sum(1)
+    drawn = np.sort(np.argsort(-truth, kind="stable")[:MATRIX_CLASSES])
+    shares = matrix[np.ix_(drawn, drawn)] / np.maximum(truth[drawn, None], 1)
+    font = open_font(15)
+    names = [shortened(name, font, LONGEST) for name in names_in(font, [classes[i] for i in drawn])]
+    grid, margin = _cells(shares, font), 16 + round(max(map(font.getlength, names)))
+    sheet = Image.new("RGB", (margin + grid.width, CELL + margin + grid.height), PAPER)
+    sheet.paste(grid, (margin, CELL + margin))
+    columns = Image.new("RGB", (margin, grid.height), PAPER)
+    draw = ImageDraw.Draw(sheet)
     for i, name in enumerate(names):
-        ImageDraw.Draw(rows).text((margin - 6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="rm")
-        ImageDraw.Draw(columns).text((6, (i + 0.5) * cell), name, fill=INK, font=font, anchor="lm")
-    sheet.paste(rows, (0, margin))
-    sheet.paste(columns.transpose(Image.Transpose.ROTATE_90), (margin, 0))
+        draw.text((margin - 8, CELL + margin + (i + 0.5) * CELL), name, fill=INK, font=font, anchor="rm")
+        ImageDraw.Draw(columns).text((8, (i + 0.5) * CELL), name, fill=INK, font=font, anchor="lm")
+    sheet.paste(columns.transpose(Image.Transpose.ROTATE_90), (margin, CELL))
+    some = "" if len(drawn) == len(classes) else f", {len(drawn)} of {len(classes)} classes"
+    caption = shortened(f"% of each row; rows: truth, columns: prediction{some}", font, sheet.width - 16)
+    draw.text((8, CELL / 2), caption, fill=INK, font=font, anchor="lm")
     return np.asarray(sheet)
+
+
+def _cells(shares: NDArray[np.float64], font: Font) -> Image.Image:
+    """Draw shares of rows as squares with a thin gap, and their numbers in per cent from half a per cent on."""
+    count = len(shares)
+    color = np.where(np.eye(count, dtype=bool)[..., None], HIT, MISS)
+    mixed = np.rint(shares[..., None] * color + (1 - shares[..., None]) * EMPTY).astype(np.uint8)
+    grid = Image.new("RGB", (count * CELL, count * CELL), PAPER)
+    draw = ImageDraw.Draw(grid)
+    for i, j in np.ndindex(count, count):
+        left, top = j * CELL, i * CELL
+        draw.rectangle((left + 1, top + 1, left + CELL - 1, top + CELL - 1), fill=tuple(mixed[i, j].tolist()))
+        if shares[i, j] >= 0.005:
+            text = f"{100 * shares[i, j]:.0f}"
+            draw.text((left + CELL / 2, top + CELL / 2), text, fill=(255, 255, 255), font=font, anchor="mm")
+    return grid

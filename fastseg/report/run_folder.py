@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from fastseg.report.gallery import FOLDER, INDEX, LAYERS
 
 Line = dict[str, Any]
 """One record of metrics.jsonl."""
+SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
+"""Numbers of metrics.jsonl that are of machines rather than of learning."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Shown:
     """One frame of the gallery."""
 
     key: str
+    kind: str
+    """Why it is shown: worst, random or best."""
     iou: float
     """Mean IoU over the classes in the frame, 0…1; NaN if unknown."""
     size: tuple[int, int]
@@ -45,7 +50,7 @@ class Run:
     matrix: list[list[int]]
     """Confusion matrix, rows the truth."""
     gallery: list[Shown]
-    """The worst frames of the last evaluation, worst first."""
+    """Frames of the last evaluation: the worst, worst first, then random ones, then the best."""
 
     @property
     def best(self) -> Line:
@@ -73,6 +78,12 @@ def read_run(folder: Path) -> Run:
         matrix=_read_matrix(folder / "confusion.json"),
         gallery=_read_gallery(folder / FOLDER),
     )
+
+
+def started(folder: Path, resumed: bool) -> str:
+    """Return when a run began, as in ``2026-11-30 16:10 UTC``: now, unless it is resumed and its folder knows."""
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return str(_read_json(folder / "environment.json", {}).get("started", now)) if resumed else now
 
 
 def _read_json(path: Path, empty: Any) -> Any:
@@ -137,15 +148,20 @@ def _read_gallery(folder: Path) -> list[Shown]:
     frames = []
     for entry in _read_json(path, []):
         try:
-            key, stem = str(entry["key"]), Path(entry["stem"]).name
+            key, kind, stem = str(entry["key"]), str(entry["kind"]), Path(entry["stem"]).name
             width, height = (int(pixels) for pixels in entry["size"])
             worst = [(str(c["class"]), number(c, "iou")) for c in entry["worst_classes"]]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error!r}); remove it and write the report again") from None
         layers = {name: folder / f"{stem}.{ending}" for name, ending in LAYERS.items()}
         there = {name: file for name, file in layers.items() if file.is_file()}
-        frames.append(Shown(key, number(entry, "iou"), (width, height), worst, there))
+        frames.append(Shown(key, kind, number(entry, "iou"), (width, height), worst, there))
     return frames
+
+
+def scalar_name(event: str, key: str) -> str:
+    """Return the name of a record's number at TensorBoard and trackers: train/loss, speed/tflops, val/miou."""
+    return f"{'speed' if key in SPEED else 'val' if event == 'eval' else event}/{key}"
 
 
 def position(line: Line) -> float:

@@ -21,19 +21,22 @@ from fastseg.errors import UserError
 from fastseg.files import check_free, lock_run_folder
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
-from fastseg.model.loss import class_weights
-from fastseg.model.network import SegmentationNetwork, normalization
+from fastseg.model.loss import LossFunction, class_weights
+from fastseg.model.network import SegmentationNetwork, check_logits, normalization
 from fastseg.model.pretrained import load_weights
 from fastseg.model.weights import Rgb, fitting
 from fastseg.parallel import cpu_threads
 from fastseg.report.report import write_report
+from fastseg.report.run_folder import started
 from fastseg.shards.manifest import Manifest
 from fastseg.shards.set_warnings import nothing_to_score
 from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
+from fastseg.training.callbacks import Callback, Callbacks, EarlyStopping, TimeLimit
 from fastseg.training.compiled import check_compiler
 from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache, with_batch
 from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
+from fastseg.training.own_parts import NONE, OwnParts
 from fastseg.training.run_log import RunLog
 from fastseg.training.state import (
     RunState,
@@ -45,18 +48,23 @@ from fastseg.training.state import (
     find_checkpoint,
 )
 from fastseg.training.step import TrainStep, use_sync_bn
-from fastseg.training.trackers import check_tracker
+from fastseg.training.trackers import check_tracker, open_tracking
 from fastseg.training.trainer import Trainer
 
 
-def build_state(config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False) -> RunState:
-    """Build network, optimizer and average with their initial values; a resumed run loads no pretrained ones."""
+def build_state(
+    config: Config, manifest: Manifest, ranks: Ranks, resumed: bool = False, loss: LossFunction | None = None
+) -> RunState:
+    """Build network, optimizer and average with their initial values; a resumed run loads no pretrained ones.
+
+    ``loss``: in place of the settings' cross-entropy.
+    """
     torch.manual_seed(config.seed)  # the same weights on every rank …
     model = build_model(config, manifest, ranks, "none" if resumed else config.model.weights)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # … and different dropout
     average = Average(model, config.optim.ema) if config.optim.ema else None
     weights = pixel_weights(config, manifest)
-    step = TrainStep(model, config, ranks, None if weights is None else weights.to(ranks.device))
+    step = TrainStep(model, config, ranks, None if weights is None else weights.to(ranks.device), loss)
     return RunState(model, step, average)
 
 
@@ -91,7 +99,9 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
     if use_sync_bn(config, ranks):
         sync_batch_norms(model)
     model.freeze(settings.freeze)
-    return model.to(ranks.device)
+    model = model.to(ranks.device)
+    check_logits(model, len(manifest.classes), config.data.crop)
+    return model
 
 
 def build_loaders(
@@ -156,9 +166,15 @@ def check(config: Config, manifest: Manifest, device: str = "auto") -> dict[str,
 
 
 def train(
-    config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any] | None = None, profile: bool = False
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    saved: dict[str, Any] | None = None,
+    profile: bool = False,
+    own: OwnParts = NONE,
 ) -> None:
     """Train as this rank: build the parts, resume from the checkpoint ``saved`` if there is one, run the loop."""
+    limits = limits_of(config)  # the time counts from here
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     agree(saved, manifest)
@@ -170,7 +186,7 @@ def train(
     if config.verify_shards:
         verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
-    state = build_state(config, manifest, ranks, resumed=saved is not None)
+    state = build_state(config, manifest, ranks, resumed=saved is not None, loss=own.loss)
     with explain_memory_error(config, ranks.device, state):
         cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
@@ -182,9 +198,17 @@ def train(
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
         with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
-            for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
-                log.say(sentence)
-            Trainer(config, manifest, ranks, state, loaders, log, profile).fit()
+            tracking = open_tracking(config.tracker, config.folder, config.to_dict(), state.step, log.say)
+            with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
+                for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
+                    log.say(sentence)
+                Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks]).fit()
+
+
+def limits_of(config: Config) -> list[Callback]:
+    """Return the callbacks that the settings ask for."""
+    patience = [EarlyStopping(config.patience)] if config.patience is not None else []
+    return [*patience, *([TimeLimit(config.max_hours)] if config.max_hours is not None else [])]
 
 
 @contextmanager
@@ -214,9 +238,11 @@ def open_log(
     decoder: DecoderChoice,
 ) -> Iterator[RunLog]:
     """Open the run's folder, new or resumed, and lock it against other runs."""
+    how = {"decoder": decoder.description, "step": state.train_step.network.description}
+    about = {"dataset": manifest.name, "started": started(config.folder, resumed=state.step > 0)}
     documents = {
         "config": config.to_dict(),
-        "environment": environment() | {"decoder": decoder.description, "step": state.train_step.network.description},
+        "environment": environment() | how | about,
         "classes": checkpoint.pack_classes(manifest.classes),
     }
     total = total_steps(config.optim, steps_per_epoch)
@@ -227,9 +253,7 @@ def open_log(
             set_aside(config.folder)
         stack.enter_context(lock_run_folder(config.folder))
         checkpoint.remove_unfinished(config.folder / "checkpoints")
-        yield stack.enter_context(
-            RunLog(config.folder, documents, state.step, total, config.tracker, each, state.resumed_epoch)
-        )
+        yield stack.enter_context(RunLog(config.folder, documents, state.step, total, each, state.resumed_epoch))
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -249,7 +273,13 @@ def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[s
     """Return whether a checkpoint is at the settings' last step or past it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.rank_batch)
     left = total_steps(config.optim, steps) - round(epochs_done(saved) * steps)
-    return left < 0 or (left == 0 and not saved["eval_pending"])
+    return left < 0 or (not saved["eval_pending"] and (left == 0 or patience_over(config, saved)))
+
+
+def patience_over(config: Config, saved: dict[str, Any]) -> bool:
+    """Return whether a checkpoint has gone without a better mIoU for as long as the settings allow."""
+    same = saved["config"]["eval_split"] == config.eval_split
+    return config.patience is not None and same and saved["since_best"] >= config.patience
 
 
 def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
@@ -262,7 +292,9 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
     with fitting(path):
         done, planned = epochs_done(saved), float(saved["config"]["optim"]["epochs"])
     where = f"{path} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
-    if own and planned == config.optim.epochs:
+    if patience_over(config, saved):
+        where = f"{where}, {saved['since_best']} evaluations after its best, and ended by --patience {config.patience}"
+    if own and (planned == config.optim.epochs or patience_over(config, saved)):
         if ranks.first:
             for sentence in (
                 f"{where}; the report is {write_report(config.folder)}",

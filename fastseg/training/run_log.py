@@ -5,8 +5,9 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.config import OptimConfig
 from fastseg.errors import disk_full
-from fastseg.evaluation.evaluator import EvaluationStats
-from fastseg.evaluation.metrics import Sample
-from fastseg.evaluation.scores import Score, percent
+from fastseg.evaluation.scores import percent
 from fastseg.evaluation.summary import class_table, findings
 from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
+from fastseg.report.run_folder import scalar_name
+from fastseg.training.callbacks import Callback, Step, StepEvaluation
 from fastseg.training.display import Display, plain_table
 from fastseg.training.profiler import Table
-from fastseg.training.trackers import open_tracking
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
@@ -34,7 +34,7 @@ SAME_EPOCH = 1e-6
 """Largest difference of two epochs that are the same but for rounding."""
 
 
-class RunLog:
+class RunLog(Callback):
     """The first rank's record of a run; the other ranks have none. Close it, or use it in ``with``."""
 
     def __init__(
@@ -43,7 +43,6 @@ class RunLog:
         documents: dict[str, Any],
         step: int,
         total: int,
-        tracker: str = "none",
         each: str = "",
         epoch: float = 0.0,
     ) -> None:
@@ -52,8 +51,7 @@ class RunLog:
         ``epoch``: up to which metrics.jsonl is kept, the checkpoint's. Steps are counted anew with another batch or
         number of ranks; epochs are not.
 
-        ``tracker`` is one of :data:`fastseg.training.trackers.KINDS`, or none. ``each``: unit of the images per second,
-        such as `` per GPU`` if there may be several.
+        ``each``: unit of the images per second, such as `` per GPU`` if there may be several.
         """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
@@ -71,7 +69,6 @@ class RunLog:
         self.last_evaluation: StepEvaluation | None = None
         """The latest of this process."""
         self.display = Display(step, total, each, _last_miou(before))
-        self._tracking = open_tracking(tracker, folder, documents.get("config", {}), step, self.say)
 
     def say(self, sentence: str) -> None:
         """Print one line for the user."""
@@ -82,25 +79,48 @@ class RunLog:
         self.say(table.title)
         self.display.show(plain_table(table))
 
-    def train(self, step: int, **values: float) -> None:
-        """Record the numbers of a window of steps that ended with ``step``."""
+    def on_step(self, step: Step) -> None:
+        """Show that a step is done."""
+        self.display.advance(step.step)
+
+    def on_log(self, record: Mapping[str, float]) -> None:
+        """Record the numbers of a window of steps that ended with the step ``record["step"]``."""
+        values = dict(record)
+        step = int(values.pop("step"))
         self._record("train", step, values)
         self.display.train(step, values)
 
-    def evaluated(self, step: int, scores: dict[str, Any], **values: Any) -> None:
-        """Record an evaluation after ``step``: the numbers of :meth:`fastseg.evaluation.scores.Score.to_json`."""
-        self._record("eval", step, {**scores, **values})
+    def on_evaluation(self, evaluation: StepEvaluation) -> None:
+        """Record an evaluation in the run's folder, and say its score."""
+        self.last_evaluation = evaluation
+        step, classes, result = evaluation.step, evaluation.classes, evaluation.result
+        self.display.evaluated(evaluation.scores.miou)
+        self._record("eval", step, evaluation.record())
+        self.confusion(evaluation.matrix, classes, step)
+        keys = [evaluation.keys[sample.index] for sample in evaluation.frames]
+        self.frames(evaluation.frames, keys, classes, step)
+        left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
+        self.say(
+            f"epoch {evaluation.epoch:.1f}: mIoU {percent(evaluation.scores.miou)} % on {result.images} images"
+            f"{left_out}{', the best so far' if evaluation.best else ''} ({result.images_per_second:.1f} images/s)"
+        )
 
-    def worst(
+    def frames(
         self, frames: Sequence[Frame], keys: Sequence[str], classes: Sequence[SegmentationClass], step: int
     ) -> None:
-        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels."""
+        """Write these frames to ``overlays/`` in place of earlier ones, and to TensorBoard as panels.
+
+        There a random frame has its key as name, since it is the same after every evaluation.
+        """
         with naming(self._folder / FOLDER):
             write_gallery(self._folder / FOLDER, frames, keys, classes)
-        for i, frame in enumerate(frames):
+        numbers: Counter[str] = Counter()
+        for frame, key in zip(frames, keys, strict=True):
+            numbers[frame.kind] += 1
+            name = key if frame.kind == "random" else numbers[frame.kind]
             picture = panel(frame.image, frame.label, frame.prediction, classes)
             with naming(self._folder / BOARD):
-                self._board.add_image(f"worst/{i}", picture, step, dataformats="HWC")
+                self._board.add_image(f"{frame.kind} frames/{name}", picture, step, dataformats="HWC")
 
     def write(self, name: str, document: Any) -> None:
         """Write ``folder/NAME.json``."""
@@ -110,7 +130,7 @@ class RunLog:
         """Write confusion.json (C×C pixels, rows the truth), and a picture of it to TensorBoard."""
         self.write("confusion", {"matrix": matrix.tolist()})
         with naming(self._folder / BOARD):
-            self._board.add_image("confusion", matrix_picture(matrix, classes), step, dataformats="HWC")
+            self._board.add_image("confusion/matrix", matrix_picture(matrix, classes), step, dataformats="HWC")
 
     def summarize(self, optim: OptimConfig) -> None:
         """Show the classes of the last evaluation, and say what stands out."""
@@ -119,35 +139,31 @@ class RunLog:
             for sentence in findings(found.matrix, [c.name for c in found.classes], asdict(optim)):
                 self.display.remark(sentence)
 
-    def close(self, finished: bool = True) -> None:
-        """Flush everything and restore the terminal; ``finished`` says whether the training reached its end."""
+    def close(self) -> None:
+        """Flush everything and restore the terminal."""
         self.display.close()
         with naming(self._folder / BOARD):
             self._board.close()
         with naming(self._folder / METRICS):
             self._file.close()
-        if self._tracking:
-            self._tracking.close(finished)
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(finished=kind is None)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
         line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
-        scalars = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        floats = {k: v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        scalars = {scalar_name(event, k): v for k, v in floats.items()}
         ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
             for name, value in (scalars | ious).items():
                 self._board.add_scalar(name, value, step)
-        if self._tracking:
-            numbers = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float) and k != "step"}
-            self._tracking.log(step, numbers | ious)
 
 
 def _lines_until(path: Path, epoch: float) -> list[str]:
@@ -179,46 +195,3 @@ def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:
 def _finite(line: dict[str, Any]) -> dict[str, Any]:
     """Replace numbers that are not finite by None, because JSON has no NaN."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-
-
-@dataclass(frozen=True)
-class StepEvaluation:
-    """An evaluation in the course of a run."""
-
-    step: int
-    epoch: float
-    weights: str
-    """``ema`` or ``model``, whichever were evaluated."""
-    result: EvaluationStats
-    matrix: NDArray[np.int64]
-    """C×C pixels, rows the truth."""
-    scores: Score
-    best: bool
-    """Whether all earlier scores of the run are lower."""
-    worst: Sequence[Sample]
-    keys: Sequence[str]
-    """Of the split's frames, by their index."""
-    classes: Sequence[SegmentationClass]
-
-
-def record_evaluation(log: RunLog, found: StepEvaluation) -> None:
-    """Write an evaluation to the run's folder, and say its score."""
-    log.last_evaluation = found
-    step, result, classes = found.step, found.result, found.classes
-    log.evaluated(
-        step,
-        found.scores.to_json(),
-        epoch=found.epoch,
-        images=result.images,
-        corrupt_samples=result.corrupt_samples,
-        images_per_second=result.images_per_second,
-        weights=found.weights,
-    )
-    log.display.evaluated(found.scores.miou)
-    log.confusion(found.matrix, classes, step)
-    log.worst(found.worst, [found.keys[sample.index] for sample in found.worst], classes, step)
-    left_out = f", {result.corrupt_samples} damaged ones left out" if result.corrupt_samples else ""
-    log.say(
-        f"epoch {found.epoch:.1f}: mIoU {percent(found.scores.miou)} % on {result.images} images{left_out}"
-        f"{', the best so far' if found.best else ''} ({result.images_per_second:.1f} images/s)"
-    )

@@ -41,6 +41,8 @@ class RunState:
     """Epochs done by the checkpoint that the run was resumed from."""
     best: float = -math.inf
     """Highest mIoU so far."""
+    since_best: int = 0
+    """Evaluations since that one."""
     score: dict[str, Any] | None = None
     """``step``, ``split``, ``miou`` and ``images`` of the last evaluation."""
     eval_pending: bool = False
@@ -95,6 +97,7 @@ class RunState:
             "step": self.step,
             "steps_per_epoch": loader.steps_per_epoch,
             "best": self.best,
+            "since_best": self.since_best,
             "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
             "arch": config.model.arch,
@@ -140,7 +143,10 @@ class RunState:
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
         self.step, self.eval_pending = saved["step"], saved["eval_pending"]
-        self.best = saved["best"] if saved["config"]["eval_split"] == eval_split else -math.inf
+        if saved["config"]["eval_split"] == eval_split:
+            self.best, self.since_best = saved["best"], saved["since_best"]
+        else:
+            self.best, self.since_best = -math.inf, 0
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastseg.config import Config, OptimConfig
 from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks, sum_over_ranks
-from fastseg.model.loss import segmentation_loss
+from fastseg.model.loss import LossFunction, segmentation_loss, weighed_loss
 from fastseg.model.network import SegmentationNetwork
 from fastseg.training.compiled import CompiledNetwork, find_problem, wants_compiling
 from fastseg.training.optim import build_optimizer, set_lr
@@ -25,14 +25,20 @@ from fastseg.training.profiler import span
 class LossNetwork(nn.Module):
     """Join network and loss in one module, so that they are compiled and wrapped by DDP together."""
 
-    def __init__(self, model: SegmentationNetwork, config: OptimConfig, pixel_weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: SegmentationNetwork,
+        config: OptimConfig,
+        pixel_weights: Tensor | None = None,
+        loss: LossFunction | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
-        loss = partial(segmentation_loss, config=config, weights=pixel_weights)
-        self.loss: Callable[..., Tensor] = loss
+        own = partial(weighed_loss, loss=loss) if loss else None
+        self.loss: Callable[..., Tensor] = own or partial(segmentation_loss, config=config, weights=pixel_weights)
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
-        """Return :func:`fastseg.model.loss.segmentation_loss` of the network's logits."""
+        """Return the four sums of :func:`fastseg.model.loss.segmentation_loss` of the network's logits."""
         return self.loss(self.model(image), label)
 
 
@@ -54,9 +60,17 @@ class TrainStep:
     """Do one step; hold the optimizer, DDP, the compiled network and the loss scaler."""
 
     def __init__(
-        self, model: SegmentationNetwork, config: Config, ranks: Ranks, pixel_weights: Tensor | None = None
+        self,
+        model: SegmentationNetwork,
+        config: Config,
+        ranks: Ranks,
+        pixel_weights: Tensor | None = None,
+        loss: LossFunction | None = None,
     ) -> None:
-        """Train ``model``, already on ``ranks.device``, in place; ``pixel_weights``: one per class, C."""
+        """Train ``model``, already on ``ranks.device``, in place; ``pixel_weights``: one per class, C.
+
+        ``loss``: in place of the settings' cross-entropy.
+        """
         self.model = model
         self.precision = precision_of(config.model.precision, ranks.device)
         self.optimizer = build_optimizer(model, config.optim)
@@ -66,7 +80,7 @@ class TrainStep:
         # static_graph knows no steps without an exchange. torch splits a compiled graph at bucket borders without it
         # (pytorch#109261).
         static = config.optim.accumulate == 1 and not (wants_compiling(config.model, ranks.device) and not problem)
-        network = _wrap(LossNetwork(model, config.optim, pixel_weights), ranks, static)
+        network = _wrap(LossNetwork(model, config.optim, pixel_weights, loss), ranks, static)
         self.network = CompiledNetwork(network, config.model, ranks, problem)
 
     def __call__(self, image: Tensor, label: Tensor, lr: float, stop: bool = False) -> Tensor:

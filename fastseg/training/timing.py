@@ -1,6 +1,7 @@
 """Time steps, and how long the device was idle because the batch was not ready."""
 
 import signal
+import threading
 import time
 from typing import NamedTuple
 
@@ -74,25 +75,32 @@ class StepClock:
 
 
 class Stopping:
-    """Note SIGTERM and Ctrl-C as requests to stop; a second Ctrl-C stops the process at once."""
+    """Note wishes to stop: SIGTERM, Ctrl-C (a second one interrupts at once), or a reason of our own."""
 
     def __init__(self) -> None:
-        self._signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        self.signal: int | None = None
+        """The signal that has come."""
+        self.reason = ""
+        """Why the run is to end without a signal."""
+        if threading.current_thread() is threading.main_thread():  # no other thread may take signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._note)
 
     @property
     def asked(self) -> bool:
-        """Return whether a signal has come."""
-        return self._signal is not None
+        """Return whether the run is to end."""
+        return self.signal is not None or bool(self.reason)
 
-    @property
-    def exit_code(self) -> int:
-        """Return 128 plus the signal's number, as shells do; SIGTERM's if another rank was asked."""
-        return 128 + (self._signal or signal.SIGTERM)
+    def ask(self, reason: str | None) -> None:
+        """Note a wish to stop; None and later wishes change nothing."""
+        self.reason = self.reason or reason or ""
 
-    def _ask(self, number: int, _frame: object) -> None:
-        self._signal = number
+    def _note(self, number: int, _frame: object) -> None:
+        self.signal = number
         # Batch systems send SIGTERM to every process of a job, and torchrun forwards it: it comes twice.
         if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a third one ends a process that hangs in a library
+        raise KeyboardInterrupt

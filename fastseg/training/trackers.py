@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
+from fastseg.report.run_folder import scalar_name
+from fastseg.training.callbacks import Callback, StepEvaluation
 
 PROJECT = "fastseg"
 """Name of the project at W&B, of the experiment at MLflow."""
@@ -139,13 +141,13 @@ def check_tracker(kind: str) -> None:
 
 def open_tracking(
     kind: str, folder: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None]
-) -> "Tracking | None":
-    """Begin a run at the tracker ``kind``, or continue that of ``folder`` after step ``step``; None for ``none``.
+) -> "list[Tracking]":
+    """Begin a run at the tracker ``kind``, or continue that of ``folder`` after step ``step``; nothing for ``none``.
 
     Raises :class:`UserError` if a new training cannot reach its tracker. A resumed one then continues without.
     """
     if kind not in KINDS:
-        return None
+        return []
     try:
         tracker = KINDS[kind][0](folder, config, _known_id(folder / FILE, kind) if step else None)
     except Exception as error:  # whatever the library raises
@@ -153,13 +155,13 @@ def open_tracking(
         if not step:
             raise UserError(f"{reason}; fix that, or leave it out with --tracker none") from None
         say(f"{reason}; training continues without it, metrics.jsonl has everything")
-        return None
+        return []
     write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")
     say(f"{kind} follows the run: {tracker.where}")
-    return Tracking(kind, tracker, say)
+    return [Tracking(kind, tracker, say)]
 
 
-class Tracking:
+class Tracking(Callback):
     """Send numbers to a tracker in a separate thread, so that a slow or failing one never delays the training."""
 
     def __init__(self, kind: str, tracker: Tracker, say: Callable[[str], None]) -> None:
@@ -168,12 +170,24 @@ class Tracking:
         self._thread = Thread(target=self._work, name="tracker", daemon=True)
         self._thread.start()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record those of these numbers that are finite."""
+    def on_log(self, record: Mapping[str, float]) -> None:
+        """Send a line of metrics.jsonl."""
+        self._send("train", int(record["step"]), record)
+
+    def on_evaluation(self, evaluation: StepEvaluation) -> None:
+        """Send the scores, and every class's IoU."""
+        record = evaluation.record()
+        ious = {f"iou/{name}": math.nan if v is None else v for name, v in record["classes"].items()}
+        self._send("eval", evaluation.step, record, ious)
+
+    def _send(self, event: str, step: int, record: Mapping[str, Any], more: Mapping[str, float] | None = None) -> None:
+        """Send those numbers of a record that are finite."""
+        values = {scalar_name(event, k): v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+        values |= more or {}
         names = self._tracker.spell(values)  # of all names: one must not depend on which others have a score
         self._queue.put((step, {names[name]: float(v) for name, v in values.items() if math.isfinite(v)}))
 
-    def close(self, finished: bool) -> None:
+    def on_end(self, finished: bool) -> None:
         """Send the rest, for at most :data:`CLOSING` seconds."""
         self._queue.put(finished)
         self._thread.join(CLOSING)

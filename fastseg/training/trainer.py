@@ -12,21 +12,31 @@ import torch
 
 from fastseg.config import Config
 from fastseg.data.loader import EvalLoader, TrainLoader
-from fastseg.device import AsyncMetrics, autocast
-from fastseg.distributed.ranks import Ranks, barrier, count_corrupt, mean_over_ranks, raise_on_first
+from fastseg.device import AsyncMetrics, autocast, gpu_joules
+from fastseg.distributed.ranks import (
+    Ranks,
+    barrier,
+    count_corrupt,
+    gather_states,
+    mean_over_ranks,
+    raise_on_first,
+    sum_over_ranks,
+)
 from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, WorstFrames
+from fastseg.evaluation.frames import ReportFrames
+from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.evaluation.scores import score
 from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
+from fastseg.training.callbacks import Callback, Callbacks, Step, StepEvaluation
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
 from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
-from fastseg.training.run_log import RunLog, StepEvaluation, record_evaluation
+from fastseg.training.run_log import RunLog
 from fastseg.training.state import RunState
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
@@ -46,7 +56,7 @@ def mean_metrics(steps: Sequence[StepMetrics]) -> StepMetrics:
 
 
 class Trainer:
-    """Train one run on one rank. Only the first rank has a ``log``."""
+    """Train one run on one rank. Only the first rank has a ``log``, and calls the ``callbacks``."""
 
     def __init__(
         self,
@@ -57,11 +67,13 @@ class Trainer:
         loaders: tuple[TrainLoader, EvalLoader],
         log: RunLog | None,
         profile: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = total_steps(config.optim, self.steps_per_epoch)
+        self.callbacks = Callbacks([log, *callbacks] if log else [])
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
         self.async_metrics = AsyncMetrics[int](ranks.device)
         self.metrics: list[StepMetrics] = []
@@ -70,25 +82,36 @@ class Trainer:
         self.saved = state.step
         """The step of the last checkpoint."""
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
+        self.joules = gpu_joules(ranks.device)
+        """The GPU's counter at the last evaluation or at the start; NaN if unknown."""
         self.stop = False
         """Whether a rank was asked to stop; the same on all ranks."""
         self.profile_wanted, self.halfway = profile, (state.step + self.total) // 2
         self.profiler: StepProfiler | None = None
 
     def fit(self) -> None:
-        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130."""
+        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130; at a callback's wish save."""
         state = self.state
         if state.eval_pending:
             self.checkpoint_and_eval()
         while state.step < self.total and not self.stop:
             self.advance()
         if self.stop:
-            again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
-            self.say(f"stopped at step {state.step} of {self.total}; {again} resumes from there")
-            sys.exit(self.stopping.exit_code)
+            self.say_stopped()
         if self.log:
             self.log.summarize(self.config.optim)
-            self.say(f"finished; the report is {write_report(self.config.folder)}")
+            self.say(f"{'' if self.stop else 'finished; '}the report is {write_report(self.config.folder)}")
+
+    def say_stopped(self) -> None:
+        """Say why the run stopped before its end; after a signal to any rank, exit with its code on all ranks."""
+        signals = [state["signal"] for state in gather_states({"signal": self.stopping.signal}) if state["signal"]]
+        at = f"stopped at step {self.state.step} of {self.total}"
+        if not signals:
+            self.say(f"{at}: {self.stopping.reason}")
+            return
+        again = "the same command" if self.config.resume != "never" else "the same command without --resume never"
+        self.say(f"{at}; {again} resumes from there")
+        sys.exit(128 + signals[0])
 
     def advance(self) -> None:
         """Do one step, and the evaluation and checkpoint that are due after it."""
@@ -133,6 +156,9 @@ class Trainer:
             state.eval_pending = self.stop = improved is None
         self.save(own, keep=bool(improved))
         state.set_statistics(own)
+        if state.step < self.total:  # callbacks may have asked: the run ends with what was saved and evaluated
+            asked = gather_states({"asked": self.stopping.asked})
+            self.stop = self.stop or any(rank["asked"] for rank in asked)
         self.clock.restart()
 
     @contextmanager
@@ -172,8 +198,6 @@ class Trainer:
         found = StepMetrics(*numbers)
         loss, norm = found.loss, found.gradient_norm
         self.clock.stepped()
-        if self.log:
-            self.log.display.advance(step)
         self.overflows = 0 if math.isfinite(norm) else self.overflows + 1
         scaled = self.state.train_step.precision == "fp16"  # the loss scaler retries with a smaller scale
         if not math.isfinite(loss) or self.overflows > (MAX_OVERFLOWS if scaled else 0):
@@ -184,6 +208,9 @@ class Trainer:
             said = f"{measured}; the weights were left as they were: {cure}and resume from the last checkpoint"
             raise_on_first(UserError(f"at step {step} {said}"))
         self.metrics.append(found)
+        main, aux, rate = found.main_loss, found.aux_loss, self.lr(step - 1)
+        done = Step(step, step / self.steps_per_epoch, loss, main, aux, norm, rate)
+        self.stopping.ask(self.callbacks.on_step(done))
         if step % self.config.log_every == 0 or step == self.total:
             self.finish_window(step)
         self.stop = self.stop or found.stops > 0
@@ -195,22 +222,22 @@ class Trainer:
         window = self.clock.snapshot()
         tflops = self.flops * window.steps / window.seconds / 1e12
         bad = count_corrupt(self.loader.corrupt_samples(), self.config.max_corrupt_samples)
-        if self.log:
-            self.log.train(
-                step,
-                epoch=step / self.steps_per_epoch,
-                loss=mean.loss,
-                loss_out=mean.main_loss,
-                loss_aux=mean.aux_loss,
-                gradient_norm=mean.gradient_norm,
-                lr=self.lr(step - 1),
-                images_per_second_per_gpu=window.steps * self.config.rank_batch / window.seconds,
-                tflops=tflops,
-                **({"mfu": tflops / self.peak} if self.peak else {}),
-                waiting=window.waiting,
-                corrupt_samples=bad,
-                memory=peak_memory(self.ranks.device),
-            )
+        record = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "loss": mean.loss,
+            "loss_out": mean.main_loss,
+            "loss_aux": mean.aux_loss,
+            "gradient_norm": mean.gradient_norm,
+            "lr": self.lr(step - 1),
+            "images_per_second_per_gpu": window.steps * self.config.rank_batch / window.seconds,
+            "tflops": tflops,
+            **({"mfu": tflops / self.peak} if self.peak else {}),
+            "waiting": window.waiting,
+            "corrupt_samples": bad,
+            "memory": peak_memory(self.ranks.device),
+        }
+        self.stopping.ask(self.callbacks.on_log(record))
 
     def evaluate(self) -> bool | None:
         """Score the averaged weights (or the trained ones) on the evaluation split.
@@ -219,8 +246,9 @@ class Trainer:
         """
         model = (self.state.average.model if self.state.average else self.state.model).eval()
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
-        confusion, worst_frames = ConfusionMatrix(len(classes), self.ranks.device), WorstFrames()
-        evaluated = EvaluatedModel(partial(predict, model), [confusion, worst_frames])
+        keys = self.eval_loader.sample_keys()
+        confusion, frames = ConfusionMatrix(len(classes), self.ranks.device), ReportFrames(keys)
+        evaluated = EvaluatedModel(partial(predict, model), [confusion, frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
             show = self.log.display.evaluating if self.log else None
             result = evaluate(
@@ -228,8 +256,8 @@ class Trainer:
             )
         if result is None:
             return None
-        matrix, worst = confusion.compute(), worst_frames.compute()
-        scores = score(matrix, classes)
+        matrix, shown = confusion.compute(), frames.compute()
+        scores, joules = score(matrix, classes), self.energy()
         self.state.score = {
             "step": self.state.step,
             "split": self.config.eval_split,
@@ -239,6 +267,7 @@ class Trainer:
         # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
         improved = scores.miou > self.state.best or self.state.best == -math.inf
         self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known
+        self.state.since_best = 0 if improved else self.state.since_best + 1
         if self.log:
             evaluation = StepEvaluation(
                 step=self.state.step,
@@ -248,12 +277,22 @@ class Trainer:
                 matrix=matrix,
                 scores=scores,
                 best=improved,
-                worst=worst,
-                keys=self.eval_loader.sample_keys(),
+                since_best=self.state.since_best,
+                frames=shown,
+                keys=keys,
+                joules=joules,
                 classes=classes,
             )
-            record_evaluation(self.log, evaluation)
+            self.stopping.ask(self.callbacks.on_evaluation(evaluation))
         return improved
+
+    def energy(self) -> float:
+        """Return the energy of all ranks' GPUs since the last call or the start, J; NaN if unknown.
+
+        Every rank has to call.
+        """
+        before, self.joules = self.joules, gpu_joules(self.ranks.device)
+        return float(sum_over_ranks(torch.tensor(self.joules - before, device=self.ranks.device)))
 
     def start_profile(self) -> None:
         """Start a profile that is wanted once all frames are cached, or halfway through what is left of a short run."""
@@ -288,6 +327,7 @@ class Trainer:
                 checkpoint.keep(folder / "best.pt", folder / "last.pt")
             else:
                 checkpoint.save(folder / "last.pt", document)
+            self.stopping.ask(self.callbacks.on_checkpoint(folder / ("best.pt" if keep else "last.pt")))
         self.saved = self.state.step
         barrier()
 

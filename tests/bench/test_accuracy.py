@@ -12,7 +12,7 @@ import pytest
 
 from bench import accuracy
 from bench.docs import accuracy as tables
-from bench.docs.plots import curve, plot_studies
+from bench.docs.plots import curve, has_one_evaluation, plot_studies, seed_differences
 from bench.studies.results import StudyResults, difference, read_result, read_studies, write_studies
 from bench.studies.runs import RECORD, Run, plan
 from bench.studies.sessions import last_words
@@ -338,6 +338,21 @@ def test_a_line_is_the_mean_over_seeds(found: StudyResults, tmp_path: Path) -> N
     assert "rate-half (14.5, 2)" in text
     with pytest.raises(UserError, match="no run is finished"):
         plot_studies(WHERE, [], tmp_path / "y.svg")
+
+
+def test_a_study_of_single_evaluations_is_a_forest_plot(found: StudyResults, tmp_path: Path) -> None:
+    assert not has_one_evaluation(found)
+    results = tuple(replace(result, evaluations=result.evaluations[-1:]) for result in found.results)
+    single = replace(found, results=results)
+    assert has_one_evaluation(single)
+    assert seed_differences(single, "ema-off") == pytest.approx([-2, -2, -2])
+    plot_studies(WHERE, [single], tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text()
+    for said in ("31.0 ± 1.0 % mIoU, 3 seeds", "-2.0 (-2.0 to -2.0), 3 seeds", "-16.0, 2 seeds", "below the base"):
+        assert said in text
+    assert "minutes" not in text
+    plot_studies(WHERE, [single, found], tmp_path / "both.svg")
+    assert "minutes" in (tmp_path / "both.svg").read_text()
 
 
 @pytest.mark.parametrize(

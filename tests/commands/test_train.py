@@ -13,7 +13,7 @@ from changes import with_changes
 from fastseg.commands.train import _main, parse
 from fastseg.config import Config
 from fastseg.errors import UserError
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 from runs import lines, weights
 
 

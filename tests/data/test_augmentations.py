@@ -9,7 +9,7 @@ import pytest
 from augments import augment_config
 from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import AUGMENTATIONS, FILL, PARAMETERS, Window, sample_augmentations, sample_rng
+from fastseg.data.augment import AUGMENTATIONS, FILL, Window, parameter_names, sample_augmentations, sample_rng
 from graphs import run_graph
 from layouts import labels, noise
 
@@ -102,11 +102,11 @@ def test_a_sample_draws_its_own_numbers_again() -> None:
     settings = augment_config(CROP, **{name: value for case in CASES.values() for name, value in case.settings.items()})
     one, again, other = (sample_augmentations(0, 1, index, (96, 160), settings) for index in (5, 5, 6))
     assert one == again != other
-    assert len(one[1]) == len(PARAMETERS) == len(set(PARAMETERS))
+    assert len(one[1]) == len(parameter_names()) == len(set(parameter_names()))
 
 
 def test_names_of_numbers_are_none_of_a_batchs_fields() -> None:
-    assert not set(PARAMETERS) & set(dali_graph.Crops._fields)
+    assert not set(parameter_names()) & set(dali_graph.Crops._fields)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -15,7 +15,8 @@ from fastseg.data.loader import EvalLoader, open_files
 from fastseg.device import AsyncMetrics
 from fastseg.evaluation import evaluator
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample, WorstFrames
+from fastseg.evaluation.frames import WorstFrames
+from fastseg.evaluation.metrics import ConfusionMatrix, FrameCounts, Metric, Sample
 from fastseg.shards.manifest import read_manifest
 
 
@@ -113,7 +114,7 @@ def equal(one: Any, other: Any) -> bool:
         return equal(astuple(one), astuple(other))
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(equal, one, other))
-    return bool(np.array_equal(one, other, equal_nan=True))
+    return one == other if isinstance(one, str) else bool(np.array_equal(one, other, equal_nan=True))
 
 
 @pytest.mark.parametrize("name", EVERY_METRIC)

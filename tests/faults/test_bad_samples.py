@@ -19,7 +19,8 @@ from fastseg.data.reader import Reader
 from fastseg.data.sampler import rank_order
 from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, EvaluationStats, evaluate
-from fastseg.evaluation.metrics import ConfusionMatrix, Sample, WorstFrames
+from fastseg.evaluation.frames import WorstFrames
+from fastseg.evaluation.metrics import ConfusionMatrix, Sample
 from fastseg.shards.manifest import read_manifest
 from fastseg.shards.tar import SUMS, Component, read_index
 from fastseg.shards.verify import verify
@@ -174,7 +175,7 @@ def test_the_score_is_that_of_the_other_frames(damaged: Path, shards: Path) -> N
         return (image.float().mean(-1) * 19 / 256).to(torch.uint8)
 
     def evaluated(folder: Path) -> tuple[EvaluationStats, np.ndarray, list[Sample]]:
-        matrix, worst = ConfusionMatrix(19, torch.device("cpu")), WorstFrames()
+        matrix, worst = ConfusionMatrix(19, torch.device("cpu")), WorstFrames(8)
         result = evaluate([EvaluatedModel(brightness, [matrix, worst])], eval_loader(folder, max_corrupt=1), 19)
         assert result is not None
         return result, matrix.compute(), worst.compute()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from one_gpu import DEVICE, needs_gpu
 
-from bench.runner.machine import joules
+from fastseg.driver import joules
 
 pytestmark = needs_gpu
 SECONDS = 3.0

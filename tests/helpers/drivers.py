@@ -49,6 +49,11 @@ int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *memory) {
     return 0;
 }
 int nvmlDeviceGetComputeMode(void *device, unsigned *mode) { *mode = env("FAKE_MODE", 0); return 0; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) { *device = (void *)(size_t)9; return 0; }
+int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *millijoules) {
+    *millijoules = 1500 * (unsigned long long)(size_t)device;
+    return env("FAKE_NO_ENERGY", 0);
+}
 int nvmlDeviceGetMigMode(void *device, unsigned *now, unsigned *next) {
     *now = *next = env("FAKE_MIG", 0);
     return 0;

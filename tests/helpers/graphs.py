@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastseg.config import AugmentConfig
 from fastseg.data import dali_graph
-from fastseg.data.augment import FILL, PARAMETERS, Window
+from fastseg.data.augment import FILL, Window, parameter_names
 from fastseg.data.sampler import Crop, collate
 
 
@@ -34,7 +34,7 @@ def run_graph(
 
     ``on_cpu``: DALI only decodes, as where there is no GPU; otherwise by the GPU's graph.
     """
-    drawn = tuple(parameters.get(name, 0.0) for name in PARAMETERS)
+    drawn = tuple(parameters.get(name, 0.0) for name in parameter_names())
     encoded, encoded_mask = encode(image, codec), encode(mask, "TIFF")
     crops = collate([Crop(encoded, (0, 0), encoded_mask, window, drawn, 0) for window in windows])
     options = {"batch_size": len(windows), "num_threads": 1, "device_id": None, "prefetch_queue_depth": 1}

@@ -8,9 +8,12 @@ import pytest
 
 from fastseg.labels import IGNORE, SegmentationClass, cityscapes
 from fastseg.report.pictures import (
+    CELL,
+    EMPTY,
     GAP,
     HIT,
     IGNORED,
+    MATRIX_CLASSES,
     MISS,
     PAPER,
     RIGHT,
@@ -71,13 +74,18 @@ def test_matrix_picture_is_blue_where_right_and_red_where_wrong() -> None:
     three = CLASSES[:3]
     matrix = np.array([[8, 0, 0], [0, 0, 5], [0, 0, 0]])
     picture = matrix_picture(matrix, three)
-    assert picture.shape[0] == picture.shape[1]
-    cells = picture[-72:, -72:]
-    corners = [[tuple(cells[24 * i + 1, 24 * j + 1].tolist()) for j in range(3)] for i in range(3)]
-    assert corners == [[HIT, PAPER, PAPER], [PAPER, PAPER, MISS], [PAPER] * 3]
-    assert (picture[:, :-72] != PAPER).any()  # names
+    cells = picture[-3 * CELL :, -3 * CELL :]
+    corners = [[tuple(cells[CELL * i + 2, CELL * j + 2].tolist()) for j in range(3)] for i in range(3)]
+    assert corners == [[HIT, EMPTY, EMPTY], [EMPTY, EMPTY, MISS], [EMPTY] * 3]
+    assert (picture[CELL:, : -3 * CELL] != PAPER).any()  # names
+    assert (picture[:CELL] != PAPER).any()  # what rows and columns are
+
+
+def test_of_many_classes_the_matrix_has_those_with_the_most_pixels() -> None:
     many = [SegmentationClass(f"class {i}", (i, i, i)) for i in range(255)]
-    assert matrix_picture(np.eye(255, dtype=np.int64), many).shape == (1020, 1020, 3)
+    picture = matrix_picture(np.diag(np.arange(255)), many)
+    assert (picture[-CELL + 2, -CELL + 2] == HIT).all()
+    assert picture.shape[0] < (MATRIX_CLASSES + 6) * CELL
 
 
 def test_overlays_need_no_torch() -> None:

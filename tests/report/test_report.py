@@ -2,92 +2,21 @@
 
 import json
 import math
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.evaluation.metrics import Sample
-from fastseg.labels import cityscapes
-from fastseg.report.charts import MAX_POINTS, Series, compact, line_chart, ticks
+from fastseg.recipe_table import camvid
+from fastseg.report.charts import MAX_POINTS, SMALL_POINTS, Series, compact, line_chart, small_chart, ticks
+from fastseg.report.facts import duration, energy
 from fastseg.report.gallery import write_gallery
-from fastseg.report.report import MATRIX_CLASSES, write_report
-
-VOID = {"meta", "link", "br", "hr", "img", "input", "circle", "line", "polyline", "polygon"}
-CLASSES = cityscapes().classes
-
-
-class Page(HTMLParser):
-    """Checks that tags balance; collects tags, addresses and text by the way."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in VOID
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-
-def train_line(step: int, **changes: Any) -> dict[str, Any]:
-    loss = 3 * math.exp(-step / 300) + 0.2 + 0.1 * math.sin(step)
-    line = {"event": "train", "step": step, "epoch": step / 50, "loss": 1.4 * loss, "loss_out": loss, "loss_aux": loss}
-    line |= {
-        "lr": 0.01 * max(0, 1 - step / 1100) ** 0.9,
-        "images_per_second_per_gpu": 212.5,
-        "waiting": 0.02,
-        "memory": 3 * 2**30,
-    }
-    return {**line, "seconds": 0.4 * step, **changes}
-
-
-def eval_line(step: int, miou: float, **changes: Any) -> dict[str, Any]:
-    ious: dict[str, float | None] = {c.name: miou * (1 - i / 40) for i, c in enumerate(CLASSES)}
-    ious["train"] = None
-    categories = {c.category: 0.9 * miou for c in CLASSES}
-    line = {"event": "eval", "step": step, "epoch": step / 50, "miou": miou, "accuracy": 0.9, "classes": ious}
-    line |= {"categories": categories, "images": 500, "images_per_second": 40.0, "weights": "ema"}
-    line["category_miou"] = 0.9 * miou
-    return {**line, **changes}
-
-
-def write_lines(folder: Path, lines: list[dict[str, Any]]) -> None:
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def frame(iou: float = 0.412, size: tuple[int, int] = (64, 96), noise: bool = False) -> Sample:
-    """A frame of road in which one corner is taken for sky, or one of noise, which hardly compresses."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (*size, 3), np.uint8) if noise else np.full((*size, 3), 90, np.uint8)
-    label, prediction = rng.integers(0, 19, (2, *size), np.uint8) if noise else np.zeros((2, *size), np.uint8)
-    prediction[:8, :8] = 10
-    return Sample(iou, 0, image, label, prediction)
+from fastseg.report.pictures import MATRIX_CLASSES
+from fastseg.report.report import write_report
+from fastseg.report.run_folder import started
+from report_pages import CLASSES, Page, eval_line, frame, train_line, write, write_lines
 
 
 @pytest.fixture
@@ -126,7 +55,7 @@ def page_of(folder: Path) -> Page:
 
 def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
     page = page_of(run_folder)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 5 + len(CLASSES)
     assert page.tags.count("img") == 2 * 4
     assert page.tags.count("td") > 19 * 19
     best = 0.6 * (1 - math.exp(-900 / 300))
@@ -148,6 +77,88 @@ def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
         f"{90 * best:.2f} %",  # a category
     ):
         assert expected in page.text
+
+
+def test_the_header_says_what_the_run_is(run_folder: Path) -> None:
+    config = camvid().to_dict() | {"name": "street", "seed": 3}
+    config["optim"] = {**config["optim"], "epochs": 20, "dice": 0.5}
+    environment = {
+        "command": "python fastseg/train.py --recipe camvid --seed 3",
+        "dataset": "CamVid-11",
+        "started": "2026-11-30 16:10 UTC",
+        "commit": "0123456789" * 4 + " (changed)",
+        "gpus": "8 × NVIDIA H200",
+    }
+    write(run_folder, "config", config)
+    write(run_folder, "environment", environment)
+    text = page_of(run_folder).text
+    assert "street finished: 20 epochs data set CamVid-11 network deeplabv3_resnet50, from scratch" in text
+    assert "recipe camvid, 3 settings changed started 2026-11-30 16:10 UTC commit 012345678 (changed)" in text
+    assert "machine 8 × NVIDIA H200" in text
+    top = text.index("Settings that differ from the recipe camvid")
+    assert "setting this run recipe seed 3 0 optim.epochs 20 600 optim.dice 0.5 0.0" in text[top:]
+    assert "All settings" in text[top:]
+    config["optim"]["epochs"] = 20.5
+    write(run_folder, "config", config)
+    assert "not finished: epoch 20 of 20.5" in page_of(run_folder).text
+    write(run_folder, "config", config | {"patience": 1})
+    assert "ended at epoch 20 of 20.5: no better for 1 evaluations" in page_of(run_folder).text
+
+
+def test_a_resumed_run_keeps_its_start(run_folder: Path) -> None:
+    write(run_folder, "environment", {"started": "2026-11-30 16:10 UTC"})
+    assert started(run_folder, resumed=True) == "2026-11-30 16:10 UTC"
+    now = started(run_folder, resumed=False)
+    assert now > "2026-11-30 16:10 UTC" or now.endswith(" UTC")
+
+
+@pytest.mark.parametrize("command", ["", "python my_script.py --recipe demo", "'unbalanced"])
+def test_a_run_from_python_with_a_network_of_its_own(run_folder: Path, command: str) -> None:
+    """What is not known is said in a word, and nothing is compared with a recipe that nobody named."""
+    write(run_folder, "config", {"model": {"arch": "mine.SmallUnet"}, "loss": ["dice", 2]})
+    write(run_folder, "environment", {"command": command, "processor": "Chip", "cores": "1"})
+    text = page_of(run_folder).text
+    assert "street not finished: epoch 20 data set not known network mine.SmallUnet recipe not known" in text
+    assert "started not known commit not known machine Chip, 1 core" in text
+    assert "differ from the recipe" not in text
+    write(run_folder, "config", {"model": "mine", "optim": None})
+    assert "network not known" in page_of(run_folder).text
+    write(run_folder, "config", camvid().to_dict() | {"seed": 7})
+    text = page_of(run_folder).text
+    assert "recipe closest to camvid, 1 setting changed" in text
+    assert "Settings that differ from the recipe camvid setting this run recipe seed 7 0" in text
+    write(run_folder, "environment", {"recipe": "demo"})
+    assert "Settings that differ from the recipe demo" in page_of(run_folder).text
+
+
+def test_what_was_never_predicted_is_named(run_folder: Path) -> None:
+    assert "Never predicted" not in page_of(run_folder).text
+    matrix = json.loads((run_folder / "confusion.json").read_text())["matrix"]
+    for row in matrix:
+        row[3] = row[7] = row[16] = 0  # class 16 does not occur
+    write(run_folder, "confusion", {"matrix": matrix})
+    said = "Never predicted in the last evaluation, though they occur: wall, traffic sign (2 of 19 classes)."
+    assert said in page_of(run_folder).text
+
+
+def test_minutes_of_evaluations_and_energy(tmp_path: Path) -> None:
+    evaluations = [eval_line(step, 0.5, joules=1.8e6, seconds=step) for step in (10, 20)]
+    write_lines(tmp_path, [train_line(20), *evaluations])
+    text = page_of(tmp_path).text
+    assert "wall time 20 s 25 s of it evaluating" in text
+    assert "energy 1 kWh of all GPUs, until the last evaluation" in text
+    write_lines(tmp_path, [train_line(20), eval_line(20, 0.5)])
+    assert "energy" not in page_of(tmp_path).text
+    assert [energy(joules) for joules in (1800, 3.6e5, 3.6e6, math.nan)] == ["0.5 Wh", "100 Wh", "1 kWh", "– Wh"]
+    assert [duration(s) for s in (3.4, 200, 18420, math.nan)] == ["3 s", "3 min 20 s", "5 h 07 min", "–"]
+
+
+def test_frames_say_why_they_are_shown(run_folder: Path) -> None:
+    frames = [replace(frame(0.1), kind="worst"), replace(frame(0.5), kind="random"), replace(frame(0.9), kind="best")]
+    write_gallery(run_folder / "overlays", frames, ["a", "b", "c"], CLASSES)
+    text = page_of(run_folder).text
+    for said in ("a, mIoU 10.00 % , worst", "b, mIoU 50.00 % , random", "c, mIoU 90.00 % , best"):
+        assert said in text
 
 
 def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
@@ -179,7 +190,8 @@ def test_one_evaluation_without_training_is_no_curve(run_folder: Path) -> None:
     page = page_of(run_folder)
     assert page.tags.count("svg") == 0
     assert "50.00 %" in page.text
-    assert "best" not in page.text
+    assert "best mIoU" not in page.text
+    assert "best evaluation" not in page.text
 
 
 def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
@@ -188,7 +200,9 @@ def test_an_evaluation_alone_says_of_what(run_folder: Path) -> None:
     write_lines(run_folder, [eval_line(10, 0.5, **line)])
     folder = run_folder.rename(run_folder.parent / "evaluated")
     text = page_of(folder).text
-    assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val mIoU 50.00 %")
+    assert text.startswith("best.pt of street, on val – fastseg best.pt of street, on val data set")
+    assert "mIoU 50.00 %" in text
+    assert "finished" not in text
     assert "images 4 of 12 of val, windows of 40×48" in text
     assert "evaluated" not in text
     write_lines(folder, [eval_line(10, 0.5, **{**line, "images": 12, "views": []})])
@@ -339,6 +353,22 @@ def test_a_chart_places_points_by_value() -> None:
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y0 - y1 == pytest.approx(2 * (y0 - y2), abs=0.2)
     assert y1 < y2 < y0
+
+
+def numbers(svg: str, name: str) -> list[list[float]]:
+    """The numbers that the lines of a chart carry for the page's script."""
+    return [[float(v) for v in piece.split('"')[0].split()] for piece in svg.split(f' data-{name}="')[1:]]
+
+
+def test_lines_carry_their_numbers() -> None:
+    series = [Series("a", [(2, 7.5), (1, 0.123456), (3, math.nan)]), Series('"b"', [(1, 3)], style=2)]
+    svg = line_chart("t", series, unit=" %")
+    assert 'data-axis="epoch" data-unit=" %"' in svg
+    assert numbers(svg, "x") == [[1], [1, 2]]  # the first series is on top
+    assert numbers(svg, "y") == [[3], [0.1235, 7.5]]
+    assert 'data-style="s2" data-name="&quot;b&quot;"' in svg
+    small = small_chart("t", [Series("a", [(float(x), x / 100) for x in range(1000)])], 0, 999)
+    assert len(numbers(small, "y")[0]) <= SMALL_POINTS
 
 
 def test_a_long_series_keeps_its_extremes_as_a_band() -> None:

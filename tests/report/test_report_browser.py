@@ -1,6 +1,7 @@
 """The report in a real browser: nothing fails, nothing leaves the page, and what should move moves."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ import pytest
 
 from fastseg.evaluation.metrics import Sample
 from fastseg.labels import SegmentationClass, cityscapes
+from fastseg.report.compare import write_comparison
 from fastseg.report.gallery import write_gallery
 from fastseg.report.report import write_report
 
 LONG = "unbroken" * 12
 CLASSES = (*cityscapes().classes[:-1], SegmentationClass(LONG, (119, 11, 32), LONG))
 FRAMES = 3
+PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True}
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run with two evaluations of the 19 classes and three frames."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two evaluations of the 19 classes and three frames."""
     folder = tmp_path_factory.mktemp("street")
     (folder / "classes.json").write_text(
         json.dumps([{"name": c.name, "color": c.color, "category": c.category} for c in CLASSES])
@@ -47,12 +50,24 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(FRAMES)
     ]
     write_gallery(folder / "overlays", frames, [f"key_{i}" for i in range(FRAMES)], CLASSES)
-    return write_report(folder)
+    return folder
 
 
 @pytest.fixture
-def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The open page; afterwards nothing may have been complained of or asked for."""
+def page(browser: Any, run: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The open report."""
+    yield from opened(browser, write_report(run), request)
+
+
+@pytest.fixture
+def comparison(browser: Any, run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The open page about the run and another of the same records."""
+    other = shutil.copytree(run, tmp_path / "other")
+    yield from opened(browser, write_comparison((run, other), tmp_path / "compare.html"), request)
+
+
+def opened(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page; afterwards nothing may have been complained of or asked for."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})})
     page = context.new_page()
     said: list[str] = []
@@ -60,7 +75,7 @@ def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("requestfailed", lambda sent: said.append(f"failed: {sent.url[:80]}"))
     page.on("request", lambda sent: said.append(sent.url) if not sent.url.startswith(("data:", "file:")) else None)
-    page.goto(report.as_uri())
+    page.goto(path.as_uri())
     yield page
     context.close()
     assert said == []
@@ -139,6 +154,55 @@ def test_layers_and_frames_by_keys_and_buttons(page: Any) -> None:
     assert page.locator(".slide.current .chosen").evaluate("e => getComputedStyle(e).opacity") == "0.3"
 
 
+def test_a_chart_shows_its_numbers_to_mouse_keys_and_fingers(page: Any) -> None:
+    plot = page.locator(".plot").first  # the loss is 1 / step
+    chart, tip = plot.locator("svg"), plot.locator(".tip")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert not tip.is_visible()
+    page.mouse.move(box["x"] + 0.99 * box["width"], box["y"] + box["height"] / 2)
+    assert tip.inner_text().split() == ["epoch", "39", "total", "0.02564"]
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 2)
+    epoch, total = (float(tip.inner_text().split()[i]) for i in (1, 3))
+    assert 15 < epoch < 25
+    assert total == pytest.approx(1 / epoch, rel=1e-3)
+    inside = tip.bounding_box()
+    assert inside["x"] + inside["width"] <= box["x"] + box["width"] + 20
+    page.mouse.move(0, 0)
+    assert not tip.is_visible()
+    page.locator("nav a").last.focus()
+    page.keyboard.press("Tab")
+    assert tip.is_visible()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text().split() == ["epoch", "2", "total", "0.5"]
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+
+
+def test_the_classes_share_a_cursor(page: Any) -> None:
+    group = page.locator(".multiples")
+    values = [text.strip() for text in group.locator("output").all_text_contents()]
+    assert values[1] == f"{100 * 7 / 19:.2f} %"
+    group.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".moment").text_content() == "Numbers are those of epoch 20."
+    assert group.locator("output").nth(1).text_content() == "36.84 %"
+    page.keyboard.press("Tab")
+    assert page.locator(".moment").text_content() == "Numbers are the last values."
+    assert [text.strip() for text in group.locator("output").all_text_contents()] == values
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_a_finger_shows_the_numbers(page: Any) -> None:
+    plot = page.locator(".plot").first
+    box = plot.locator("svg").bounding_box()
+    page.touchscreen.tap(box["x"] + 0.99 * box["width"], box["y"] + 20)
+    assert plot.locator(".tip").inner_text().split()[:2] == ["epoch", "39"]
+    page.touchscreen.tap(20, page.locator("h1").bounding_box()["y"] + 5)
+    assert not plot.locator(".tip").is_visible()
+
+
 def test_tables_sort_up_down_and_back(page: Any) -> None:
     heads = page.locator("table.sortable").first.locator("thead th")
     names = column(page, 0)
@@ -168,8 +232,8 @@ def test_tables_sort_up_down_and_back(page: Any) -> None:
     [
         {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
         {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
-        {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True},
-        {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True},
+        PHONE,
+        {**PHONE, "color_scheme": "dark"},
         {"viewport": {"width": 320, "height": 600}},
     ],
     ids=["desktop", "dark", "phone", "dark phone", "small phone"],
@@ -179,6 +243,28 @@ def test_nothing_overflows(page: Any, request: pytest.FixtureRequest) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
     assert (brightness < 60) == ("dark" in request.node.name)
+
+
+@pytest.mark.parametrize("comparison", [{}, {**PHONE, "color_scheme": "dark"}], ids=["desktop", "phone"], indirect=True)
+def test_frames_of_two_runs_move_together(comparison: Any) -> None:
+    page = comparison
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    stages = page.locator(".slide.current .stage")
+    assert stages.count() == 2
+    page.get_by_role("button", name="errors").click()
+    page.locator("input.cut").fill("30")
+    for stage in stages.all():
+        assert stage.locator(".layer:visible").count() == 2
+        chosen = stage.locator(".chosen")
+        assert chosen.get_attribute("data-layer") == "errors"
+        assert chosen.evaluate("e => getComputedStyle(e).clipPath") == "inset(0px 0px 0px 30%)"
+    page.get_by_role("button", name="truth").click()
+    sources = [stage.locator(".chosen img").get_attribute("src") for stage in stages.all()]
+    assert sources[0] == sources[1]
+    tip = page.locator(".plot").first.locator(".tip")
+    page.locator(".plot svg").first.focus()
+    page.keyboard.press("End")
+    assert len(tip.inner_text().split("\n")) == 5  # the epoch, and a name and a number for each run
 
 
 @pytest.mark.parametrize("page", [{"java_script_enabled": False}], indirect=True)
@@ -195,7 +281,7 @@ def test_printed_every_picture_is_there(page: Any) -> None:
 
 
 def test_all_is_reached_by_the_tab_key_and_its_focus_is_seen(page: Any) -> None:
-    wanted = page.locator("a[href], button:visible, input:visible, [tabindex='0']").count()
+    wanted = page.locator("a[href], button:visible, input:visible, summary, [tabindex='0']:visible").count()
     seen = set()
     for _ in range(wanted):
         page.keyboard.press("Tab")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from evaluations import evaluation
 from fastseg.evaluation.metrics import Sample
 from fastseg.labels import cityscapes
 from fastseg.training.run_log import RunLog
 
 CLASSES = cityscapes().classes
+MATRIX = np.eye(19, dtype=np.int64)
 SAMPLE = Sample(
     iou=0.25,
     index=0,
@@ -39,28 +41,28 @@ def records(folder: Path) -> list[dict]:
 
 def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path, {"config": {"a": 1}}, 0, 20) as log:
-        log.train(10, **NUMBERS)
-        log.train(20, **{**NUMBERS, "loss": math.nan})
-        log.evaluated(20, {"miou": 0.25, "classes": {"road": 0.5, "bus": None}}, epoch=1.0)
-        log.worst([SAMPLE], ["a"], CLASSES, 20)
-        log.confusion(np.eye(19, dtype=np.int64), CLASSES, 20)
+        log.on_log({"step": 10, **NUMBERS})
+        log.on_log({"step": 20, **NUMBERS, "loss": math.nan})
+        log.on_evaluation(
+            evaluation(20, {"road": 0.25, "bus": None}, frames=[SAMPLE], keys=["a"], matrix=MATRIX, classes=CLASSES)
+        )
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
-    first, second, evaluation = records(tmp_path)
+    first, second, scores = records(tmp_path)
     assert (first["event"], first["step"], first["loss"]) == ("train", 10, 1.5)
     assert second["loss"] is None
-    assert evaluation["classes"] == {"road": 0.5, "bus": None}
-    assert first["seconds"] <= evaluation["seconds"]
+    assert scores["classes"] == {"road": 0.25, "bus": None}
+    assert first["seconds"] <= scores["seconds"]
     assert (
         "step 10/20 · epoch 0.5/1 · loss 1.500 · lr 0.1 · 3.0 img/s · 0.25 TFLOP/s · waiting 1 %"
         in capsys.readouterr().err
     )
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in board.Scalars("eval/miou")] == [0.25]
+    assert [event.value for event in board.Scalars("val/miou")] == [0.25]
     assert [event.step for event in board.Scalars("train/loss")][:1] == [10]
-    assert board.Scalars("iou/road")[0].value == 0.5
-    assert len(board.Images("worst/0")) == 1
-    assert [image.step for image in board.Images("confusion")] == [20]
-    assert json.loads((tmp_path / "confusion.json").read_text())["matrix"] == np.eye(19).tolist()
+    assert board.Scalars("iou/road")[0].value == 0.25
+    assert len(board.Images("worst frames/1")) == 1
+    assert [image.step for image in board.Images("confusion/matrix")] == [20]
+    assert json.loads((tmp_path / "confusion.json").read_text())["matrix"] == MATRIX.tolist()
 
 
 def test_slow_steps_keep_the_time_left(
@@ -70,7 +72,7 @@ def test_slow_steps_keep_the_time_left(
     monkeypatch.setattr("fastseg.training.display.time.monotonic", lambda: float(next(minutes)))
     with RunLog(tmp_path, {}, 0, 100, each=" per process") as log:
         for step in (10, 20, 30):
-            log.train(step, **NUMBERS)
+            log.on_log({"step": step, **NUMBERS})
     last = capsys.readouterr().err.splitlines()[-1]
     assert " img/s per process · " in last
     assert last.endswith(" min left")
@@ -79,11 +81,11 @@ def test_slow_steps_keep_the_time_left(
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     with RunLog(tmp_path, {}, 0, 30) as log:
         for step in (10, 20, 30):
-            log.train(step, **{**NUMBERS, "epoch": step / 20})
+            log.on_log({"step": step, **NUMBERS, "epoch": step / 20})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "st')  # killed while it wrote
     with RunLog(tmp_path, {}, 20, 30, epoch=1.0) as log:
-        log.train(30, **{**NUMBERS, "loss": 0.5, "epoch": 1.5})
+        log.on_log({"step": 30, **NUMBERS, "loss": 0.5, "epoch": 1.5})
     assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [(10, 1.5), (20, 1.5), (30, 0.5)]
     seconds = [r["seconds"] for r in records(tmp_path)]
     assert seconds == sorted(seconds)
@@ -93,21 +95,21 @@ def test_a_run_resumed_with_a_larger_batch_keeps_its_history(tmp_path: Path) -> 
     """Its steps are counted anew, its epochs are not."""
     with RunLog(tmp_path, {}, 0, 30) as log:
         for step in (10, 20, 30):
-            log.train(step, **{**NUMBERS, "epoch": step / 20})
-            log.evaluated(step, {"miou": step / 100}, epoch=step / 20)
+            log.on_log({"step": step, **NUMBERS, "epoch": step / 20})
+            log.on_evaluation(evaluation(step, {"road": step / 100}, epoch=step / 20))
     with RunLog(tmp_path, {}, 10, 15, epoch=1.0) as log:  # twice the batch: epoch 1 ends with step 10
-        log.evaluated(15, {"miou": 0.5}, epoch=1.5)
+        log.on_evaluation(evaluation(15, {"road": 0.5}, epoch=1.5))
     evaluations = [(r["epoch"], r["miou"]) for r in records(tmp_path) if r["event"] == "eval"]
     assert evaluations == [(0.5, 0.1), (1.0, 0.2), (1.5, 0.5)]
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {event.value for event in board.Scalars("eval/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
+    assert {event.value for event in board.Scalars("val/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
 
 
 def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
     with RunLog(tmp_path, {}, 0, 10) as log:
-        log.train(10, **NUMBERS)
-        log.worst([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
-        log.worst([SAMPLE], ["c"], CLASSES, 20)
+        log.on_log({"step": 10, **NUMBERS})
+        log.frames([SAMPLE, SAMPLE], ["a", "b"], CLASSES, 10)
+        log.frames([SAMPLE], ["c"], CLASSES, 20)
     assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == [
         *("00_c.errors.png", "00_c.jpg", "00_c.prediction.png", "00_c.truth.png", "gallery.json")
     ]
@@ -127,5 +129,5 @@ def test_a_full_disk_is_named(full: str, tmp_path: Path, monkeypatch: pytest.Mon
         else:
             monkeypatch.setattr(log, "_file", SimpleNamespace(write=fail, close=log._file.close))
         with pytest.raises(OSError, match="No space left") as error:
-            log.train(10, **NUMBERS)
+            log.on_log({"step": 10, **NUMBERS})
         assert error.value.filename == str(tmp_path / full)

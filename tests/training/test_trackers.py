@@ -6,14 +6,17 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluations import evaluation
 from fastseg.errors import UserError
+from fastseg.training.callbacks import Callbacks
 from fastseg.training.run_log import RunLog
-from fastseg.training.trackers import check_tracker
+from fastseg.training.trackers import check_tracker, open_tracking
 
 NUMBERS = {
     "loss": 1.5,
@@ -27,12 +30,21 @@ NUMBERS = {
 CONFIG = {"config": {"seed": 3, "optim": {"lr": 0.01}}}
 
 
+@contextmanager
+def following(folder: Path, tracker: str, step: int = 0) -> Iterator[Callbacks]:
+    """Open a run's record and its tracker after ``step``, and yield both."""
+    with RunLog(folder, CONFIG, step, 30) as log:
+        tracking = open_tracking(tracker, folder, CONFIG["config"], step, log.say)
+        with Callbacks([log, *tracking]).ending() as callbacks:
+            yield callbacks
+
+
 def train(folder: Path, tracker: str, begin: int, end: int, loss: float = 1.5) -> None:
     """Lines at every tenth step from after ``begin`` to ``end``, and an evaluation."""
-    with RunLog(folder, CONFIG, begin, 30, tracker) as log:
+    with following(folder, tracker, begin) as callbacks:
         for step in range(begin + 10, end + 1, 10):
-            log.train(step, **{**NUMBERS, "loss": loss})
-        log.evaluated(end, {"miou": 0.25, "classes": {"traffic light": 0.5, "bus": None, "a/b (ü)": 0.75}})
+            callbacks.on_log({"step": step, **NUMBERS, "loss": loss})
+        callbacks.on_evaluation(evaluation(end, {"traffic light": 0.5, "bus": None, "a/b (ü)": 0.75}))
 
 
 @pytest.fixture
@@ -56,7 +68,7 @@ def test_mlflow_holds_the_numbers_and_a_resumed_run_goes_on(store: Path, tmp_pat
     client, run = read_mlflow(store)
     assert (run.info.run_name, run.info.status) == ("street", "FINISHED")
     assert run.data.params == {"seed": "3", "optim.lr": "0.01"}
-    assert run.data.metrics["eval/miou"] == 0.25
+    assert run.data.metrics["val/miou"] == 0.625
     assert run.data.metrics["iou/traffic light"] == 0.5
     assert run.data.metrics["iou/a_b _ü_"] == 0.75
     assert "iou/bus" not in run.data.metrics
@@ -72,9 +84,9 @@ def test_mlflow_takes_classes_of_any_name_and_keeps_them_apart(
 ) -> None:
     names = ["road/", "a//b", "a__b", "..", ".", "/x", " ", "road", "road/kerb", "a:/b"]
     ious = {name: None if name == "a//b" else i / 16 for i, name in enumerate(names)}
-    with RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow") as log:
-        log.evaluated(10, {"miou": 0.25, "classes": ious})
-        log.evaluated(20, {"miou": 0.5, "classes": {**ious, "a//b": 1.0}})
+    with following(tmp_path / "street", "mlflow") as callbacks:
+        callbacks.on_evaluation(evaluation(10, ious))
+        callbacks.on_evaluation(evaluation(20, {**ious, "a//b": 1.0}))
     assert "failed" not in capsys.readouterr().err
     client, run = read_mlflow(store)
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("iou/")}
@@ -91,7 +103,7 @@ def test_mlflow_without_an_address_writes_beside_the_runs(tmp_path: Path, monkey
 
 
 def test_an_interrupted_run_is_not_called_finished(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit), RunLog(tmp_path / "street", {}, 0, 30, "mlflow"):
+    with pytest.raises(SystemExit), following(tmp_path / "street", "mlflow"):
         raise SystemExit(143)
     assert read_mlflow(store)[1].info.status == "KILLED"
 
@@ -152,8 +164,8 @@ def test_wandb_offline_holds_the_numbers_and_a_resumed_run_goes_on(
     assert [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line] == [
         *((10, 1.5), (20, 1.5), (30, 0.5))
     ]
-    scores, _ = (line for line in lines if "eval/miou" in line)
-    assert (scores["eval/miou"], scores["iou/traffic light"]) == (0.25, 0.5)
+    scores, _ = (line for line in lines if "val/miou" in line)
+    assert (scores["val/miou"], scores["iou/traffic light"]) == (0.625, 0.5)
     assert "iou/bus" not in scores
 
 
@@ -164,7 +176,7 @@ def test_wandb_without_an_account_is_one_sentence(tmp_path: Path, monkeypatch: p
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(UserError, match=r"no account is logged in; use 'wandb login' or set WANDB_MODE=offline"):
-        RunLog(tmp_path / "street", {}, 0, 10, "wandb")
+        train(tmp_path / "street", "wandb", 0, 10)
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
@@ -178,11 +190,11 @@ def test_a_missing_library_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_tracker_that_fails_in_the_middle_does_not_end_the_run(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow") as log:
+    with following(tmp_path / "street", "mlflow") as callbacks:
         shutil.rmtree(store)
         store.write_text("no folder any more")
         for step in (10, 20, 30):
-            log.train(step, **NUMBERS)
+            callbacks.on_log({"step": step, **NUMBERS})
     lines = (tmp_path / "street" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [10, 20, 30]
     said = capsys.readouterr().err
@@ -196,7 +208,6 @@ def test_a_tracker_that_cannot_begin_ends_a_new_run_but_not_a_resumed_one(
 ) -> None:
     store.write_text("no folder")
     with pytest.raises(UserError, match=r"--tracker mlflow cannot begin .*; fix that, or leave it out"):
-        RunLog(tmp_path / "street", CONFIG, 0, 30, "mlflow")
-    with RunLog(tmp_path / "street", CONFIG, 10, 30, "mlflow") as log:
-        log.train(20, **NUMBERS)
+        train(tmp_path / "street", "mlflow", 0, 10)
+    train(tmp_path / "street", "mlflow", 10, 20)
     assert "training continues without it" in capsys.readouterr().err

@@ -177,7 +177,7 @@ class DataSet:
 
 def open_source(
     path: Path | None = None,
-    classes: Path | None = None,
+    classes: Path | LabelTable | None = None,
     splits: tuple[str, ...] | None = None,
     options: FindOptions | None = None,
     skip_bad: bool = False,
@@ -185,14 +185,14 @@ def open_source(
     """Find the samples of the data set in the folder, zip or tar ``path`` without decoding any image.
 
     The layouts in :data:`SOURCES` are recognized. The default path is ``$CITYSCAPES_DATASET``, then ``data/``.
-    ``classes`` is a file or the name of a preset that replaces the set's own classes; ``splits`` selects from train,
-    val and test.
+    ``classes`` is a file, the name of a preset or a table that replaces the set's own classes; ``splits`` selects from
+    train, val and test.
 
     Raises :class:`UserError` if there is no data set or one that can be read in two ways, and, unless ``skip_bad``, for
     images without masks and masks without images.
     """
     options = options or FindOptions()
-    table = _read_table(classes) if classes else None
+    table = _read_table(classes) if isinstance(classes, Path) else classes
     defaults = (Path(os.environ.get("CITYSCAPES_DATASET") or "data"), Path("data"))
     paths = list(dict.fromkeys(defaults)) if path is None else [path]
     found = next((found for place in paths if (found := recognize(place, options, table))), None)

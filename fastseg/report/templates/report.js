@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, sliding and copying. Without this script the page still shows everything.
+// Numbers at a cursor, sorting, sliding and copying. Without this script the page still shows everything.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
@@ -50,12 +50,120 @@
     table.addEventListener("pointerleave", () => (output.textContent = hint));
   }
 
+  // ---- charts: a cursor that follows pointer, finger and arrow keys
+  const nearest = (xs, at) => xs.reduce((best, x, i) => (Math.abs(x - at) < Math.abs(xs[best] - at) ? i : best), 0);
+
+  function readChart(svg) {
+    const series = all(".series", svg).map((g) => ({
+      ...g.dataset,
+      pixels: [...g.querySelector("polyline").points].map((point) => point.x),
+      xs: g.dataset.x.split(" "),
+      ys: g.dataset.y.split(" "),
+    }));
+    return { svg, width: svg.viewBox.baseVal.width, line: svg.querySelector(".cursor"), series: series.reverse() };
+  }
+
+  // The points of a chart at pixel `at`; a line that has none nearby, since it ended before, is left out.
+  function valuesAt(chart, at) {
+    return chart.series.flatMap((one) => {
+      const i = nearest(one.pixels, at);
+      return Math.abs(one.pixels[i] - at) < chart.width / 12 ? [{ ...one, x: one.xs[i], y: one.ys[i] }] : [];
+    });
+  }
+
+  function followCursor(area, charts, show) {
+    const stops = [...new Set(charts.flatMap((c) => c.series.flatMap((s) => s.pixels)))].sort((a, b) => a - b);
+    let current = stops.length - 1;
+    if (!stops.length) return;
+    function move(i) {
+      current = Math.min(Math.max(i, 0), stops.length - 1);
+      for (const { line } of charts) for (const end of ["x1", "x2"]) line.setAttribute(end, stops[current]);
+      area.classList.add("at");
+      show(stops[current]);
+    }
+    function leave() {
+      area.classList.remove("at");
+      show(null);
+    }
+    function point(event) {
+      const chart = charts.find((c) => c.svg === event.target.closest("svg"));
+      if (!chart) return;
+      const box = chart.svg.getBoundingClientRect();
+      move(nearest(stops, ((event.clientX - box.left) * chart.width) / box.width));
+    }
+    const KEYS = { ArrowLeft: () => move(current - 1), ArrowRight: () => move(current + 1) };
+    Object.assign(KEYS, { Home: () => move(0), End: () => move(stops.length - 1), Escape: leave });
+    area.addEventListener("keydown", (event) => {
+      if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      KEYS[event.key]();
+    });
+    area.addEventListener("pointerdown", point);
+    area.addEventListener("pointermove", point);
+    area.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
+    area.addEventListener("focus", () => area.matches(":focus-visible") && move(current));
+    area.addEventListener("blur", leave);
+    document.addEventListener("pointerdown", (event) => area.contains(event.target) || leave());
+  }
+
+  function element(tag, text, style) {
+    const made = document.createElement(tag);
+    if (text) made.textContent = text;
+    if (style) made.className = style;
+    return made;
+  }
+
+  function makePlot(figure) {
+    const chart = readChart(figure.querySelector("svg")), tip = element("div", "", "tip");
+    const { axis, unit } = chart.svg.dataset;
+    tip.setAttribute("role", "status");
+    tip.hidden = true;
+    figure.append(tip);
+    followCursor(chart.svg, [chart], (at) => {
+      const found = at === null ? [] : valuesAt(chart, at);
+      tip.hidden = !found.length;
+      if (tip.hidden) return;
+      const rows = found.map(({ name, style, y }) => {
+        const row = element("span");
+        row.append(element("i", "", style), name, element("em", y + unit));
+        return row;
+      });
+      tip.replaceChildren(element("b", `${axis} ${found[0].x}`), ...rows);
+      const [box, outer] = [chart.svg.getBoundingClientRect(), figure.getBoundingClientRect()];
+      const x = box.left - outer.left + (at * box.width) / chart.width;
+      tip.style.left = `${x + 12 + tip.offsetWidth > outer.width ? Math.max(0, x - 12 - tip.offsetWidth) : x + 12}px`;
+      tip.style.top = `${box.top - outer.top + 14}px`;
+    });
+  }
+
+  // Small charts share one cursor; the number in each caption is the one at it.
+  function makeMultiples(group) {
+    const figures = all("figure", group), outputs = figures.map((figure) => all("output b", figure));
+    const last = outputs.map((values) => values.map((value) => value.textContent));
+    const charts = figures.map((figure) => readChart(figure.querySelector("svg")));
+    const moment = document.querySelector(".moment");
+    followCursor(group, charts, (at) => {
+      const found = charts.map((chart) => (at === null ? [] : valuesAt(chart, at)));
+      outputs.forEach((values, i) => values.forEach((value, j) => {
+        const here = found[i].find(({ style }) => style === `s${j}`);
+        value.textContent = at === null ? last[i][j] : here ? `${Number(here.y).toFixed(2)} %` : "–";
+      }));
+      const known = found.flat()[0];
+      moment.textContent = known ? `Numbers are those of epoch ${known.x}.` : moment.dataset.last;
+    });
+  }
+
   // ---- gallery: one frame at a time, the chosen layer over the image, cut by the slider
   function makeViewer(viewer) {
     const slides = all(".slide", viewer), layers = all("button[data-layer]", viewer), moves = all("[data-go]", viewer);
     const [cut, opacity] = ["cut", "opacity"].map((name) => viewer.querySelector(`input.${name}`));
     const thumbnails = slides.map((slide, i) => thumbnail(slide, () => show(i)));
-    viewer.querySelector(".thumbnails").append(...thumbnails);
+    thumbnails.forEach((button, i) => {
+      const { kind } = slides[i].dataset;
+      if (!i || kind !== slides[i - 1].dataset.kind) viewer.querySelector(".thumbnails").append(element("span", kind, "group"));
+      viewer.querySelector(".thumbnails").append(button);
+    });
+    all(".pair", viewer).forEach(completePair);
 
     let current = 0;
     function show(i) {
@@ -105,6 +213,13 @@
     slide();
   }
 
+  // Image and truth of a frame are on the page once, and laid under the pictures of both runs.
+  function completePair(pair) {
+    const [first, second] = all(".stage", pair);
+    const shared = all("[data-layer=image], [data-layer=truth]", first).map((layer) => layer.cloneNode(true));
+    second.prepend(...shared.filter(({ dataset }) => !second.querySelector(`[data-layer=${dataset.layer}]`)));
+  }
+
   function thumbnail(slide, open) {
     const button = document.createElement("button"), picture = new Image();
     picture.src = slide.querySelector("img")?.src ?? "data:,";
@@ -125,6 +240,9 @@
     });
   }
 
+  addEventListener("beforeprint", () => all("details").forEach((details) => (details.open = true)));
+  all(".plot").forEach(makePlot);
+  all(".multiples").forEach(makeMultiples);
   all("table.sortable").forEach(makeSortable);
   all("table.matrix").forEach((table) => makeReadable(table, document.querySelector(".readout")));
   all(".viewer").forEach(makeViewer);

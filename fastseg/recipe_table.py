@@ -1,6 +1,7 @@
 """Named settings. A recipe's docstring says what to expect, and where that was measured or published."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 
@@ -107,3 +108,17 @@ def demo() -> Config:
 
 
 RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (cityscapes, notebook, camvid, demo)}
+recipes: Mapping[str, Callable[[], Config]] = MappingProxyType(RECIPES)
+"""``fastseg.recipes``: by name a function that returns the settings; its docstring says what to expect."""
+
+DEFAULT = "cityscapes"
+
+
+def recipe_in(arguments: Sequence[str]) -> str:
+    """Return the recipe that a training's command line names, or else :data:`DEFAULT`."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--recipe="):
+            return argument.removeprefix("--recipe=")
+        if argument == "--recipe" and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return DEFAULT

@@ -1,0 +1,1 @@
+"""What ``import fastseg`` offers beside the network: packing and training as calls of Python."""
