@@ -126,18 +126,19 @@ def cpu_crop(
     if size[0] >= mask.shape[0] and size[1] >= mask.shape[1]:  # there is nothing to antialias
         change(image, mask)
         if flip:
-            image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+            cv2.flip(image, 1, dst=image)
+            cv2.flip(mask, 1, dst=mask)
         cv2.resize(image, size[::-1], dst=pixels, interpolation=cv2.INTER_LINEAR)
         cv2.resize(mask, size[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
         return
-    image = _shrink(image, size)
-    mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    change(image, mask)
+    small, small_mask = _shrink(image, size), np.empty(size, np.uint8)
+    cv2.resize(mask, size[::-1], dst=small_mask, interpolation=cv2.INTER_NEAREST_EXACT)
+    change(small, small_mask)
     if flip:
-        cv2.flip(image, 1, dst=pixels)
-        cv2.flip(mask, 1, dst=labels)
+        cv2.flip(small, 1, dst=pixels)
+        cv2.flip(small_mask, 1, dst=labels)
     else:
-        pixels[:], labels[:] = image, mask
+        pixels[:], labels[:] = small, small_mask
 
 
 def _shrink(image: Pixels, size: tuple[int, int]) -> Pixels:

@@ -108,7 +108,7 @@ def document(**changes: object) -> dict[str, Any]:
         **{"format": "fastseg-checkpoint", "version": 3, "step": 3, "arch": ARCH, "ema": None, "shards": "s"},
         **{"model": {"w": torch.zeros(4)}, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": pack_classes(cityscapes().classes), "steps_per_epoch": 2, "best": 0.5},
-        **{"eval_pending": False, "ranks": [], "optimizer": {}, "scaler": {}, "stretch_to": None},
+        **{"eval_pending": False, "since_best": 0, "ranks": [], "optimizer": {}, "scaler": {}, "stretch_to": None},
         **{"config": {}, "dataset": {}, "versions": {}},
     }
     return plain | changes
@@ -224,7 +224,7 @@ def test_runs_that_cannot_be_gone_on_from(victim: Victim, trained: Path, tally: 
     config, optimizer, rank = whole["config"], whole["optimizer"], whole["ranks"][0]
     # Found before a weight is looked at:
     small = {**whole, "model": {"w": torch.zeros(4)}, "ema": None, "optimizer": {}, "ranks": []}
-    names = ("steps_per_epoch", "best", "eval_pending", "config", "dataset", "ranks")
+    names = ("steps_per_epoch", "best", "since_best", "eval_pending", "config", "dataset", "ranks")
     wrong = [{**small, name: value} for name in names for value in (None, "x", [[]], 10**6000)]
     wrong += [{key: value for key, value in small.items() if key != name} for name in names]
     wrong += [
