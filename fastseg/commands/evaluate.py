@@ -17,7 +17,7 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
-from fastseg.files import check_writable, check_writable_file, write_atomic
+from fastseg.files import check_writable
 from fastseg.labels import cityscapes_ids, class_difference
 from fastseg.model.checkpoint_file import check_checkpoint
 from fastseg.progress import show_progress
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Score whole frames: per-class IoU; for two models, which differences are more than noise.
+    """Score whole frames: IoU by class; of two models, the differences beyond noise.
 
     Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
     """
@@ -49,7 +49,7 @@ class Options:
     shards: Annotated[str | None, shown_as("DIR")] = None
     """Packed set (also s3://). Default: the checkpoint's."""
     split: str = "val"
-    """Split to score; one without masks is only predicted."""
+    """Split to score; without masks: to predict."""
     max_images: Annotated[int | None, shown_as("N")] = None
     """Score only the first N frames."""
     tta: Annotated[bool, shown_as("")] = False
@@ -57,17 +57,21 @@ class Options:
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Size of sliding windows, which overlap by a third."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None
-    """Write PNGs as the Cityscapes server wants them; for a test split also a zip."""
+    """Write PNGs for Cityscapes' server; of a test split also a zip."""
     official: Annotated[Path | None, shown_as("DIR")] = None
     """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
     report: Annotated[Path | None, shown_as("DIR")] = None
     """Write report.html there: scores, confusions, worst frames."""
-    json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write scores and confusion matrix to this file."""
+    json: Annotated[bool, shown_as("")] = False
+    """Print scores and matrix as JSON; tables go to stderr."""
     overwrite: Annotated[bool, shown_as("")] = False
-    """Replace that file, and files in those folders."""
+    """Replace files in those folders."""
+    quiet: Annotated[bool, shown_as("")] = False
+    """Show no progress."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
+    threads: Annotated[int | None, shown_as("N")] = None
+    """Decoding threads per GPU. Default: its share of all cores."""
     gpus: Annotated[int | None, shown_as("N")] = None
     """Processes, one per GPU or CPU share. Default: all GPUs."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -76,7 +80,7 @@ class Options:
     """JPEG decoder on a machine with a GPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
-    verify_shards: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    verify_shards: bool = False
     """Compare files with their SHA-256 first."""
     max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Maximum damaged frames to leave out."""
@@ -102,7 +106,7 @@ def check(options: Options) -> None:
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
             raise UserError(f"--{name} takes a single checkpoint; leave it out, or the other model")
-    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
+    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
@@ -120,10 +124,6 @@ def check_files(options: Options) -> None:
         )
     if options.report:
         _check_folder(options.report, "--report", options.overwrite)
-    if options.json:
-        check_writable_file(options.json, "--json")
-        if options.json.exists() and not options.overwrite:
-            raise UserError(f"{options.json} exists; name another --json or add --overwrite")
 
 
 def _check_folder(folder: Path, flag: str, overwrite: bool) -> None:
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, accuracy="tta", result="save_predictions", speed="batch", damage="verify_shards")
+    options = parse(Options, result="save_predictions", speed="batch", damage="verify_shards")
     check(options)
     if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)
@@ -242,7 +242,7 @@ def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks
         manifest.split(options.split),
         batch=options.batch,
         device=ranks.device,
-        threads=cpu_threads(ranks.local_world),
+        threads=options.threads or cpu_threads(ranks.local_world),
         decoder=choice.processor,
         most=options.max_images,
     )
@@ -308,7 +308,7 @@ def write_results(
     from fastseg.evaluation.cityscapes import compare_official
     from fastseg.report.evaluation_folder import write_evaluation
 
-    console = Console(markup=False)
+    console = Console(markup=False, stderr=options.json)
     scored.show(console)
     document = scored.to_json()
     frames = range(min(len(keys), options.max_images or len(keys)))
@@ -317,7 +317,7 @@ def write_results(
     if options.official and saved:
         document["official"] = compare_official(options.official, scored.scores, saved.present(frames), console)
     if options.json:
-        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+        print(json.dumps(document, indent=1))
     if options.report:
         classes = scored.manifest.classes
         about = (classes, scored.record(), config, scored.manifest.name)
@@ -345,7 +345,7 @@ def compare_models(
         counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return
-    console, result = Console(markup=False), counted.evaluation
+    console, result = Console(markup=False, stderr=options.json), counted.evaluation
     document = show_comparison(console, models, counted, manifest.classes, baseline)
     if result.corrupt_samples:
         console.print(f"{result.corrupt_samples} damaged frames were left out", highlight=False)
@@ -366,7 +366,7 @@ def compare_models(
             "images": result.images,
             "corrupt_samples": result.corrupt_samples,
         }
-        write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
+        print(json.dumps({**about, **document}, indent=1))
 
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:

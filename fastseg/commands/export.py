@@ -36,6 +36,8 @@ class Options:
     """Images to compare file and checkpoint on. Default: from the checkpoint's shards, or noise without them."""
     license: str = "unknown"
     """License for the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    quiet: bool = False
+    """Say nothing but errors."""
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
 
 def _main() -> None:
     options = parse(Options, check="images", card="license")
-    export(options, Console(markup=False, highlight=False, soft_wrap=True))
+    export(options, Console(markup=False, highlight=False, soft_wrap=True, quiet=options.quiet))
 
 
 def export(options: Options, console: Console) -> Path:

@@ -50,6 +50,8 @@ class Options:
     """auto (a GPU if there is one), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of convolutions and matrix products; auto: the fastest that the hardware has."""
+    quiet: bool = False
+    """Show no progress, and say nothing but what could not be predicted."""
 
 
 def main() -> None:
@@ -123,7 +125,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")
     counts = [f"{n} {kind}{'s' * (n > 1)}" for n, kind in ((len(images), "image"), (len(clips), "video")) if n]
-    console.print(f"done: {' and '.join(counts)}, in {options.out}", soft_wrap=True)
+    if not options.quiet:
+        console.print(f"done: {' and '.join(counts)}, in {options.out}", soft_wrap=True)
 
 
 def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:
