@@ -81,7 +81,7 @@ def camvid() -> Config:
 def camvid_small() -> Config:
     """CamVid's 11 classes on two CPU cores in two and a half hours, from scratch.
 
-    DeepLabv3+ on ResNet-18, whose decoder sees poles and signs at stride 4; crops of 240×320, whole frames in evaluation.
+    DeepLabv3+ on ResNet-18, whose decoder sees poles and signs at stride 4; crops of 240×320.
 
     Expect: not yet measured. The target is 56 % mIoU on val; small published networks reach 51.3 % (ENet) and 55.6 %
     (ESPNet) on test.

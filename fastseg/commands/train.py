@@ -74,7 +74,7 @@ def one_screen(launch: Launch, config: Config) -> str:
             "usage: torchrun fastseg/train.py [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
             *(getdoc(Command) or "").splitlines(),
             "\nrecipes",
-            *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
+            *(cut(f"  {name:<14}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
             "\nlaunch",
             *help_lines(list(settings(launch))),
             f"\nmost often changed, with the values of the recipe {launch.recipe}",
