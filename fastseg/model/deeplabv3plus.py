@@ -22,7 +22,7 @@ class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP and decoder: normalized images N×3×H×W to logits N×C×H×W."""
 
     def __init__(self, backbone: nn.Module, low: int, high: int, classes: int) -> None:
-        """``backbone`` returns features of stride 4 as ``low`` and of stride 16 as ``out``; ``low``, ``high``: their channels."""
+        """``backbone`` returns features of stride 4 as ``low`` and of stride 16 as ``out``, of so many channels each."""
         super().__init__()
         self.backbone = backbone
         self.aspp = ASPP(high, RATES, WIDTH)
