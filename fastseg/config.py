@@ -20,11 +20,12 @@ Arch = Literal[
     "fcn_resnet50",
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
+    "deeplabv3plus_resnet18",
 ]
 """Names in :data:`fastseg.model.architectures.ARCHITECTURES`, repeated because that takes seconds to import."""
 Freeze = Literal["none", "backbone", "norms"]
 """Parts of the network that can be kept as they are."""
-WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
+WITHOUT_AUX = ("lraspp_mobilenet_v3_large", "deeplabv3plus_resnet18")
 """Networks without an auxiliary head."""
 
 
@@ -104,8 +105,8 @@ class ModelConfig:
     """The network and its initial weights."""
 
     arch: Arch = "deeplabv3_resnet50"
-    """torchvision's network: DeepLabv3, FCN or LR-ASPP on a backbone. Output stride 8; 16 for DeepLabv3 on
-    MobileNetV3."""
+    """Network: torchvision's DeepLabv3, FCN or LR-ASPP on a backbone, or DeepLabv3+ on a small one. Output stride 8; 16
+    for DeepLabv3 on MobileNetV3, 4 for DeepLabv3+."""
     weights: str = "imagenet"
     """Initial weights: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the whole
     network but its last layers; a file holds a fastseg checkpoint, a torchvision state dict, or an mmsegmentation

@@ -89,7 +89,7 @@ def one_screen(launch: Launch, config: Config) -> str:
             f"usage: {command_name()} [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
             *(getdoc(Command) or "").replace("torchrun fastseg/train.py", command_name()).splitlines(),
             "\nrecipes",
-            *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
+            *(cut(f"  {name:<14}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
             "\nlaunch",
             *help_lines(list(settings(launch))),
             f"\nmost often changed, with the values of the recipe {launch.recipe}",
