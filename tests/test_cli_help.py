@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from fastseg.recipes import RECIPES
+from fastseg.recipe_table import RECIPES
 
 import commands
 from changes import with_changes

@@ -130,8 +130,8 @@ def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pyt
 
 def test_recipes_stand_side_by_side() -> None:
     table = readme.recipes()
-    assert table.startswith("| setting | cityscapes | notebook | camvid | demo |")
-    assert "| `--data.crop` | 768 768 | 768 1024 | 360 480 | 192 256 |" in table
+    assert table.startswith("| setting | cityscapes | notebook | camvid | camvid-small | demo |")
+    assert "| `--data.crop` | 768 768 | 768 1024 | 360 480 | 240 320 | 192 256 |" in table
     assert "--optim.momentum" not in table  # the same in all
 
 
