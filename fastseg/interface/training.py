@@ -190,7 +190,7 @@ def unchanged_process() -> Iterator[None]:
 
     from fastseg.storage import use_cache
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     hook, threads, opencv = threading.excepthook, torch.get_num_threads(), cv2.getNumThreads()
     benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
