@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from fastseg.config import Config
 from fastseg.distributed.ranks import check_ranks, joined_ranks, rank_launcher
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, stop_signals
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.training.own_parts import OwnParts
 from fastseg.training.run import check, train
