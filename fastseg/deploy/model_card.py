@@ -200,10 +200,10 @@ OURS = {
 def escape(text: str) -> str:
     """Return a text as one line that Markdown shows as it is: no markup, HTML, link or heading.
 
-    Punctuation with a meaning in GitHub's Markdown becomes a character reference, except ``_`` within words and ``.``
-    within numbers, which have none there.
+    Punctuation with a meaning in GitHub's Markdown becomes a character reference; ``_`` has none within words, and
+    ``.`` only in ``www.``, which begins a link.
     """
-    pattern = r"(?<![^\W_])_|_(?![^\W_])|(?<!\d)\.|[][\\`*<>&#|~$@:]"
+    pattern = r"(?<![^\W_])_|_(?![^\W_])|(?<=[wW]{3})\.|[][\\`*<>&#|~$@:]"
     return re.sub(pattern, lambda found: f"&#{ord(found[0])};", one_line(text))
 
 
