@@ -22,7 +22,7 @@ from bench.docs.plots import check_outputs
 from bench.studies.runs import RECORD, Run, plan
 from bench.studies.studies import BASE, STUDIES, flags_of, words
 from fastseg.cli_help import command_name, shown_as
-from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.errors import UserError, run_command, unwind_on_signals
 from fastseg.files import check_writable
 from fastseg.shards.manifest import read_manifest
 
@@ -71,7 +71,7 @@ def main() -> None:
         print(listing())
         return
     check(options)
-    unwind_on_sigterm()
+    unwind_on_signals()
     seeds = {name: range(options.seeds or STUDIES[name].seeds) for name in options.studies}
     plans = {name: plan(name, options.variants, seeds[name], options.runs, extra) for name in options.studies}
     stopped = 0

@@ -27,7 +27,7 @@ from bench.stages import NETWORKS, READERS, STAGES, Request
 from bench.stages.frames import Frames, FrameSize, Progress, frames_of_shards, procedural_frames
 from fastseg.cli_help import command_name, shown_as
 from fastseg.config import Arch
-from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.errors import UserError, run_command, unwind_on_signals
 from fastseg.parallel import usable_cores
 
 VARIANTS = {"ablate": "take away from", "candidates": "add to", "settings": "set in"}
@@ -163,7 +163,7 @@ class Options:
 def main() -> None:
     """Parse the command line, measure, and show the results; exit with 1 if an entry of fastseg failed."""
     options = tyro.cli(Options, prog=command_name())
-    unwind_on_sigterm()
+    unwind_on_signals()
     options.check()
     device = find_device(options)
     requests = [*_sized(options, device)] if options.sizes else _usual(options, device)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastseg.run_module import child_environment, module_command
+
 INSTALL = "install a compiler and Python's headers (Debian: apt install g++ python3-dev)"
 LONGEST = 300
 """Maximum characters of a reason: a compiler's command line has thousands."""
@@ -58,15 +60,14 @@ def compile_fails(device: str, seconds: float = 240.0) -> str | None:
     """
     with tempfile.TemporaryDirectory(prefix="fastseg-compile-", ignore_cleanup_errors=True) as caches:
         environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            **child_environment(),
             "TORCHINDUCTOR_CACHE_DIR": str(Path(caches, "inductor")),
             "TRITON_CACHE_DIR": str(Path(caches, "triton")),
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
             "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # pays only for many kernels, and takes a minute
         }
         child = subprocess.Popen(
-            [sys.executable, "-m", "fastseg.compiler", device],
+            module_command("fastseg.compiler", device),
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

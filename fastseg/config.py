@@ -27,6 +27,8 @@ Freeze = Literal["none", "backbone", "norms"]
 """Parts of the network that can be kept as they are."""
 WITHOUT_AUX = ("lraspp_mobilenet_v3_large", "deeplabv3plus_resnet18")
 """Networks without an auxiliary head."""
+MAX_NAME = 200
+"""Maximum bytes of a run's name: a folder's may have 255, and that of a run set aside has a time behind it."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class Config:
     eval_every: float = 10.0
     """Epochs between two evaluations; the last is at the end in any case."""
     save_every: float = 10.0
-    """Epochs between two checkpoints; others follow every evaluation, SIGTERM and the end."""
+    """Epochs between two checkpoints; others follow every evaluation, SIGTERM, SIGHUP and the end."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tracker: Literal["none", "wandb", "mlflow"] = "none"
@@ -241,9 +243,9 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_finite(self, "")
-        _check(
-            self.name not in ("", ".", "..") and "/" not in self.name, "name", repr(self.name), "a plain folder name"
-        )
+        plain = isinstance(self.name, str) and self.name.isprintable() and "/" not in self.name
+        plain = plain and self.name not in ("", ".", "..") and len(self.name.encode()) <= MAX_NAME
+        _check(plain, "name", shown(self.name), f"a plain folder name of at most {MAX_NAME} bytes")
         _check(0 < self.cache_gb <= 1e6, "cache-gb", self.cache_gb, "more than 0 GB, at most a million")
         _check(self.max_corrupt_samples >= 0, "max-corrupt-samples", self.max_corrupt_samples, "0 or more")
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")

@@ -3,10 +3,13 @@
 import errno
 import io
 import os
+import re
 import reprlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 USER_ERROR = 2
 """Exit code after a user error."""
@@ -24,11 +27,11 @@ class UserError(Exception):
 def run_command(main: Callable[[], None]) -> None:
     """Run a command line: a :class:`UserError`, a full disk or a library that fails to load becomes one line on stderr.
 
-    ``--version`` alone prints the package's version. Exits with 2 after a user error, 130 after Ctrl-C, 141 if the
-    reader of the output is gone (``| head``); any other exception is a bug in fastseg and keeps its traceback.
+    ``--version`` alone prints the package's version. Exits with 2 after a user error, 130 after Ctrl-C; any other
+    exception is a bug in fastseg and keeps its traceback. Output that cannot be written ends no work, but is an error
+    at its end: 141 if the reader is gone (``| head``), 2 otherwise.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+    output = keep_writing()
     try:
         if sys.argv[1:] == ["--version"]:
             from fastseg.libraries import OURS, package_version
@@ -36,16 +39,18 @@ def run_command(main: Callable[[], None]) -> None:
             print(OURS, package_version(OURS))
         else:
             main()
+    except SystemExit as left:
+        if left.code:
+            raise
     except UserError as error:
         _fail(str(error), error.details)
-    except BrokenPipeError:  # the reader of our output is gone: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except (ImportError, OSError, RuntimeError) as error:
         from fastseg.libraries import import_problem  # reading the packages' metadata takes a while
 
         if sentence := import_problem(error):
             _fail(sentence)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail(f"the path {shown(error.filename)} is too long; name a shorter one, with at most 255 bytes a part")
         if not disk_full(error):
             raise
         where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
@@ -53,6 +58,58 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    if output:
+        sys.stdout.flush()
+        if isinstance(output.error, BrokenPipeError):
+            sys.exit(141)
+        if output.error:
+            _fail(f"the output cannot be written ({output.error.strerror}); what is written to files is kept")
+
+
+class _Stream(io.FileIO):
+    """Standard output or error: what cannot be written is lost, and remembered, but raises nothing in mid-work."""
+
+    error: OSError | None = None
+    """The first failure."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes as far as possible; return their number."""
+        try:
+            if (written := super().write(data)) is not None:
+                return written
+        except OSError as error:
+            self.error = self.error or error
+        return memoryview(data).nbytes
+
+
+def keep_writing() -> _Stream | None:
+    """Let this process go on where its output or log is full, closed or a terminal that is gone.
+
+    Returns the stream of the output; None if something else than the process's own descriptor is ``sys.stdout``.
+    """
+    for number in range(3):  # else the next file that is opened gets the number, and what is printed
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    streams: list[_Stream | None] = []
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        old = getattr(sys, name)
+        ours = old is None or old is getattr(sys, f"__{name}__")
+        streams.append(_Stream(number, "w", closefd=False) if ours else None)
+        if stream := streams[-1]:
+            setattr(sys, name, _text_of(stream, old))
+    return streams[0]
+
+
+def _text_of(stream: _Stream, old: io.TextIOWrapper | None) -> io.TextIOWrapper:
+    """Return the text stream in place of ``old``."""
+    encoding, at_once = (old.encoding, old.line_buffering or old.write_through) if old else ("utf-8", True)
+    if old:
+        with suppress(OSError):
+            old.flush()
+    # Names of files need not be UTF-8.
+    return io.TextIOWrapper(io.BufferedWriter(stream), encoding, "backslashreplace", line_buffering=at_once)
 
 
 def disk_full(error: BaseException | None) -> bool:
@@ -60,9 +117,19 @@ def disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def unwind_on_sigterm() -> None:
-    """Let SIGTERM of service managers and batch systems unwind like Ctrl-C: end workers, remove partial files."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+def unwind_on_signals() -> None:
+    """Let SIGTERM of service managers and batch systems, and SIGHUP of a terminal that is closed, unwind like Ctrl-C.
+
+    Workers end and partial files are removed. SIGHUP stays ignored where it is, as under nohup.
+    """
+    for number in stop_signals():
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals, beside Ctrl-C, that ask a process to stop: SIGTERM, and SIGHUP unless it is ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGHUP)
 
 
 class _Short(reprlib.Repr):
@@ -86,9 +153,26 @@ def shown(value: object) -> str:
     return _Short().repr(value)
 
 
+def whole_variable(name: str, missing: int, low: int = 0, high: int = 1 << 31) -> int:
+    """Return the whole number in the environment variable ``name``, ``missing`` if it is unset or empty.
+
+    Raises :class:`UserError` for anything but a number from ``low`` to ``high``.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return missing
+    if not re.fullmatch("[0-9]{1,10}", text) or not low <= int(text) <= high:
+        raise UserError(
+            f"the environment variable {name} is {shown(text)}; it must be a whole number from {low} to {high}: set it "
+            "to one, or unset it"
+        )
+    return int(text)
+
+
 def _fail(sentence: str, details: Sequence[str] = ()) -> None:
-    rank = int(os.environ.get("RANK", "0"))
-    print(f"error: {f'[rank {rank}] ' if rank else ''}{one_line(sentence)}", file=sys.stderr)
+    rank = os.environ.get("RANK", "")
+    mine = f"[rank {rank}] " if re.fullmatch("[1-9][0-9]*", rank) else ""
+    print(f"error: {mine}{one_line(sentence)}", file=sys.stderr)
     for detail in details:
         print(f"  {one_line(detail)}", file=sys.stderr)
     sys.exit(USER_ERROR)

@@ -1,14 +1,17 @@
 """Write files atomically, check in advance that they can be written, and lock run folders."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryFile
-from typing import IO
 
 from fastseg.errors import UserError, disk_full
 
@@ -21,25 +24,38 @@ def describe_missing(path: Path, cure: str) -> str:
     return f"{path} does not exist; {cure}"
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; rename it to ``path`` if the block succeeds.
 
-    After a crash at any instant ``path`` holds the old bytes or the new ones, never a part: the file is
-    flushed to the disk before the rename, the folder after it (see "fsync" in https://lwn.net/Articles/457667/).
+    After a crash at any instant ``path`` holds the old bytes or the new ones, never a part: with ``flush`` the file is
+    flushed to the disk before the rename, the folder after it (see "fsync" in https://lwn.net/Articles/457667/). Nobody
+    can have put a link or a pipe at the temporary path, since its name cannot be guessed; one at ``path`` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     long = len(os.fsencode(path.name)) > 200  # a name may have 255 bytes
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest() if long else path.name
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
     try:
         with naming(path):
             yield temporary
-            _fsync(temporary)
+            if flush:
+                _fsync(temporary)
             temporary.replace(path)
-            _fsync(path.parent)
+            if flush:
+                _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files that a process killed within :func:`atomic_path` left in ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,9 +69,9 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
+def write_atomic(path: Path, data: bytes | str, flush: bool = True) -> None:
+    """Write ``data`` (text as UTF-8) to ``path`` as :func:`atomic_path` does, whole or not at all."""
+    with atomic_path(path, flush) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
@@ -106,35 +122,84 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_lock(path: Path, kind: int = fcntl.LOCK_EX | fcntl.LOCK_NB, make: bool = True) -> FileIO:
+    """Open the file ``path``, made if missing and ``make``, and lock it until it is closed or the process has ended.
+
+    Whoever may write to the folder can have put something else there: a link is not followed, a pipe not waited for,
+    and nothing is emptied. A lock on a file that was removed or replaced meanwhile excludes nobody and is taken anew.
+    ``kind``: as of :func:`fcntl.flock`; without locks in the file system there is none. Raises :class:`UserError` for
+    anything but a plain file, :class:`BlockingIOError` if another process holds it, other :class:`OSError` as open.
+    """
+    while True:
+        file = _open_plain(path, make)
+        try:
+            _flock(file, kind)
+            if _still_at(path, file):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _open_plain(path: Path, make: bool) -> FileIO:
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if make else os.O_RDONLY)
+    refusal = UserError(f"{path} is not the plain file that a lock is, but a link, a pipe or the like; remove it")
+    try:
+        file = FileIO(os.open(path, flags, 0o666), "r+" if make else "r")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+            raise refusal from None
+        raise
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise refusal
+    return file
+
+
+def _flock(file: FileIO, kind: int) -> None:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError:  # no locks in this file system
+        pass
+
+
+def _still_at(path: Path, file: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 LOCK = ".lock"
 """Name of the lock file. Its contents mean nothing: the run folder is in use while a process locks it."""
 
 
-def lock_run_folder(folder: Path, flag: str = "--name") -> IO[str]:
+def lock_run_folder(folder: Path, flag: str = "--name") -> FileIO:
     """Lock ``folder``, made if missing, for a run, until the returned file is closed or the process has ended.
 
     However the process ends, the remaining file blocks no other run. Without locks in the file system, nothing is
     refused. Raises :class:`UserError` if another process holds the lock; ``flag`` is the one that names another folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("w")
-    _lock(file, fcntl.LOCK_EX, folder, flag)
-    return file
+    with _refusing(folder, flag):
+        return open_lock(folder / LOCK)
 
 
 def check_free(folder: Path) -> None:
     """Refuse a folder that another run has locked; leave nothing there. Raises :class:`UserError`."""
-    with suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open() as file:
-        _lock(file, fcntl.LOCK_SH, folder)  # shared: all ranks of a run may check at once
+    shared = fcntl.LOCK_SH | fcntl.LOCK_NB  # all ranks of a run may check at once
+    with suppress(FileNotFoundError, NotADirectoryError), _refusing(folder, "--name"):
+        open_lock(folder / LOCK, shared, make=False).close()
 
 
-def _lock(file: IO[str], kind: int, folder: Path, flag: str = "--name") -> None:
+@contextmanager
+def _refusing(folder: Path, flag: str) -> Iterator[None]:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        yield
     except BlockingIOError:
-        file.close()
         raise UserError(
             f"another process is training in {folder}; wait until it ends, or choose another {flag}"
         ) from None
-    except OSError:  # no locks in this file system
-        pass

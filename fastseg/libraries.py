@@ -25,7 +25,7 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 """Required packages by the module that is imported."""
-_NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}
+NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}
 """Those that load system libraries, by folder, to which a failed import is traced."""
 
 
@@ -66,11 +66,11 @@ def _install(package: str) -> str:
 
 
 def _being_imported(traceback: TracebackType | None) -> str | None:
-    """Return the package of :data:`_NATIVE` during whose import the error was raised; None for others."""
+    """Return the package of :data:`NATIVE` during whose import the error was raised; None for others."""
     while traceback:
         code = traceback.tb_frame.f_code
         folders = f"/{Path(code.co_filename).parent.as_posix()}/"
-        for folder, package in _NATIVE.items():
+        for folder, package in NATIVE.items():
             if code.co_name == "<module>" and f"/{folder}/" in folders:
                 return package
         traceback = traceback.tb_next

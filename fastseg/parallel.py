@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import util
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -47,11 +48,12 @@ def ordered_map(
         return
     # Spawned, not forked: a fork copies locks that other threads hold (rich's display, BLAS).
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    with _starting_workers():  # and a process that frees what they leave behind
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            with _interrupts_blocked(), _main_hidden(function):  # A submit may start a worker.
+            with _starting_workers(), _main_hidden(function):  # a submit may start one
                 waiting.append(executor.submit(function, *task))
             if len(waiting) >= max(32, 4 * workers):
                 yield waiting.popleft().result()
@@ -65,14 +67,26 @@ def ordered_map(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+_FLAGS = "_args_from_interpreter_flags"
+"""Function of multiprocessing that returns the flags of the Python processes that it starts."""
+
+
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment. It reaches the whole process group, but workers, which inherit the mask from
-    their first instant, leave it to the parent to decide what it means."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _starting_workers() -> Iterator[None]:
+    """Let processes that are started within import nothing from the current folder, and leave signals to this one.
+
+    multiprocessing starts them by ``python -c``, whose path begins with the current folder, and gives them this
+    process's path only then; with ``-I`` it begins with the standard library. Ctrl-C and the end of a terminal reach
+    the whole process group, but workers, which inherit the mask from their first instant, leave it to the parent to
+    decide what they mean.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    flags = getattr(util, _FLAGS)
+    setattr(util, _FLAGS, lambda: ["-I"])  # Python 3.10 does not know PYTHONSAFEPATH
     try:
         yield
     finally:
+        setattr(util, _FLAGS, flags)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -18,7 +18,8 @@ from stat import S_ISREG
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from fastseg.errors import UserError
+from fastseg.errors import UserError, whole_variable
+from fastseg.files import open_lock, remove_temporary, write_atomic
 from fastseg.object_stores import STORAGES, Listing, RequestError, Storage
 
 Result = TypeVar("Result")
@@ -95,12 +96,12 @@ def _download(source: str, path: Path) -> None:
 
 def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
     """Return the storage's answer to ``request``, with retries if they may help."""
-    storage, tried = STORAGES[_scheme(path)], 1
+    storage, tried, most = STORAGES[_scheme(path)], 1, whole_variable("AWS_MAX_ATTEMPTS", TRIES, 1)
     while True:
         try:
             return request(storage)
         except RequestError as error:
-            if tried >= int(os.environ.get("AWS_MAX_ATTEMPTS", TRIES)) or not error.retry:
+            if tried >= most or not error.retry:
                 tries = f" after {tried} tries" if tried > 1 else ""
                 advice = WHEN_IT_ANSWERS if error.passes else storage.hint
                 raise UserError(f"{path} cannot be read{tries} ({error}); {advice}") from None
@@ -140,7 +141,11 @@ class Cache:
         self._etag = cache(lambda path: look_up(path).etag)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._folder.is_symlink():
+                raise UserError(f"--cache has {self._folder}, which is a link; remove it, or name another folder")
             with self._ledger() as ledger:
+                for folder in self._folder.glob("??"):
+                    remove_temporary(folder)
                 os.utime(ledger.fileno())
                 self._begun = os.fstat(ledger.fileno()).st_mtime_ns
                 _write(ledger, self._make_room(0))
@@ -177,16 +182,13 @@ class Cache:
             self._full = True
             return
         _write(ledger, used + len(content))  # first: if killed in between, the folder holds less than this says
-        file.parent.mkdir(exist_ok=True)
-        (self._folder / "part").write_bytes(content)  # one name is enough while the ledger is locked
-        (self._folder / "part").replace(file)
+        write_atomic(file, content, flush=False)
 
     @contextmanager
     def _ledger(self) -> Iterator[FileIO]:
         """Yield the file with the number of bytes in the folder, locked against other processes and threads."""
         # Opened anew each time: a lock belongs to the open file, which threads would share.
-        with FileIO(os.open(self._folder / "used", os.O_RDWR | os.O_CREAT, 0o644), "r+") as ledger:
-            fcntl.flock(ledger, fcntl.LOCK_EX)
+        with open_lock(self._folder / "used", fcntl.LOCK_EX) as ledger:
             yield ledger
 
     def _make_room(self, size: int) -> int:
@@ -211,8 +213,8 @@ class Cache:
 def _load(file: Path, size: int) -> bytes | None:
     """Return the bytes of a file of the cache; None if it is missing or damaged."""
     try:
-        content = file.read_bytes()
-    except OSError:
+        content = _first_bytes(file, size + CHECK + 1)
+    except (OSError, ValueError):
         return None
     data, check = content[:-CHECK], content[-CHECK:]
     if len(data) != size or check != _check(data):

@@ -7,7 +7,7 @@ if __name__ == "fastseg.train":  # imported, it would take the place of the func
     raise ImportError("fastseg/train.py is the script of torchrun; the function is fastseg.train: import fastseg")
 
 # Run as a script, sys.path starts with this folder, whose modules are not for the top level.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path[:] = [str(Path(__file__).resolve().parent.parent), *sys.path[not getattr(sys.flags, "safe_path", False) :]]
 
 from fastseg.commands.train import main  # noqa: E402
 

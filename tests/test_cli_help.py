@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from fastseg.recipe_table import RECIPES
 
 import commands
 from changes import with_changes
@@ -29,6 +28,7 @@ from fastseg.commands.train import Launch, one_screen, parse
 from fastseg.config import Config
 from fastseg.packing.pack import PackOptions
 from fastseg.packing.sources import FindOptions
+from fastseg.recipe_table import RECIPES
 
 SCREEN = 48
 """Lines."""

@@ -4,6 +4,7 @@ import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,31 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     result = subprocess.run(["bash", "-c", command, script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout == "line\n"
     assert result.stderr == ""
+
+
+def test_output_that_cannot_be_written_is_an_error_at_the_end(tmp_path: Path) -> None:
+    """The work is done all the same, with no log either."""
+    script = f"""
+import sys
+from pathlib import Path
+from fastseg.errors import run_command
+def main():
+    print("result")
+    print("log", file=sys.stderr)
+    Path({str(tmp_path / "done")!r}).touch()
+run_command(main)
+"""
+    full = "error: the output cannot be written (No space left on device); what is written to files is kept\n"
+    for redirected, code, says in (
+        (">/dev/full", 2, f"log\n{full}"),
+        (">/dev/full 2>/dev/full", 2, ""),
+        ("2>/dev/full", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ):
+        command = ["bash", "-c", f'{sys.executable} -c "$0" {redirected}', script]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stderr) == (code, says), redirected
+        (tmp_path / "done").unlink()
 
 
 def test_a_sentence_is_one_line_whatever_names_are_in_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,12 @@
 
 import errno
 import hashlib
-import re
 from pathlib import Path
 
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.files import atomic_path, check_writable, check_writable_file, sha256, write_atomic
+from fastseg.files import atomic_path, check_writable, check_writable_file, remove_temporary, sha256, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -32,8 +31,21 @@ def test_the_longest_names_are_written(tmp_path: Path) -> None:
         write_atomic(tmp_path / name, name)
         with atomic_path(tmp_path / name) as temporary:
             temporary.touch()
-            assert re.fullmatch(r"\..+\.\d+\.tmp", temporary.name)  # by this, what a kill leaves is found
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = []
+    for name in ("last.pt", "a" * 251 + ".png"):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("half")
+            left.append(temporary)
+    for path in left:
+        path.write_text("half")
+    (tmp_path / ".mine.123.tmp").touch()
+    remove_temporary(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "a" * 251 + ".png", ".mine.123.tmp"}
+    remove_temporary(tmp_path / "missing")
 
 
 def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from fastseg.cli_help import command_name
-from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.errors import UserError, run_command, unwind_on_signals
 from fastseg.files import check_writable
 from fastseg.parallel import ordered_map, worker_count
 from fastseg.progress import show_progress
@@ -46,7 +46,7 @@ class Options:
 
 def main() -> None:
     """Parse the command line and make the scenes."""
-    unwind_on_sigterm()
+    unwind_on_signals()
     make(tyro.cli(Options, prog=command_name()))
 
 

@@ -18,7 +18,7 @@ from bench.stages.compute import set_backends
 from bench.stages.network_parts import measure_parts
 from bench.throughput import Options, find_frames
 from fastseg.commands.train import parse
-from fastseg.errors import UserError, run_command, unwind_on_sigterm
+from fastseg.errors import UserError, run_command, unwind_on_signals
 from fastseg.shards.manifest import read_manifest
 
 STEPS = 40
@@ -33,7 +33,7 @@ def main() -> None:
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("cuda", "cpu"):
         raise UserError("bench.stages.profile_step takes cuda or cpu, a file to write and perhaps a set of shards")
     device, file, shards = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) == 4 else None
-    unwind_on_sigterm()
+    unwind_on_signals()
     frames = find_frames(Options(shards=shards, quick=device == "cpu"))
     options = flags(device, len(frames.keys))
     with TemporaryDirectory(prefix="fastseg-profile-") as runs:

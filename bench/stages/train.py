@@ -111,7 +111,7 @@ def utilization(device: torch.device) -> dict[str, float]:
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Keep the signal handlers: the trainer would end after the step, an entry has to exit at once."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

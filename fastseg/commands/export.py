@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.export_target import check_installed, target
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, one_line, run_command
 from fastseg.files import atomic_path, write_atomic
 from fastseg.model.checkpoint_file import check_checkpoint
 
@@ -73,14 +73,15 @@ def export(options: Options, console: Console) -> Path:
     batches, source = comparison_images(options.images, saved["shards"])
     contract = WEIGHTS if options.to == "safetensors" else f"{INPUT}; {OUTPUTS}"
     with atomic_path(out) as temporary:
-        console.print(f"writing {out}")
+        console.print(f"writing {one_line(str(out))}")
         format.write(model, temporary, about.metadata(contract))
         differences = check_parity(model, format.read(temporary), batches, str(out))
     card = model_card(about, out, options.to, differences, source, options.license)
     write_atomic(out.with_name("README.md"), card)
     for difference in differences:
-        console.print(f"compared on {source}, {difference.describe()}")
-    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {_summary(about)}; README.md is its model card")
+        console.print(f"compared on {one_line(source)}, {difference.describe()}")
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    console.print(f"{one_line(str(out))}: {size}, {_summary(about)}; README.md is its model card")
     return out
 
 

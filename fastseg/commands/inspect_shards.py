@@ -12,14 +12,15 @@ from rich.text import Text
 
 from fastseg.cli_help import json_on_stdout, parse
 from fastseg.config import AugmentConfig, Config, DataConfig, ModelConfig
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, one_line, run_command
 from fastseg.files import check_writable
 from fastseg.inspection.output import check_replaceable
 from fastseg.labels import SegmentationClass
 from fastseg.progress import show_progress
 from fastseg.recipe_table import RECIPES
-from fastseg.shards.manifest import Manifest, read_manifest
+from fastseg.shards.manifest import MAX_FILE, Manifest, read_manifest
 from fastseg.shards.set_warnings import set_warnings
+from fastseg.storage import read_bytes
 
 if TYPE_CHECKING:
     from fastseg.inspection.measure import Crop, Inspection
@@ -119,7 +120,7 @@ def _of_recipe(name: str) -> Config:
 def _of_run(path: Path) -> Config:
     path = path / "config.json" if path.is_dir() else path
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path, MAX_FILE))
         data, model = (_tuples(document[part]) for part in ("data", "model"))
         return Config(name=document["name"], seed=document["seed"], data=DataConfig(**data), model=ModelConfig(**model))
     except OSError as error:
@@ -174,7 +175,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict
     console.print(_class_table(by_class, inspection.crops))
     console.print(_record_table(inspection, manifest))
     for sentence in sentences or ["nothing stands out: masks lie on their images, and every class appears"]:
-        console.print(f"• {sentence}", soft_wrap=True)
+        console.print(f"• {one_line(sentence)}", soft_wrap=True)
     title = f"{manifest.name}, {options.split}"
     pages = list(write_page(out, title, facts, sentences, inspection, split, manifest.classes))
     for path in pages:

@@ -26,7 +26,7 @@ from fastseg.cli_help import (
     settings,
     shown_as,
 )
-from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
+from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_signals
 from fastseg.interface.packing import default_folder, slug
 from fastseg.packing.check import Problem
 from fastseg.packing.guess_classes import open_source_or_guess, write_guess
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    unwind_on_sigterm()
+    unwind_on_signals()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(one_screen())
         return
@@ -255,7 +255,8 @@ def _summarize(problems: Sequence[Problem]) -> Iterator[str]:
 
 def _recognized(source: DataSet) -> str:
     """Return what was recognized, with one pair as an example."""
-    return f"recognized {source.summary()}" + (f", such as {example}" if (example := source.example()) else "")
+    example = source.example()
+    return one_line(f"recognized {source.summary()}" + (f", such as {example}" if example else ""))
 
 
 def _guess(options: Options) -> dict[str, Any]:
@@ -295,7 +296,7 @@ def _show(manifest: Manifest, out: Path) -> None:
     console.print(_set_table(manifest, out))
     console.print(_class_table(manifest))
     for sentence in set_warnings(manifest):
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(f"warning: {one_line(sentence)}", file=sys.stderr)
 
 
 def _document(manifest: Manifest, out: Path) -> dict[str, Any]:
@@ -317,7 +318,7 @@ def _verify(out: str, workers: int | None) -> dict[str, Any]:
     with show_progress(f"verifying {out}", "frames") as show:
         damages = verify(out, workers, show)
     for damage in damages:
-        print(f"error: {damage}", file=sys.stderr)
+        print(f"error: {one_line(damage)}", file=sys.stderr)
     if damages:
         cure = "copy the whole set there again" if is_remote(out) else "pack it again with --overwrite"
         print(f"error: {out} is damaged ({len(damages)} faults); {cure}", file=sys.stderr)
@@ -337,7 +338,7 @@ def _set_table(manifest: Manifest, out: Path) -> Table:
         row = (split.samples, len(split.shards), size, size // split.samples)
         table.add_row(name, *(f"{value:,}" for value in row), sizes + more)
     if psnr := manifest.options.get("psnr"):
-        table.caption = f"PSNR of the images {psnr} dB (measured on every {MEASURED}nd)"
+        table.caption = f"PSNR of the images {one_line(str(psnr))} dB (measured on every {MEASURED}nd)"
     return table
 
 

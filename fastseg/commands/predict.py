@@ -82,7 +82,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
 
     def complain(sentence: str) -> None:
         complaints.append(sentence)
-        console.print(f"error: {sentence}", soft_wrap=True)
+        console.print(f"error: {one_line(sentence)}", soft_wrap=True)
 
     check_checkpoint(options.checkpoint, options.paths)
     outputs = Outputs(options.out, (), not options.no_overlays, options.masks, options.probabilities)

@@ -26,8 +26,9 @@ from fastseg.config import AugmentConfig
 from fastseg.data.decoding import dali_reason
 from fastseg.data.loader import Batch, EvalLoader, Processor, TrainLoader, open_files
 from fastseg.distributed.ranks import Ranks, gather_states
-from fastseg.errors import UserError
+from fastseg.errors import UserError, run_command
 from fastseg.parallel import usable_cores
+from fastseg.run_module import child_environment, module_command
 from fastseg.shards.manifest import Manifest, read_manifest
 
 TIMEOUT = 90.0
@@ -43,13 +44,6 @@ BATCH, FRAMES = 4, 2
 """Crops and whole frames that are compared."""
 SAMPLING = 1.0
 """Seconds of decoding after which to ask the driver whether the JPEG engine was in use."""
-CHILD = """
-import sys
-sys.path[:] = filter(None, sys.path)  # nothing is imported from the current folder
-from fastseg.data.decoder_probe import main
-from fastseg.errors import run_command
-run_command(main)
-"""
 FALLBACK = re.compile(r"fall(s|ing)?[ -]?back|(de|en)coded? (on|by|with) (the )?(cpu|host)", re.IGNORECASE)
 """Messages of the libraries when they fall back to the CPU."""
 
@@ -126,11 +120,15 @@ def probe_gpu_decoder(
     with tempfile.TemporaryDirectory(prefix="fastseg-probe-") as folder:
         answer, said = Path(folder) / "answer.json", Path(folder) / "stderr"
         arguments = [str(device_index), str(answer), shards or "", split]
-        command = [sys.executable, "-c", CHILD, *arguments]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = module_command("fastseg.data.decoder_probe", *arguments)
         with said.open("wb") as stderr:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
+                command,
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                start_new_session=True,
             )
             try:
                 code: int | None = process.wait(timeout)
@@ -280,3 +278,7 @@ def choose_decoder_for_ranks(wanted: str, shards: str, split: str, manifest: Man
         mine = choose_decoder(wanted, ranks.device, manifest.image_codec, shards, split)
     choices = [DecoderChoice(*state["decoder"]) for state in gather_states({"decoder": mine}) if state["decoder"]]
     return next((choice for choice in choices if choice.warning), choices[0])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -20,7 +20,8 @@ from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.network import SegmentationNetwork, upsample
 from fastseg.shards.images import read_rgb
 from fastseg.shards.manifest import read_manifest
-from fastseg.storage import is_remote
+from fastseg.shards.tar import MAX_FILE
+from fastseg.storage import is_remote, read_bytes
 
 Picture = NDArray[np.uint8]
 """RGB, N×H×W×3."""
@@ -239,6 +240,7 @@ def _images(paths: tuple[Path, ...], shards: str) -> tuple[list[Image.Image], st
 
 def _read(path: Path) -> Image.Image:
     try:
-        return read_rgb(path.read_bytes(), str(path))[0]
-    except OSError as error:
-        raise UserError(f"--images {path} cannot be read ({error.strerror})") from None
+        return read_rgb(read_bytes(path, MAX_FILE), str(path))[0]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--images {path} cannot be read ({reason}); name another image") from None

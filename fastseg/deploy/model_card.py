@@ -1,6 +1,7 @@
 """The model card beside an exported network: description, score, training data, license."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastseg.errors import one_line, shown
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
 from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.weights import fitting
 from fastseg.shards.manifest import number, whole
 
+MAX_TEXT = 1000
+"""Maximum characters of a text out of a checkpoint."""
 INPUT = "image: uint8, N×H×W×3, RGB; normalization is part of the network"
 OUTPUTS = "classes: uint8 class ids, N×H×W; logits: float32, N×C×H×W, before softmax; both at the image's size"
 WEIGHTS = "weights with the network's own names; the image is float RGB, N×3×H×W, 0–255, less mean, divided by std"
@@ -84,13 +88,13 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
     score = saved["score"] or {"miou": None, "images": 0}
     known = isinstance(score["miou"], float)
     return Description(
-        name=saved["config"]["name"],
+        name=_text(saved["config"]["name"]),
         arch=saved["arch"],
         classes=classes,
         label_ids=cityscapes_ids(classes),
         mean=tuple(map(_short, saved["mean"])),
         std=tuple(map(_short, saved["std"])),
-        dataset=f"{data['name']} ({data['digest'][:12]})",
+        dataset=f"{_text(data['name'])} ({_text(data['digest'])[:12]})",
         recipe=_settings(saved["config"]),
         step=saved["step"],
         epochs=saved["step"] / saved["steps_per_epoch"],
@@ -98,8 +102,15 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         images=whole(score["images"], 0, 1 << 40),
         auxiliary=ARCHITECTURES[saved["arch"]].has_aux(saved["model"]),
         averaged=saved["ema"] is not None,
-        version=saved["versions"].get("fastseg-deeplab", ""),
+        version=_text(saved["versions"].get("fastseg-deeplab", "")),
     )
+
+
+def _text(value: Any) -> str:
+    """Return a text out of a checkpoint as one printable line."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise ValueError(f"{shown(value)} instead of a text of at most {MAX_TEXT} characters")
+    return one_line(value)
 
 
 def _short(value: float) -> float:
@@ -110,7 +121,8 @@ def _short(value: float) -> float:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that decide the result: without folders, and with only the name of a file of weights."""
     model = {**config["model"], "weights": Path(config["model"]["weights"]).name}
-    return {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
+    settings = {"seed": config["seed"], "data": config["data"], "model": model, "optim": config["optim"]}
+    return dict(json.loads(json.dumps(settings)))
 
 
 CITYSCAPES_TERMS = """\
@@ -147,7 +159,7 @@ USE = {
 import numpy as np, onnxruntime
 from PIL import Image
 
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({file})
 image = np.asarray(Image.open("image.jpg").convert("RGB"))[None]  # uint8, 1×H×W×3
 classes, logits = session.run(["classes", "logits"], {{"image": image}})  # uint8 1×H×W, float32 1×C×H×W
 metadata = session.get_modelmeta().custom_metadata_map  # classes with their colors, recipe, score""",
@@ -156,7 +168,7 @@ import numpy as np, torch
 from PIL import Image
 
 metadata = {{"classes": "", "recipe": "", "score": ""}}
-network = torch.export.load("{file}", extra_files=metadata).module()
+network = torch.export.load({file}, extra_files=metadata).module()
 image = torch.from_numpy(np.array(Image.open("image.jpg").convert("RGB")))[None]  # uint8, 1×H×W×3
 classes, logits = network(image)  # uint8 1×H×W, float32 1×C×H×W; sides of 32 pixels at least""",
     "safetensors": """\
@@ -165,7 +177,7 @@ from safetensors.torch import load_file
 from torchvision.io import ImageReadMode, read_image
 {source}
 
-state = load_file("{file}")
+state = load_file({file})
 network = {network}
 network.load_state_dict(state)
 mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 1, 1)
@@ -183,6 +195,16 @@ OURS = {
     "out": "",
 }
 """Code that builds and calls a network of fastseg's table, by :attr:`Architecture.build`'s contract."""
+
+
+def escape(text: str) -> str:
+    """Return a text as one line that Markdown shows as it is: no markup, HTML, link or heading.
+
+    Punctuation with a meaning in GitHub's Markdown becomes a character reference; ``_`` has none within words, and
+    ``.`` only in ``www.``, which begins a link.
+    """
+    pattern = r"(?<![^\W_])_|_(?![^\W_])|(?<=[wW]{3})\.|[][\\`*<>&#|~$@:]"
+    return re.sub(pattern, lambda found: f"&#{ord(found[0])};", one_line(text))
 
 
 def model_card(
@@ -213,11 +235,11 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     averaged = " The weights are the moving average that the run evaluates." if about.averaged else ""
     architecture = ARCHITECTURES[about.arch]
     of_torchvision = "torchvision's " if architecture.torchvision else ""
-    yield f"# {about.name}"
+    yield f"# {escape(about.name)}"
     yield (
         f"{of_torchvision}`{about.arch}` for semantic segmentation into {len(about.classes)} classes, trained by "
-        f"fastseg {about.version}".rstrip()
-        + f", on the data set {about.dataset}.{averaged}"
+        f"fastseg {escape(about.version)}".rstrip()
+        + f", on the data set {escape(about.dataset)}.{averaged}"
     )
     yield "## Score"
     if about.score is None:
@@ -228,9 +250,9 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     mean, std = (", ".join(map(str, numbers)) for numbers in (about.mean, about.std))
     code = TORCHVISION if architecture.torchvision else OURS
     network = code["network"].format(arch=about.arch, classes=len(about.classes), aux=about.auxiliary)
-    snippet = USE[format].format(file=file.name, mean=mean, std=std, **{**code, "network": network})
+    snippet = USE[format].format(file=json.dumps(file.name), mean=mean, std=std, **{**code, "network": network})
     yield f"```python\n{snippet}\n```"
-    yield f"Compared with the checkpoint on {images}:"
+    yield f"Compared with the checkpoint on {escape(images)}:"
     yield "\n".join(f"- {difference.describe()}" for difference in checked)
     yield "## Classes"
     yield "\n".join(_classes(about))
@@ -246,14 +268,13 @@ def _classes(about: Description) -> Iterator[str]:
     yield "|---|" + ("---|" if label else "") + "---|---|"
     for i, c in enumerate(about.classes):
         own = f" {about.label_ids[i]} |" if about.label_ids else ""
-        name = c.name.replace("|", r"\|")  # would end the cell
-        yield f"| {i} |{own} {name} | {', '.join(map(str, c.color))} |"
+        yield f"| {i} |{own} {escape(c.name)} | {', '.join(map(str, c.color))} |"
 
 
 def _training(about: Description) -> Iterator[str]:
     yield f"{about.step} steps ({about.epochs:.1f} epochs)."
     for part, settings in about.recipe.items():
         if isinstance(settings, dict):
-            yield f"- {part}: " + ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items())
+            yield f"- {part}: " + escape(", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items()))
         else:
-            yield f"- {part} {json.dumps(settings)}"
+            yield escape(f"- {part} {json.dumps(settings)}")

@@ -18,6 +18,8 @@ from fastseg.files import atomic_path, describe_missing, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.pictures import Mask, Picture, blend
 from fastseg.shards.images import read_rgb
+from fastseg.shards.tar import MAX_FILE
+from fastseg.storage import read_bytes
 
 KINDS = ("overlays", "masks", "probabilities")
 """Kinds of results, and their folders."""
@@ -161,6 +163,8 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
             found += inside
         elif path.is_file():
             found.append(Input(path, Path(path.name)))
+        elif path.exists():
+            raise UserError(f"{path} is no plain file; name images, videos, or folders of them")
         else:
             raise UserError(describe_missing(path, "name images, videos, or folders of them"))
     return found
@@ -171,9 +175,11 @@ def read_image(path: Path) -> Image.Image:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name an image in it, or predict all of it: fastseg-predict CKPT {path}")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_FILE)
     except FileNotFoundError:
         raise UserError(describe_missing(path, "name an image")) from None
+    except ValueError as error:  # a pipe has no beginning, a device no end
+        raise UserError(f"{path} cannot be an image: {error}; name an image file") from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"

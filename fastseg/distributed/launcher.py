@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main
 
-from fastseg.errors import USER_ERROR
+from fastseg.errors import USER_ERROR, keep_writing, stop_signals
 
 
 class Agent(LocalElasticAgent):
@@ -37,10 +37,18 @@ def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     return [*refused, *killed, *others, error.get_first_failure()][0]
 
 
+def kept_signals() -> list[str]:
+    """Return torchrun's flag to handle no SIGHUP where it is ignored, as under nohup."""
+    if len(stop_signals()) > 1:
+        return []
+    return ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]
+
+
 if __name__ == "__main__":
+    keep_writing()
     launching.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun has no option for the agent
     try:
-        main()
+        main([*kept_signals(), *sys.argv[1:]])
     except RendezvousError:
         print("error: the launcher of another machine has ended the job; see its output", file=sys.stderr)
         sys.exit(1)

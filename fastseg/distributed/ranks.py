@@ -1,25 +1,61 @@
 """Start one process per GPU (or CPU rank), and exchange values between them."""
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from fastseg.device import count_gpus, device_of, require_gpus
 from fastseg.distributed.watchdog import Watchdog, abort, failure_to_report, is_agreed_exit
-from fastseg.errors import USER_ERROR, UserError
+from fastseg.errors import USER_ERROR, UserError, shown, whole_variable
 from fastseg.parallel import usable_cores
+from fastseg.run_module import child_environment, module_command
 
 TIMEOUT = 600.0
 """Seconds after which ranks that wait for another one give up."""
+PATIENCE = 20.0
+"""Seconds that the name of the first rank's machine may take to be known."""
 _MARGIN = 60.0
 """Seconds that the libraries wait longer than our watchdog, which can name the rank."""
+
+
+class Launched(NamedTuple):
+    """This process among all ranks, as its launcher has set the environment."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def read_launched() -> Launched:
+    """Read the launcher's variables; 0 of 1 without them. Raises :class:`UserError` for any that do not fit."""
+    world, local_world = whole_variable("WORLD_SIZE", 1, 1), whole_variable("LOCAL_WORLD_SIZE", 1, 1)
+    launched = Launched(whole_variable("RANK", 0), world, whole_variable("LOCAL_RANK", 0), local_world)
+    whole_variable("MASTER_PORT", 1, 1, 65535)
+    cure = "start ranks by torchrun, or unset the variable"
+    if launched.rank >= world:
+        raise UserError(f"the environment variable RANK is {launched.rank}, but WORLD_SIZE is {world}; {cure}")
+    if local_world > 1 and launched.local_rank >= local_world:
+        raise UserError(
+            f"the environment variable LOCAL_RANK is {launched.local_rank}, but LOCAL_WORLD_SIZE is {local_world}; "
+            f"{cure}"
+        )
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if world > 1 and (missing := [name for name in needed if not os.environ.get(name)]):
+        raise UserError(
+            f"the environment variable WORLD_SIZE is {world}, but {' and '.join(missing)} are not set; start ranks by "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    return launched
 
 
 @dataclass(frozen=True)
@@ -60,9 +96,10 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
     ``torchrun --nproc-per-node 8`` the ranks exist already. Raises :class:`UserError` if the machine lacks what was
     asked for.
     """
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    launched = read_launched()
+    local_world = launched.local_world
     available = available_gpus(device)
-    if local_world > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if local_world > 1 or launched.world > 1:
         if gpus is not None and gpus != local_world:
             raise UserError(
                 f"--gpus is {gpus}, but torchrun started {local_world} processes here; leave --gpus out, and give the "
@@ -85,19 +122,16 @@ def become_ranks(gpus: int | None, device: str, restarts: int = 0) -> None:
 
 def restarts_of_launcher() -> int:
     """Return how often the torchrun around this process restarts its ranks."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return whole_variable("TORCHELASTIC_MAX_RESTARTS", 0)
 
 
 def rank_launcher(ranks: int, restarts: int) -> tuple[list[str], dict[str, str]]:
     """Return the command that starts ``ranks`` processes of the script that follows it, and its environment."""
-    environment = {key: value for key, value in os.environ.items() if not _of_launcher(key)}
+    environment = {key: value for key, value in child_environment().items() if not _of_launcher(key)}
     # torchrun sets one thread per rank, which starves ranks that compute on the CPU.
     environment.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // ranks, 1)))
-    # The ranks find the package where this process found it, installed or not.
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    launcher = [sys.executable, "-m", "fastseg.distributed.launcher", "--standalone"]
-    launcher += ["--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
-    return launcher, environment
+    launcher = module_command("fastseg.distributed.launcher", "--standalone", "--nproc-per-node", str(ranks))
+    return [*launcher, "--max-restarts", str(restarts)], environment
 
 
 def _of_launcher(variable: str) -> bool:
@@ -131,15 +165,8 @@ def joined_ranks(device: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     all others end after ``timeout`` seconds (:class:`fastseg.distributed.watchdog.Watchdog`). Raises
     :class:`UserError` before joining if this rank's GPU cannot be used.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    own = _own_device(device, local_rank)
-    ranks = Ranks(
-        rank=int(os.environ.get("RANK", "0")),
-        world=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=local_rank,
-        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        device=own,
-    )
+    launched = read_launched()
+    ranks = Ranks(*launched, device=_own_device(device, launched.local_rank))
     if ranks.world == 1:
         yield ranks
         return
@@ -167,11 +194,12 @@ def _own_device(device: str, local_rank: int) -> torch.device:
 
 def _join(ranks: Ranks, timeout: float) -> Watchdog:
     patience = timedelta(seconds=timeout + _MARGIN)
-    store, *_ = next(dist.rendezvous("env://", timeout=patience))
+    _resolve(min(timeout, PATIENCE))
+    store = _meet(patience)
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # torchrun keeps one store for all restarts, with the addresses of dead ranks. On several machines its counts
         # differ, so the store has to be a new one: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
-        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     cuda = ranks.device.type == "cuda"
     dist.init_process_group(
         # gloo beside NCCL carries what is on the CPU: counts, states, decisions.
@@ -186,6 +214,37 @@ def _join(ranks: Ranks, timeout: float) -> Watchdog:
     _untimed_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     # A clone, because a thread that waits in a store blocks the others.
     return Watchdog(dist.PrefixStore("watch", store.clone()), ranks.rank, ranks.world, timeout, lambda: _progress)
+
+
+def _resolve(seconds: float) -> None:
+    """Wait until MASTER_ADDR can be resolved; the name of a machine that is just starting may not be known yet."""
+    host, until = os.environ["MASTER_ADDR"], time.monotonic() + seconds
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except (OSError, UnicodeError) as error:  # UnicodeError: it is no name at all
+            if time.monotonic() > until:
+                reason = getattr(error, "strerror", None) or "no name of a machine"
+                raise UserError(
+                    f"the environment variable MASTER_ADDR is {shown(host)}, which cannot be resolved ({reason}); set "
+                    "it to the name or address of the first rank's machine"
+                ) from None
+        time.sleep(0.5)
+
+
+def _meet(patience: timedelta) -> dist.Store:
+    """Return the store that all ranks share, at MASTER_ADDR and MASTER_PORT."""
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=patience))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        port = os.environ["MASTER_PORT"]
+        raise UserError(
+            f"the port {port}, which the environment variable MASTER_PORT names, is in use here; name another"
+        ) from None
+    return store
 
 
 _untimed_group: Any = None

@@ -1,16 +1,15 @@
 """Check torch: its operators, torch.compile, and the exchange between ranks."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fastseg.doctor.rows import Request, Row, broken, ok, warning
+from fastseg.run_module import child_environment, module_command
 
 GRADIENTS = 168_000_000
 """Bytes of gradients that the ranks sum in every step of deeplabv3_resnet50."""
@@ -72,18 +71,10 @@ def ranks(_request: Request) -> list[Row]:
     device, world, by = ("cuda", count, "NCCL") if count > 1 else ("cpu", 2, "gloo")
     with TemporaryDirectory(prefix="fastseg-doctor-") as folder:
         answer = Path(folder) / "answer.json"
-        launcher = [
-            sys.executable,
-            "-m",
-            "fastseg.distributed.launcher",
-            "--standalone",
-            "--nproc-per-node",
-            str(world),
-        ]
-        command = [*launcher, "-m", "fastseg.doctor.exchange", device, str(answer)]
-        kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        code, said = _launch(command, environment)
+        launcher = module_command("fastseg.distributed.launcher", "--standalone", "--nproc-per-node", str(world))
+        # torchrun starts a script; its -m would put the current folder on the path.
+        command = [*launcher, *module_command("fastseg.doctor.exchange", device, str(answer))[1:]]
+        code, said = _launch(command, child_environment() | {"OMP_NUM_THREADS": "1"})
         result = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
     if code or not result.get("right"):
         raised = re.search(r"^(?:\[rank\d+\]: *)?(?:error|[\w.]*Error): (.+)", said, re.MULTILINE)

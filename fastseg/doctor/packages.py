@@ -1,13 +1,17 @@
 """Check the versions of the system, of Python, and of the packages."""
 
+import json
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions, metadata, requires, version
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import fastseg
 from fastseg.doctor.rows import Request, Row, broken, ok, warning
-from fastseg.libraries import OURS
+from fastseg.libraries import NATIVE, OURS, requirement
 
 NAMESAKE = "fastseg"
 """Package of another project, a collection of MobileNetV3 models, with the same import name."""
@@ -30,8 +34,8 @@ def system(_request: Request) -> list[Row]:
 
 
 def packages(_request: Request) -> list[Row]:
-    """Compare installed versions with those required, and look for the other package named fastseg."""
-    return [*_fitting(), *_namesake()]
+    """Compare installed versions with those required, and look for what is installed twice, in part or elsewhere."""
+    return [*_fitting(), *_namesake(), *_moved(), *_halves()]
 
 
 def _fitting() -> list[Row]:
@@ -72,6 +76,48 @@ def _namesake() -> list[Row]:
         f"pip uninstall {NAMESAKE}, then install ours anew: pip install --force-reinstall --no-deps {OURS} (or -e . in "
         "its checkout)",
     )
+
+
+def _moved() -> list[Row]:
+    """Look for an editable install of another checkout than the one that is imported, or of one that is gone."""
+    try:
+        document = json.loads(distribution(OURS).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return []
+    checkout = Path(unquote(urlsplit(document.get("url", "")).path))
+    if not document.get("dir_info", {}).get("editable") or checkout.resolve() == _folder().parent.resolve():
+        return []
+    gone = "" if (checkout / "fastseg").is_dir() else ", which is gone"
+    return broken(
+        "other fastseg",
+        f"installed is the checkout {checkout}{gone}; imported is {_folder()}",
+        "install the checkout that you mean: pip install -e . in it; and unset PYTHONPATH if it names another",
+    )
+
+
+def _halves() -> list[Row]:
+    """Look for packages of which an upgrade has left two versions, or files of another than the installed one."""
+    rows: list[Row] = []
+    for name in (OURS, *NATIVE.values()):
+        versions = sorted({found.version for found in distributions(name=name)})
+        if (files := _version_of_files(name)) and files not in (version.partition("+")[0] for version in versions):
+            versions.append(f"{files} by its files")
+        if len(versions) > 1:
+            rows += broken(
+                name,
+                f"{name} is here in parts of several versions: {', '.join(versions)}",
+                f"pip uninstall {name} until pip finds none, then pip install '{requirement(name)}'",
+            )
+    return rows
+
+
+def _version_of_files(name: str) -> str:
+    """Return the version that a package's own version.py names, without importing it; empty if there is none."""
+    spec = find_spec(name) if name in ("torch", "torchvision") else None
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    found = re.search(r"^__version__ = ['\"]([^'\"+]+)", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _folder() -> Path:

@@ -14,18 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fastseg.doctor.rows import Request, Row, State
-from fastseg.errors import unwind_on_sigterm
+from fastseg.errors import unwind_on_signals
+from fastseg.run_module import child_environment, module_command
 
 SECONDS = 55.0
 """Seconds that all checks together may take."""
 AT_ONCE = 4
 """Groups that run at a time, except those that measure."""
-CHILD = """
-import sys
-sys.path[:] = filter(None, sys.path)  # nothing is imported from the current folder
-from fastseg.doctor.run import answer
-answer(*sys.argv[1:])
-"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,16 @@ GROUPS = (
         _REBOOT,
         alone=True,
     ),
-    Group({"runs": f"{_HERE}.storage.runs", "shards": f"{_HERE}.storage.shards"}, 20, _STORAGE, alone=True),
+    Group(
+        {
+            "runs": f"{_HERE}.storage.runs",
+            "shards": f"{_HERE}.storage.shards",
+            "home": f"{_HERE}.storage.home",
+        },
+        20,
+        _STORAGE,
+        alone=True,
+    ),
     Group(
         {"driver": f"{_HERE}.gpus.driver", "GPUs": f"{_HERE}.gpus.gpus", "libnvcuvid": f"{_HERE}.gpus.video"},
         30,
@@ -140,11 +144,10 @@ class _Child:
         self._began = time.monotonic()
         self._until = min(until, self._began + self.group.seconds)
         arguments = [json.dumps(self.group.checks), json.dumps(asdict(self._request)), str(self._folder / "rows")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self._folder / "said").open("wb") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, *arguments],
-                env=environment,
+                module_command("fastseg.doctor.run", *arguments),
+                env=child_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -192,10 +195,14 @@ class _Child:
 
 def answer(checks: str, request: str, rows: str) -> None:
     """Run a group's checks in this process, and write each row as soon as it is known."""
-    unwind_on_sigterm()  # with the processes that a check has started
+    unwind_on_signals()  # with the processes that a check has started
     with Path(rows).open("a", encoding="utf-8", buffering=1) as file:
         for name, path in json.loads(checks).items():
             file.write(json.dumps(name) + "\n")
             module, _, function = path.rpartition(".")
             for row in getattr(import_module(module), function)(Request(**json.loads(request))):
                 file.write(json.dumps(asdict(row)) + "\n")
+
+
+if __name__ == "__main__":
+    answer(*sys.argv[1:])

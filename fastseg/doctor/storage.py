@@ -1,10 +1,11 @@
 """Check the storage of shards and runs, and the data set itself."""
 
+import fcntl
 import os
 import shutil
 import time
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from fastseg.doctor.rows import Request, Row, broken, gib, ok, warning
 from fastseg.errors import UserError
@@ -19,6 +20,10 @@ SLOW_READ = 100e6
 """Bytes a second: an H200 reads about 200 frames a second of 0.45 MB until they are in the page cache."""
 SLOW_WRITE = 20e6
 """Bytes a second at which a checkpoint of 0.5 GB takes half a minute."""
+CLOCK = 5.0
+"""Seconds by which two clocks may differ."""
+HOME = 1 << 30
+"""Bytes in the home folder: pretrained weights have 0.2 GB, compiled kernels some 0.1 GB."""
 FIRST_BYTE = 0.5
 """Seconds until the first byte above which storage counts as slow."""
 
@@ -37,13 +42,59 @@ def runs(request: Request) -> list[Row]:
     except OSError as error:
         cure = "free some space, make the folder writable for this user, or name another by --runs"
         return broken("runs", f"nothing can be written to {folder} ({error.strerror})", cure)
+    others = [*_locks(folder), *_clock(folder)]
     room = shutil.disk_usage(folder)
     found = f"{request.runs}: {gib(room.free)} free on {_kind(folder)}, written and flushed at {speed / 1e6:,.0f} MB/s"
     if room.free < ROOM:
-        return warning("runs", found, f"free some space: a run takes up to {gib(ROOM)}; or name another by --runs")
+        cure = f"free some space: a run takes up to {gib(ROOM)}; or name another by --runs"
+        return [*warning("runs", found, cure), *others]
     if speed < SLOW_WRITE:
-        return warning("runs", found, "name a faster disk by --runs: training waits for each checkpoint")
-    return ok("runs", found)
+        return [*warning("runs", found, "name a faster disk by --runs: training waits for each checkpoint"), *others]
+    return [*ok("runs", found), *others]
+
+
+def _locks(folder: Path) -> list[Row]:
+    """Check whether the file system keeps a lock on a file, as some network file systems do not."""
+    with NamedTemporaryFile(dir=folder) as one, Path(one.name).open("r+b") as other:
+        try:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        except OSError:
+            pass
+    return warning(
+        "locks",
+        f"{_kind(folder)} in {folder} keeps no locks: a second run of the same name would not be refused",
+        "start none there, mount it with locks (NFS: without nolock), or name another folder by --runs",
+    )
+
+
+def _clock(folder: Path) -> list[Row]:
+    """Compare this machine's clock with that of the file system, which a server may keep."""
+    with TemporaryFile(dir=folder) as file:
+        file.write(b" ")
+        file.flush()
+        late = time.time() - os.fstat(file.fileno()).st_mtime
+    if abs(late) < CLOCK:
+        return []
+    found = f"this machine's clock is {abs(late):,.0f} s {'ahead of' if late > 0 else 'behind'} that of {folder}"
+    return warning("clock", found, "set both by NTP (timedatectl set-ntp true): times in records would be wrong")
+
+
+def home(_request: Request) -> list[Row]:
+    """Check the home folder, where torch and Triton keep downloaded weights and compiled kernels."""
+    folder = _nearest(Path.home())
+    cure = "free some space there, or name other folders: TORCH_HOME=/scratch/torch TRITON_CACHE_DIR=/scratch/triton"
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+    except OSError as error:
+        return warning("home", f"nothing can be written to {folder} ({error.strerror})", cure)
+    if (room := shutil.disk_usage(folder).free) < HOME:
+        return warning("home", f"{gib(room)} are free in {folder}", cure)
+    return []
 
 
 def shards(request: Request) -> list[Row]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from fastseg.errors import one_line
 from fastseg.evaluation.evaluator import EvaluationStats
 from fastseg.evaluation.metrics import ClassScores
 from fastseg.evaluation.scores import Score, largest_confusions, mean, plain, score, score_table
@@ -61,7 +62,7 @@ class CheckpointResult:
             console.print(f"{self.result.corrupt_samples} damaged frames were left out", highlight=False)
         how = ", ".join([self.precision, *describe_views(self.views)])
         console.print(
-            f"{self.checkpoint}: {self.result.images} images of {self.shards} ({self.split}) "
+            f"{self.checkpoint}: {self.result.images} images of {one_line(self.shards)} ({self.split}) "
             f"at {self.result.images_per_second:.2f} images/s, {how}",
             highlight=False,
             soft_wrap=True,

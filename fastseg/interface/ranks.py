@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from fastseg.config import Config
 from fastseg.distributed.ranks import check_ranks, joined_ranks, rank_launcher
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, stop_signals
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.training.own_parts import OwnParts
 from fastseg.training.run import check, train
@@ -62,14 +62,14 @@ def train_by_ranks(
 
 @contextmanager
 def _forwarding(process: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """Send SIGINT and SIGTERM on to a process while the block runs; yield the list of those that came."""
+    """Send SIGINT, SIGTERM and SIGHUP on to a process while the block runs; yield the list of those that came."""
     came: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
         came.append(number)
         process.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = (signal.SIGINT, *stop_signals()) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield came

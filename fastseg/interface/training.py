@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastseg.arguments import leaves, naming_arguments, with_arguments
 from fastseg.config import Config
-from fastseg.errors import UserError, shown
+from fastseg.errors import UserError, shown, whole_variable
 from fastseg.files import check_writable
 from fastseg.interface.finished import Run
 from fastseg.recipe_table import RECIPES
@@ -79,7 +79,7 @@ def train(
         given = _given_config(shards, recipe, config, name, model, settings)
         chosen, own = _own_parts(given, callbacks, model, loss, augmentations)
         manifest = checked_manifest(chosen)
-        if gpus == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if gpus == 1 or whole_variable("WORLD_SIZE", 1, 1) > 1:
             _train_here(chosen, manifest, device, profile, own)
         else:
             from fastseg.interface.ranks import train_by_ranks
@@ -191,7 +191,7 @@ def unchanged_process() -> Iterator[None]:
 
     from fastseg.storage import use_cache
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     hook, threads, opencv = threading.excepthook, torch.get_num_threads(), cv2.getNumThreads()
     benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

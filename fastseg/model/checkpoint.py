@@ -129,9 +129,3 @@ def weights_of(net: nn.Module) -> dict[str, Tensor]:
 def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]:
     """Return the class table as plain values."""
     return [{**asdict(c), "color": list(c.color)} for c in classes]
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files that a process killed while saving left in ``folder``."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)

@@ -38,7 +38,8 @@ def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = F
     that cannot be asked of files from anywhere. ``foreign``: pass over :data:`IGNORED`, which our own files never hold.
 
     A hostile file can neither run code nor take more memory than a few times its size: nothing in it is compressed, and
-    every tensor's values are in it. Raises :class:`UserError`, which says that it is no ``what``, for anything else;
+    every tensor's values are in it. Nothing in the result has attributes from the file, which could stand in for the
+    methods of a dict or a tensor. Raises :class:`UserError`, which says that it is no ``what``, for anything else;
     :class:`FileNotFoundError` and :class:`IsADirectoryError` are left to the caller.
     """
     zipped = is_zip(path, what)
@@ -48,7 +49,7 @@ def read_tensors(path: Path, what: str, *, sums: bool = False, foreign: bool = F
         # Always explicit: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches the default off, not a given True.
         with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED] if foreign else []):
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        _check_tensors(document, path.stat().st_size)
+        document = _Copy(path.stat().st_size).copy(document)
     except Exception as error:  # the file may be of any kind, and unpickling fails in many ways
         raise UserError(f"{path} is not a {what} that can be loaded safely: {_reason(error)}") from None
     return document
@@ -154,22 +155,40 @@ def _check_members(path: Path, sums: bool) -> None:
             raise _Unsafe(f"its member {name!r} is not as it was written (CRC-32); use another")
 
 
-def _check_tensors(document: Any, size: int) -> None:
-    """Refuse tensors larger than their values in the file, and endless containers."""
-    waiting, values, total = [document], 0, 0
-    while waiting:
-        value = waiting.pop()
-        values += 1
-        if isinstance(value, Tensor):
-            total += _bytes(value, size)
-        elif isinstance(value, dict):
-            waiting += [*value, *value.values()]
-        elif isinstance(value, (list, tuple, set)):
-            waiting += value
-        if values + len(waiting) > MAX_VALUES:
+class _Copy:
+    """Copy what a file holds into plain containers and tensors, the values not copied, and count it meanwhile.
+
+    A file can give its dicts and tensors attributes of any name: an OrderedDict with ``items`` of its own would show a
+    check other values than a later reader. So only methods of the types are called here, never of the objects.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Refuse tensors larger than their values in the file of ``size`` bytes, and endless containers."""
+        self._size, self._values, self._total = size, 0, 0
+
+    def copy(self, value: Any) -> Any:
+        """Return the copy; raise :class:`_Unsafe` or :class:`RecursionError` for what no file of weights holds."""
+        self._values += 1
+        if self._values > MAX_VALUES:
             raise _Unsafe(f"it holds more than {MAX_VALUES:,} values")
-    if total > VIEWS * size:
-        raise _Unsafe(f"its tensors would take {total:,} bytes, it has {size:,}")
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, dict):
+            return {self.copy(key): self.copy(item) for key, item in dict.items(value)}
+        kinds: tuple[Any, ...] = (list, tuple, set)
+        for kind in kinds:
+            if isinstance(value, kind):
+                return kind(self.copy(item) for item in kind.__iter__(value))
+        return value
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise _Unsafe(f"it holds a {type(tensor).__name__}")
+        tensor = Tensor.detach(tensor)  # a new object, of the same values
+        self._total += _bytes(tensor, self._size)
+        if self._total > VIEWS * self._size:
+            raise _Unsafe(f"its tensors would take {self._total:,} bytes, it has {self._size:,}")
+        return tensor
 
 
 def _bytes(tensor: Tensor, size: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
-from fastseg.labels import SegmentationClass, parse_class
+from fastseg.labels import SegmentationClass, parse_class, parse_name
 from fastseg.packing.check import check_agreement, find_duplicates
 from fastseg.packing.workspace import (
     FOLDER,
@@ -21,7 +21,9 @@ from fastseg.packing.workspace import (
     write_skipped,
 )
 from fastseg.shards.manifest import NAME as MANIFEST
-from fastseg.shards.manifest import Manifest, read_manifest
+from fastseg.shards.manifest import Manifest, flat, read_manifest
+from fastseg.shards.tar import MAX_FILE
+from fastseg.storage import read_bytes
 
 NOTE = "part.json"
 """Name of the note in a part's :data:`fastseg.packing.workspace.FOLDER`, written once the part is packed."""
@@ -161,15 +163,17 @@ def _adopt(workspace: Workspace, folder: Path) -> None:
 def _read_note(folder: Path) -> PartNote:
     number = folder.name.removeprefix("part-").replace("-of-", "/")
     path = folder / FOLDER / NOTE
+    if (folder / FOLDER).is_symlink():  # what is in it would be moved
+        raise UserError(f"{folder / FOLDER} is a link; copy the part's folder again")
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path, MAX_FILE))
         return PartNote(
             request=str(document["request"]),
             number=parse_part(number),
             shards=tuple(str(file) for file in document["shards"]),
-            name=str(document["name"]),
+            name=parse_name(document["name"], str(path)),
             classes=tuple(parse_class(entry, str(path)) for entry in document["classes"]),
-            options=dict(document["options"]),
+            options=flat(document["options"]),
             skipped=tuple(str(sentence) for sentence in document["skipped"]),
             names=tuple((str(split), str(name)) for split, name in document["names"]),
         )

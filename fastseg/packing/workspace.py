@@ -1,13 +1,11 @@
 """The folder ``OUT/.packing``, which records the progress of an unfinished packing and locks out a second process."""
 
-import fcntl
 import json
 import math
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastseg.errors import UserError, one_line
-from fastseg.files import check_writable, write_atomic
+from fastseg.files import check_writable, open_lock, remove_temporary, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.packing.reading import Facts
 from fastseg.packing.records import Statistics
@@ -25,14 +23,15 @@ from fastseg.shards.manifest import Manifest, Shard, Split, read_manifest
 from fastseg.shards.tar import SPLITS
 
 FOLDER = ".packing"
+LOCK = "lock"
+"""File in that folder, removed as the last one."""
 REQUEST = ".request"
 """File beside the manifest of a finished set: the digest of the options and inputs it was packed from."""
 
 SKIPPED = "skipped.txt"
 """File beside the manifest of a finished set: one line for each sample left out, with the reason."""
 
-_PACKED = re.compile(r"\.?(train|val|test)-\d{6,}\.(tar|idx)(\.\d+\.tmp)?")
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_PACKED = re.compile(r"(train|val|test)-\d{6,}\.(tar|idx)")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Workspace:
         """Finish the set; the manifest is written last."""
         write_atomic(self.out / REQUEST, self.request)
         manifest.write(self.out)
-        shutil.rmtree(self.out / FOLDER)
+        _forget(self.out / FOLDER)
 
     def _path(self, file: str) -> Path:
         return self.out / FOLDER / f"{file}.json"
@@ -98,7 +97,9 @@ def finished(out: Path, request: str) -> Manifest | None:
             f"{out} holds a set packed from other inputs or with other options; "
             "choose another --out, or replace it with --overwrite"
         )
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    if (out / FOLDER).is_dir():  # the process that finished the set was killed right after
+        with suppress(UserError, OSError), _locked(out):
+            _forget(out / FOLDER)
     return manifest
 
 
@@ -106,22 +107,51 @@ def finished(out: Path, request: str) -> Manifest | None:
 def open_workspace(out: Path, request: str, overwrite: bool) -> Iterator[Workspace]:
     """Lock ``out`` and remove files left by another request or by a killed process.
 
-    Shards that belong to neither a manifest nor ``.packing`` are removed only with ``overwrite``.
+    Shards that belong to neither a manifest nor ``.packing`` are removed only with ``overwrite``, as is a set that
+    another process has finished since the caller asked :func:`finished`.
     """
     check_writable(out, "--out")
-    folder = out / FOLDER
-    resuming = folder.is_dir()
+    resuming = (out / FOLDER).is_dir()
     unknown = [path for path in sorted(out.glob("*")) if _PACKED.fullmatch(path.name)]
-    if unknown and not resuming and not overwrite:
+    if unknown and not resuming and not overwrite and not (out / MANIFEST).exists():
         raise UserError(f"{out} holds {unknown[0].name} but no {MANIFEST}; choose another --out, or use --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is packing into {out}; wait for it, or choose another --out") from None
+    with _locked(out):
+        if not overwrite and (out / MANIFEST).exists():
+            _forget(out / FOLDER)
+            finished(out, request)
+            raise UserError(f"another process has just finished this set in {out}; nothing is left to do")
         _clear(out, request)
         yield Workspace(out, request)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of a packing into ``out``. Raises :class:`UserError` if another process holds it."""
+    folder = out / FOLDER
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():  # what is in it would be removed
+            raise UserError(f"{folder} is a link; remove it, fastseg-pack makes a folder there")
+        try:
+            lock = open_lock(folder / LOCK)
+        except FileNotFoundError:  # another process has just finished, and removed the folder
+            continue
+        except BlockingIOError:
+            raise UserError(f"another process is packing into {out}; wait for it, or choose another --out") from None
+        with lock:
+            yield
+        return
+
+
+def _forget(folder: Path) -> None:
+    """Remove the record of a finished packing; the lock last, so that nobody takes it before all else is gone."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            with suppress(OSError):  # a folder, which is not ours
+                path.unlink()
+    (folder / LOCK).unlink()
+    with suppress(OSError):  # another process has made its own lock there
+        folder.rmdir()
 
 
 def _clear(out: Path, request: str) -> None:
@@ -134,9 +164,8 @@ def _clear(out: Path, request: str) -> None:
         for path in [*(path for path in out.iterdir() if _PACKED.fullmatch(path.name)), *(out / FOLDER).glob("*.json")]:
             path.unlink()
         write_atomic(note, request)
-    for path in [*out.iterdir(), *(out / FOLDER).iterdir()]:
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink()
+    remove_temporary(out)
+    remove_temporary(out / FOLDER)
 
 
 def _statistics(entry: dict) -> Statistics:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
@@ -64,20 +65,25 @@ def write_gallery(
     for i, (frame, key) in enumerate(zip(frames, keys, strict=True)):
         stem = f"{i:02d}_{key}"
         size = shown_size(frame.label.shape[1], frame.label.shape[0])
-        Image.fromarray(frame.image).resize(size, Image.Resampling.LANCZOS).save(
-            folder / f"{stem}.{LAYERS['image']}", quality=85, optimize=True
-        )
+        image = Image.fromarray(frame.image).resize(size, Image.Resampling.LANCZOS)
+        _save(image, folder / f"{stem}.{LAYERS['image']}", "JPEG", quality=85)
         masks = {
             "truth": mask_picture(frame.label, classes, size),
             "prediction": mask_picture(frame.prediction, classes, size),
             "errors": error_picture(frame.label, frame.prediction, size),
         }
         for name, picture in masks.items():
-            picture.save(folder / f"{stem}.{LAYERS[name]}", optimize=True)
+            _save(picture, folder / f"{stem}.{LAYERS[name]}", "PNG")
         worst = worst_classes(frame.label, frame.prediction, classes)
         about = {"key": key, "kind": frame.kind, "iou": frame.iou, "worst_classes": worst}
         entries.append({**about, "stem": stem, "size": size})
     write_atomic(folder / INDEX, json.dumps(entries, indent=1) + "\n")
+
+
+def _save(picture: Image.Image, path: Path, format: str, **options: int) -> None:
+    buffer = BytesIO()
+    picture.save(buffer, format, optimize=True, **options)
+    write_atomic(path, buffer.getvalue(), flush=False)
 
 
 def _remove_gallery(folder: Path) -> None:

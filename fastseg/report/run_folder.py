@@ -11,7 +11,10 @@ from typing import Any
 from fastseg.errors import UserError
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.report.gallery import FOLDER, INDEX, LAYERS
+from fastseg.storage import read_bytes
 
+MAX_JSON = 1 << 28
+"""Maximum bytes of a document: the confusion matrix of 255 classes has less than 1 MB."""
 Line = dict[str, Any]
 """One record of metrics.jsonl."""
 SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
@@ -91,7 +94,7 @@ def _read_json(path: Path, empty: Any) -> Any:
     if not path.exists():
         return empty
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_bytes(path, MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and write the report again") from None
     if not isinstance(document, type(empty)):

@@ -97,6 +97,7 @@ class StepProfiler:
 
     def _export(self, ended: profile) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / TRACE).unlink(missing_ok=True)  # torch would follow a link there
         ended.export_chrome_trace(str(self.folder / TRACE))
 
 

@@ -18,7 +18,7 @@ from fastseg.data.sampler import epoch_steps
 from fastseg.device import environment, too_little
 from fastseg.distributed.ranks import Ranks, barrier, gather_states, raise_on_first
 from fastseg.errors import UserError
-from fastseg.files import check_free, lock_run_folder
+from fastseg.files import check_free, lock_run_folder, remove_temporary
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
 from fastseg.model.loss import LossFunction, class_weights
@@ -252,7 +252,7 @@ def open_log(
             stack.enter_context(lock_run_folder(config.folder))  # fails while a run is in progress
             set_aside(config.folder)
         stack.enter_context(lock_run_folder(config.folder))
-        checkpoint.remove_unfinished(config.folder / "checkpoints")
+        remove_temporary(config.folder / "checkpoints")
         yield stack.enter_context(RunLog(config.folder, documents, state.step, total, each, state.resumed_epoch))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from fastseg.config import OptimConfig
-from fastseg.errors import disk_full
+from fastseg.errors import disk_full, one_line
 from fastseg.evaluation.scores import percent
 from fastseg.evaluation.summary import class_table, findings
 from fastseg.files import naming, write_atomic
@@ -59,7 +59,7 @@ class RunLog(Callback):
         path = folder / METRICS
         before = _lines_until(path, epoch)
         write_atomic(path, "".join(line + "\n" for line in before))
-        self._start = time.time() - (json.loads(before[-1])["seconds"] if before else 0.0)
+        self._start = time.monotonic() - (json.loads(before[-1])["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = _quiet_when_full
         with naming(folder / BOARD):
@@ -72,7 +72,7 @@ class RunLog(Callback):
 
     def say(self, sentence: str) -> None:
         """Print one line for the user."""
-        self.display.say(sentence)
+        self.display.say(one_line(sentence))
 
     def show(self, table: Table) -> None:
         """Print a table for the user."""
@@ -154,7 +154,7 @@ class RunLog(Callback):
         self.close()
 
     def _record(self, event: str, step: int, values: dict[str, Any]) -> None:
-        line = {"event": event, "step": step, "seconds": round(time.time() - self._start, 3), **values}
+        line = {"event": event, "step": step, "seconds": round(time.monotonic() - self._start, 3), **values}
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()

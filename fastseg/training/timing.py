@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from fastseg.errors import stop_signals
+
 
 class Window(NamedTuple):
     """The steps since the last window."""
@@ -75,7 +77,7 @@ class StepClock:
 
 
 class Stopping:
-    """Note wishes to stop: SIGTERM, Ctrl-C (a second one interrupts at once), or a reason of our own."""
+    """Note wishes to stop: SIGTERM, SIGHUP, Ctrl-C (a second one interrupts at once), or a reason of our own."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -83,7 +85,7 @@ class Stopping:
         self.reason = ""
         """Why the run is to end without a signal."""
         if threading.current_thread() is threading.main_thread():  # no other thread may take signals
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*stop_signals(), signal.SIGINT):
                 signal.signal(number, self._note)
 
     @property

@@ -90,7 +90,7 @@ class Trainer:
         self.profiler: StepProfiler | None = None
 
     def fit(self) -> None:
-        """Train to the end; on SIGTERM or Ctrl-C save and exit with 143 or 130; at a callback's wish save."""
+        """Train to the end; save at SIGTERM, SIGHUP or Ctrl-C (exit codes 143, 129, 130) and at a callback's wish."""
         state = self.state
         if state.eval_pending:
             self.checkpoint_and_eval()

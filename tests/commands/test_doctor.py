@@ -150,6 +150,36 @@ def test_the_other_package_of_this_name_is_named(tmp_path: Path, monkeypatch: py
     assert requires(OURS)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_another_checkout_than_the_installed_one(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "fastseg_deeplab", "0.1.0")
+    document = {"url": f"file://{tmp_path}/my%20checkout", "dir_info": {"editable": True}}
+    (tmp_path / "fastseg_deeplab-0.1.0.dist-info" / "direct_url.json").write_text(json.dumps(document))
+    if there:
+        (tmp_path / "my checkout" / "fastseg").mkdir(parents=True)
+    row = next(row for row in packages.packages(Request()) if row.check == "other fastseg")
+    gone = "" if there else ", which is gone"
+    assert row.found == f"installed is the checkout {tmp_path}/my checkout{gone}; imported is {packages._folder()}"
+
+
+def test_an_upgrade_that_was_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old version's metadata remain beside the new one's, or the files are another version's."""
+    monkeypatch.syspath_prepend(tmp_path)
+    real = packages.version("torch")
+    installed(tmp_path, "torch", "2.99.1")
+    row = next(row for row in packages.packages(Request()) if row.check == "torch")
+    assert row.state == "broken"
+    assert row.found.startswith("torch is here in parts of several versions: ")
+    assert {"2.99.1", real} <= set(row.found.partition(": ")[2].split(", "))
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").touch()
+    (tmp_path / "torchvision" / "version.py").write_text("__version__ = '0.9.1+cpu'\n")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    row = next(row for row in packages.packages(Request()) if row.check == "torchvision")
+    assert row.found.endswith(", 0.9.1 by its files")
+
+
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that takes the place of /sys/fs/cgroup; this process is in /a/b of it."""
@@ -209,6 +239,36 @@ def test_threads(value: str | None, state: str, monkeypatch: pytest.MonkeyPatch)
     if value:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert only(machine.threads(Request())).state == state
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage._locks(tmp_path) == []
+
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    for losing in (none, lambda *_: None):
+        monkeypatch.setattr(storage.fcntl, "flock", losing)
+        row = only(storage._locks(tmp_path))
+        assert row.state == "warning"
+        assert "keeps no locks: a second run of the same name would not be refused" in row.found
+
+
+def test_a_clock_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage._clock(tmp_path) == []
+    now = time.time
+    monkeypatch.setattr(storage.time, "time", lambda: now() - 3600)
+    row = only(storage._clock(tmp_path))
+    assert row.found.startswith("this machine's clock is 3,600 s behind that of ")
+
+
+def test_a_full_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.home(Request()) == []
+    monkeypatch.setattr(storage, "HOME", 1 << 60)
+    assert only(storage.home(Request())).found.endswith(f"are free in {tmp_path}")
+    monkeypatch.setenv("HOME", "/proc/self")
+    assert only(storage.home(Request())).found.startswith("nothing can be written to /proc/self")
 
 
 def test_where_runs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,10 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "shards" / "cityscapes"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize(("number", "code"), CODES.items())
 def test_killed_in_the_middle_and_started_again(
     folder: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -50,8 +53,9 @@ def test_killed_in_the_middle_and_started_again(
     process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
     while len(list(tmp_path.glob("*.tar"))) < 3 and process.poll() is None:
         time.sleep(0.002)
-    # The terminal's Ctrl-C reaches the workers as well.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    # The terminal's Ctrl-C, and its end, reach the workers as well.
+    everyone = number in (signal.SIGINT, signal.SIGHUP)
+    os.killpg(process.pid, number) if everyone else process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors

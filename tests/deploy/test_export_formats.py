@@ -140,7 +140,7 @@ def test_other_classes_and_no_score(tmp_path: Path) -> None:
     text = path.with_name("README.md").read_text()
     assert "were not evaluated" in text
     assert "cityscapes-dataset.com" not in text
-    assert r"| 0 | ground\|soil | 1, 2, 3 |" in text
+    assert "| 0 | ground&#124;soil | 1, 2, 3 |" in text
     assert "| 1 | box | 4, 5, 6 |" in text
     assert "model-index" not in text
     assert "Compared with the checkpoint on street.png" in text

@@ -64,8 +64,10 @@ def test_ranks_that_torchrun_started_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_launcher")
 def test_a_mismatch_with_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for name, value in (("MASTER_ADDR", "localhost"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--gpus is 3, but torchrun started 2"):
         become_ranks(3, "cpu")
     with pytest.raises(UserError, match="--max-restarts is 2, but torchrun has started the ranks already"):

@@ -6,12 +6,17 @@ A failed test has no place in that table: then nothing is written, and the termi
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from soak import TIMES
+
+if TYPE_CHECKING:
+    from measured import Runner
+    from victims import Victim
 
 Tally = Callable[[str, int, int], None]
 Place = tuple[str, int]
@@ -50,6 +55,38 @@ def tally(request: pytest.FixtureRequest) -> Tally:
         request.node.user_properties.append(("fault", [fault, tries, survived]))  # goes from xdist's processes to ours
 
     return count
+
+
+@pytest.fixture(scope="module")
+def runner() -> "Iterator[Runner]":
+    """A process that has imported everything, of which commands are forked."""
+    from measured import Runner
+
+    runner = Runner()
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def victim(runner: "Runner", tmp_path: Path, shards: Path) -> "Victim":
+    """A user's folder, and the commands run in it."""
+    from victims import Victim
+
+    (tmp_path / "home").mkdir()
+    return Victim(runner, tmp_path / "home", shards)
+
+
+@pytest.fixture(scope="module")
+def trained(runner: "Runner", shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a real run of one step."""
+    import commands
+
+    folder = tmp_path_factory.mktemp("run")
+    words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--shards", shards, "--name", "real")
+    short = ("--optim.epochs", 0.2, "--optim.warmup", 0, "--model.weights", "none")
+    ended = runner.run("fastseg.commands.train", *words, *short, folder=folder)
+    assert ended.code == 0, ended.stderr
+    return folder / "runs/real/checkpoints/last.pt"
 
 
 @pytest.fixture(params=range(TIMES))

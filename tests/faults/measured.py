@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import traceback
@@ -25,6 +26,8 @@ IMPORTED = (
     "tools.make_shards",
     "loaded",
 )
+LONGEST = 300
+"""Seconds after which a run that hangs is killed (SIGALRM)."""
 SPARE = 6 << 30
 """Bytes of address space that a run may take beside the imports' before its allocations fail."""
 
@@ -84,6 +87,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     try:
         for stream, file in zip((0, 1, 2), (os.open(os.devnull, os.O_RDONLY), *files), strict=True):
             os.dup2(file, stream)
+        signal.alarm(LONGEST)
         os.chdir(request["folder"])
         os.environ.update(request["environment"])
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -44,21 +44,34 @@ def launch(launcher: str, command: tuple[object, ...], output: Path, restarts: i
     return commands.start(*LAUNCHERS[launcher], *command, "--gpus", 2, *flags, output=output)
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("torchrun", marks=pytest.mark.slow), "ours"])
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        pytest.param("torchrun", signal.SIGTERM, marks=pytest.mark.slow),
+        ("ours", signal.SIGTERM),
+        pytest.param("ours", signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_asked_to_stop(
-    launcher: str, shards: Path, unbroken_pair: Path, tmp_path: Path, tally: Tally, again: int
+    launcher: str,
+    number: signal.Signals,
+    shards: Path,
+    unbroken_pair: Path,
+    tmp_path: Path,
+    tally: Tally,
+    again: int,
 ) -> None:
     folder = tmp_path / "stopped"
     job = launch(launcher, words(shards, folder), tmp_path / "output")
-    stop(job, folder / "metrics.jsonl", after=3 + again % 8)
+    stop(job, folder / "metrics.jsonl", after=3 + again % 8, number=number)
     code, output = job.finish(60), job.output
-    assert code == (143 if launcher == "ours" else 1), output  # torchrun has an exit code of its own
+    assert code == (128 + number if launcher == "ours" else 1), output  # torchrun has an exit code of its own
     step = weights(folder / "checkpoints" / "last.pt")["step"]
     assert f"stopped at step {step} of {2 * EPOCHS}" in output
     for command in ranks(shards, folder):
         finish(command)
     assert_same_run(unbroken_pair, folder)
-    tally(f"SIGTERM to two ranks ({'train.py --gpus 2' if launcher == 'ours' else 'torchrun'})", 1, 1)
+    tally(f"{number.name} to two ranks ({'train.py --gpus 2' if launcher == 'ours' else 'torchrun'})", 1, 1)
 
 
 def process_of(rank: int, job: zygote.Command) -> int:

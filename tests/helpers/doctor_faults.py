@@ -8,6 +8,7 @@ import time
 
 from fastseg.doctor import computing
 from fastseg.doctor.rows import Request, Row, ok
+from fastseg.run_module import module_command
 
 
 def well(request: Request) -> list[Row]:
@@ -38,6 +39,6 @@ def endless(request: Request) -> list[Row]:
     script = f"{request.runs}/script.py"
     with open(script, "w", encoding="utf-8") as file:  # noqa: PTH123
         file.write(code)
-    launcher = [sys.executable, "-m", "fastseg.distributed.launcher", "--standalone", "--nproc-per-node", "2", script]
+    launcher = module_command("fastseg.distributed.launcher", "--standalone", "--nproc-per-node", "2", script)
     computing._launch(launcher, {**os.environ})
     return []

@@ -133,14 +133,6 @@ def test_weights_are_contiguous_whatever_the_memory_order() -> None:
     assert torch.equal(weights["weight"], layer.weight)
 
 
-def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "last.pt", DOCUMENT)
-    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
-    checkpoint.remove_unfinished(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-    checkpoint.remove_unfinished(tmp_path / "missing")
-
-
 def test_a_bit_that_flips_is_found(tmp_path: Path) -> None:
     """Also one that leaves the weight finite."""
     checkpoint.save(tmp_path / "a.pt", DOCUMENT)

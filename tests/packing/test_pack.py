@@ -139,8 +139,8 @@ def test_leftovers_of_a_kill_are_not_mistaken(folder: Path, undisturbed: Path, t
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path, SMALL, workers=1, progress=_Ticks(9))
     # Killed while a tar was being written, and between a tar and the note that it is finished.
-    (tmp_path / ".train-000002.tar.4711.tmp").write_bytes(b"half")
-    (tmp_path / ".packing" / ".val-000000.tar.json.4711.tmp").write_bytes(b"half")
+    (tmp_path / ".train-000002.tar.0123456789abcdef.tmp").write_bytes(b"half")
+    (tmp_path / ".packing" / ".val-000000.tar.json.0123456789abcdef.tmp").write_bytes(b"half")
     (tmp_path / ".packing" / "train-000001.tar.json").unlink()
     (tmp_path / "train-000000.tar").write_bytes(b"short")
     pack(source, tmp_path, SMALL, workers=1)

@@ -400,7 +400,7 @@ def test_an_earlier_run_is_set_aside(stopped: Config) -> None:
 @pytest.mark.parametrize("how", ["auto", "never"])
 def test_a_second_run_in_the_folder_is_refused(stopped: Config, how: str) -> None:
     """It removes nothing of the first, nor its records, nor the folder from below it."""
-    saving = stopped.folder / "checkpoints" / ".last.pt.123.tmp"
+    saving = stopped.folder / "checkpoints" / ".last.pt.0123456789abcdef.tmp"
     with open_log(stopped) as log:
         saving.touch()
         log.say("training")

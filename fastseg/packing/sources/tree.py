@@ -17,6 +17,7 @@ from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask, decode_mask
 from fastseg.packing.sources.words import SPLIT_WORDS
 from fastseg.shards.tar import MAX_FILE
+from fastseg.storage import read_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
@@ -73,7 +74,7 @@ class Member:
 
     def _read(self) -> bytes:
         if not self.name:
-            return self.path.read_bytes()
+            return read_bytes(self.path, MAX_FILE)
         if self.offset is None:
             return _zip(self.path).read(self.name)
         with self.path.open("rb") as file:
