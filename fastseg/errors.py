@@ -3,12 +3,10 @@
 import errno
 import io
 import os
-import re
 import reprlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
 """Exit code after a user error."""
@@ -21,17 +19,6 @@ class UserError(Exception):
         """``details``: sentences that follow the message, a line each."""
         super().__init__(message)
         self.details = tuple(details)
-
-
-@contextmanager
-def naming_arguments() -> Iterator[None]:
-    """Let errors speak of arguments, as a function of Python has them: ``--max-images`` becomes ``max_images``."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(
-            re.sub(r"--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), str(error)), error.details
-        ) from None
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastseg.arguments import naming_arguments
 from fastseg.deploy.image_input import ImageLike, read_frames
 from fastseg.deploy.predict_io import Input, find_inputs
 from fastseg.deploy.result import Result
 from fastseg.deploy.video import probe, read_video
 from fastseg.device import autocast, device_of, precision_of
-from fastseg.errors import naming_arguments
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.model import checkpoint
 from fastseg.model.checkpoint_file import resolve_checkpoint

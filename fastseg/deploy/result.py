@@ -31,7 +31,7 @@ class Area(NamedTuple):
 
 
 class Result:
-    """What the network sees in an image; made by calling a :class:`.Predictor`. A notebook shows its overlay.
+    """What the network sees in an image; made by calling a :class:`Predictor`. A notebook shows its overlay.
 
     >>> import fastseg
     >>> result = fastseg.load("ckpt.pt", device="cpu")("street.jpg")

@@ -163,7 +163,7 @@ def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -
     assert started.finish() == 2
     assert f"error: {copy}/{named} not as it was packed (CRC-32); copy or pack the set again" in started.output
     checkpoint = next(tmp_path.glob("run*/checkpoints/last.pt"))
-    command = (checkpoint, "--device", "cpu", "--shards", copy, "--verify-shards", "True")
+    command = (checkpoint, "--device", "cpu", "--shards", copy, "--verify-shards")
     started = zygote.start(evaluate.main, "fastseg-eval", *command, "--gpus", 1, output=tmp_path / "evaluation")
     assert started.finish() == 2
     assert f"error: {copy}/{named} not as it was packed" in started.output
