@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastseg.data.batches import ShardBatches as ShardBatches
     from fastseg.data.batches import open_shards as open_shards
     from fastseg.data.loader import Batch as Batch
+    from fastseg.deploy.exporting import export as export
     from fastseg.deploy.predictor import Predictor as Predictor
     from fastseg.deploy.predictor import load as load
     from fastseg.deploy.result import Result as Result
@@ -52,6 +53,7 @@ _HOMES = {
     "ShardBatches": "fastseg.data.batches",
     "UserError": "fastseg.errors",
     "evaluate": "fastseg.evaluation.scoring",
+    "export": "fastseg.deploy.exporting",
     "guess_classes": "fastseg.interface.packing",
     "load": "fastseg.deploy.predictor",
     "merge_parts": "fastseg.interface.packing",

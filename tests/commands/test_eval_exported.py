@@ -15,7 +15,8 @@ from rich.console import Console
 
 import commands
 from checkpoints import val_loader, write_checkpoint
-from fastseg.commands import evaluate, export
+from fastseg.commands import evaluate
+from fastseg.deploy import exporting
 from fastseg.errors import UserError
 from fastseg.evaluation import scoring
 from fastseg.model.trained import open_network
@@ -29,7 +30,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(trained: Path) -> Path:
     """The network as an ONNX file."""
-    return export.export(export.Options(str(trained), "onnx"), Console(file=sys.stderr))
+    return exporting.write_export(exporting.Options(str(trained), "onnx"), Console(file=sys.stderr))
 
 
 class Frames(CalibrationDataReader):
@@ -200,13 +201,13 @@ def test_other_files_are_refused(run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torch_export_scores_as_its_checkpoint(run, trained: Path, shards: Path) -> None:
-    path = export.export(export.Options(str(trained), "torch-export"), Console(file=sys.stderr))
+    path = exporting.write_export(exporting.Options(str(trained), "torch-export"), Console(file=sys.stderr))
     scores = scored(run, path, trained, "--shards", shards)["miou"]
     assert scores["a"] == pytest.approx(scores["b"], abs=1e-3)
 
 
 def test_exported_weights_and_runs_are_scored_too(run, trained: Path, shards: Path) -> None:
-    weights = export.export(export.Options(str(trained), "safetensors"), Console(file=sys.stderr))
+    weights = exporting.write_export(exporting.Options(str(trained), "safetensors"), Console(file=sys.stderr))
     ours, theirs = (scored(run, source, "--shards", shards) for source in (trained.parents[1], weights))
     assert ours["matrix"] == theirs["matrix"]
     assert "does not say what it was trained on" in run(weights, fails=True)

@@ -17,8 +17,7 @@ from safetensors import safe_open
 import commands
 import layouts
 from checkpoints import ARCH, write_checkpoint
-from fastseg.commands import export
-from fastseg.deploy import export_target
+from fastseg.deploy import export_target, exporting
 from fastseg.deploy.export_formats import FORMATS, HALF_TOLERANCE, ExportWrapper, check_parity, comparison_images
 from fastseg.deploy.export_target import KINDS, check_installed
 from fastseg.deploy.model_card import describe, model_card
@@ -39,8 +38,8 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(trained: Path, to: str | None, **options: object) -> Path:
     """The command's work, in this process."""
-    settings = export.Options(str(trained), to, **options)  # type: ignore[arg-type]
-    return export.export(settings, Console(file=sys.stdout, width=300))
+    settings = exporting.Options(str(trained), to, **options)  # type: ignore[arg-type]
+    return exporting.write_export(settings, Console(file=sys.stdout, width=300))
 
 
 def whole_in_torch(trained: Path) -> ExportWrapper:
@@ -260,10 +259,10 @@ import sys
 from pathlib import Path
 from typing import Any
 from fastseg.errors import UserError
-from fastseg.commands.export import Console, Options, export
+from fastseg.deploy.exporting import Console, Options, write_export
 for checkpoint, out, image in {requests}:
     try:
-        export(Options(checkpoint, "onnx", Path(out), images=(Path(image),)), Console())
+        write_export(Options(checkpoint, "onnx", Path(out), images=(Path(image),)), Console())
     except UserError as error:
         print(error)
 print(sys.modules.keys() & {{"torch", "onnx"}})

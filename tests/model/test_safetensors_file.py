@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from checkpoints import write_checkpoint
-from fastseg.commands import export
+from fastseg.deploy import exporting
 from fastseg.errors import UserError
 from fastseg.model import checkpoint
 
@@ -21,7 +21,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_checkpoint(tmp_path_factory.mktemp("run") / "ckpt.pt")
     saved = torch.load(source, weights_only=True)
     checkpoint.save(source, {**saved, "ema": {name: value + 0 for name, value in saved["model"].items()}})
-    return export.export(export.Options(str(source), "safetensors"), Console(file=sys.stderr))
+    return exporting.write_export(exporting.Options(str(source), "safetensors"), Console(file=sys.stderr))
 
 
 def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> None:
@@ -37,8 +37,8 @@ def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> Non
     assert found["shards"] == ""
     assert found["config"]["name"] == source["config"]["name"]
     # Exported again it says the same.
-    again = export.export(
-        export.Options(str(weights), "safetensors", weights.with_name("again") / "x.safetensors"),
+    again = exporting.write_export(
+        exporting.Options(str(weights), "safetensors", weights.with_name("again") / "x.safetensors"),
         Console(file=sys.stderr),
     )
     with safe_open(weights, "pt") as one, safe_open(again, "pt") as other:
@@ -47,8 +47,8 @@ def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> Non
 
 
 def test_half_as_large(weights: Path, tmp_path: Path) -> None:
-    options = export.Options(str(weights), "safetensors", tmp_path / "half.safetensors", half=True)
-    path = export.export(options, Console(file=sys.stderr))
+    options = exporting.Options(str(weights), "safetensors", tmp_path / "half.safetensors", half=True)
+    path = exporting.write_export(options, Console(file=sys.stderr))
     assert path.stat().st_size < 0.55 * weights.stat().st_size
     found, exact = checkpoint.load(path)["ema"], checkpoint.load(weights)["ema"]
     assert found["classifier.4.weight"].dtype == torch.float16
