@@ -21,7 +21,7 @@ import tyro
 from bench.docs.plots import check_outputs
 from bench.studies.runs import RECORD, Run, plan
 from bench.studies.studies import BASE, STUDIES, flags_of, words
-from fastseg.cli_help import shown_as
+from fastseg.cli_help import command_name, shown_as
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable
 from fastseg.shards.manifest import read_manifest
@@ -66,7 +66,7 @@ def main() -> None:
     """Parse the command line, train unfinished runs, and show the results."""
     arguments = sys.argv[1:]
     at = arguments.index("--") if "--" in arguments else len(arguments)
-    options, extra = tyro.cli(Options, args=arguments[:at]), arguments[at + 1 :]
+    options, extra = tyro.cli(Options, prog=command_name(), args=arguments[:at]), arguments[at + 1 :]
     if options.list:
         print(listing())
         return

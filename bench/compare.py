@@ -16,6 +16,7 @@ from scipy.stats import bootstrap, mannwhitneyu
 
 from bench.docs.tables import number, table
 from bench.runner.results import Results, Row, read_results
+from fastseg.cli_help import command_name
 from fastseg.errors import run_command
 
 LEVEL = 0.05
@@ -82,7 +83,7 @@ def compare(before: tuple[float, ...], after: tuple[float, ...]) -> Change:
 
 def main() -> None:
     """Print the comparison; exit with 1 if an entry of fastseg got slower."""
-    options = tyro.cli(Options)
+    options = tyro.cli(Options, prog=command_name())
     runs = read_results(options.before), read_results(options.after)
     pairs = _pairs(*runs)
     changes = [compare(before.windows, after.windows) for before, after in pairs]

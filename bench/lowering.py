@@ -79,8 +79,8 @@ def lower_step(config: Config, classes: int) -> Lowered:
     device, mode = torch.device("cuda", 0), FakeTensorMode(allow_non_fake_inputs=True)
     data = config.data
     with mode, device:
-        image = torch.empty(data.batch, *data.crop, 3, dtype=torch.uint8)
-        label = torch.empty(data.batch, *data.crop, dtype=torch.uint8)
+        image = torch.empty(data.micro_batch, *data.crop, 3, dtype=torch.uint8)
+        label = torch.empty(data.micro_batch, *data.crop, dtype=torch.uint8)
         weights = torch.ones(classes) if config.optim.class_weights else None
     network = loss_network(config, classes, weights)
     _make_fake(network, mode, device)

@@ -24,6 +24,7 @@ from bench.docs.tables import table
 from bench.lowering import GATHERED, Kernel, Lowered, compile_cubins, lower_step
 from bench.runner.results import write_json
 from bench.stages.steps import loss_network
+from fastseg.cli_help import command_name
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
 from fastseg.recipe_table import RECIPES
@@ -136,7 +137,7 @@ def summarize(found: Lowered, rows: pd.DataFrame) -> dict[str, Any]:
 
 def show(config: Config, classes: int, gpu: Gpu, rows: pd.DataFrame, figures: dict[str, Any]) -> None:
     """Print the table and the prediction."""
-    batch, crop, ms = config.data.batch, config.data.crop, figures["milliseconds"]
+    batch, crop, ms = config.data.micro_batch, config.data.crop, figures["milliseconds"]
     print(f"{config.model.arch}, batch {batch} of {crop[0]}×{crop[1]}; {gpu.name} at an assumed "
           f"{gpu.bandwidth / 1e12:.2f} TB/s and {gpu.rate / 1e12:.0f} TFLOP/s")  # fmt: skip
     rows = pd.concat([rows, rows.sum().to_frame("the whole step").T])
@@ -190,7 +191,7 @@ def predict(options: Options) -> None:
 def main() -> None:
     """Run the command."""
     try:
-        predict(tyro.cli(Options, description=__doc__))
+        predict(tyro.cli(Options, prog=command_name(), description=__doc__))
     except Moved as error:
         raise UserError(f"{error}; use the torch that the tests pass on") from error
 

@@ -25,7 +25,7 @@ from bench.runner.results import Results, Row, group
 from bench.runner.runner import Entry, Measurement, Runner, Tell, Timing, choose
 from bench.stages import NETWORKS, READERS, STAGES, Request
 from bench.stages.frames import Frames, FrameSize, Progress, frames_of_shards, procedural_frames
-from fastseg.cli_help import shown_as
+from fastseg.cli_help import command_name, shown_as
 from fastseg.config import Arch
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.parallel import usable_cores
@@ -162,7 +162,7 @@ class Options:
 
 def main() -> None:
     """Parse the command line, measure, and show the results; exit with 1 if an entry of fastseg failed."""
-    options = tyro.cli(Options)
+    options = tyro.cli(Options, prog=command_name())
     unwind_on_sigterm()
     options.check()
     device = find_device(options)

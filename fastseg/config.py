@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from inspect import formatannotation
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from fastseg.errors import UserError, shown
 
@@ -19,9 +20,12 @@ Arch = Literal[
     "fcn_resnet50",
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
+    "deeplabv3plus_resnet18",
 ]
 """Names in :data:`fastseg.model.architectures.ARCHITECTURES`, repeated because that takes seconds to import."""
-WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
+Freeze = Literal["none", "backbone", "norms"]
+"""Parts of the network that can be kept as they are."""
+WITHOUT_AUX = ("lraspp_mobilenet_v3_large", "deeplabv3plus_resnet18")
 """Networks without an auxiliary head."""
 
 
@@ -63,8 +67,9 @@ class AugmentConfig:
 class DataConfig(AugmentConfig):
     """Batches: crops, their number, and how they are read and decoded."""
 
-    batch: int = 8
-    """Images per GPU and step."""
+    batch: int | Literal["auto"] = 8
+    """Images per GPU and step. auto: as many as a GPU's memory takes, 32 at most; 4 on a CPU; the checkpoint's when a
+    run is resumed. The learning rate follows (optim.lr_batch)."""
     eval_batch: int = 1
     """Whole frames per GPU and step of the validation."""
     threads: int | None = None
@@ -81,10 +86,18 @@ class DataConfig(AugmentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")
+        if self.batch != "auto":
+            _check(self.batch >= 2, "data.batch", self.batch, "at least 2: batch norm after ASPP's pooling needs two")
         _check(self.eval_batch >= 1, "data.eval-batch", self.eval_batch, "at least 1")
         _check(self.threads is None or self.threads >= 1, "data.threads", self.threads, "at least 1")
         _check(1 <= self.prefetch <= 16, "data.prefetch", self.prefetch, "from 1 to 16")
+
+    @property
+    def micro_batch(self) -> int:
+        """Return :attr:`batch`, a number by the time that anything is built of it."""
+        if self.batch == "auto":
+            raise ValueError("--data.batch auto is chosen by fastseg.training.memory.with_batch first")
+        return self.batch
 
 
 @dataclass(frozen=True)
@@ -92,12 +105,15 @@ class ModelConfig:
     """The network and its initial weights."""
 
     arch: Arch = "deeplabv3_resnet50"
-    """torchvision's network: DeepLabv3, FCN or LR-ASPP on a backbone. Output stride 8; 16 for DeepLabv3 on
-    MobileNetV3."""
+    """Network: torchvision's DeepLabv3, FCN or LR-ASPP on a backbone, or DeepLabv3+ on a small one. Output stride 8; 16
+    for DeepLabv3 on MobileNetV3, 4 for DeepLabv3+."""
     weights: str = "imagenet"
     """Initial weights: imagenet, coco, none or a file. imagenet has weights for the backbone, coco for the whole
     network but its last layers; a file holds a fastseg checkpoint, a torchvision state dict, or an mmsegmentation
     network, of which backbone and auxiliary head are taken (docs/from-mmsegmentation.md)."""
+    freeze: Freeze = "none"
+    """Layers that keep their initial values, for fine-tuning. backbone: the whole backbone, its batch norms included;
+    norms: the statistics, weights and biases of all batch norms, for batches too small for statistics of their own."""
     sync_bn: bool | None = None
     """Batch-norm statistics over all GPUs; None: if there are several with fewer than 8 images each."""
     channels_last: bool = True
@@ -107,6 +123,14 @@ class ModelConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of convolutions and matrix products; auto: bf16 if the hardware has it, else fp16 with a loss scaler on
     a GPU and fp32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.freeze == "none" or self.weights != "none",
+            "model.freeze",
+            self.freeze,
+            "none with --model.weights none: nothing would ever train what is frozen",
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,9 @@ class OptimConfig:
     lr_batch: int | None = 8
     """Global batch that lr is for: it scales linearly with the batch (Goyal et al. 2017, arXiv 1706.02677); None: it
     does not."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step, which is that of a batch as many times as large, but for batch
+    norm (and Dice), which sees each alone. Learning rate, epochs and steps count the large batch."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: float = 5e-4
@@ -131,7 +158,7 @@ class OptimConfig:
     min_lr: float = 0.01
     """Final learning rate of poly, as a share of the peak."""
     warmup: float = 1.0
-    """Epochs over which the learning rate rises linearly from almost 0."""
+    """Epochs over which the learning rate rises linearly from almost 0; in a shorter run, a tenth of it."""
     clip: float | None = None
     """Largest norm of the gradient; None: no clipping."""
     ema: float | None = 0.999
@@ -153,7 +180,8 @@ class OptimConfig:
         _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 to below 1")
         _check(self.weight_decay >= 0, "optim.weight-decay", self.weight_decay, "0 or more")
         _check(0 <= self.min_lr <= 1, "optim.min-lr", self.min_lr, "a share from 0 to 1")
-        _check(0 <= self.warmup < self.epochs, "optim.warmup", self.warmup, f"from 0 to below {self.epochs} epochs")
+        _check(1 <= self.accumulate <= 1024, "optim.accumulate", self.accumulate, "from 1 to 1024 batches")
+        _check(self.warmup >= 0, "optim.warmup", self.warmup, "0 epochs or more")
         _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
         _check(self.aux is None or self.aux >= 0, "optim.aux", self.aux, "0 or more")
@@ -195,8 +223,9 @@ class Config:
     """Experiment tracker that also gets the numbers of metrics.jsonl. wandb: Weights & Biases (WANDB_MODE=offline keeps
     it local); mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
     resume: str = "auto"
-    """Checkpoint to resume from: auto, never or a file. auto: the run's last one, if there is one; never: start anew
-    and move earlier results aside; a file: that one, until the run has a last one of its own."""
+    """Checkpoint to resume from: auto, changed, never or a file. auto: the run's last one, if there is one; changed:
+    also if schedule, samples or loss are others now; never: start anew and move earlier results aside; a file: that
+    one, until the run has a last one of its own."""
     patience: int | None = None
     """Evaluations in a row without a better mIoU after which the run ends; None: it does not."""
     max_hours: float | None = None
@@ -235,6 +264,11 @@ class Config:
         return self.optim.aux
 
     @property
+    def rank_batch(self) -> int:
+        """Return the images that a rank contributes to a step, in ``optim.accumulate`` parts."""
+        return self.data.micro_batch * self.optim.accumulate
+
+    @property
     def folder(self) -> Path:
         """Return the folder of this run's results."""
         return self.runs / self.name
@@ -256,8 +290,16 @@ def _check_kinds(settings: AugmentConfig, prefix: str) -> None:
     """Refuse values whose type is not the annotated one, which Python code can pass and no command line."""
     for each in fields(settings):
         value, kind = getattr(settings, each.name), each.type
-        wanted = ", ".join(get_args(kind)) if get_origin(kind) is Literal else formatannotation(kind)
-        _check(_fits(value, kind), prefix + each.name.replace("_", "-"), shown(value), wanted)
+        _check(_fits(value, kind), prefix + each.name.replace("_", "-"), shown(value), _wanted(kind))
+
+
+def _wanted(kind: Any) -> str:
+    """Describe an annotated type."""
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_wanted, get_args(kind)))
+    return "None" if kind is type(None) else formatannotation(kind)
 
 
 def _fits(value: object, kind: Any) -> bool:

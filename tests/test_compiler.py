@@ -145,10 +145,10 @@ def train(
 
 
 def test_compiling_that_was_asked_for_is_refused_before_the_ranks_start(shards: Path, tmp_path: Path) -> None:
-    run = train(shards, tmp_path, "--model.compile", "True", "--gpus", "2", CXX="no-such-cxx")
+    run = train(shards, tmp_path, "--model.compile", "--gpus", "2", CXX="no-such-cxx")
     assert run.returncode == 2
     assert run.stderr.splitlines() == [
-        "error: --model.compile is True, but CXX is 'no-such-cxx', and there is no such compiler here; "
+        "error: --model.compile is given, but CXX is 'no-such-cxx', and there is no such compiler here; "
         f"unset it, or {CURE}; or leave --model.compile out"
     ]
 
@@ -158,10 +158,10 @@ def test_compiling_that_was_asked_for_and_fails_ends_all_ranks_with_one_sentence
     shards: Path, tmp_path: Path, headless: Path
 ) -> None:
     """Nothing is missing that could be seen before: the compiler runs, and fails."""
-    run = train(shards, tmp_path, "--model.compile", "True", "--gpus", "2", CXX=str(headless))
+    run = train(shards, tmp_path, "--model.compile", "--gpus", "2", CXX=str(headless))
     assert run.returncode == 2, run.stderr
     assert run.stderr.count("error: ") == 2  # ours, and the compiler's in it
-    assert "error: --model.compile is True, but torch.compile failed (" in run.stderr
+    assert "error: --model.compile is given, but torch.compile failed (" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from fastseg.cli_help import command_name
 from fastseg.errors import UserError, run_command, unwind_on_sigterm
 from fastseg.files import check_writable
 from fastseg.parallel import ordered_map, worker_count
@@ -46,7 +47,7 @@ class Options:
 def main() -> None:
     """Parse the command line and make the scenes."""
     unwind_on_sigterm()
-    make(tyro.cli(Options))
+    make(tyro.cli(Options, prog=command_name()))
 
 
 def make(options: Options) -> None:

@@ -53,7 +53,7 @@ class Ours:
         self.config, self.ranks = config, ranks
         self.state = build_state(config, synthetic_manifest(), ranks)
         self.async_metrics = AsyncMetrics[int](ranks.device)
-        self.image, self.label = synthetic_batch(config.data.batch, config.data.crop, ranks.device)
+        self.image, self.label = synthetic_batch(config.data.micro_batch, config.data.crop, ranks.device)
 
     def train(self) -> None:
         """Do one step."""
@@ -67,8 +67,8 @@ class Ours:
     def steps(self) -> Steps:
         """Return the step as a benchmark."""
         data, model = self.config.data, self.config.model
-        flops = step_flops(model.arch, CLASSES, data.batch, data.crop, self.config.aux_weight > 0)
-        return Steps(self.train, data.batch, flops, self.ranks.device, self.state.train_step.precision)
+        flops = step_flops(model.arch, CLASSES, data.micro_batch, data.crop, self.config.aux_weight > 0)
+        return Steps(self.train, data.micro_batch, flops, self.ranks.device, self.state.train_step.precision)
 
 
 def open_ours(device: str, arch: str, crop: list[int], batch: int, precision: str) -> Steps:

@@ -209,6 +209,6 @@ def part_table(parts: list[dict[str, Any]]) -> str:
 def _batch(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return a batch of noise; one label in twenty is ignored."""
     data = config.data
-    image = torch.randint(0, 256, (data.batch, *data.crop, 3), dtype=torch.uint8, device=device)
-    label = torch.randint(0, 2, (data.batch, *data.crop), dtype=torch.uint8, device=device)
+    image = torch.randint(0, 256, (data.micro_batch, *data.crop, 3), dtype=torch.uint8, device=device)
+    label = torch.randint(0, 2, (data.micro_batch, *data.crop), dtype=torch.uint8, device=device)
     return image, label.masked_fill_(torch.rand(label.shape, device=device) < 0.05, IGNORE)

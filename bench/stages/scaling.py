@@ -61,7 +61,7 @@ class RankedSteps(Benchmark):
         """Do one step on all ranks; return the images of all."""
         self._announce(STEP)
         self.ours.train()
-        return self.ours.config.data.batch * self.ranks.world
+        return self.ours.config.data.micro_batch * self.ranks.world
 
     def follow(self) -> None:
         """Do what rank 0 announces, until it closes."""

@@ -46,7 +46,7 @@ class Train(Benchmark):
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         manifest = read_manifest(config.shards)
-        self.device, self.batch = ranks.device, config.data.batch
+        self.device, self.batch = ranks.device, config.data.micro_batch
         state = build_state(config, manifest, ranks)
         held = plan_frame_cache(config, manifest, ranks, state.train_step)
         loaders = build_loaders(config, manifest, ranks, None, held)

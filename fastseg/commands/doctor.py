@@ -45,10 +45,12 @@ def _main() -> None:
         """Folder that training will write into."""
         json: bool = False
         """Print JSON instead of a table."""
+        quiet: bool = False
+        """Do not show which check is running."""
 
     options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,))
     began = time.monotonic()
-    rows = examine(Request(options.shards, str(options.runs)), Console(stderr=True))
+    rows = examine(Request(options.shards, str(options.runs)), Console(stderr=True, quiet=options.quiet))
     worst = max((row.state for row in rows), key=STATES.index)
     if options.json:
         document = {"state": worst, "seconds": time.monotonic() - began, "checks": [asdict(row) for row in rows]}

@@ -15,7 +15,7 @@ from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
 from fastseg.evaluation.settings import EvalSettings
-from fastseg.files import check_writable, check_writable_file, write_atomic
+from fastseg.files import check_writable
 from fastseg.labels import cityscapes_ids
 from fastseg.model.checkpoint_file import resolve_network
 from fastseg.progress import show_progress
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(EvalSettings):
-    """Score whole frames: per-class IoU; for two models, which differences are more than noise.
+    """Score whole frames: IoU by class; of two models, the differences beyond noise.
 
     Example: fastseg-eval runs/cityscapes --tta --report runs/best_val
     """
@@ -49,15 +49,17 @@ class Options(EvalSettings):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto: the GPUs if there are any."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None
-    """Write PNGs as the Cityscapes server wants them; for a test split also a zip."""
+    """Write PNGs for Cityscapes' server; of a test split also a zip."""
     official: Annotated[Path | None, shown_as("DIR")] = None
     """Also run cityscapesscripts; DIR holds gtFine/ or its zip."""
     report: Annotated[Path | None, shown_as("DIR")] = None
     """Write report.html there: scores, confusions, worst frames."""
-    json: Annotated[Path | None, shown_as("FILE")] = None
-    """Write scores and confusion matrix to this file."""
+    json: Annotated[bool, shown_as("")] = False
+    """Print scores and matrix as JSON; tables go to stderr."""
     overwrite: Annotated[bool, shown_as("")] = False
-    """Replace that file, and files in those folders."""
+    """Replace files in those folders."""
+    quiet: Annotated[bool, shown_as("")] = False
+    """Show no progress."""
 
     @property
     def alone(self) -> bool:
@@ -95,10 +97,6 @@ def check_files(options: Options) -> None:
         )
     if options.report:
         _check_folder(options.report, "--report", options.overwrite)
-    if options.json:
-        check_writable_file(options.json, "--json")
-        if options.json.exists() and not options.overwrite:
-            raise UserError(f"{options.json} exists; name another --json or add --overwrite")
 
 
 def _check_folder(folder: Path, flag: str, overwrite: bool) -> None:
@@ -116,9 +114,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(
-        Options, accuracy="tta", speed="batch", damage="verify_shards", first="checkpoints", result="save_predictions"
-    )
+    options = parse(Options, speed="batch", damage="verify_shards", first="checkpoints", result="save_predictions")
     check_options(options)
     if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)
@@ -177,7 +173,7 @@ def write_results(
     from fastseg.evaluation.cityscapes import compare_official
     from fastseg.report.evaluation_folder import write_evaluation
 
-    console = Console(markup=False)
+    console = Console(markup=False, stderr=options.json)
     scored.show(console)
     document = scored.to_json()
     frames = range(min(len(keys), options.max_images or len(keys)))
@@ -186,7 +182,7 @@ def write_results(
     if options.official and saved:
         document["official"] = compare_official(options.official, scored.scores, saved.present(frames), console)
     if options.json:
-        write_atomic(options.json, json.dumps(document, indent=1) + "\n")
+        print(json.dumps(document, indent=1))
     if options.report:
         classes = scored.manifest.classes
         about = (classes, scored.record(), config, scored.manifest.name)
@@ -215,7 +211,7 @@ def compare_models(
         counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return
-    console, result = Console(markup=False), counted.evaluation
+    console, result = Console(markup=False, stderr=options.json), counted.evaluation
     document = show_comparison(console, models, counted, manifest.classes, baseline)
     if result.corrupt_samples:
         console.print(f"{result.corrupt_samples} damaged frames were left out", highlight=False)
@@ -236,7 +232,7 @@ def compare_models(
             "images": result.images,
             "corrupt_samples": result.corrupt_samples,
         }
-        write_atomic(options.json, json.dumps({**about, **document}, indent=1) + "\n")
+        print(json.dumps({**about, **document}, indent=1))
 
 
 def check_split(options: Options, manifest: Manifest, shards: str) -> None:

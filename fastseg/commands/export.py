@@ -14,7 +14,7 @@ def main() -> None:
 
 def _main() -> None:
     options = parse(Options, format="half", check="images", card="license")
-    write_export(options, Console(markup=False, highlight=False, soft_wrap=True))
+    write_export(options, Console(markup=False, highlight=False, soft_wrap=True, quiet=options.quiet))
 
 
 if __name__ == "__main__":

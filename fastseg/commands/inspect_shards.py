@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import parse
+from fastseg.cli_help import json_on_stdout, parse
 from fastseg.config import AugmentConfig, Config, DataConfig, ModelConfig
 from fastseg.errors import UserError, run_command
 from fastseg.files import check_writable
@@ -70,6 +70,12 @@ class Options:
     """Folder for contact_sheet.png and index.html. None: runs/inspect/NAME of the set."""
     overwrite: bool = False
     """Replace files of these names that fastseg-inspect did not write."""
+    threads: Annotated[int | None, _like_training("threads", "N")] = None
+    """CPU threads for decoding. None: one per core, 8 at most."""
+    json: bool = False
+    """Print facts, class shares and remarks as JSON; the tables go to stderr."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def main() -> None:
@@ -78,13 +84,16 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, augmentation="recipe", result="samples")
-    for name, value, most in (("samples", options.samples, 1_000_000), ("show", options.show, 200)):
+    options = parse(Options, augmentation="recipe", result="samples", speed="threads")
+    limits = {"samples": 1_000_000, "show": 200} | ({} if options.threads is None else {"threads": 1024})
+    for name, most in limits.items():
+        value = getattr(options, name)
         if not 1 <= value <= most:
             raise UserError(f"--{name} is {value}; it must be from 1 to {most}")
     manifest = read_manifest(options.shards)
     config = settings(options)
-    run_inspection(options, config, manifest)
+    with json_on_stdout(options.json) as tell:
+        tell(run_inspection(options, config, manifest))
 
 
 def settings(options: Options) -> Config:
@@ -123,8 +132,8 @@ def _tuples(document: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
 
 
-def run_inspection(options: Options, config: Config, manifest: Manifest) -> None:
-    """Draw crops, measure, show and write."""
+def run_inspection(options: Options, config: Config, manifest: Manifest) -> dict[str, Any]:
+    """Draw crops, measure, show and write; return what was found, for ``--json``."""
     out = options.out or Path("runs") / "inspect" / (Path(options.shards.rstrip("/")).name or manifest.name)
     check_writable(out, "--out")
     check_replaceable(out, options.overwrite)
@@ -137,6 +146,7 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> None
     from fastseg.parallel import cpu_threads
 
     split = manifest.split(options.split)
+    images = DataConfig().micro_batch if config.data.batch == "auto" else config.data.batch
     files = open_files(options.shards, manifest, options.split)
     with show_progress(f"drawing from {options.shards}", "crops") as progress:
         inspection = inspect(
@@ -146,29 +156,31 @@ def run_inspection(options: Options, config: Config, manifest: Manifest) -> None
             len(manifest.classes),
             fill=fill_color(normalization(config.model.weights, manifest.mean, manifest.std)[0]),
             seed=config.seed,
-            batch=min(config.data.batch, split.samples),  # also for a set of a few images
-            threads=min(cpu_threads(1), THREADS),
+            batch=min(images, split.samples),  # also for a set of a few images
+            threads=options.threads or min(cpu_threads(1), THREADS),
             crops=options.samples,
             show=options.show,
             progress=progress,
         )
     facts = _facts(options, config, manifest, inspection)
     sentences = [*set_warnings(manifest, options.split), *findings(inspection, split, manifest.classes)]
-    if split.samples < config.data.batch:
-        sentences.append(
-            f"{split.samples} frames make no batch of {config.data.batch}: train with a smaller --data.batch"
-        )
+    if split.samples < images:
+        sentences.append(f"{split.samples} frames make no batch of {images}: train with a smaller --data.batch")
     console = Console(markup=False, highlight=False)
     console.print(_facts_table(facts))
     if console.is_terminal and console.color_system:
         console.print(_preview(inspection.shown[:PREVIEW], manifest.classes, console.width))
-    console.print(_class_table(shares(inspection, split, manifest.classes), inspection.crops))
+    by_class = shares(inspection, split, manifest.classes)
+    console.print(_class_table(by_class, inspection.crops))
     console.print(_record_table(inspection, manifest))
     for sentence in sentences or ["nothing stands out: masks lie on their images, and every class appears"]:
         console.print(f"• {sentence}", soft_wrap=True)
     title = f"{manifest.name}, {options.split}"
-    for path in write_page(out, title, facts, sentences, inspection, split, manifest.classes):
+    pages = list(write_page(out, title, facts, sentences, inspection, split, manifest.classes))
+    for path in pages:
         console.print(f"wrote {path}", soft_wrap=True)
+    shown = [{"class": c.name, "in_set": c.before, "in_crops": c.after, "crops": c.crops} for c in by_class]
+    return {"facts": dict(facts), "classes": shown, "remarks": sentences, "files": [str(path) for path in pages]}
 
 
 def _facts(options: Options, config: Config, manifest: Manifest, inspection: "Inspection") -> list[tuple[str, str]]:

@@ -8,14 +8,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastseg.cli_help import WIDTH, Setting, command_name, field_docs, help_lines, listed, settings, shown_as
+from fastseg.cli_help import (
+    WIDTH,
+    Setting,
+    command_name,
+    field_docs,
+    help_lines,
+    json_on_stdout,
+    listed,
+    settings,
+    shown_as,
+)
 from fastseg.errors import USER_ERROR, UserError, one_line, run_command, unwind_on_sigterm
 from fastseg.interface.packing import default_folder, slug
 from fastseg.packing.check import Problem
@@ -25,7 +35,7 @@ from fastseg.packing.parts import merge, parse_part
 from fastseg.packing.relabel import relabel, write_classes
 from fastseg.packing.sources import DataSet, FindOptions, open_source
 from fastseg.parallel import worker_count
-from fastseg.progress import show_progress
+from fastseg.progress import be_quiet, show_progress
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.manifest import Manifest
 from fastseg.shards.set_warnings import set_warnings
@@ -78,6 +88,10 @@ class Options:
     the set's train ids; if it does not exist, it is written for you to edit. Merges need a new folder, --out."""
     verify: bool = False
     """Compare every byte and pixel in OUT (s3:// too) with its manifest."""
+    json: bool = False
+    """Print what was packed or found as JSON; the tables go to stderr."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def one_screen() -> str:
@@ -85,11 +99,11 @@ def one_screen() -> str:
     options = Options()
     own = {row.flag: row for row in settings(options) if "." not in row.flag}
     instead = [own[f"--{name}"] for name in MODES]
-    packing = [row for flag, row in own.items() if flag.removeprefix("--") not in (*MODES, "source")]
+    packing = [row for flag, row in own.items() if flag.removeprefix("--") not in (*MODES, "source", "quiet")]
     stored = [*settings(options.pack.codec), *(row for row in settings(options.pack) if "." not in row.flag)]
     return "\n".join(
         [
-            "usage: fastseg-pack [SOURCE] [--FLAG VALUE ...], also python tools/make_shards.py\n",
+            f"usage: {command_name()} [SOURCE] [--FLAG VALUE ...]\n",
             *(getdoc(Options) or "").splitlines(),
             "",
             *textwrap.wrap(f"SOURCE: {field_docs(Options)['source']}", WIDTH),
@@ -102,8 +116,8 @@ def one_screen() -> str:
             "\nreading of masks and images",
             *help_lines(_bare(settings(options.pack.reading))),
             "\nstorage, with the defaults",
-            *listed("", stored),
-            "\n-H, --help-verbose explains every flag.",
+            *listed("", _bare(stored)),
+            "\n--quiet shows no progress; -H, --help-verbose explains every flag.",
         ]
     )
 
@@ -124,19 +138,28 @@ def _main() -> None:
         print(one_screen())
         return
     options = tyro.cli(Options, prog=command_name(), config=(tyro.conf.FlagCreatePairsOff,), compact_help=True)
+    be_quiet(options.quiet)
     _check(options)
+    with json_on_stdout(options.json) as tell:
+        document = _run(options)
+        tell(document)
+    if document.get("damages"):
+        sys.exit(USER_ERROR)
+
+
+def _run(options: Options) -> dict[str, Any]:
+    """Do what the flags ask for; return what ``--json`` prints."""
     if options.verify:
-        _verify(options.out or DEFAULT, options.workers)
-    elif options.relabel:
-        _relabel(options, options.relabel)
-    elif options.preview:
-        _preview(options)
-    elif options.guess_classes:
-        _guess(options)
-    elif options.merge:
-        _merge(Path(options.out or DEFAULT), options.overwrite)
-    else:
-        _pack(options)
+        return _verify(options.out or DEFAULT, options.workers)
+    if options.relabel:
+        return _relabel(options, options.relabel)
+    if options.preview:
+        return _preview(options)
+    if options.guess_classes:
+        return _guess(options)
+    if options.merge:
+        return _merge(Path(options.out or DEFAULT), options.overwrite)
+    return _pack(options)
 
 
 def _check(options: Options) -> None:
@@ -151,7 +174,7 @@ def _check(options: Options) -> None:
         )
 
 
-def _pack(options: Options) -> None:
+def _pack(options: Options) -> dict[str, Any]:
     number = parse_part(options.part) if options.part else None
     source = open_source(options.source, options.classes, options.splits, options.find, options.skip_bad)
     print(_recognized(source))
@@ -180,22 +203,24 @@ def _pack(options: Options) -> None:
         print(f"packed {packed} frames in {seconds:.1f} s: {packed / seconds:.1f} frames/s{kept}")
     if manifest:
         print(f"see what training will see: fastseg-inspect {out}")
+    return _document(manifest, out) if manifest else {"out": str(out), "part": options.part}
 
 
-def _relabel(options: Options, classes: Path) -> None:
+def _relabel(options: Options, classes: Path) -> dict[str, Any]:
     if options.source is None:
         raise UserError("--relabel needs the folder of a packed set: fastseg-pack --relabel FILE SHARDS")
     if not classes.exists():
         write_classes(options.source, classes)
         print(f"wrote {classes}: edit names and colors, give classes one value list to merge them, then run this again")
-        return
+        return {"file": str(classes)}
     out = Path(options.out) if options.out else None
     with show_progress(f"relabeling {options.source}", "frames") as show:
         manifest = relabel(options.source, classes, out, show)
     _show(manifest, out or options.source)
+    return _document(manifest, out or options.source)
 
 
-def _preview(options: Options) -> None:
+def _preview(options: Options) -> dict[str, Any]:
     from fastseg.inspection.preview import preview, write_preview  # slow to import
 
     path = options.source or Path("data")
@@ -214,9 +239,11 @@ def _preview(options: Options) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     write_preview(page, found, source.summary(), path)
     print(_recognized(source))
-    for sentence in [*_summarize(found.problems), *found.warnings]:
-        print(f"• {one_line(sentence)}")
+    remarks = [one_line(sentence) for sentence in (*_summarize(found.problems), *found.warnings)]
+    for sentence in remarks:
+        print(f"• {sentence}")
     print(f"wrote {page}")
+    return {"file": str(page), "remarks": remarks}
 
 
 def _summarize(problems: Sequence[Problem]) -> Iterator[str]:
@@ -231,7 +258,7 @@ def _recognized(source: DataSet) -> str:
     return f"recognized {source.summary()}" + (f", such as {example}" if (example := source.example()) else "")
 
 
-def _guess(options: Options) -> None:
+def _guess(options: Options) -> dict[str, Any]:
     source, out, by = options.source or Path("data"), options.classes, options.pack.reading.mask_values
     with show_progress(f"reading the masks of {source}", "masks") as show:
         guess, path = write_guess(source, options.workers, show, out, options.find, by, options.skip_bad)
@@ -253,11 +280,14 @@ def _guess(options: Options) -> None:
     )
     where = f' "ignore", then pack {source}' + (f" --classes {out}" if out else "") + tolerance
     print(f"wrote {path}: write the names in, move what is no class to{where}")
+    return {"file": str(path)}
 
 
-def _merge(out: Path, overwrite: bool) -> None:
-    _show(merge(out, overwrite), out)
+def _merge(out: Path, overwrite: bool) -> dict[str, Any]:
+    manifest = merge(out, overwrite)
+    _show(manifest, out)
     print(f"{out} is one set now; check that every byte arrived with: fastseg-pack --verify --out {out}")
+    return _document(manifest, out)
 
 
 def _show(manifest: Manifest, out: Path) -> None:
@@ -268,7 +298,22 @@ def _show(manifest: Manifest, out: Path) -> None:
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _verify(out: str, workers: int | None) -> None:
+def _document(manifest: Manifest, out: Path) -> dict[str, Any]:
+    """Return what ``--json`` prints of a set: counts by split, pixels by class, as in its manifest."""
+    names = [*(entry.name for entry in manifest.classes), "(ignored)"]
+    splits = {
+        name: {
+            "samples": split.samples,
+            "shards": len(split.shards),
+            "bytes": sum(shard.bytes for shard in split.shards),
+            "pixels": dict(zip(names, split.pixels, strict=False)),
+        }
+        for name, split in manifest.splits.items()
+    }
+    return {"out": str(out), "name": manifest.name, "splits": splits}
+
+
+def _verify(out: str, workers: int | None) -> dict[str, Any]:
     with show_progress(f"verifying {out}", "frames") as show:
         damages = verify(out, workers, show)
     for damage in damages:
@@ -276,8 +321,9 @@ def _verify(out: str, workers: int | None) -> None:
     if damages:
         cure = "copy the whole set there again" if is_remote(out) else "pack it again with --overwrite"
         print(f"error: {out} is damaged ({len(damages)} faults); {cure}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    print(f"{out} is whole: every byte and pixel is as its manifest says")
+    else:
+        print(f"{out} is whole: every byte and pixel is as its manifest says")
+    return {"out": out, "damages": [str(damage) for damage in damages]}
 
 
 def _set_table(manifest: Manifest, out: Path) -> Table:

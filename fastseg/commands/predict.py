@@ -30,7 +30,7 @@ class Options:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
     """Images, videos, and folders, which are searched recursively."""
     out: Path = Path("predictions")
-    """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
+    """Folder for results. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: Annotated[bool, shown_as("")] = False
     """Also write PNGs of train ids with a palette of the classes' colors; for a video one per frame."""
     probabilities: Annotated[bool, shown_as("")] = False
@@ -57,6 +57,8 @@ class Options:
     """auto (a GPU if any), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: the fastest that the hardware has."""
+    quiet: Annotated[bool, shown_as("")] = False
+    """Say nothing but what could not be predicted."""
 
 
 def main() -> None:
@@ -135,7 +137,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")
     counts = [f"{n} {kind}{'s' * (n > 1)}" for n, kind in ((len(images), "image"), (len(clips), "video")) if n]
-    console.print(f"done: {' and '.join(counts)}, in {options.out}", soft_wrap=True)
+    if not options.quiet:
+        console.print(f"done: {' and '.join(counts)}, in {options.out}", soft_wrap=True)
 
 
 def _planned(options: Options, outputs: Outputs, files: list[Input], videos: dict[Path, Video]) -> list[Input]:

@@ -1,21 +1,24 @@
 """Train DeepLabv3 on packed shards: ``torchrun fastseg/train.py --gpus 8``."""
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import getdoc
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastseg.cli_help import Setting, cut, first_sentence, help_lines, listed, settings
+from fastseg.cli_help import Setting, command_name, cut, first_sentence, help_lines, listed, settings, spell_out
 from fastseg.config import Config
 from fastseg.errors import UserError, run_command
 from fastseg.interface.training import checked_manifest
+from fastseg.progress import be_quiet
 from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 
 OFTEN = (
-    *("shards", "name", "resume", "data.batch", "data.crop", "data.cache-frames"),
+    *("shards", "name", "resume", "data.batch", "data.crop"),
     *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
 )
 """Settings that the short help explains."""
@@ -38,6 +41,10 @@ class Launch:
     profile: bool = False
     """Profile a few steps after warm-up, then continue. Prints where each millisecond goes, and keeps it in
     RUNS/NAME/profile with a trace for Perfetto."""
+    json: bool = False
+    """Print scores and files of the run as JSON at the end."""
+    quiet: bool = False
+    """Show no progress, and say nothing but warnings and errors."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Command:
     """
 
     launch: Annotated[Launch, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff]
-    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    config: Annotated[Config, tyro.conf.arg(name="")]
 
 
 def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
@@ -61,7 +68,15 @@ def parse(arguments: Sequence[str]) -> tuple[Launch, Config]:
         print(one_screen(default.launch, default.config))
         sys.exit()
     description = f"{getdoc(Command)}\n\nRecipe {name}: {getdoc(RECIPES[name])}"
-    command = tyro.cli(Command, args=arguments, default=default, description=description, compact_help=True)
+    command = tyro.cli(
+        Command,
+        prog=command_name(),
+        args=spell_out(arguments, default.config),
+        default=default,
+        description=description,
+        compact_help=True,
+    )
+    be_quiet(command.launch.quiet)
     return command.launch, command.config
 
 
@@ -71,17 +86,17 @@ def one_screen(launch: Launch, config: Config) -> str:
     others = {title: [row for row in rows if _part(row) == title] for title in ("run", "data", "model", "optim")}
     return "\n".join(
         [
-            "usage: torchrun fastseg/train.py [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
-            *(getdoc(Command) or "").splitlines(),
+            f"usage: {command_name()} [--gpus N] [--recipe NAME] [--FLAG VALUE ...]\n",
+            *(getdoc(Command) or "").replace("torchrun fastseg/train.py", command_name()).splitlines(),
             "\nrecipes",
-            *(cut(f"  {name:<12}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
+            *(cut(f"  {name:<14}{first_sentence(getdoc(recipe) or '')}") for name, recipe in RECIPES.items()),
             "\nlaunch",
             *help_lines(list(settings(launch))),
             f"\nmost often changed, with the values of the recipe {launch.recipe}",
             *help_lines([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
             "\nthe others",
             *(line for title, rows in others.items() for line in listed(title, rows)),
-            "\n-H, --help-verbose explains every one of them: unit, default, source.",
+            "\n--batch is --data.batch, and so on. -H, --help-verbose explains every flag: unit, default, source.",
         ]
     )
 
@@ -111,6 +126,17 @@ def _main() -> None:
     become_ranks(launch.gpus, launch.device, launch.max_restarts)
     with joined_ranks(launch.device, config.timeout) as ranks:
         train(config, manifest, ranks, saved, launch.profile)
+        if launch.json and ranks.first:
+            print(json.dumps(summarize(config.folder), indent=1))
+
+
+def summarize(folder: Path) -> dict[str, Any]:
+    """Return the run's scores and files for ``--json``."""
+    from fastseg.report.run_folder import read_run
+
+    run = read_run(folder)
+    files = {"checkpoint": folder / "checkpoints" / "best.pt", "report": folder / "report.html"}
+    return {"run": str(folder), "best": run.best, "last": run.last, **{name: str(path) for name, path in files.items()}}
 
 
 if __name__ == "__main__":

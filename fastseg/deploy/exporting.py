@@ -46,6 +46,8 @@ class Options:
     """Images to compare file and checkpoint on. Default: from the checkpoint's shards, or noise without them."""
     license: str = "unknown"
     """License for the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    quiet: bool = False
+    """Say nothing but errors."""
 
 
 def export(

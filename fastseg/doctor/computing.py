@@ -14,7 +14,7 @@ from fastseg.doctor.rows import Request, Row, broken, ok, warning
 
 GRADIENTS = 168_000_000
 """Bytes of gradients that the ranks sum in every step of deeplabv3_resnet50."""
-LATER = "run this again when the machine is less busy; if it fails again, train with --model.compile False"
+LATER = "run this again when the machine is less busy; if it fails again, train with --model.no-compile"
 COMPILING = 38.0
 """Seconds that torch.compile may take for a small network."""
 SLOW = 0.05

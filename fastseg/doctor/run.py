@@ -83,7 +83,7 @@ GROUPS = (
     Group(
         {"torch.compile": f"{_HERE}.computing.compiling"},
         50,
-        "run this again when the machine is less busy; if it fails again, train with --model.compile False",
+        "run this again when the machine is less busy; if it fails again, train with --model.no-compile",
         state="warning",
     ),
     Group({"first record": f"{_HERE}.storage.record"}, 40, _STORAGE),

@@ -37,6 +37,7 @@ def evaluate(
     tta: bool = False,
     window: tuple[int, int] | None = None,
     batch: int = 1,
+    threads: int | None = None,
     device: Literal["auto", "cuda", "cpu"] = "auto",
     decoder: Literal["auto", "gpu", "cpu"] = "auto",
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
@@ -58,7 +59,7 @@ def evaluate(
     (True, 19, (19, 19))
     """
     settings = EvalSettings(
-        split, max_images, tta, window, batch, decoder, precision, verify_shards, max_corrupt_samples
+        split, max_images, tta, window, batch, threads, decoder, precision, verify_shards, max_corrupt_samples
     )
     with naming_arguments():
         settings.check()
@@ -120,7 +121,7 @@ def open_loader(settings: EvalSettings, shards: str, manifest: Manifest, ranks: 
         manifest.split(settings.split),
         batch=settings.batch,
         device=ranks.device,
-        threads=cpu_threads(ranks.local_world),
+        threads=settings.threads or cpu_threads(ranks.local_world),
         decoder=choice.processor,
         most=settings.max_images,
     )

@@ -18,7 +18,7 @@ class EvalSettings:
     """Which frames are scored, and how."""
 
     split: str = "val"
-    """Split to score; one without masks is only predicted."""
+    """Split to score; without masks: to predict."""
     max_images: Annotated[int | None, shown_as("N")] = None
     """Score only the first N frames."""
     tta: Annotated[bool, shown_as("")] = False
@@ -27,6 +27,8 @@ class EvalSettings:
     """Size of sliding windows, which overlap by a third."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Whole frames per GPU and step."""
+    threads: Annotated[int | None, shown_as("N")] = None
+    """Decoding threads per GPU. Default: its share of all cores."""
     decoder: Literal["auto", "gpu", "cpu"] = "auto"
     """JPEG decoder on a machine with a GPU."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -38,7 +40,7 @@ class EvalSettings:
 
     def check(self) -> None:
         """Raise :class:`UserError` for an invalid number."""
-        for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1)):
+        for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < least):
                 raise UserError(f"--{name.replace('_', '-')} is {shown(value)}; it must be {least} or more")

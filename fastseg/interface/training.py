@@ -1,5 +1,6 @@
 """Train from Python: ``fastseg.train``."""
 
+import gc
 import inspect
 import os
 import signal
@@ -207,6 +208,7 @@ def unchanged_process() -> Iterator[None]:
             torch.backends.cudnn.benchmark = benchmark
             torch.set_float32_matmul_precision(precision)
             use_cache(None, 1)
+            gc.collect()  # pipelines of DALI and their sources, whose threads end with them, hold each other
 
 
 class _Recipes:

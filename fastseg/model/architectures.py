@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from fastseg.errors import UserError, shown
+from fastseg.model.deeplabv3plus import build_resnet18
 
 Net = Any
 """An ``nn.Module`` made by :attr:`Architecture.build`, whose parts only its entry knows."""
@@ -93,6 +94,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         stride=8,
         pretrained={"imagenet": "mobilenet_v3_large", "coco": "lraspp_mobilenet_v3_large"},
         torchvision=True,
+    ),
+    "deeplabv3plus_resnet18": Architecture(
+        build=build_resnet18,
+        logits=lambda net, images: net.logits(images),
+        heads={"out": "classifier"},
+        class_layers=("classifier.7",),
+        stride=4,
+        pretrained={"imagenet": "resnet18"},
     ),
 }
 """Networks by their ``--model.arch`` (:data:`fastseg.config.Arch`)."""

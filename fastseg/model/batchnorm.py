@@ -23,12 +23,15 @@ class BatchNorm(nn.BatchNorm2d):
 
     synced = False
     """Whether to normalize by the statistics of all ranks, which must have joined a process group."""
+    frozen = False
+    """Whether to normalize by the running statistics in training too, and leave them as they are."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize N×C×H×W of any floating-point type; statistics are at least float32."""
-        if not (self.training and self.synced):
+        learning = self.training and not self.frozen
+        if not (learning and self.synced):
             statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
-            return F.batch_norm(input, *statistics, *affine, self.training, self.momentum, self.eps)
+            return F.batch_norm(input, *statistics, *affine, learning, self.momentum, self.eps)
         mean, var, count = _global_statistics(input.detach())
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -51,6 +54,14 @@ def sync_batch_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.synced = True
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Let every :class:`BatchNorm` of ``network`` keep its statistics, weights and biases in training."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.frozen = True
+            module.requires_grad_(False)
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

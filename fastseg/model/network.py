@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastseg.config import Freeze
 from fastseg.errors import UserError, shown
 from fastseg.model.architectures import ARCHITECTURES, OFFERED, Net
-from fastseg.model.batchnorm import replace_batch_norms
+from fastseg.model.batchnorm import freeze_batch_norms, replace_batch_norms
 from fastseg.model.weights import Rgb, fitting
 
 # Normalization of torchvision's pretrained weights, R, G, B, 0–255.
@@ -65,6 +66,15 @@ class SegmentationNetwork(nn.Module):
         replace_batch_norms(self.net, momentum=0.1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def freeze(self, what: Freeze) -> None:
+        """Keep the backbone, or all batch norms, at their present values in training (:class:`ModelConfig`)."""
+        if what == "none":
+            return
+        part = self.net.get_submodule(ARCHITECTURES[self.arch].backbone) if what == "backbone" else self.net
+        freeze_batch_norms(part)
+        if what == "backbone":
+            part.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Logits:
         """Compute the logits of ``image``: uint8 N×H×W×3, RGB."""

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch._functorch.config
 import torch._inductor.config
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastseg.compiler import compiler_problem, describe_failure
 from fastseg.config import ModelConfig
@@ -66,6 +68,11 @@ class CompiledNetwork:
             self._call = torch.compile(self.uncompiled, mode=mode)
         else:
             self._call = torch.compile(self.uncompiled, backend=self._compile_together)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Let ranks keep their gradients to themselves inside, to be added to those of the next exchange."""
+        ddp = self.uncompiled
+        return ddp.no_sync() if isinstance(ddp, DistributedDataParallel) else nullcontext()
 
     @property
     def description(self) -> str:
@@ -127,7 +134,7 @@ def _settle(problems: list[str], config: ModelConfig) -> str:
 
 
 def _refused(problem: str) -> UserError:
-    return UserError(f"--model.compile is True, but {problem}; or leave --model.compile out")
+    return UserError(f"--model.compile is given, but {problem}; or leave --model.compile out")
 
 
 def _share_cores(ranks: Ranks) -> None:

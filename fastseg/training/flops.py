@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastseg.config import Config, OptimConfig
+from fastseg.config import Config, Freeze, OptimConfig
 from fastseg.model.architectures import OFFERED
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.training.step import LossNetwork
@@ -103,7 +103,7 @@ def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 
 @cache
-def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool) -> int:
+def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: bool, freeze: Freeze = "none") -> int:
     """Count the floating-point operations of forward and backward pass of one step (a multiply-add is two).
 
     Counts on meta tensors, which takes a second, by torch's rules for convolutions and products. Norms, activations and
@@ -113,6 +113,7 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
     with torch.device("meta") if arch in OFFERED else nullcontext():
         model = SegmentationNetwork(arch, classes, IMAGENET_MEAN, IMAGENET_STD, aux)
     with torch.device("meta"):
+        model.freeze(freeze)
         network = LossNetwork(model, OptimConfig()).to("meta")
         image = torch.empty(batch, *crop, 3, dtype=torch.uint8)
         label = torch.empty(batch, *crop, dtype=torch.uint8)
@@ -125,10 +126,10 @@ def step_flops(arch: str, classes: int, batch: int, crop: tuple[int, int], aux: 
 def run_flops(config: Config, classes: int) -> float:
     """Return :func:`step_flops` for one rank of a run; NaN for a network of one's own that meta tensors cannot pass."""
     data, arch = config.data, config.model.arch
-    request = (arch, classes, data.batch, data.crop, config.aux_weight > 0)
+    request = (arch, classes, data.micro_batch, data.crop, config.aux_weight > 0, config.model.freeze)
     if arch in OFFERED:
-        return step_flops(*request)
+        return step_flops(*request) * config.optim.accumulate
     try:
-        return step_flops.__wrapped__(*request)  # another network may have had this name
+        return step_flops.__wrapped__(*request) * config.optim.accumulate  # another network may have had this name
     except Exception:  # whatever the network raises where tensors have no values
         return math.nan

@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from fastseg.config import OptimConfig
 from fastseg.model.network import SegmentationNetwork
 
+SHORT_WARMUP = 0.1
+"""Share of a run that is its warm-up, if the configured one is longer than the run."""
+
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """Build fused SGD or AdamW; convolution weights decay, norms and biases (one dimension) do not.
@@ -43,6 +46,11 @@ def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
 def peak_lr(config: OptimConfig, global_batch: int) -> float:
     """Return the learning rate after warm-up, scaled with the global batch (Goyal et al. 2017, arXiv 1706.02677)."""
     return config.lr if config.lr_batch is None else config.lr * global_batch / config.lr_batch
+
+
+def warmup_epochs(config: OptimConfig) -> float:
+    """Return the epochs of warm-up: a tenth of a run that would be shorter than its warm-up."""
+    return config.warmup if config.warmup < config.epochs else config.epochs * SHORT_WARMUP
 
 
 def lr_at(step: int, total: int, warmup: int, peak: float, config: OptimConfig) -> float:

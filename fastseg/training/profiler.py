@@ -131,7 +131,7 @@ def profile_document(step: dict[str, Any], config: Config, ranks: Ranks) -> dict
     device, model, data = ranks.device, config.model, config.data
     settings = {
         "arch": model.arch,
-        "batch": data.batch,
+        "batch": config.rank_batch,
         "crop": list(data.crop),
         "precision": precision_of(model.precision, device),
         "channels_last": model.channels_last,

@@ -34,11 +34,19 @@ from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.callbacks import Callback, Callbacks, EarlyStopping, TimeLimit
 from fastseg.training.compiled import check_compiler
-from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache
-from fastseg.training.optim import Average, peak_lr, total_steps
+from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache, with_batch
+from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
 from fastseg.training.own_parts import NONE, OwnParts
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState, checkpoint_path, continues_exactly, epochs_done, find_checkpoint
+from fastseg.training.state import (
+    RunState,
+    changed_settings,
+    check_changes,
+    checkpoint_path,
+    continues_exactly,
+    epochs_done,
+    find_checkpoint,
+)
 from fastseg.training.step import TrainStep, use_sync_bn
 from fastseg.training.trackers import check_tracker, open_tracking
 from fastseg.training.trainer import Trainer
@@ -90,6 +98,7 @@ def build_model(config: Config, manifest: Manifest, ranks: Ranks, weights: str) 
         barrier()
     if use_sync_bn(config, ranks):
         sync_batch_norms(model)
+    model.freeze(settings.freeze)
     model = model.to(ranks.device)
     check_logits(model, len(manifest.classes), config.data.crop)
     return model
@@ -119,7 +128,7 @@ def build_loaders(
         manifest.split(config.train_split),
         data,
         fill=fill_color(mean or normalization(config.model.weights, manifest.mean, manifest.std)[0]),
-        batch=data.batch,
+        batch=config.rank_batch,
         device=ranks.device,
         threads=threads,
         prefetch=data.prefetch,
@@ -150,7 +159,10 @@ def check(config: Config, manifest: Manifest, device: str = "auto") -> dict[str,
         open_files(config.shards, manifest, split)
     check_tracker(config.tracker)
     check_free(config.folder)
-    return find_checkpoint(config, manifest)
+    saved = find_checkpoint(config, manifest)
+    if saved:
+        check_changes(saved, config)
+    return saved
 
 
 def train(
@@ -166,6 +178,7 @@ def train(
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     agree(saved, manifest)
+    config = with_batch(config, manifest, ranks, saved)
     if saved and nothing_left(config, manifest, ranks, saved):
         leave_finished(config, ranks, saved)
         return
@@ -177,7 +190,7 @@ def train(
     with explain_memory_error(config, ranks.device, state):
         cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
-            state.train_step.dry_run(config.data.batch, config.data.crop)
+            state.train_step.dry_run(config.data.micro_batch, config.data.crop)
         loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.processor)
         # The loader now owns the frames' memory, or frees it if a resumed order does not allow it.
         cache_plan = STREAMED
@@ -211,7 +224,7 @@ def explain_memory_error(config: Config, device: torch.device, state: RunState) 
         else:
             work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
             frames = "use --data.cache-frames off, or " if data.cache_frames != "off" and device.type == "cuda" else ""
-            cure = f"{frames}lower --data.batch or --data.crop"
+            cure = f"{frames}lower --data.batch or --data.crop; --optim.accumulate adds small batches up"
         raise too_little(device, work, cure) from None
 
 
@@ -258,7 +271,7 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
 
 def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
     """Return whether a checkpoint is at the settings' last step or past it, and evaluated."""
-    steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.data.batch)
+    steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.rank_batch)
     left = total_steps(config.optim, steps) - round(epochs_done(saved) * steps)
     return left < 0 or (not saved["eval_pending"] and (left == 0 or patience_over(config, saved)))
 
@@ -283,12 +296,16 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
         where = f"{where}, {saved['since_best']} evaluations after its best, and ended by --patience {config.patience}"
     if own and (planned == config.optim.epochs or patience_over(config, saved)):
         if ranks.first:
-            print(f"{where}; the report is {write_report(config.folder)}", file=sys.stderr)
+            for sentence in (
+                f"{where}; the report is {write_report(config.folder)}",
+                *list_changes(config, ranks, saved),
+            ):
+                print(sentence, file=sys.stderr)
         return
     raise_on_first(
         UserError(
-            f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs, "
-            "or --resume never"
+            f"{where}; these settings ask for {config.optim.epochs:.4g}; choose another --name, more --optim.epochs "
+            "with --resume changed, or --resume never"
         )
     )
 
@@ -311,10 +328,10 @@ def resume(
         return loaders_from(None), []
     state.restore(saved, config.eval_split)
     state.resumed_epoch = epochs_done(saved)
-    path = checkpoint_path(config)
+    path, changes = checkpoint_path(config), list_changes(config, ranks, saved)
     if continues_exactly(saved, config, ranks):
         loaders = loaders_from(state.restore_rank(saved, ranks))
-        return loaders, [f"resuming from {path} after step {state.step}"]
+        return loaders, [f"resuming from {path} after step {state.step}", *changes]
     # With other ranks or batches an epoch has other steps; epochs are what counts.
     epochs = epochs_done(saved)
     begun = {"epoch": int(epochs), "step": 0, "rank_local": cache_plan.rank_local}
@@ -322,8 +339,17 @@ def resume(
     state.step = round(epochs * loaders[0].steps_per_epoch)
     return loaders, [
         f"resuming from {path} after epoch {epochs:.1f} with other settings: "
-        f"the data's order starts anew with that of epoch {int(epochs) + 1}"
+        f"the data's order starts anew with that of epoch {int(epochs) + 1}",
+        *changes,
     ]
+
+
+def list_changes(config: Config, ranks: Ranks, saved: dict[str, Any]) -> list[str]:
+    """Return a line that lists the settings that differ from the checkpoint's, the number of ranks included."""
+    changes = [str(change) for change in changed_settings(saved, config)]
+    if len(saved["ranks"]) != ranks.world:
+        changes.insert(0, f"ranks {len(saved['ranks'])} → {ranks.world}")
+    return [f"settings that changed: {', '.join(changes)}"] if changes else []
 
 
 def set_aside(folder: Path) -> None:
@@ -349,7 +375,7 @@ def introduction(
     yield f"{manifest.name}: {images} images to train on, {held_out} to evaluate on, {len(manifest.classes)} classes"
     if problem := nothing_to_score(manifest, config.eval_split):
         yield f"warning: {problem}"
-    batch, optim = config.data.batch * ranks.world, config.optim
+    batch, optim = config.rank_batch * ranks.world, config.optim
     scaling = "" if optim.lr_batch is None else f" = {optim.lr:g} × {batch} / {optim.lr_batch}"
     rate = f"peak learning rate {peak_lr(optim, batch):g}{scaling}"
     if device.type == "cuda":
@@ -361,4 +387,12 @@ def introduction(
     if loader.cached:
         kept = "its share" if loader.rank_local else "all training frames"
         yield f"each rank keeps {kept} decoded in memory once seen"
-    yield f"global batch {batch} = {ranks.world} × {config.data.batch}, {rate}"
+    parts = f" × {optim.accumulate} accumulated" if optim.accumulate > 1 else ""
+    yield f"global batch {batch} = {ranks.world} × {config.data.micro_batch}{parts}, {rate}"
+    if config.model.freeze != "none":
+        yield "the backbone is frozen" if config.model.freeze == "backbone" else "all batch norms are frozen"
+    if (warmup := warmup_epochs(optim)) != optim.warmup:
+        yield (
+            f"the warm-up of {optim.warmup:g} epochs would not end before the run does after {optim.epochs:g}: "
+            f"shortened to {warmup:g}"
+        )

@@ -1,4 +1,4 @@
-"""Record a run in metrics.jsonl and TensorBoard, and show its progress as a display or plain lines."""
+"""Record a run in metrics.jsonl and TensorBoard, and show it."""
 
 import json
 import math
@@ -7,33 +7,31 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.table
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
+from fastseg.config import OptimConfig
 from fastseg.errors import disk_full
 from fastseg.evaluation.scores import percent
+from fastseg.evaluation.summary import class_table, findings
 from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.gallery import FOLDER, Frame, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
 from fastseg.report.run_folder import scalar_name
-from fastseg.training.callbacks import Callback, StepEvaluation
+from fastseg.training.callbacks import Callback, Step, StepEvaluation
+from fastseg.training.display import Display, plain_table
 from fastseg.training.profiler import Table
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
 SAME_EPOCH = 1e-6
 """Largest difference of two epochs that are the same but for rounding."""
-SPEED_PERIOD = 3600.0
-"""Seconds over which to estimate the time left; rich's own 30 may not hold two lines of slow steps."""
 
 
 class RunLog(Callback):
@@ -57,7 +55,7 @@ class RunLog(Callback):
         """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-        self._folder, self._each = folder, each
+        self._folder = folder
         path = folder / METRICS
         before = _lines_until(path, epoch)
         write_atomic(path, "".join(line + "\n" for line in before))
@@ -68,58 +66,35 @@ class RunLog(Callback):
             # Steps that are counted anew say nothing about which of the earlier ones are repeated.
             renumbered = any(json.loads(line)["step"] > step for line in before)
             self._board = SummaryWriter(str(folder / BOARD), purge_step=None if renumbered else step + 1)
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[facts]}"),
-            console=self._console,
-            speed_estimate_period=SPEED_PERIOD,
-        )
-        self._task = self._progress.add_task("train", total=total, completed=step, facts="")
-        # A log file gets lines instead of a progress bar.
-        self._interactive = self._console.is_terminal
-        if self._interactive:
-            self._progress.start()
+        self.last_evaluation: StepEvaluation | None = None
+        """The latest of this process."""
+        self.display = Display(step, total, each, _last_miou(before))
 
     def say(self, sentence: str) -> None:
         """Print one line for the user."""
-        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        self.display.say(sentence)
 
     def show(self, table: Table) -> None:
         """Print a table for the user."""
         self.say(table.title)
-        shown = rich.table.Table()
-        for i, column in enumerate(table.columns):
-            shown.add_column(column, justify="right" if i else "left", no_wrap=True)
-        for row in table.rows:
-            shown.add_row(*map(Text, row))
-        self._console.print(shown)
+        self.display.show(plain_table(table))
+
+    def on_step(self, step: Step) -> None:
+        """Show that a step is done."""
+        self.display.advance(step.step)
 
     def on_log(self, record: Mapping[str, float]) -> None:
         """Record the numbers of a window of steps that ended with the step ``record["step"]``."""
         values = dict(record)
         step = int(values.pop("step"))
         self._record("train", step, values)
-        mfu = f" ({100 * values['mfu']:.0f} % MFU)" if "mfu" in values else ""
-        facts = (
-            f"loss {values['loss']:.3f} · lr {values['lr']:.2g} · "
-            f"{values['images_per_second_per_gpu']:.1f} img/s{self._each} · {values['tflops']:.3g} TFLOP/s{mfu} · "
-            f"waiting {100 * values['waiting']:.0f} % · {values['memory'] / 2**30:.1f} GiB"
-        )
-        self._progress.update(self._task, completed=step, facts=facts)
-        if not self._interactive:
-            left = self._progress.tasks[0].time_remaining
-            eta = "" if left is None else f" · {left / 60:.0f} min left"
-            self.say(f"step {step}/{self._progress.tasks[0].total:.0f} · epoch {values['epoch']:.1f} · {facts}{eta}")
+        self.display.train(step, values)
 
     def on_evaluation(self, evaluation: StepEvaluation) -> None:
         """Record an evaluation in the run's folder, and say its score."""
+        self.last_evaluation = evaluation
         step, classes, result = evaluation.step, evaluation.classes, evaluation.result
+        self.display.evaluated(evaluation.scores.miou)
         self._record("eval", step, evaluation.record())
         self.confusion(evaluation.matrix, classes, step)
         keys = [evaluation.keys[sample.index] for sample in evaluation.frames]
@@ -157,10 +132,16 @@ class RunLog(Callback):
         with naming(self._folder / BOARD):
             self._board.add_image("confusion/matrix", matrix_picture(matrix, classes), step, dataformats="HWC")
 
+    def summarize(self, optim: OptimConfig) -> None:
+        """Show the classes of the last evaluation, and say what stands out."""
+        if found := self.last_evaluation:
+            self.display.show(class_table(found.scores, found.classes))
+            for sentence in findings(found.matrix, [c.name for c in found.classes], asdict(optim)):
+                self.display.remark(sentence)
+
     def close(self) -> None:
         """Flush everything and restore the terminal."""
-        if self._interactive:
-            self._progress.stop()
+        self.display.close()
         with naming(self._folder / BOARD):
             self._board.close()
         with naming(self._folder / METRICS):
@@ -197,6 +178,12 @@ def _lines_until(path: Path, epoch: float) -> list[str]:
         except (ValueError, KeyError, TypeError):
             print(f"{path}: a damaged line was left out", file=sys.stderr)
     return lines
+
+
+def _last_miou(lines: Sequence[str]) -> float:
+    """Return the score of the last evaluation among records; NaN without one."""
+    scores = [record["miou"] for record in map(json.loads, lines) if record["event"] == "eval"]
+    return scores[-1] if scores and scores[-1] is not None else math.nan
 
 
 def _quiet_when_full(arguments: threading.ExceptHookArgs) -> None:

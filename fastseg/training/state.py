@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,11 @@ from fastseg.shards.manifest import Manifest
 from fastseg.storage import is_remote
 from fastseg.training.optim import Average
 from fastseg.training.step import TrainStep
+
+SPEED_ONLY = ("threads", "prefetch", "eval_batch", "cache_frames", "decoder")
+"""Settings of ``data`` that change neither the samples nor their order."""
+UNNOTED = ("name", "runs", "shards", "resume", "cache", "cache_gb", "timeout", "verify_shards", "tracker")
+"""Settings that say where things are and who watches, and change nothing of a run."""
 
 
 @dataclass
@@ -162,7 +167,7 @@ class RunState:
 def checkpoint_path(config: Config) -> Path | None:
     """Return the run's last checkpoint, else the one that ``config.resume`` names; None to start fresh."""
     own = config.folder / "checkpoints" / "last.pt"
-    if config.resume == "never" or (config.resume == "auto" and not own.exists()):
+    if config.resume == "never" or (config.resume in ("auto", "changed") and not own.exists()):
         return None
     # A run started from a file has its own, newer checkpoint by now.
     return own if own.exists() else Path(config.resume)
@@ -183,6 +188,7 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
         differences = [
             ("network", saved["arch"], config.model.arch),
             ("optimizer", shown(saved["config"]["optim"]["name"]).strip("'"), config.optim.name),
+            ("frozen part", shown(saved["config"]["model"]["freeze"]).strip("'"), config.model.freeze),
             ("auxiliary head", ARCHITECTURES[saved["arch"]].has_aux(saved["model"]), config.aux_weight > 0),
             class_difference([c["name"] for c in saved["classes"]], [c.name for c in manifest.classes]),
             ("data set", _set(trained_on["name"], trained_on["digest"]), _set(manifest.name, manifest.digest())),
@@ -197,6 +203,83 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
     return saved
 
 
+class Change(NamedTuple):
+    """A setting that is another than that of the checkpoint."""
+
+    flag: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.old} → {self.new}"
+
+
+def changed_settings(saved: dict[str, Any], config: Config) -> list[Change]:
+    """Return the settings that differ from those of the checkpoint ``saved``, in the order of their definition.
+
+    Left out are those of :data:`UNNOTED`, and ``--data.batch auto``, which takes the checkpoint's.
+    """
+    then, now = _settings(saved["config"]), _settings(config.to_dict())
+    if now["data.batch"] == "auto":
+        del now["data.batch"]
+    return [
+        Change(f"--{name.replace('_', '-')}", _typed(then[name]), _typed(value))
+        for name, value in now.items()
+        if name not in UNNOTED and name in then and then[name] != value
+    ]
+
+
+def check_changes(saved: dict[str, Any], config: Config) -> None:
+    """Refuse to continue a run under another schedule, other samples or another loss, unless that is confirmed.
+
+    Raises :class:`UserError` with their flags. A checkpoint that ``--resume`` names, of another run, needs no
+    confirmation: its own run stays as it is.
+    """
+    path = checkpoint_path(config)
+    if config.resume == "changed" or path != config.folder / "checkpoints" / "last.pt":
+        return
+    with fitting(path):
+        changes = [c for c in changed_settings(saved, config) if _decides_training(c.flag)]
+        same_batch = config.data.batch != "auto" and _batch_of(saved["config"]) == config.rank_batch
+        parts = ("--data.batch", "--optim.accumulate") if same_batch else ()
+        found = [change for change in changes if change.flag not in parts]
+    if found:
+        raise UserError(
+            f"{config.folder} was trained with other settings: {', '.join(map(str, found))}; confirm them with "
+            "--resume changed, or choose another --name"
+        )
+
+
+def _decides_training(flag: str) -> bool:
+    """Return whether a flag changes schedule, samples or loss, and not only speed, records or rounding."""
+    part, _, name = flag.removeprefix("--").partition(".")
+    if part == "data":
+        return name.replace("-", "_") not in SPEED_ONLY
+    return part == "optim" or flag in ("--seed", "--train-split", "--model.weights")
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their flags' names, from nested dicts."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= _settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _typed(value: Any) -> str:
+    """Format a setting as typed; what a file holds is shortened."""
+    parts = value if isinstance(value, list) else [value]
+    return " ".join(f"{part:g}" if isinstance(part, float) else shown(part).strip("'") for part in parts[:4])
+
+
+def _batch_of(config: dict[str, Any]) -> int:
+    """Return a rank's images per step; raise ValueError for what is no number of a checkpoint's settings."""
+    numbers = (config["data"]["batch"], config["optim"]["accumulate"])
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"a batch of {' × '.join(map(shown, numbers))}")
+    return math.prod(numbers)
+
+
 def epochs_done(saved: dict[str, Any]) -> float:
     """Return the epochs of a checkpoint's steps, by its own steps per epoch."""
     return float(saved["step"] / saved["steps_per_epoch"])
@@ -209,9 +292,9 @@ def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bo
 
 
 def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
-    speed_only = ("threads", "prefetch", "eval_batch", "cache_frames", "decoder")
-    data = {name: value for name, value in config["data"].items() if name not in speed_only}
-    return {**data, "seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
+    data = {name: value for name, value in config["data"].items() if name not in SPEED_ONLY}
+    more = {"seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
+    return {**data, "batch": _batch_of(config), **more}
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:

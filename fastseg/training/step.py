@@ -77,8 +77,10 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
         self._config, self._optim, self._ranks = config, config.optim, ranks
         problem = find_problem(config.model, ranks)
-        compiled = wants_compiling(config.model, ranks.device) and not problem
-        network = _wrap(LossNetwork(model, config.optim, pixel_weights, loss), ranks, compiled)
+        # static_graph knows no steps without an exchange. torch splits a compiled graph at bucket borders without it
+        # (pytorch#109261).
+        static = config.optim.accumulate == 1 and not (wants_compiling(config.model, ranks.device) and not problem)
+        network = _wrap(LossNetwork(model, config.optim, pixel_weights, loss), ranks, static)
         self.network = CompiledNetwork(network, config.model, ranks, problem)
 
     def __call__(self, image: Tensor, label: Tensor, lr: float, stop: bool = False) -> Tensor:
@@ -88,22 +90,50 @@ class TrainStep:
         of the global batch weighs the same (or its class's weight), so N ranks compute what one would with N times the
         batch, except for Dice, which uses a rank's batch. If the loss or the gradient is not finite, the weights stay
         as they are.
+
+        With ``optim.accumulate`` the batch goes through the network in as many parts, and their gradients are added:
+        all but batch norm and Dice computes what it would of the whole.
         """
         if not self.model.training:
             self.model.train()
-        with span("forward and loss"), autocast(self.precision, self._ranks.device):
-            sums = self.network(image, label)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self._optim.accumulate
+        *earlier, last = zip(image.chunk(parts), label.chunk(parts), strict=True)
+        pixels = label.numel() / parts  # of a part, labeled or not
+        before = [self._accumulate(images, labels, pixels) for images, labels in earlier]
+        sums = self._forward(*last)
         # new_full is filled on the device; new_tensor would copy from the host and wait for all queued work.
         with span("communication"):
-            totals = sum_over_ranks(torch.cat([sums.detach(), sums.new_full((1,), float(stop))]))
+            every = sum(before, sums.detach())
+            totals = sum_over_ranks(torch.cat([every, sums.new_full((1,), float(stop))]))
         main_sum, main_pixels, aux_sum, aux_pixels, stops = totals
         main_pixels, aux_pixels = main_pixels.clamp(min=1e-6), aux_pixels.clamp(min=1e-6)
-        own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels)
-        set_lr(self.optimizer, lr)
         # DDP averages what should be summed.
-        norm = self._backward_and_update(own * self._ranks.world, main_sum + aux_sum)
+        world, share = self._ranks.world, None
+        if before:
+            own, share = self._total_loss(sums[0], sums[2]) / pixels, world * pixels / main_pixels
+        else:
+            own = self._total_loss(sums[0] / main_pixels, sums[2] / aux_pixels) * world
+        set_lr(self.optimizer, lr)
+        norm = self._backward_and_update(own, main_sum + aux_sum, share)
         main, aux = main_sum / main_pixels, aux_sum / aux_pixels
         return torch.stack(StepMetrics(self._total_loss(main, aux), main, aux, norm, stops))
+
+    def _forward(self, image: Tensor, label: Tensor) -> Tensor:
+        with span("forward and loss"), autocast(self.precision, self._ranks.device):
+            return self.network(image, label)
+
+    def _accumulate(self, image: Tensor, label: Tensor, pixels: float) -> Tensor:
+        """Add this rank's gradients of a part of its batch, without an exchange; return the part's four sums.
+
+        How many pixels of the whole batch are labeled is known only after its last part: until then the losses of both
+        heads, which count the same pixels, are divided by ``pixels``. Undivided they would overflow in fp16.
+        """
+        with self.network.no_sync():
+            sums = self._forward(image, label)
+            with span("backward"):
+                self.scaler.scale(self._total_loss(sums[0], sums[2]) / pixels).backward()
+        return sums.detach()
 
     def _total_loss(self, main: Tensor, aux: Tensor) -> Tensor:
         return main + self._config.aux_weight * aux
@@ -131,8 +161,10 @@ class TrainStep:
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
 
-    def _backward_and_update(self, loss: Tensor, total: Tensor) -> Tensor:
+    def _backward_and_update(self, loss: Tensor, total: Tensor, share: Tensor | None = None) -> Tensor:
         """Update the weights by the gradients of ``loss``; return the norm of the gradients before clipping.
+
+        ``share``: what the gradients, and those of earlier parts, are multiplied by; None: 1.
 
         If ``total``, the losses of all ranks, or the norm is not finite, the device skips the update: weights and the
         optimizer's values stay as they were, and the average of the weights moves towards unchanged ones. The host
@@ -141,13 +173,15 @@ class TrainStep:
         error, and saves neither step. With fp16 the loss scaler skips steps whose gradient overflows and tries a
         smaller scale; only many in a row, or a loss that is not finite, end the run.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         with span("backward"):
             self.scaler.scale(loss).backward()
         with span("optimizer"):
             self.scaler.unscale_(self.optimizer)
             parameters = list(self.model.parameters())
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if share is not None:
+                torch._foreach_mul_(gradients, share)
+            norm = nn.utils.get_total_norm(gradients)
             if self._optim.clip is not None:
                 nn.utils.clip_grads_with_norm_(parameters, self._optim.clip, norm)
             if not self.scaler.is_enabled():
@@ -172,7 +206,7 @@ def search_algorithms(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _wrap(network: LossNetwork, ranks: Ranks, compiled: bool) -> nn.Module:
+def _wrap(network: LossNetwork, ranks: Ranks, static: bool) -> nn.Module:
     if ranks.world == 1:
         return network
     # One-channel weights have two equal memory orders; DDP's warning about their strides does not matter.
@@ -181,8 +215,7 @@ def _wrap(network: LossNetwork, ranks: Ranks, compiled: bool) -> nn.Module:
         network,
         device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        # torch splits a compiled graph at bucket borders without it (pytorch#109261).
-        static_graph=not compiled,
+        static_graph=static,
         # Running statistics are averaged before they are used: no broadcast in every step.
         **_NO_SYNC,
     )
@@ -196,6 +229,6 @@ _NO_SYNC: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_b
 def use_sync_bn(config: Config, ranks: Ranks) -> bool:
     """Return whether batch-norm statistics are taken over all ranks, which pays for small batches per rank."""
     # On CPU ranks each of its hundred messages a step passes through the kernel: only on request.
-    auto = ranks.device.type == "cuda" and config.data.batch < 8
+    auto = ranks.device.type == "cuda" and config.data.micro_batch < 8
     wanted = auto if config.model.sync_bn is None else config.model.sync_bn
     return wanted and ranks.world > 1

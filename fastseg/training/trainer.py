@@ -34,7 +34,7 @@ from fastseg.shards.manifest import Manifest
 from fastseg.training.callbacks import Callback, Callbacks, Step, StepEvaluation
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
-from fastseg.training.optim import lr_at, peak_lr, total_steps
+from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
 from fastseg.training.run_log import RunLog
 from fastseg.training.state import RunState
@@ -99,6 +99,7 @@ class Trainer:
         if self.stop:
             self.say_stopped()
         if self.log:
+            self.log.summarize(self.config.optim)
             self.say(f"{'' if self.stop else 'finished; '}the report is {write_report(self.config.folder)}")
 
     def say_stopped(self) -> None:
@@ -174,8 +175,8 @@ class Trainer:
 
     def lr(self, step: int) -> float:
         """Return the learning rate of step ``step`` (from 0)."""
-        optim, warmup = self.config.optim, round(self.config.optim.warmup * self.steps_per_epoch)
-        peak = peak_lr(optim, self.config.data.batch * self.ranks.world)
+        optim, warmup = self.config.optim, round(warmup_epochs(self.config.optim) * self.steps_per_epoch)
+        peak = peak_lr(optim, self.config.rank_batch * self.ranks.world)
         return lr_at(step, self.total, warmup, peak, optim)
 
     def is_due(self, epochs: float) -> bool:
@@ -229,7 +230,7 @@ class Trainer:
             "loss_aux": mean.aux_loss,
             "gradient_norm": mean.gradient_norm,
             "lr": self.lr(step - 1),
-            "images_per_second_per_gpu": window.steps * self.config.data.batch / window.seconds,
+            "images_per_second_per_gpu": window.steps * self.config.rank_batch / window.seconds,
             "tflops": tflops,
             **({"mfu": tflops / self.peak} if self.peak else {}),
             "waiting": window.waiting,
@@ -249,7 +250,10 @@ class Trainer:
         confusion, frames = ConfusionMatrix(len(classes), self.ranks.device), ReportFrames(keys)
         evaluated = EvaluatedModel(partial(predict, model), [confusion, frames])
         with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
-            result = evaluate([evaluated], self.eval_loader, len(classes), interrupted=lambda: self.stopping.asked)
+            show = self.log.display.evaluating if self.log else None
+            result = evaluate(
+                [evaluated], self.eval_loader, len(classes), progress=show, interrupted=lambda: self.stopping.asked
+            )
         if result is None:
             return None
         matrix, shown = confusion.compute(), frames.compute()

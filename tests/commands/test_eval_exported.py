@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +71,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
 
 def scored(run, *words: object) -> dict:
-    """What the command writes as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        run(*words, "--json", Path(folder) / "scores.json")
-        return json.loads((Path(folder) / "scores.json").read_text())
+    """What the command prints as JSON."""
+    return json.loads(run(*words, "--json"))
 
 
 def test_a_program_scores_as_its_checkpoint(run, program: Path, trained: Path, shards: Path) -> None:

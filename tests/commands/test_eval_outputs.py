@@ -37,14 +37,21 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command in this process; returns its output, or with ``fails`` its sentence."""
+    """Call the command in this process; returns its output, or with ``fails`` its sentence.
+
+    With --json that is what it says beside the document, which is kept as ``run.document``.
+    """
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: object, ckpt: Path = trained, fails: bool = False) -> str:
         monkeypatch.setattr(sys, "argv", ["fastseg-eval", str(ckpt), "--precision", "fp32", *map(str, words)])
         if not fails:
             evaluate.main()
-            return capsys.readouterr().out
+            printed = capsys.readouterr()
+            if "--json" not in words:
+                return printed.out
+            call.document = json.loads(printed.out)
+            return printed.err
         with pytest.raises(SystemExit):
             evaluate.main()
         said = capsys.readouterr().err
@@ -78,8 +85,8 @@ def counted(truths: list[np.ndarray], predictions: list[np.ndarray]) -> list[lis
 def test_saved_predictions_are_what_was_scored(
     run, flags: list[object], views: TtaViews, trained: Path, shards: Path, tmp_path: Path
 ) -> None:
-    folder, file = tmp_path / "predictions", tmp_path / "scores.json"
-    said = run("--max-images", 3, "--save-predictions", folder, "--json", file, *flags)
+    folder = tmp_path / "predictions"
+    said = run("--max-images", 3, "--save-predictions", folder, "--json", *flags)
     assert "3 images of" in said
     assert f"{folder}: 3 predictions, PNGs of label ids, as the Cityscapes server wants them" in said
     loader, model = val_loader(shards), restore_model(checkpoint.load(trained))
@@ -89,7 +96,7 @@ def test_saved_predictions_are_what_was_scored(
     expected = [predict(model, batch.image, views)[0].numpy() for batch, _ in zip(loader, keys, strict=False)]
     assert len(np.unique(expected)) > 8
     assert all((LABEL_IDS[mine] == theirs).all() for mine, theirs in zip(expected, saved, strict=True))
-    scores = json.loads(file.read_text())
+    scores = run.document
     assert scores["matrix"] == counted([truth_of(shards, key) for key in keys], expected)
     assert scores["images"] == 3
     assert 0 < scores["mean_boundary_iou"] < 1
@@ -108,9 +115,9 @@ def test_a_split_without_masks_is_predicted_and_zipped(run, tmp_path: Path) -> N
             image = Image.open(tmp_path / "test" / name)
             assert (image.mode, image.size) == ("L", (96, 64))
             assert np.isin(np.asarray(image), LABEL_IDS).all()
-    for flag in ("--official", "--report", "--json"):
+    for flag, *value in (("--official", tmp_path / "x"), ("--report", tmp_path / "x"), ("--json",)):
         assert f"there is nothing for {flag}" in run(
-            "--split", "test", "--save-predictions", tmp_path / "again", flag, tmp_path / "x", fails=True
+            "--split", "test", "--save-predictions", tmp_path / "again", flag, *value, fails=True
         )
     assert "cannot be scored; predict it with --save-predictions DIR" in run("--split", "test", fails=True)
 
@@ -144,20 +151,20 @@ def test_a_part_of_a_split_is_not_to_be_handed_in(run, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["berlin_000000_000019_labelIds.png"]
 
 
-def test_the_official_evaluator_agrees(run, shards: Path, tmp_path: Path) -> None:
-    said = run("--official", shards.parent / "source", "--json", tmp_path / "scores.json")
+def test_the_official_evaluator_agrees(run, shards: Path) -> None:
+    said = run("--official", shards.parent / "source", "--json")
     assert "the largest difference of a class's IoU is 0.0000 %; there is no iIoU" in said
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = run.document
     assert scores["official"]["miou"] == pytest.approx(scores["miou"], abs=1e-12)
     assert scores["official"]["instance_miou"] is None
     assert {n: v for n, v in scores["classes"].items() if v is not None} == pytest.approx(scores["official"]["classes"])
 
 
 def test_leaves_a_report(run, tmp_path: Path) -> None:
-    said = run("--report", tmp_path / "report", "--json", tmp_path / "scores.json", "--window", 40, 48)
+    said = run("--report", tmp_path / "report", "--json", "--window", 40, 48)
     assert f"the report is {tmp_path / 'report/report.html'}" in said
     assert re.search(r"most frequent confusions, as shares of the true class: \w.* taken for \w.* \(\d+ %\)", said)
-    scores, found = json.loads((tmp_path / "scores.json").read_text()), read_run(tmp_path / "report")
+    scores, found = run.document, read_run(tmp_path / "report")
     assert found.best["miou"] == scores["miou"]
     assert found.best["weights"] == "model"
     assert found.matrix == scores["matrix"]
@@ -169,11 +176,6 @@ def test_leaves_a_report(run, tmp_path: Path) -> None:
     assert "traffic light" in page
     assert f"<h1>ckpt.pt of {found.config['name']}, on val</h1>" in page
     assert "windows of 40×48" in page
-
-
-def written(run, file: Path) -> str:
-    run("--json", file, "--overwrite", "--max-images", 1)
-    return file.read_text()
 
 
 WITHOUT_TORCH = """
@@ -195,8 +197,6 @@ def test_wrong_files_are_known_without_torch(trained: Path, tmp_path: Path) -> N
         (tmp_path / "none.pt",): "none.pt does not exist",
         (tmp_path / "notes.txt",): "is not a checkpoint (no zip archive, 4 bytes)",
         (tmp_path, trained): "the checkpoint comes first",
-        (trained, "--json", tmp_path / "notes.txt"): "notes.txt exists; name another --json or add --overwrite",
-        (trained, "--json", tmp_path / "notes.txt/x"): "notes.txt is a file; name another file",
         (trained, "--report", tmp_path / "notes.txt"): "--report is",
         (trained, "--shards", tmp_path): "holds no finished set of shards",
     }
@@ -221,9 +221,6 @@ def test_nothing_is_overwritten_unasked(run, tmp_path: Path) -> None:
     assert "1 predictions" in run("--save-predictions", folder, "--overwrite", "--max-images", 1)
     assert Image.open(folder / "lindau_000000_000019_labelIds.png").size == (96, 64)
     assert (folder / "notes.txt").read_text() == "mine, too"
-    assert f"{folder / 'notes.txt'} exists; name another --json" in run("--json", folder / "notes.txt", fails=True)
-    assert (folder / "notes.txt").read_text() == "mine, too"
-    assert json.loads(written(run, folder / "notes.txt"))["images"] == 1
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     assert "the folder of a run" in run("--report", tmp_path / "run", "--overwrite", fails=True)
 
@@ -280,14 +277,14 @@ def test_too_little_memory_is_one_sentence(
 
 def test_two_ranks_save_and_compare(run, trained: Path, shards: Path, tmp_path: Path) -> None:
     flags = ("--max-images", 3, "--window", 40, 48, "--official", shards.parent / "source")
-    run("--save-predictions", tmp_path / "one", "--json", tmp_path / "one.json", *flags)
+    run("--save-predictions", tmp_path / "one", "--json", *flags)
     both = commands.run(
         *("fastseg-eval", trained, "--precision", "fp32", "--gpus", 2, *flags),
-        *("--save-predictions", tmp_path / "two", "--json", tmp_path / "two.json"),
+        *("--save-predictions", tmp_path / "two", "--json"),
     )
     assert both.returncode == 0, both.stderr
-    assert "the largest difference of a class's IoU is 0.0000 %" in both.stdout
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert "the largest difference of a class's IoU is 0.0000 %" in both.stderr
+    one, two = run.document, json.loads(both.stdout)
     speeds = {one.pop("images_per_second"), two.pop("images_per_second")}
     assert one == two
     assert min(speeds) > 0

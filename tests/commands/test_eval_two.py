@@ -35,16 +35,16 @@ def pair(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process: what it prints and what it writes with --json."""
 
     def run(*words: object) -> tuple[str, dict]:
-        file = tmp_path / "scores.json"
-        arguments = ["fastseg-eval", *words, "--json", file, "--overwrite", "--precision", "fp32", "--device", "cpu"]
+        arguments = ["fastseg-eval", *words, "--json", "--precision", "fp32", "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", [str(word) for word in arguments])
         monkeypatch.setenv("COLUMNS", "200")
         _main()
-        return capsys.readouterr().out, json.loads(file.read_text())
+        printed = capsys.readouterr()
+        return printed.err, json.loads(printed.out)
 
     return run
 
@@ -147,12 +147,11 @@ def test_what_cannot_be_compared_gets_a_sentence(
     assert says in str(error.value)
 
 
-def test_two_ranks_say_the_same_as_one(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_ranks_say_the_same_as_one(pair: tuple[Path, Path]) -> None:
     documents = []
     for ranks in (1, 2):
-        file = tmp_path / f"{ranks}.json"
-        result = commands.run("fastseg-eval", *pair, "--gpus", ranks, "--precision", "fp32", "--json", file)
+        result = commands.run("fastseg-eval", *pair, "--gpus", ranks, "--precision", "fp32", "--json")
         assert result.returncode == 0, result.stderr
-        assert result.stdout.count("95 % interval") == 1
-        documents.append(json.loads(file.read_text()))
+        assert result.stderr.count("95 % interval") == 1
+        documents.append(json.loads(result.stdout))
     assert documents[0] == documents[1]

@@ -154,7 +154,7 @@ def test_damage_under_a_command_as_typed(copy: Path, tmp_path: Path, tally: Tall
 
 def test_hashes_are_compared_before_the_first_step(copy: Path, tmp_path: Path) -> None:
     """Of both splits; by the evaluation, too, and by two ranks in one voice."""
-    command = (*RUN, "--shards", copy, "--runs", tmp_path, "--verify-shards", "True")
+    command = (*RUN, "--shards", copy, "--runs", tmp_path, "--verify-shards")
     started = zygote.start(train.main, "train.py", *command, output=tmp_path / "whole")
     assert started.finish() == 0, started.output
     assert "5/5" in started.output
@@ -199,13 +199,11 @@ def test_damaged_records_are_passed_over(copy: Path, tmp_path: Path, tally: Tall
 
     checkpoint = tmp_path / "two" / "checkpoints" / "last.pt"
     flags = (checkpoint, "--shards", copy, "--device", "cpu", "--max-corrupt-samples", 1, "--json")
-    alone = zygote.start(evaluate.main, "fastseg-eval", *flags, tmp_path / "1.json", output=tmp_path / "score")
-    assert alone.finish() == 0, alone.output
-    together = commands.run("fastseg-eval", *flags, tmp_path / "2.json", "--gpus", 2)
-    assert together.returncode == 0, together.stderr
-    assert "1 damaged frames were left out" in alone.output
-    assert "1 damaged frames were left out" in together.stdout
-    scores = [json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json")]
+    alone, together = (commands.run("fastseg-eval", *flags, *ranks) for ranks in ((), ("--gpus", 2)))
+    for result in (alone, together):
+        assert result.returncode == 0, result.stderr
+        assert "1 damaged frames were left out" in result.stderr
+    scores = [json.loads(result.stdout) for result in (alone, together)]
     assert scores[0]["matrix"] == scores[1]["matrix"]
     assert [(score["images"], score["corrupt_samples"]) for score in scores] == [(4, 1), (4, 1)]
     tally("a damaged record skipped (--max-corrupt-samples)", 3, 3)

@@ -158,7 +158,9 @@ def test_a_full_disk(full: str, shards: Path, unbroken: Path, tmp_path: Path, ta
     # The logs need some pages: with all of them gone it is they that find the disk full.
     size = sum((path.stat().st_size + 4095) // 4096 * 4096 for path in (last, *records))
     size += int(last.stat().st_size * (0.5 + 0.04 * again)) if full == "checkpoint" else 4096 * (16 + again)
-    command = " ".join(map(str, ("python", *words(shards, disk / "run", "--optim.epochs", EPOCHS + 4))))
+    command = " ".join(
+        map(str, ("python", *words(shards, disk / "run", "--optim.epochs", EPOCHS + 4, "--resume", "changed")))
+    )
     script = SCRIPT.format(size=size, disk=disk, first=run, second=command, kept=kept)
     result = subprocess.run(
         [*inside, script], cwd=commands.ROOT, env=commands.environment(), capture_output=True, text=True, check=False

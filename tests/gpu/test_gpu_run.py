@@ -20,7 +20,7 @@ from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.model.inference import predict
 from fastseg.shards.manifest import read_manifest
 from fastseg.training import run
-from fastseg.training.memory import plan_frame_cache
+from fastseg.training.memory import _batch_that_fits, plan_frame_cache, with_batch
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.state import find_checkpoint
 from fastseg.training.trainer import Trainer
@@ -81,8 +81,9 @@ def test_waiting_is_caught() -> None:
             "optim__dice": 0.5,
         },
         {"model__compile": False, "data__cache_frames": "off"},
+        {"model__compile": True, "data__batch": 2, "optim__accumulate": 2},
     ],
-    ids=["eager", "compiled", "fp16", "adamw, clip, class weights, dice", "streamed"],
+    ids=["eager", "compiled", "fp16", "adamw, clip, class weights, dice", "streamed", "accumulated"],
 )
 def test_the_loop_does_not_wait_for_the_gpu(endless: Config, change: dict[str, Any]) -> None:
     """Five steps to warm up (compile, allocate, decode what stays resident), then five in which torch must not wait:
@@ -120,6 +121,22 @@ def test_resident_and_stream_train_alike(endless: Config) -> None:
         assert trainer.loader.cached == (way == "full")
         found.append(losses(trainer, 6))
     assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
+@pytest.mark.skipif(not CUDA, reason="of a GPU's memory")
+def test_a_batch_is_chosen_that_fits(tiny: Config) -> None:
+    """By measured steps, which leave nothing behind; a larger crop takes fewer."""
+    manifest = read_manifest(tiny.shards)
+    before, fits = torch.cuda.memory_reserved(DEVICE), []
+    for side in (256, 2048):
+        config = with_changes(tiny, data__batch="auto", data__crop=(side, side))
+        fits.append(_batch_that_fits(config, manifest, ALONE))
+        assert torch.cuda.memory_reserved(DEVICE) <= before + 2**25
+    assert fits[0] > fits[1] >= 2
+    chosen = with_batch(with_changes(tiny, data__batch="auto"), manifest, ALONE)
+    assert 4 <= chosen.data.micro_batch <= 11  # frames
+    large = with_changes(tiny, data__crop=(2048, 2048), data__batch=fits[1])
+    build_state(large, manifest, ALONE).train_step.dry_run(fits[1], large.data.crop)
 
 
 @pytest.mark.skipif(not CUDA, reason="of a GPU's memory")

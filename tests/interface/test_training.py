@@ -79,7 +79,7 @@ def test_two_runs_in_one_process_are_equal_and_leave_no_thread(train: Train) -> 
     end = time.monotonic() + 60  # readers finish what they are reading
     while threading.active_count() > threads and time.monotonic() < end:
         time.sleep(0.1)
-    assert threading.active_count() <= threads
+    assert threading.active_count() <= threads, threading.enumerate()
     runs.assert_same_run(one.folder, other.folder)
 
 

@@ -1,5 +1,6 @@
 """What stays in memory is chosen by what is left of it; and the rehearsal that tells leaves no trace."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,15 @@ from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.training import memory
-from fastseg.training.memory import FrameCachePlan, memory_left, plan_frame_cache
+from fastseg.training.memory import (
+    CPU_BATCH,
+    MAX_BATCH,
+    FrameCachePlan,
+    largest_batch,
+    memory_left,
+    plan_frame_cache,
+    with_batch,
+)
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
@@ -74,6 +83,28 @@ def test_a_rehearsal_leaves_no_trace(tiny: Config, manifest: Manifest) -> None:
     after = [v for s in state.train_step.optimizer.state.values() for v in s.values()]
     assert all(torch.equal(a, b) for a, b in zip(after, momentum, strict=True))
     assert all(p.grad is None for p in state.model.parameters())
+
+
+def test_a_batch_is_chosen(tiny: Config, manifest: Manifest) -> None:
+    """On a CPU a stated one; never one that leaves an epoch without a step; a resumed run keeps its own."""
+    auto = with_changes(tiny, data__batch="auto")
+    assert with_batch(tiny, manifest, ALONE) is tiny
+    assert with_batch(auto, manifest, ALONE).data.batch == CPU_BATCH
+    assert with_batch(with_changes(auto, optim__accumulate=4), manifest, ALONE).rank_batch == 8  # of 11 frames
+    saved = {"config": {"data": {"batch": 3}}}
+    assert with_batch(auto, manifest, ALONE, saved).data.batch == 3
+    with pytest.raises(ValueError, match="auto"):
+        auto.rank_batch  # noqa: B018
+
+
+def test_the_largest_batch_is_that_of_a_line() -> None:
+    gib = 2.0**30
+    assert largest_batch(3 * gib, 5 * gib, 2.9 * gib) == 0  # 1 GiB an image, and 1 for the network
+    assert largest_batch(3 * gib, 5 * gib, 4.9 * gib) == 3
+    assert largest_batch(3 * gib, 5 * gib, 8.1 * gib) == 7
+    assert largest_batch(3 * gib, 5 * gib, 24.1 * gib) == 16
+    assert largest_batch(3 * gib, math.inf, 4 * gib) == 2
+    assert largest_batch(3 * gib, 3 * gib, 4 * gib) >= MAX_BATCH
 
 
 def test_a_machines_memory_is_shared_by_its_ranks() -> None:

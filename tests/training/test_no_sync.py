@@ -86,8 +86,9 @@ def step_of(optim: OptimConfig) -> tuple[TrainStep, Average]:
 
 def train(step: TrainStep, average: Average, steps: int = 2) -> int:
     """Steps without a word from or to the device; returns how many updates there were."""
-    image = torch.empty(2, 64, 64, 3, dtype=torch.uint8, device="meta")
-    label = torch.empty(2, 64, 64, dtype=torch.uint8, device="meta")
+    images = 2 * step.config.optim.accumulate
+    image = torch.empty(images, 64, 64, 3, dtype=torch.uint8, device="meta")
+    label = torch.empty(images, 64, 64, dtype=torch.uint8, device="meta")
     # Backward passes of devices other than the CPU run in threads of their own, which modes do not follow.
     with torch.autograd.set_multithreading_enabled(False), NoNumbers(), NoCopies() as watched:
         for number in range(steps):
@@ -100,8 +101,8 @@ def train(step: TrainStep, average: Average, steps: int = 2) -> int:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"name": "adamw"}, {"clip": 1.0}, {"class_weights": 0.5}, {"dice": 0.5}, {"aux": 0.0}],
-    ids=["sgd", "adamw", "clip", "class weights", "dice", "out"],
+    [{}, {"name": "adamw"}, {"clip": 1.0}, {"class_weights": 0.5}, {"dice": 0.5}, {"aux": 0.0}, {"accumulate": 2}],
+    ids=["sgd", "adamw", "clip", "class weights", "dice", "out", "accumulated"],
 )
 def test_a_step_reads_nothing_from_the_device_and_copies_nothing_to_it(change: dict[str, Any]) -> None:
     step, average = step_of(dataclasses.replace(OptimConfig(), **change))

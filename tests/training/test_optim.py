@@ -5,7 +5,7 @@ import torch
 
 from fastseg.config import OptimConfig
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
-from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr
+from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr, warmup_epochs
 
 
 @pytest.fixture
@@ -23,6 +23,12 @@ def test_poly_with_warmup() -> None:
     assert rates[-1] == pytest.approx(0.001 + 0.099 * (1 / 90) ** 0.9)
     assert sorted(rates[10:], reverse=True) == rates[10:]
     assert lr_at(99, 100, 0, 0.1, OptimConfig(schedule="constant")) == 0.1
+
+
+def test_a_warm_up_longer_than_the_run_is_a_tenth_of_it() -> None:
+    assert warmup_epochs(OptimConfig(epochs=5, warmup=10)) == pytest.approx(0.5)
+    assert warmup_epochs(OptimConfig(epochs=10, warmup=10)) == pytest.approx(1)
+    assert warmup_epochs(OptimConfig(epochs=10, warmup=9.5)) == 9.5
 
 
 def test_the_rate_grows_with_the_global_batch() -> None:

@@ -61,21 +61,90 @@ def train(config: Config) -> None:
 
 def test_the_same_settings_go_on_exactly(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, data__prefetch=1, optim__epochs=5.0))
-    assert said == [f"resuming from {stopped.folder}/checkpoints/last.pt after step 2"]
+    assert said == [
+        f"resuming from {stopped.folder}/checkpoints/last.pt after step 2",
+        "settings that changed: --data.prefetch 2 → 1, --optim.epochs 2 → 5",
+    ]
+    assert state.step == 2
+
+
+def test_a_batch_in_parts_goes_on_exactly(stopped: Config) -> None:
+    """And needs no word: order, schedule and, but for batch norm, every step are the same."""
+    parts = with_changes(stopped, data__batch=2, optim__accumulate=2)
+    run.check(parts, read_manifest(parts.shards), "cpu")
+    state, said = resume(parts)
+    assert said[0].endswith("last.pt after step 2")
     assert state.step == 2
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"data__hue": 0.0, "data__contrast": 0.0}, {"data__crop": (48, 64)}, {"data__batch": 2}, {"seed": 5}],
-    ids=["augmentation", "crop", "batch", "seed"],
+    ("change", "says"),
+    [
+        ({"data__hue": 0.0, "data__contrast": 0.0}, "--data.contrast 0.4 → 0, --data.hue 25 → 0"),
+        ({"data__crop": (48, 64)}, "--data.crop 64 64 → 48 64"),
+        ({"data__batch": 2}, "--data.batch 4 → 2"),
+        ({"optim__accumulate": 2}, "--optim.accumulate 1 → 2"),
+        ({"seed": 5}, "--seed 0 → 5"),
+    ],
+    ids=["augmentation", "crop", "batch", "accumulated", "seed"],
 )
-def test_other_batches_start_the_data_anew(stopped: Config, change: dict) -> None:
+def test_other_batches_start_the_data_anew(stopped: Config, change: dict, says: str) -> None:
     state, said = resume(with_changes(stopped, **change))
     path = stopped.folder / "checkpoints" / "last.pt"
     anew = "the data's order starts anew with that of epoch 2"
-    assert said == [f"resuming from {path} after epoch 1.0 with other settings: {anew}"]
-    assert state.step == (5 if "data__batch" in change else 2)  # one epoch, whatever its steps
+    assert said == [
+        f"resuming from {path} after epoch 1.0 with other settings: {anew}",
+        f"settings that changed: {says}",
+    ]
+    steps = {"data__batch": 5, "optim__accumulate": 1}
+    assert state.step == steps.get(next(iter(change)), 2)  # one epoch, whatever its steps
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"optim__lr": 0.5, "optim__epochs": 3.0}, "--optim.epochs 2 → 3, --optim.lr 0.01 → 0.5"),
+        ({"data__batch": 2}, "--data.batch 4 → 2"),
+        ({"data__hue": 0.0}, "--data.hue 25 → 0"),
+        ({"seed": 1}, "--seed 0 → 1"),
+        ({"optim__clip": 1.0}, "--optim.clip None → 1"),
+        ({"train_split": "val"}, "--train-split train → val"),
+    ],
+)
+def test_what_changes_a_run_has_to_be_confirmed(stopped: Config, change: dict[str, Any], says: str) -> None:
+    """By --resume changed; a new name that takes the checkpoint confirms it too. Nothing is lost by the question."""
+    changed, manifest = with_changes(stopped, **change, log_every=7), read_manifest(stopped.shards)
+    before = {path: path.stat().st_mtime_ns for path in stopped.folder.rglob("*")}
+    with pytest.raises(UserError) as caught:
+        run.check(changed, manifest, "cpu")
+    assert str(caught.value) == (
+        f"{stopped.folder} was trained with other settings: {says}; confirm them with --resume changed, or choose "
+        "another --name"
+    )
+    assert {path: path.stat().st_mtime_ns for path in stopped.folder.rglob("*")} == before
+    last = str(stopped.folder / "checkpoints" / "last.pt")
+    for confirmed in (with_changes(changed, resume="changed"), with_changes(changed, name="new", resume=last)):
+        saved = run.check(confirmed, manifest, "cpu")
+        assert saved
+        assert saved["step"] == 2
+
+
+def test_what_changes_no_step_is_only_listed(stopped: Config) -> None:
+    more = {"data__threads": 2, "data__prefetch": 3, "eval_every": 3.0, "model__precision": "bf16", "timeout": 60.0}
+    changed, manifest = with_changes(stopped, log_every=7, **more), read_manifest(stopped.shards)
+    saved = run.check(changed, manifest, "cpu")
+    assert saved
+    assert run.list_changes(changed, ALONE, saved) == [
+        "settings that changed: --eval-every 100 → 3, --log-every 1 → 7, --data.threads 1 → 2, --data.prefetch 2 → 3, "
+        "--model.precision auto → bf16"
+    ]
+    two = Ranks(0, 2, 0, 2, torch.device("cpu"))
+    assert run.list_changes(stopped, two, saved) == ["settings that changed: ranks 1 → 2"]
+    assert run.list_changes(with_changes(stopped, data__batch="auto"), ALONE, saved) == []
+
+
+def test_settings_changed_of_a_run_that_is_not_there_begin_it(tiny: Config) -> None:
+    assert run.check(with_changes(tiny, resume="changed"), read_manifest(tiny.shards), "cpu") is None
 
 
 def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None:
@@ -87,7 +156,7 @@ def test_the_optimisers_settings_are_the_configurations(stopped: Config) -> None
 def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
     state, said = resume(with_changes(stopped, optim__ema=None))
     assert state.average is None
-    assert said == [f"resuming from {stopped.folder}/checkpoints/last.pt after step 2"]
+    assert said[0] == f"resuming from {stopped.folder}/checkpoints/last.pt after step 2"
     manifest, without = read_manifest(stopped.shards), with_changes(stopped, optim__ema=None)
     loaders = build_loaders(without, manifest, ALONE, None)
     Trainer(without, manifest, ALONE, state, loaders, None).save(state.statistics())
@@ -141,6 +210,7 @@ def test_padding_is_what_the_network_takes_away(tiny: Config) -> None:
         ({"model__arch": "deeplabv3_resnet50"}, "its network is deeplabv3_mobilenet_v3_large"),
         ({"optim__name": "adamw"}, "its optimizer is sgd, the run's is adamw"),
         ({"optim__aux": 0.0}, "its auxiliary head is True"),
+        ({"model__weights": "imagenet", "model__freeze": "norms"}, "its frozen part is none, the run's is norms"),
     ],
 )
 def test_another_run_is_refused(stopped: Config, change: dict, says: str) -> None:
@@ -219,16 +289,21 @@ def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> No
 def test_a_finished_run_is_left_as_it_is(stopped: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Its settings and records are those of the training, whatever is asked of it later."""
     last = stopped.folder / "checkpoints" / "last.pt"
-    shorter = with_changes(stopped, optim__epochs=1.0)
+    shorter = with_changes(stopped, optim__epochs=1.0, resume="changed")
     with pytest.raises(UserError, match="tiny is at epoch 1 of 2; these settings ask for 1; choose another --name"):
         train(shorter)
     train(stopped)
     records = {path: path.read_bytes() for path in stopped.folder.glob("*.json*")}
     assert {"config.json", "environment.json", "metrics.jsonl"} <= {path.name for path in records}
     capsys.readouterr()
-    train(with_changes(stopped, optim__lr=0.5))
+    with pytest.raises(UserError, match=r"other settings: --optim\.lr 0\.01 → 0\.5; confirm them"):
+        train(with_changes(stopped, optim__lr=0.5))
+    train(with_changes(stopped, optim__lr=0.5, resume="changed"))
     report = stopped.folder / "report.html"
-    assert capsys.readouterr().err == f"{stopped.folder} is finished at epoch 2 of 2; the report is {report}\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{stopped.folder} is finished at epoch 2 of 2; the report is {report}",
+        "settings that changed: --optim.lr 0.01 → 0.5",
+    ]
     with pytest.raises(UserError, match="tiny is finished at epoch 2 of 2; these settings ask for 1; choose another"):
         train(shorter)
     with pytest.raises(UserError, match=r"last\.pt is finished at epoch 2 of 2; these settings ask for 2; choose"):

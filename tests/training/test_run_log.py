@@ -53,7 +53,7 @@ def test_records_and_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert scores["classes"] == {"road": 0.25, "bus": None}
     assert first["seconds"] <= scores["seconds"]
     assert (
-        "step 10/20 · epoch 0.5 · loss 1.500 · lr 0.1 · 3.0 img/s · 0.25 TFLOP/s · waiting 1 %"
+        "step 10/20 · epoch 0.5/1 · loss 1.500 · lr 0.1 · 3.0 img/s · 0.25 TFLOP/s · waiting 1 %"
         in capsys.readouterr().err
     )
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -69,7 +69,7 @@ def test_slow_steps_keep_the_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minutes = iter(range(0, 6000, 60))
-    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(minutes)))
+    monkeypatch.setattr("fastseg.training.display.time.monotonic", lambda: float(next(minutes)))
     with RunLog(tmp_path, {}, 0, 100, each=" per process") as log:
         for step in (10, 20, 30):
             log.on_log({"step": step, **NUMBERS})

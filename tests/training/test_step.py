@@ -5,6 +5,8 @@ import dataclasses
 import math
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
-from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
+from fastseg.config import Config, DataConfig, Freeze, ModelConfig, OptimConfig
 from fastseg.distributed.ranks import Ranks, joined_ranks
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, Logits, SegmentationNetwork
+from fastseg.training.flops import step_flops
 from fastseg.training.step import LossNetwork, StepMetrics, TrainStep, search_algorithms, use_sync_bn
 from fastseg.training.trainer import mean_metrics
 
@@ -71,22 +74,32 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def run_rank(rank: int, folder: Path, port: str, weights: torch.Tensor | None) -> None:
+def in_parts(parts: int) -> Config:
+    return dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, accumulate=parts))
+
+
+def run_rank(rank: int, folder: Path, port: str, weights: torch.Tensor | None, parts: int = 1) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     with joined_ranks("cpu") as ranks:
         image, label = batch(void_rows=40)
         share = slice(2 * rank, 2 * rank + 2)
-        step = frozen(TrainStep(network(), CONFIG, ranks, weights))
+        step = frozen(TrainStep(network(), in_parts(parts), ranks, weights))
         losses = three_steps(step, image[share], label[share])
         stop = step(image[share], label[share], 0.0, stop=rank == 1)[-1].item()
         torch.save({"losses": losses, "stop": stop, "weights": step.model.state_dict()}, folder / f"{rank}.pt")
 
 
-@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 0.2, 3.0, 0.5, 2.0])], ids=["pixels", "classes"])
-def test_two_ranks_equal_one_with_twice_the_batch(weights: torch.Tensor | None, tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(tmp_path, free_port(), weights), nprocs=2)
+CLASS_WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"), [(None, 1), (CLASS_WEIGHTS, 1), (CLASS_WEIGHTS, 2)], ids=["pixels", "classes", "in parts"]
+)
+def test_two_ranks_equal_one_with_twice_the_batch(weights: torch.Tensor | None, parts: int, tmp_path: Path) -> None:
+    """Also where each goes through the network image by image, and only the last part's gradients are exchanged."""
+    mp.spawn(run_rank, args=(tmp_path, free_port(), weights, parts), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     step = frozen(TrainStep(network(), CONFIG, ALONE, weights))
     expected = three_steps(step, *batch(void_rows=40))
@@ -97,6 +110,80 @@ def test_two_ranks_equal_one_with_twice_the_batch(weights: torch.Tensor | None, 
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-3, atol=1e-5)
         assert torch.equal(first["weights"][name], second["weights"][name])
     assert first["stop"] == second["stop"] == 1  # one rank's wish is known to both
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_accumulated_gradients_equal_the_large_batch(parts: int, clip: float | None) -> None:
+    """The parts differ in labeled pixels: a mean of their means would be another step."""
+    image, label = batch(void_rows=60)
+    ends = []
+    for config in (CONFIG, in_parts(parts)):
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, clip=clip))
+        step = frozen(TrainStep(network(), config, ALONE, CLASS_WEIGHTS))
+        ends.append((three_steps(step, image, label), step.model.state_dict()))
+    (expected, whole), (found, accumulated) = ends
+    assert expected[0][0] != pytest.approx(expected[2][0], abs=1e-3)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    for name, value in whole.items():
+        torch.testing.assert_close(accumulated[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_ranks_exchange_nothing_but_the_last_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = TrainStep(network(), in_parts(4), ALONE)
+    inside, forward = [], step._forward
+    state = {"alone": False}
+
+    @contextmanager
+    def no_sync() -> Iterator[None]:
+        state["alone"] = True
+        yield
+        state["alone"] = False
+
+    def noted(*parts: torch.Tensor) -> torch.Tensor:
+        inside.append(state["alone"])
+        return forward(*parts)
+
+    monkeypatch.setattr(step.network, "no_sync", no_sync)
+    monkeypatch.setattr(step, "_forward", noted)
+    step(*batch(8), 0.01)
+    assert inside == [True, True, True, False]
+
+
+def test_a_bad_part_leaves_the_weights() -> None:
+    """Though the last part's loss is finite."""
+    model = network()
+    step = frozen(TrainStep(model, in_parts(2), ALONE))
+    before = copy.deepcopy(dict(model.named_parameters()))
+    forward, calls = step._forward, iter(range(2))
+
+    def broken(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return forward(image, label) * (torch.nan if next(calls) == 0 else 1)
+
+    step._forward = broken  # type: ignore[method-assign]
+    assert not step(*batch(), 0.1)[0].isfinite()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize("what", ["backbone", "norms"])
+def test_what_is_frozen_stays(what: Freeze) -> None:
+    model = network()
+    model.freeze(what)
+    before = copy.deepcopy(model.state_dict())
+    step = TrainStep(model, CONFIG, ALONE)
+    three_steps(step, *batch())
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, value in model.state_dict().items():
+        frozen_part = name.startswith("net.backbone.") if what == "backbone" else name.rpartition(".")[0] in norms
+        assert torch.equal(value, before[name]) == (frozen_part or name.endswith("num_batches_tracked")), name
+
+
+def test_a_frozen_backbone_takes_fewer_flops() -> None:
+    sizes = ("deeplabv3_mobilenet_v3_large", 5, 2, (64, 64), True)
+    whole, frozen_backbone = step_flops(*sizes), step_flops(*sizes, "backbone")
+    assert step_flops(*sizes, "norms") == whole
+    assert 0 < frozen_backbone < 0.9 * whole
 
 
 def test_equals_a_plain_loop() -> None:
