@@ -2,7 +2,7 @@
 
 >>> import fastseg
 >>> model = fastseg.load("ckpt.pt")
->>> mask = model.predict("street.jpg")
+>>> mask = model("street.jpg").mask
 """
 
 from importlib import import_module
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from fastseg.data.batches import ShardBatches as ShardBatches
     from fastseg.data.batches import open_shards as open_shards
     from fastseg.data.loader import Batch as Batch
+    from fastseg.deploy.exporting import export as export
     from fastseg.deploy.predictor import Predictor as Predictor
     from fastseg.deploy.predictor import load as load
+    from fastseg.deploy.result import Result as Result
     from fastseg.errors import UserError as UserError
+    from fastseg.evaluation.scoring import evaluate as evaluate
     from fastseg.interface.finished import Run as Run
     from fastseg.interface.packing import PackedSet as PackedSet
     from fastseg.interface.packing import guess_classes as guess_classes
@@ -44,10 +47,13 @@ _HOMES = {
     "Config": "fastseg.config",
     "PackedSet": "fastseg.interface.packing",
     "Predictor": "fastseg.deploy.predictor",
+    "Result": "fastseg.deploy.result",
     "Run": "fastseg.interface.finished",
     "SegmentationClass": "fastseg.labels",
     "ShardBatches": "fastseg.data.batches",
     "UserError": "fastseg.errors",
+    "evaluate": "fastseg.evaluation.scoring",
+    "export": "fastseg.deploy.exporting",
     "guess_classes": "fastseg.interface.packing",
     "load": "fastseg.deploy.predictor",
     "merge_parts": "fastseg.interface.packing",

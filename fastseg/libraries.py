@@ -23,6 +23,7 @@ _PACKAGES = {
     "tensorboard": "tensorboard",
     "pycocotools": "pycocotools",
     "yaml": "PyYAML",
+    "safetensors": "safetensors",
 }
 """Required packages by the module that is imported."""
 NATIVE = {"nvidia/dali": "nvidia-dali-cuda130", "torchvision": "torchvision", "torch": "torch"}

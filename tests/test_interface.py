@@ -32,7 +32,10 @@ def working_folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
-EXAMPLES = ("fastseg", "fastseg.deploy.predictor", "fastseg.data.batches", "fastseg.interface.training")
+EXAMPLES = (
+    *("fastseg", "fastseg.deploy.predictor", "fastseg.deploy.result", "fastseg.evaluation.scoring"),
+    *("fastseg.data.batches", "fastseg.interface.training"),
+)
 
 
 @pytest.mark.parametrize("name", [*EXAMPLES, "fastseg.interface.packing"])

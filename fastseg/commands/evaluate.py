@@ -1,12 +1,9 @@
-"""Evaluate a checkpoint on packed shards by the official metric: ``fastseg-eval ckpt.pt``."""
+"""Evaluate a trained network on packed shards by the official metric: ``fastseg-eval runs/mydata``."""
 
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,45 +14,40 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
 from fastseg.errors import UserError, run_command
+from fastseg.evaluation.settings import EvalSettings
 from fastseg.files import check_writable
-from fastseg.labels import cityscapes_ids, class_difference
-from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.labels import cityscapes_ids
+from fastseg.model.checkpoint_file import resolve_network
 from fastseg.progress import show_progress
 from fastseg.shards.manifest import Manifest, read_manifest
-from fastseg.storage import is_remote
 
 if TYPE_CHECKING:
-    from fastseg.data.loader import EvalLoader
     from fastseg.distributed.ranks import Ranks
     from fastseg.evaluation.cityscapes import PredictionFolder
     from fastseg.evaluation.metrics import Sample
     from fastseg.evaluation.results import CheckpointResult
-    from fastseg.model.inference import TtaViews
+    from fastseg.model.trained import TrainedNetwork
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvalSettings):
     """Score whole frames: IoU by class; of two models, the differences beyond noise.
 
-    Example: fastseg-eval runs/cityscapes/checkpoints/best.pt --tta --report runs/best_val
+    Example: fastseg-eval runs/cityscapes --tta --report runs/best_val
     """
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("CKPT")]
-    """Checkpoint (averaged weights, if any), or two to compare."""
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("RUN")] = ()
+    """Run, checkpoint, exported file or hf://USER/NAME; or two."""
     baseline: Annotated[Literal["coco"] | None, shown_as("coco")] = None
     """Compare with torchvision's network as published."""
     arch: Annotated[Arch | None, shown_as("NAME")] = None
     """Network of the baseline. Default: the checkpoint's."""
     shards: Annotated[str | None, shown_as("DIR")] = None
     """Packed set (also s3://). Default: the checkpoint's."""
-    split: str = "val"
-    """Split to score; without masks: to predict."""
-    max_images: Annotated[int | None, shown_as("N")] = None
-    """Score only the first N frames."""
-    tta: Annotated[bool, shown_as("")] = False
-    """Average over 6 scales and mirrors: 17 times the work."""
-    window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
-    """Size of sliding windows, which overlap by a third."""
+    gpus: Annotated[int | None, shown_as("N")] = None
+    """Processes, one per GPU or CPU share. Default: all GPUs."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPUs if there are any."""
     save_predictions: Annotated[Path | None, shown_as("DIR")] = None
     """Write PNGs for Cityscapes' server; of a test split also a zip."""
     official: Annotated[Path | None, shown_as("DIR")] = None
@@ -68,22 +60,6 @@ class Options:
     """Replace files in those folders."""
     quiet: Annotated[bool, shown_as("")] = False
     """Show no progress."""
-    batch: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Whole frames per GPU and step."""
-    threads: Annotated[int | None, shown_as("N")] = None
-    """Decoding threads per GPU. Default: its share of all cores."""
-    gpus: Annotated[int | None, shown_as("N")] = None
-    """Processes, one per GPU or CPU share. Default: all GPUs."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPUs if there are any."""
-    decoder: Literal["auto", "gpu", "cpu"] = "auto"
-    """JPEG decoder on a machine with a GPU."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto: the fastest that the hardware has."""
-    verify_shards: bool = False
-    """Compare files with their SHA-256 first."""
-    max_corrupt_samples: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Maximum damaged frames to leave out."""
 
     @property
     def alone(self) -> bool:
@@ -91,7 +67,7 @@ class Options:
         return len(self.checkpoints) == 1 and not self.baseline
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Refuse contradictory options and invalid numbers."""
     models = len(options.checkpoints) + bool(options.baseline)
     if not models:
@@ -106,16 +82,13 @@ def check(options: Options) -> None:
         if not options.alone and getattr(options, flag):
             name = flag.replace("_", "-")
             raise UserError(f"--{name} takes a single checkpoint; leave it out, or the other model")
-    for name, least in (("batch", 1), ("max_corrupt_samples", 0), ("max_images", 1), ("threads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {least} or more")
+    options.check()
 
 
 def check_files(options: Options) -> None:
     """Refuse files that are no checkpoints, and outputs that exist or cannot be written."""
-    for i, path in enumerate(options.checkpoints):
-        check_checkpoint(path, options.checkpoints[i + 1 :])
+    for i, source in enumerate(options.checkpoints):
+        resolve_network(source, options.checkpoints[i + 1 :])
     if options.save_predictions:
         _check_folder(options.save_predictions, "--save-predictions", options.overwrite)
     if options.report and (options.report / "checkpoints").exists():
@@ -141,8 +114,8 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, result="save_predictions", speed="batch", damage="verify_shards")
-    check(options)
+    options = parse(Options, speed="batch", damage="verify_shards", first="checkpoints", result="save_predictions")
+    check_options(options)
     if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)
     if options.shards:
@@ -150,150 +123,42 @@ def _main() -> None:
     # torch takes seconds to import: --help, wrong flags and wrong files are handled before.
     from fastseg.data.loader import open_files
     from fastseg.distributed.ranks import become_ranks, joined_ranks
-    from fastseg.model import checkpoint
+    from fastseg.evaluation.scoring import check_networks, explain_memory_error, shards_of
+    from fastseg.model.trained import open_network
 
-    saved = [checkpoint.load(path) for path in options.checkpoints]
-    shards = shards_of(options, saved)
+    networks = [open_network(source) for source in options.checkpoints]
+    shards = shards_of(networks, options.shards)
     manifest = read_manifest(shards)
-    check_classes(options, saved, manifest, shards)
+    check_networks(networks, options, manifest, shards)
     check_split(options, manifest, shards)
-    files = open_files(shards, manifest, options.split, unlabeled=True)
-    views = views_of(options)
-    for document in saved:
-        views.check(document["stretch_to"])
-    check_official(options, manifest, files)
+    check_official(options, manifest, open_files(shards, manifest, options.split, unlabeled=True))
     become_ranks(options.gpus, options.device)
-    with joined_ranks(options.device) as ranks, explain_memory_error(options, ranks):
+    with joined_ranks(options.device) as ranks, explain_memory_error(options, ranks.device):
         if options.alone:
-            evaluate_checkpoint(options, saved[0], shards, manifest, ranks)
+            score_one(options, networks[0], shards, manifest, ranks)
         else:
-            compare_models(options, saved, shards, manifest, ranks)
+            compare_models(options, networks, shards, manifest, ranks)
 
 
-@contextmanager
-def explain_memory_error(options: Options, ranks: "Ranks") -> Iterator[None]:
-    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to change."""
-    import torch
-
-    from fastseg.device import too_little
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        work, cure = "evaluate whole frames", "look through smaller windows with --window H W"
-        if options.batch > 1:
-            work, cure = f"evaluate with --batch {options.batch}", "lower it"
-        elif options.window:
-            work, cure = f"evaluate with --window {options.window[0]} {options.window[1]}", "name a smaller one"
-        raise too_little(ranks.device, work, cure) from None
-
-
-def shards_of(options: Options, saved: list[dict[str, Any]]) -> str:
-    """Return the packed set to score."""
-    shards = options.shards or str(saved[0]["shards"])
-    if not options.shards and not is_remote(shards) and not Path(shards).is_dir():
-        raise UserError(f"the checkpoint was trained on {shards}, which is not here; name the set with --shards")
-    return shards
-
-
-def check_classes(options: Options, saved: list[dict[str, Any]], manifest: Manifest, shards: str) -> None:
-    """Refuse two checkpoints of different classes, and shards of others than the checkpoint's."""
-    if not saved:
-        return
-    trained, *others = ([c["name"] for c in document["classes"]] for document in saved)
-    if others and others[0] != trained:
-        what, a, b = class_difference(trained, others[0])
-        raise UserError(
-            f"the {what} of {options.checkpoints[0]} is {a}, of {options.checkpoints[1]} {b}; "
-            "only models of the same classes can be compared"
-        )
-    packed = [c.name for c in manifest.classes]
-    if trained != packed:
-        what, a, b = class_difference(trained, packed)
-        raise UserError(
-            f"the {what} of {options.checkpoints[0]} is {a}, of {shards} {b}; "
-            "name the set it was trained for with --shards"
-        )
-
-
-def views_of(options: Options) -> "TtaViews":
-    """Return the requested views of a frame."""
-    from fastseg.model.inference import MULTI_SCALE, ONCE
-
-    return replace(MULTI_SCALE if options.tta else ONCE, window=options.window)
-
-
-def open_loader(options: Options, shards: str, manifest: Manifest, ranks: "Ranks") -> "EvalLoader":
-    """Return the loader of this rank's frames."""
-    from fastseg.data.decoder_probe import choose_decoder_for_ranks
-    from fastseg.data.loader import EvalLoader, open_files
-    from fastseg.parallel import cpu_threads
-    from fastseg.shards.verify_ranks import verify_shards
-
-    choice = choose_decoder_for_ranks(options.decoder, shards, options.split, manifest, ranks)
-    if choice.warning and ranks.first:
-        print(f"warning: {choice.warning}", file=sys.stderr)
-    if options.verify_shards:
-        verify_shards(shards, manifest, [options.split], ranks)
-    return EvalLoader(
-        open_files(
-            shards, manifest, options.split, ranks.rank, ranks.world, options.max_corrupt_samples, unlabeled=True
-        ),
-        manifest.split(options.split),
-        batch=options.batch,
-        device=ranks.device,
-        threads=options.threads or cpu_threads(ranks.local_world),
-        decoder=choice.processor,
-        most=options.max_images,
-    )
-
-
-def evaluate_checkpoint(
-    options: Options, saved: dict[str, Any], shards: str, manifest: Manifest, ranks: "Ranks"
-) -> None:
+def score_one(options: Options, network: "TrainedNetwork", shards: str, manifest: Manifest, ranks: "Ranks") -> None:
     """Score (a split without masks: predict) as this rank; the first one prints and writes the results."""
-    from fastseg.device import autocast, precision_of
     from fastseg.distributed.ranks import barrier
     from fastseg.evaluation.cityscapes import prediction_folder
-    from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
     from fastseg.evaluation.frames import ReportFrames
-    from fastseg.evaluation.metrics import ConfusionMatrix, class_metrics, class_scores
-    from fastseg.evaluation.results import CheckpointResult
-    from fastseg.model.inference import predict
-    from fastseg.model.network import restore_model
+    from fastseg.evaluation.scoring import open_loader, score_network
 
-    model = restore_model(saved).to(ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
-    precision = precision_of(options.precision, ranks.device)
-    progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
-    classes = len(manifest.classes)
-    confusion, by_class = ConfusionMatrix(classes, ranks.device), class_metrics(classes, ranks.device)
     folder, temporary = options.save_predictions, bool(options.official)
     keys = loader.sample_keys()
     frames = ReportFrames(keys) if options.report else None
     with prediction_folder(folder, temporary, keys, manifest.classes, ranks.first) as saving:
-        with saving or nullcontext(), autocast(precision, ranks.device), progress as show:
-            metrics = [confusion, *by_class.values(), *filter(None, (frames, saving))]
-            evaluated = EvaluatedModel(partial(predict, model, views=views_of(options)), metrics)
-            result = evaluate([evaluated], loader, classes, progress=show)
-        matrix, scores = confusion.compute(), class_scores(by_class)
+        with saving or nullcontext():
+            more = list(filter(None, (frames, saving)))
+            scored = score_network(network, options, loader, shards, manifest, ranks, more)
         shown = frames.compute() if frames else []
         barrier()  # all predictions are written by now
-        if ranks.first and result:
-            scored = CheckpointResult(
-                checkpoint=str(options.checkpoints[0]),
-                step=saved["step"],
-                weights="ema" if saved["ema"] else "model",
-                shards=shards,
-                split=options.split,
-                manifest=manifest,
-                result=result,
-                matrix=matrix,
-                class_scores=scores,
-                precision=precision,
-                views=views_of(options),
-            )
-            write_results(options, scored, shown, keys, saved["config"], saving)
+        if ranks.first:
+            write_results(options, scored, shown, keys, network.config, saving)
 
 
 def write_results(
@@ -326,22 +191,23 @@ def write_results(
 
 
 def compare_models(
-    options: Options, saved: list[dict[str, Any]], shards: str, manifest: Manifest, ranks: "Ranks"
+    options: Options, networks: "list[TrainedNetwork]", shards: str, manifest: Manifest, ranks: "Ranks"
 ) -> None:
     """Score two models, or the baseline alone, as this rank; the first one prints and writes the results."""
     from fastseg.device import autocast, precision_of
     from fastseg.evaluation.baseline import ARCH, Baseline
     from fastseg.evaluation.compare_models import count_frames, load_models, show_comparison
     from fastseg.evaluation.results import describe_views
+    from fastseg.evaluation.scoring import explain_strange_classes, open_loader
 
-    arch = options.arch or (saved[0]["arch"] if saved else ARCH)
+    archs = [options.arch, *(network.arch for network in networks), ARCH]
+    arch = next(filter(None, archs))
     baseline = Baseline(arch, [c.name for c in manifest.classes]) if options.baseline else None
-    views, precision = views_of(options), precision_of(options.precision, ranks.device)
-    checkpoints = list(zip(map(str, options.checkpoints), saved, strict=True))
-    models = load_models(checkpoints, baseline, views, ranks.device)
+    views, precision = options.views(), precision_of(options.precision, ranks.device)
+    models = load_models(networks, baseline, views, ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
-    with autocast(precision, ranks.device), progress as show:
+    with autocast(precision, ranks.device), progress as show, explain_strange_classes(networks):
         counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return
@@ -357,7 +223,7 @@ def compare_models(
     )
     if options.json:
         about = {
-            "checkpoints": [str(path) for path in options.checkpoints],
+            "checkpoints": list(options.checkpoints),
             "shards": shards,
             "split": options.split,
             "dataset": manifest.digest(),

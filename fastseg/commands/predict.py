@@ -13,32 +13,39 @@ from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
 from fastseg.errors import UserError, one_line, run_command
 from fastseg.files import check_writable
-from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.model.checkpoint_file import resolve_checkpoint
 from fastseg.progress import show_progress
+from fastseg.report.overlays import ALPHA
 
 
 @dataclass(frozen=True)
 class Options:
-    """Predict images, folders and videos: color overlays with the input's size and name.
+    """Predict images, folders and videos: overlays with the input's size and name.
 
-    Example: fastseg-predict runs/cityscapes/checkpoints/best.pt photos clip.mp4 --out predictions
+    Example: fastseg-predict runs/cityscapes photos clip.mp4 --out predictions
     """
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
-    """Checkpoint of a training run. Averaged weights are used if it has them."""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, checkpoint, .safetensors or hf://USER/NAME."""
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, shown_as("PATH…")]
     """Images, videos, and folders, which are searched recursively."""
     out: Path = Path("predictions")
-    """Folder for overlays/, masks/ and probabilities/. Videos are MPEG-4 part 2, which browsers do not show."""
-    masks: bool = False
+    """Folder for results. Videos are MPEG-4 part 2, which browsers do not show."""
+    masks: Annotated[bool, shown_as("")] = False
     """Also write PNGs of train ids with a palette of the classes' colors; for a video one per frame."""
-    probabilities: bool = False
+    probabilities: Annotated[bool, shown_as("")] = False
     """Also write .npz files: float16, classes × height × width, and the classes' names."""
-    no_overlays: bool = False
+    no_overlays: Annotated[bool, shown_as("")] = False
     """Write no overlays."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, shown_as("")] = False
     """Replace existing results."""
-    tta: bool = False
+    alpha: Annotated[float, tyro.conf.arg(metavar="A")] = ALPHA
+    """Weight of the colors in overlays, 0 to 1."""
+    contours: Annotated[bool, shown_as("")] = False
+    """Outline the classes in overlays."""
+    no_legend: Annotated[bool, shown_as("")] = False
+    """Do not name the classes in overlays."""
+    tta: Annotated[bool, shown_as("")] = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
     """Size of sliding windows. Default: frames that need over 6 GiB are cut into overlapping blocks."""
@@ -47,11 +54,11 @@ class Options:
     threads: Annotated[int | None, shown_as("N")] = None
     """Decoding threads, and as many that write. Default: one per core, 8 at most."""
     device: str = "auto"
-    """auto (a GPU if there is one), cuda, cuda:1, … or cpu."""
+    """auto (a GPU if any), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Precision of convolutions and matrix products; auto: the fastest that the hardware has."""
-    quiet: bool = False
-    """Show no progress, and say nothing but what could not be predicted."""
+    """auto: the fastest that the hardware has."""
+    quiet: Annotated[bool, shown_as("")] = False
+    """Say nothing but what could not be predicted."""
 
 
 def main() -> None:
@@ -60,7 +67,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    options = parse(Options, accuracy="tta", speed="batch")
+    options = parse(Options, overlay="alpha", accuracy="tta", speed="batch")
     for name in ("batch", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more")
@@ -68,6 +75,8 @@ def _main() -> None:
         raise UserError("there is nothing to predict; name images, videos, or folders of them after the checkpoint")
     if options.no_overlays and not (options.masks or options.probabilities):
         raise UserError("--no-overlays leaves nothing to write; add --masks or --probabilities")
+    if not 0 <= options.alpha <= 1:
+        raise UserError(f"--alpha is {options.alpha}; it must be from 0 (the image alone) to 1 (the colors alone)")
     console = Console(stderr=True, markup=False, highlight=False)
 
     def skip(sentence: str) -> None:
@@ -84,8 +93,11 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         complaints.append(sentence)
         console.print(f"error: {one_line(sentence)}", soft_wrap=True)
 
-    check_checkpoint(options.checkpoint, options.paths)
-    outputs = Outputs(options.out, (), not options.no_overlays, options.masks, options.probabilities)
+    checkpoint = resolve_checkpoint(options.checkpoint, options.paths)
+    outputs = Outputs(
+        *(options.out, (), not options.no_overlays, options.masks, options.probabilities),
+        *(options.alpha, not options.no_legend, options.contours),
+    )
     videos = probe_videos(inputs, complain)
     files = _planned(options, outputs, [file for file in inputs if not file.is_video or file.path in videos], videos)
     # torch takes seconds to import: errors are found before.
@@ -95,7 +107,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
     from fastseg.deploy.predictor import load
     from fastseg.parallel import cpu_threads
 
-    predictor = load(options.checkpoint, options.device, options.precision, tta=options.tta, window=options.window)
+    predictor = load(checkpoint, options.device, options.precision, tta=options.tta, window=options.window)
     outputs = replace(outputs, classes=predictor.classes)
     images, clips = [file for file in files if not file.is_video], [file for file in files if file.is_video]
     batch = options.batch or (8 if predictor.device.type == "cuda" else 1)

@@ -1,14 +1,11 @@
 """Export a network to ONNX, torch.export or safetensors, and read it back to compare."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,37 +14,22 @@ from fastseg.data.reader import Reader
 from fastseg.deploy.model_card import Difference
 from fastseg.errors import UserError
 from fastseg.model.architectures import ARCHITECTURES
+from fastseg.model.exported import InferenceFn, Picture, inference_fn, quiet, read_onnx, read_torch_export
 from fastseg.model.network import SegmentationNetwork, upsample
 from fastseg.shards.images import read_rgb
 from fastseg.shards.manifest import read_manifest
 from fastseg.shards.tar import MAX_FILE
 from fastseg.storage import is_remote, read_bytes
 
-Picture = NDArray[np.uint8]
-"""RGB, N×H×W×3."""
 SMALLEST = 32
 """Minimum pixels of a side: torch.export has to know that a frame is larger than the network's stride."""
-OPSET = 20
-"""ONNX opset (2023): onnxruntime from 1.17 on reads it."""
-
-
-class ExportOutput(NamedTuple):
-    """Output of an exported network."""
-
-    classes: NDArray[np.uint8]
-    """Train ids, N×H×W."""
-    logits: NDArray[np.float32]
-    """N×C×H×W."""
-
-
-InferenceFn = Callable[[Picture], ExportOutput]
 
 
 class Format(NamedTuple):
     """Functions that write and read a format; :data:`fastseg.deploy.export_target.KINDS` has the rest."""
 
-    write: Callable[[SegmentationNetwork, Path, dict[str, str]], None]
-    """Write (network on the CPU in evaluation mode, file, metadata for the file)."""
+    write: Callable[[SegmentationNetwork, Path, dict[str, str], int], None]
+    """Write (network on the CPU in evaluation mode, file, metadata for the file, ONNX opset)."""
     read: Callable[[Path], InferenceFn]
     """Read a file as a function, by the library that deployers use."""
 
@@ -65,17 +47,6 @@ class ExportWrapper(nn.Module):
         return logits.argmax(1).to(torch.uint8), logits
 
 
-def inference_fn(model: nn.Module) -> InferenceFn:
-    """Return a torch network, in float32 on the CPU, as a function of arrays."""
-
-    def answer(image: Picture) -> ExportOutput:
-        with torch.inference_mode():
-            classes, logits = model(torch.from_numpy(image))
-        return ExportOutput(classes.numpy(), logits.numpy())
-
-    return answer
-
-
 def _example(model: SegmentationNetwork) -> tuple[Tensor, dict[str, dict[int, Any]]]:
     """Return a batch to trace with, and the dimensions of it that may change."""
     sides = {1: torch.export.Dim("height", min=SMALLEST), 2: torch.export.Dim("width", min=SMALLEST)}
@@ -84,24 +55,16 @@ def _example(model: SegmentationNetwork) -> tuple[Tensor, dict[str, dict[int, An
     return image, {"image": {0: torch.export.Dim("batch", min=1), **sides}}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporters' warnings, which concern only their authors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _write_onnx(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
+def _write_onnx(model: SegmentationNetwork, path: Path, metadata: dict[str, str], opset: int) -> None:
     image, dimensions = _example(model)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             ExportWrapper(model).eval(),
             (image,),
             input_names=["image"],
             output_names=["classes", "logits"],
             dynamic_shapes=dimensions,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
@@ -110,36 +73,21 @@ def _write_onnx(model: SegmentationNetwork, path: Path, metadata: dict[str, str]
             node.metadata_props.clear()  # as below
         program.model.metadata_props.update(metadata)
         program.model.producer_name = "fastseg"
+        if (found := program.model.opset_imports[""]) != opset:
+            raise UserError(f"--opset is {opset}, and this torch can only write the network in opset {found}; use that")
         program.save(path)
 
 
-def _read_onnx(path: Path) -> InferenceFn:
-    import onnxruntime  # type: ignore[import-untyped]
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def answer(image: Picture) -> ExportOutput:
-        classes, logits = session.run(["classes", "logits"], {"image": image})
-        return ExportOutput(classes, logits)
-
-    return answer
-
-
-def _write_torch_export(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
+def _write_torch_export(model: SegmentationNetwork, path: Path, metadata: dict[str, str], _: int) -> None:
     image, dimensions = _example(model)
-    with _quiet(), path.open("wb") as file:  # given a path, torch insists on its suffix
+    with quiet(), path.open("wb") as file:  # given a path, torch insists on its suffix
         program = torch.export.export(ExportWrapper(model).eval(), (image,), dynamic_shapes=dimensions)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # stack traces hold source lines and paths of this machine
         torch.export.save(program, file, extra_files=dict(metadata))
 
 
-def _read_torch_export(path: Path) -> InferenceFn:
-    with _quiet(), path.open("rb") as file:
-        return inference_fn(torch.export.load(file).module())
-
-
-def _write_safetensors(model: SegmentationNetwork, path: Path, metadata: dict[str, str]) -> None:
+def _write_safetensors(model: SegmentationNetwork, path: Path, metadata: dict[str, str], _: int) -> None:
     from safetensors.torch import save
 
     # save_file ignores the umask, only the owner may read its files, and its errors are no OSErrors.
@@ -173,29 +121,39 @@ def _read_safetensors(path: Path) -> InferenceFn:
 
 
 FORMATS = {
-    "onnx": Format(_write_onnx, _read_onnx),
-    "torch-export": Format(_write_torch_export, _read_torch_export),
+    "onnx": Format(_write_onnx, lambda path: read_onnx(path).run),
+    "torch-export": Format(_write_torch_export, lambda path: read_torch_export(path).run),
     "safetensors": Format(_write_safetensors, _read_safetensors),
 }
 
 
 TOLERANCE = 1e-3
 """Maximum difference of logits over the largest one: other orders of summation give 1e-6 in float32, 1e-3 in TF32."""
+HALF_TOLERANCE = 3e-2
+"""The same for float16, whose numbers have 11 bits: 0.05 % of a value, in each of some sixty layers."""
 LONGEST = 640
 """Maximum pixels of a side in the comparison: enough, and quick on a CPU."""
 
 
 def check_parity(
-    model: SegmentationNetwork, exported: InferenceFn, batches: Iterable[Picture], name: str
+    model: SegmentationNetwork,
+    exported: InferenceFn,
+    batches: Iterable[Picture],
+    name: str,
+    tolerance: float = TOLERANCE,
 ) -> list[Difference]:
     """Compare both networks on the CPU, batch by batch. Raises :class:`UserError` if more than rounding differs."""
-    return [_compare(inference_fn(ExportWrapper(model)), exported, batch, name) for batch in batches]
+    return [_compare(inference_fn(ExportWrapper(model)), exported, batch, name, tolerance) for batch in batches]
 
 
-def _compare(wanted: InferenceFn, exported: InferenceFn, batch: Picture, name: str) -> Difference:
+def _compare(wanted: InferenceFn, exported: InferenceFn, batch: Picture, name: str, tolerance: float) -> Difference:
     ours, theirs = wanted(batch), exported(batch)
+    assert ours.logits is not None
+    assert ours.classes is not None
+    assert theirs.logits is not None
+    assert theirs.classes is not None
     difference = np.abs(ours.logits - theirs.logits)
-    largest, limit = float(difference.max()), TOLERANCE * max(1.0, float(np.abs(ours.logits).max()))
+    largest, limit = float(difference.max()), tolerance * max(1.0, float(np.abs(ours.logits).max()))
     # A class may differ only within rounding.
     second, first = np.partition(ours.logits, -2, axis=1)[:, -2:].swapaxes(0, 1) if ours.logits.shape[1] > 1 else (0, 1)
     changed = ours.classes != theirs.classes

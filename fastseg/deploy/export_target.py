@@ -11,6 +11,10 @@ OURS = "library_name: fastseg"
 """Line that marks a README.md as written by fastseg."""
 
 
+OPSET = 20
+"""Default ONNX opset (2023): onnxruntime from 1.17 on reads it."""
+OLDEST_OPSET = 18
+"""Oldest one that torch's exporter writes."""
 CARD = "huggingface_hub"
 """Package that writes the model card beside every format."""
 
@@ -26,7 +30,7 @@ class Kind(NamedTuple):
 KINDS = {
     "onnx": Kind(".onnx", ("onnx", "onnxruntime", "onnxscript")),
     "torch-export": Kind(".pt2", ()),
-    "safetensors": Kind(".safetensors", ("safetensors",)),
+    "safetensors": Kind(".safetensors", ()),
 }
 
 
@@ -37,6 +41,15 @@ def check_installed(name: str) -> None:
             f"--to {name} needs {' and '.join(missing)}; install what is missing with: "
             "pip install 'fastseg-deeplab[export]'"
         )
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an ONNX opset that torch does not write or onnx does not know. Raises :class:`UserError`."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"--opset is {opset}; it must be from {OLDEST_OPSET} to {newest}, with this version of onnx")
 
 
 def target(checkpoint: Path, to: str, out: Path | None, overwrite: bool) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from fastseg.errors import one_line, shown
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
 from fastseg.model.architectures import ARCHITECTURES
+from fastseg.model.safetensors_file import EXPORT
 from fastseg.model.weights import fitting
 from fastseg.shards.manifest import number, whole
 
@@ -57,13 +58,17 @@ class Description:
         """Return strings by name; ``classes``, ``recipe`` and ``score`` are JSON. ``contract``: inputs and outputs."""
         ids = self.label_ids or (None,) * len(self.classes)
         classes = [
-            {"id": i, "name": c.name, "color": c.color} | ({} if label is None else {"label_id": label})
+            {"id": i, "name": c.name, "color": c.color}
+            | ({"category": c.category} if c.category else {})
+            | ({} if label is None else {"label_id": label})
             for i, (c, label) in enumerate(zip(self.classes, ids, strict=True))
         ]
         score = {"mIoU": self.score, "images": self.images} if self.score is not None else {}
         return {
-            "format": "fastseg-export 1",
+            "format": EXPORT,
             "fastseg": self.version,
+            "name": self.name,
+            "weights": "ema" if self.averaged else "model",
             "contract": contract,
             "arch": self.arch,
             "classes": json.dumps(classes),
@@ -72,6 +77,7 @@ class Description:
             "dataset": self.dataset,
             "recipe": json.dumps(self.recipe),
             "step": str(self.step),
+            "epochs": repr(self.epochs),
             "score": json.dumps(score),
         }
 
@@ -184,6 +190,11 @@ mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 
 image = (read_image("image.jpg", ImageReadMode.RGB) - mean) / std
 classes = network.eval()(image[None]){out}.argmax(1)  # int64, 1×H×W""",
 }
+BY_FASTSEG = """\
+import fastseg
+
+network = fastseg.load("hf://{repository}")
+network("image.jpg").overlay().save("overlay.png")"""
 TORCHVISION = {
     "source": "from torchvision.models import get_model",
     "network": 'get_model("{arch}", weights=None, weights_backbone=None, num_classes={classes}, aux_loss={aux})',
@@ -208,9 +219,18 @@ def escape(text: str) -> str:
 
 
 def model_card(
-    about: Description, file: Path, format: str, checked: list[Difference], images: str, license: str
+    about: Description,
+    file: Path,
+    format: str,
+    checked: list[Difference],
+    images: str,
+    license: str,
+    repository: str | None = None,
 ) -> str:
-    """Return the text of a README.md for the Hugging Face hub. ``images``: description of the compared images."""
+    """Return the text of a README.md for the Hugging Face hub.
+
+    ``images``: description of the compared images. ``repository``: ``USER/NAME`` there, if the card is for one.
+    """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     data = about.dataset.partition(" (")[0]
@@ -227,11 +247,13 @@ def model_card(
         model_name=about.name,
         eval_results=results or None,
     )
-    body = "\n\n".join(_body(about, file, format, checked, images))
+    body = "\n\n".join(_body(about, file, format, checked, images, repository))
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}\n"))
 
 
-def _body(about: Description, file: Path, format: str, checked: list[Difference], images: str) -> Iterator[str]:
+def _body(
+    about: Description, file: Path, format: str, checked: list[Difference], images: str, repository: str | None
+) -> Iterator[str]:
     averaged = " The weights are the moving average that the run evaluates." if about.averaged else ""
     architecture = ARCHITECTURES[about.arch]
     of_torchvision = "torchvision's " if architecture.torchvision else ""
@@ -247,6 +269,8 @@ def _body(about: Description, file: Path, format: str, checked: list[Difference]
     else:
         yield f"{100 * about.score:.2f} % mIoU on {about.images} images of the validation split, at full resolution."
     yield "## Use"
+    if repository:
+        yield f"```python\n{BY_FASTSEG.format(repository=repository)}\n```\n\nOr without fastseg:"
     mean, std = (", ".join(map(str, numbers)) for numbers in (about.mean, about.std))
     code = TORCHVISION if architecture.torchvision else OURS
     network = code["network"].format(arch=about.arch, classes=len(about.classes), aux=about.auxiliary)

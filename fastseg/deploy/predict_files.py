@@ -6,18 +6,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fastseg.deploy.predict_io import Input, Outputs, overlay, read_image
+from fastseg.deploy.predict_io import Input, Outputs, read_image
 from fastseg.deploy.predictor import Predictor
 from fastseg.deploy.video import Video, Writer, read_video, write_video
 from fastseg.errors import UserError, disk_full
+from fastseg.report.overlays import classes_by_size
 
 Item = TypeVar("Item")
 Picture = NDArray[np.uint8]
+NAMED = 1e-3
+"""Smallest share of a frame for a class to enter the legend of its video."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,9 @@ class Job:
 
     def answer(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Any]]:
         """Yield each picture with its mask and, if wanted, its probabilities."""
-        masks, shares = self.predictor.answer(np.stack(pictures), np.float16 if self.outputs.probabilities else None)
-        return zip(masks, shares if shares is not None else [None] * len(masks), strict=True)
+        kind = torch.float16 if self.outputs.probabilities else None
+        masks, shares = self.predictor.answer(torch.from_numpy(np.stack(pictures)), kind)
+        return zip(masks.numpy(), [None] * len(masks) if shares is None else shares.numpy(), strict=True)
 
 
 class Behind:
@@ -99,7 +105,7 @@ def _writing(file: Input) -> Iterator[None]:
 
 def predict_video(job: Job, file: Input, video: Video) -> None:
     """Write a video of overlays with the same size and rate; masks and probabilities frame by frame, in a folder."""
-    outputs, done = job.outputs, 0
+    outputs, done, named = job.outputs, 0, list[int]()
     overlays = outputs.overlay_path(file.name, video.suffix)
     try:
         written = write_video(overlays, video) if outputs.overlays else nullcontext()
@@ -107,7 +113,10 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
             frames = _ahead(_same_size(video), 2 * job.batch)
             while group := list(islice(frames, job.batch)):
                 for picture, (mask, shares) in zip(group, job.answer(group), strict=True):
-                    behind.submit(_write_frame, outputs, writer, file, done, picture, mask, shares)
+                    # A legend that only grows does not flicker.
+                    named += [i for i in classes_by_size(mask, len(outputs.classes)) if _enters(i, mask, named)]
+                    name = outputs.frame_name(file.name, done)
+                    behind.submit(_write_frame, outputs, writer, name, picture, mask, shares, tuple(named))
                     done += 1
                 job.tell(len(group))
     finally:
@@ -118,12 +127,23 @@ def predict_video(job: Job, file: Input, video: Video) -> None:
         job.complain(f"{file.path} ends after {done} of its {video.frames} frames, and so do its results")
 
 
+def _enters(train_id: int, mask: Picture, named: Sequence[int]) -> bool:
+    """Return whether a class is new in a legend and large enough for it."""
+    return train_id not in named and bool((mask == train_id).mean() >= NAMED)
+
+
 def _write_frame(
-    outputs: Outputs, writer: Writer | None, file: Input, number: int, picture: Picture, mask: Picture, shares: Any
+    outputs: Outputs,
+    writer: Writer | None,
+    name: Path,
+    picture: Picture,
+    mask: Picture,
+    shares: Any,
+    named: Sequence[int],
 ) -> None:
     if writer:
-        writer.write(overlay(picture, mask, outputs.classes))
-    outputs.write_raw(outputs.frame_name(file.name, number), mask, shares)
+        writer.write(outputs.overlay(picture, mask, named))
+    outputs.write_raw(name, mask, shares)
 
 
 def _same_size(video: Video) -> Iterator[Picture]:

@@ -16,15 +16,14 @@ from PIL import Image
 from fastseg.errors import UserError
 from fastseg.files import atomic_path, describe_missing, write_atomic
 from fastseg.labels import SegmentationClass
-from fastseg.report.pictures import Mask, Picture, blend
+from fastseg.report.overlays import ALPHA, classes_by_size, draw_overlay
+from fastseg.report.pictures import Mask, Picture
 from fastseg.shards.images import read_rgb
 from fastseg.shards.tar import MAX_FILE
 from fastseg.storage import read_bytes
 
 KINDS = ("overlays", "masks", "probabilities")
 """Kinds of results, and their folders."""
-ROWS = 64
-"""Rows to blend at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,12 @@ class Outputs:
     """Whether to write PNGs of train ids with a palette of the classes' colors."""
     probabilities: bool = False
     """Whether to write compressed NumPy archives: ``probabilities``, float16 C×H×W, and ``classes``, the names."""
+    alpha: float = ALPHA
+    """Weight of the classes' colors in overlays, 0…1."""
+    legend: bool = True
+    """Whether overlays name the classes that occur."""
+    contours: bool = False
+    """Whether overlays outline the classes."""
 
     def overlay_path(self, name: Path, suffix: str | None = None) -> Path:
         """Return the path of the overlay of the image ``name``, or of a video with its ``suffix``."""
@@ -89,9 +94,14 @@ class Outputs:
         """Write all results of one image."""
         if self.overlays:
             path = self.overlay_path(name)
-            picture = Image.fromarray(overlay(image, mask, self.classes))
+            picture = Image.fromarray(self.overlay(image, mask, classes_by_size(mask, len(self.classes))))
             _save(picture, path, **({"quality": 92, "subsampling": 0} if path.suffix != ".png" else {}))
         self.write_raw(name, mask, shares)
+
+    def overlay(self, image: Picture, mask: Mask, named: Sequence[int]) -> Picture:
+        """Draw an overlay; ``named``: train ids for its legend."""
+        named = named if self.legend else ()
+        return draw_overlay(image, mask, self.classes, self.alpha, contours=self.contours, legend=named)
 
     def write_raw(self, name: Path, mask: Mask, shares: NDArray[Any] | None) -> None:
         """Write the mask and the probabilities, if wanted."""
@@ -101,15 +111,6 @@ class Outputs:
             names = np.array([c.name for c in self.classes])
             with atomic_path(self.probabilities_path(name)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, probabilities=shares, classes=names)
-
-
-def overlay(image: Picture, mask: Mask, classes: Sequence[SegmentationClass], alpha: float = 0.6) -> NDArray[np.uint8]:
-    """Do as :func:`fastseg.report.pictures.blend`, a few rows at a time, since it makes large float copies."""
-    result = np.empty_like(image)
-    for top in range(0, len(image), ROWS):
-        rows = slice(top, top + ROWS)
-        result[rows] = blend(image[rows], mask[rows], classes, alpha)
-    return result
 
 
 def palette_image(mask: Mask, classes: Sequence[SegmentationClass]) -> Image.Image:
@@ -173,7 +174,7 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
 def read_image(path: Path) -> Image.Image:
     """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for anything else and if damaged."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name an image in it, or predict all of it: fastseg-predict CKPT {path}")
+        raise UserError(f"{path} is a folder; name an image in it")
     try:
         data = read_bytes(path, MAX_FILE)
     except FileNotFoundError:

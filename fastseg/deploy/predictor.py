@@ -1,29 +1,29 @@
 """A trained network for pictures of any size, for the Python interface and ``fastseg-predict``."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, product
 from math import ceil, isqrt
-from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastseg.deploy.predict_io import overlay, read_image
+from fastseg.arguments import naming_arguments
+from fastseg.deploy.image_input import ImageLike, read_frames
+from fastseg.deploy.predict_io import Input, find_inputs
+from fastseg.deploy.result import Result
+from fastseg.deploy.video import probe, read_video
 from fastseg.device import autocast, device_of, precision_of
-from fastseg.errors import UserError, shown
 from fastseg.labels import SegmentationClass, parse_class
 from fastseg.model import checkpoint
+from fastseg.model.checkpoint_file import resolve_checkpoint
 from fastseg.model.inference import MULTI_SCALE, ONCE, TtaViews, predict, probabilities
 from fastseg.model.network import SegmentationNetwork, restore_model
-from fastseg.shards.images import set_upright
 
-ImageLike = str | Path | Image.Image | NDArray[np.uint8] | Tensor
-"""A file, a PIL image, or uint8 H×W×3 (or N×H×W×3), RGB."""
 MEMORY = 6 << 30
 """Maximum bytes of a forward pass: enough for a whole 4K frame with 19 classes."""
 OVERLAP = 256
@@ -60,70 +60,84 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<Predictor: {self.arch or 'a network'}, {len(self.classes)} classes, on {self.device}>"
 
-    def predict(self, image: ImageLike) -> NDArray[np.uint8]:
-        """Return the class of every pixel: uint8 H×W of the image's own size; N×H×W for a batch.
+    @overload
+    def __call__(self, source: Image.Image, *, bgr: bool = ..., probabilities: bool = ...) -> Result: ...
+    @overload
+    def __call__(
+        self, source: list[Any] | tuple[Any, ...], *, bgr: bool = ..., probabilities: bool = ...
+    ) -> list[Result]: ...
+    @overload
+    def __call__(
+        self, source: str | Path | NDArray[Any] | Tensor, *, bgr: bool = ..., probabilities: bool = ...
+    ) -> Any: ...
+    def __call__(self, source: Any, *, bgr: bool = False, probabilities: bool = False) -> Any:
+        """Predict images: return a :class:`.Result` for one, a list of them for several, an iterator for a folder.
+
+        ``source``: a file, a PIL image, an array or a tensor (H×W×3 or 3×H×W, uint8 or floating-point from 0 to 1,
+        RGB, with ``bgr`` OpenCV's order); a batch N×H×W×3 or N×3×H×W, or a list or tuple of any of these; a folder,
+        whose images are predicted as the iterator is read, or a video, frame by frame. ``probabilities``: also keep
+        them, 4 bytes per class and pixel. Results of a tensor stay on its device. Raises :class:`fastseg.UserError` for
+        anything else.
 
         >>> import fastseg
-        >>> mask = fastseg.load("ckpt.pt", device="cpu").predict("street.jpg")
-        >>> mask.dtype, mask.shape
-        (dtype('uint8'), (64, 96))
-        """
-        frames, single = _frames(image)
-        masks, _ = self.answer(frames)
-        return masks[0] if single else masks
-
-    def probabilities(self, image: ImageLike) -> NDArray[np.float32]:
-        """Return the probability of every class at every pixel: float32 C×H×W; N×C×H×W for a batch.
-
-        >>> import fastseg
-        >>> fastseg.load("ckpt.pt", device="cpu").probabilities("street.jpg").shape
+        >>> model = fastseg.load("ckpt.pt", device="cpu")
+        >>> model("street.jpg", probabilities=True).probabilities.shape
         (19, 64, 96)
+        >>> [result.mask.shape for result in model(["street.jpg", "street.jpg"])]
+        [(64, 96), (64, 96)]
         """
-        frames, single = _frames(image)
-        _, result = self.answer(frames, np.float32)
-        return result[0] if single else result
+        if isinstance(source, (list, tuple)):
+            several: list[Result] = []
+            for image in source:
+                found = self(image, bgr=bgr, probabilities=probabilities)
+                several += [found] if isinstance(found, Result) else found
+            return _numbered(several)
+        if isinstance(source, (str, Path)) and (Path(source).is_dir() or Input(Path(source), Path()).is_video):
+            return self._walk(Path(source), bgr, probabilities)
+        frames, single, path = read_frames(source, bgr)
+        masks, shares = self.answer(frames, torch.float32 if probabilities else None)
+        results = [
+            Result(frame, mask, self.classes, None if shares is None else shares[i], path)
+            for i, (frame, mask) in enumerate(zip(frames, masks, strict=True))
+        ]
+        return results[0] if single else _numbered(results)
 
-    def overlay(self, image: ImageLike, alpha: float = 0.6) -> NDArray[np.uint8]:
-        """Return the image under its classes' colors, ``alpha`` (0…1) of the color: uint8 H×W×3; N×H×W×3 for a batch.
+    def _walk(self, path: Path, bgr: bool, probabilities: bool) -> Iterator[Result]:
+        """Return an iterator over a video's frames, or a folder's images, which exist."""
+        named: Iterable[tuple[ImageLike, Path]]
+        if path.is_dir():
+            files = find_inputs([path], path / "predictions", lambda sentence: warnings.warn(sentence, stacklevel=4))
+            named = [(file.path, file.name) for file in files if not file.is_video]
+        else:
+            probe(path)
+            named = ((frame, Path(path.stem) / f"{i:06d}.png") for i, frame in enumerate(read_video(path)))
+        return (self(image, bgr=bgr, probabilities=probabilities).called(name) for image, name in named)
 
-        >>> import fastseg
-        >>> from PIL import Image
-        >>> picture = fastseg.load("ckpt.pt", device="cpu").overlay("street.jpg")
-        >>> Image.fromarray(picture).save("overlay.png")
-        """
-        if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-            raise UserError(f"alpha is {shown(alpha)}; it must be from 0 (the image alone) to 1 (the colors alone)")
-        frames, single = _frames(image)
-        masks, _ = self.answer(frames)
-        pictures = np.stack([overlay(*pair, self.classes, alpha) for pair in zip(frames, masks, strict=True)])
-        return pictures[0] if single else pictures
+    @torch.no_grad()  # not inference_mode: the results are the caller's, to change in place
+    def answer(self, frames: Tensor, kind: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Predict frames uint8 N×H×W×3: classes, uint8 N×H×W, and if ``kind`` is given, probabilities in it, N×C×H×W.
 
-    @torch.inference_mode()
-    def answer(self, frames: NDArray[np.uint8], of: Any = None) -> tuple[NDArray[np.uint8], Any]:
-        """Predict frames uint8 N×H×W×3: classes, uint8 N×H×W, and if ``of`` is a dtype, probabilities in it, N×C×H×W.
-
-        Takes about :data:`MEMORY` bytes beside the result, whatever the number and size of the frames: fewer at a time,
-        or each in overlapping blocks.
+        The results lie where the frames do. Takes about :data:`MEMORY` bytes beside them, whatever the number and size
+        of the frames: fewer at a time, or each in overlapping blocks.
         """
         n, height, width = frames.shape[:3]
-        masks = np.empty((n, height, width), np.uint8)
-        result = np.empty((n, len(self.classes), height, width), of) if of else None
+        masks = frames.new_empty((n, height, width))
+        result = frames.new_empty((n, len(self.classes), height, width), dtype=kind) if kind else None
         pixels = pixels_at_once(len(self.classes), max(self.views.scales))
         together = max(pixels // (height * width), 1)
         if self.model.stretch_to:  # takes only whole pictures, of any size
             pixels = max(pixels, height * width)
         for start, (rows, columns) in product(range(0, n, together), list(blocks(height, width, pixels))):
             images = slice(start, start + together)
-            seen = frames[images, rows.seen, columns.seen]
-            classes, probability = self._infer(seen, result is not None)
-            masks[images, rows.kept, columns.kept] = classes[:, rows.inner, columns.inner].cpu().numpy()
+            classes, probability = self._infer(frames[images, rows.seen, columns.seen], result is not None)
+            masks[images, rows.kept, columns.kept] = classes[:, rows.inner, columns.inner].to(masks.device)
             if result is not None and probability is not None:
-                part = probability[:, :, rows.inner, columns.inner].cpu().numpy()
-                result[images, :, rows.kept, columns.kept] = part
+                part = probability[:, :, rows.inner, columns.inner]
+                result[images, :, rows.kept, columns.kept] = part.to(result.device, result.dtype)
         return masks, result
 
-    def _infer(self, frames: NDArray[np.uint8], probably: bool) -> tuple[Tensor, Tensor | None]:
-        image = torch.from_numpy(np.require(frames, requirements=["C", "W"])).to(self.device)
+    def _infer(self, frames: Tensor, probably: bool) -> tuple[Tensor, Tensor | None]:
+        image = frames.contiguous().to(self.device)
         with autocast(self.precision, self.device):
             if not probably:
                 return predict(self.model, image, self.views), None
@@ -131,32 +145,40 @@ class Predictor:
             return shares.argmax(1).to(torch.uint8), shares
 
 
+def _numbered(results: list[Result]) -> list[Result]:
+    """Name the results of images without a file by their order."""
+    return [result if result.path else result.called(f"{i:06d}.png") for i, result in enumerate(results)]
+
+
 def load(
-    path: str | Path,
+    source: str | Path,
     device: str | torch.device = "auto",
     precision: str = "auto",
     *,
     tta: bool = False,
     window: tuple[int, int] | None = None,
 ) -> Predictor:
-    """Load a checkpoint's network, with averaged weights if there are any.
+    """Load a trained network, with averaged weights if there are any.
 
-    ``device``: auto (a GPU if there is one), cuda, cuda:1, cpu. ``precision``: auto, bf16, fp16, fp32. ``tta``: average
-    over six scales, each also mirrored. ``window``: predict by sliding windows of this height and width. Raises
-    :class:`fastseg.UserError` if the file or the device cannot be used.
+    ``source``: a run's folder (its best checkpoint, else the last), a checkpoint, what ``fastseg-export --to
+    safetensors`` wrote, or ``hf://USER/NAME[@REVISION]`` on the Hugging Face Hub. ``device``: auto (a GPU if there is
+    one), cuda, cuda:1, cpu. ``precision``: auto, bf16, fp16, fp32. ``tta``: average over six scales, each also
+    mirrored. ``window``: predict by sliding windows of this height and width. Raises :class:`fastseg.UserError` if the
+    source or the device cannot be used.
 
     >>> import fastseg
     >>> model = fastseg.load("ckpt.pt", device="cpu")
-    >>> mask = model.predict("street.jpg")
-    >>> model.classes[mask[0, 0]].name in {c.name for c in model.classes}
+    >>> result = model("street.jpg")
+    >>> model.classes[result.mask[0, 0]].name in {c.name for c in model.classes}
     True
     """
-    path = Path(path)
-    saved = checkpoint.load(path)
-    classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
-    views = TtaViews(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else TtaViews(window=window)
-    views.check(saved["stretch_to"])
-    return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
+    with naming_arguments():
+        path = resolve_checkpoint(source)
+        saved = checkpoint.load(path)
+        classes = [parse_class(entry, f"{path}, class {i}") for i, entry in enumerate(saved["classes"])]
+        views = TtaViews(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else TtaViews(window=window)
+        views.check(saved["stretch_to"])
+        return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"])
 
 
 def pixels_at_once(classes: int, scale: float) -> int:
@@ -194,25 +216,3 @@ def _spans(length: int, size: int) -> list[Span]:
     starts = [(length - size) * i // (count - 1) for i in range(count)]
     borders = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), length]
     return [Span(a, a + size, borders[i], borders[i + 1]) for i, a in enumerate(starts)]
-
-
-def _frames(image: ImageLike) -> tuple[NDArray[np.uint8], bool]:
-    """Return pictures as uint8 N×H×W×3, and whether it was a single one."""
-    if isinstance(image, (str, Path)):
-        image = read_image(Path(image))
-    elif isinstance(image, Image.Image):
-        if image.mode.startswith("I;") or image.mode in ("I", "F"):
-            raise UserError(f"the image has pixels of mode {image.mode}; give its file, or 8 bits")
-        image = set_upright(image).convert("RGB")
-    try:
-        array = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    except ValueError:  # several of different sizes
-        array = np.array(None)
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"the image is {shown(image)}; give one path, picture or array at a time")
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise UserError(
-            f"the image is {array.dtype} of the shape {array.shape}; it must be uint8 of the shape (height, width, 3) "
-            "or (images, height, width, 3), RGB"
-        )
-    return (array[None], True) if array.ndim == 3 else (array, False)

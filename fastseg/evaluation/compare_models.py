@@ -30,8 +30,8 @@ from fastseg.evaluation.evaluator import EvaluatedModel, EvaluationStats, Infer,
 from fastseg.evaluation.metrics import FrameCounts
 from fastseg.evaluation.scores import percent, plain
 from fastseg.labels import SegmentationClass
-from fastseg.model.inference import TtaViews, predict
-from fastseg.model.network import restore_model
+from fastseg.model.inference import TtaViews
+from fastseg.model.trained import TrainedNetwork
 
 COLORS = {"B better": "green", "A better": "red"}
 CAVEAT = (
@@ -138,14 +138,11 @@ class Counted:
 
 
 def load_models(
-    checkpoints: Sequence[tuple[str, dict[str, Any]]], baseline: Baseline | None, views: TtaViews, device: torch.device
+    networks: Sequence[TrainedNetwork], baseline: Baseline | None, views: TtaViews, device: torch.device
 ) -> list[NamedModel]:
-    """Load the baseline, then checkpoints (name and document), so that B's gain is what training brought."""
+    """Load the baseline, then trained networks, so that B's gain is what training brought."""
     models = [NamedModel(baseline.name, partial(baseline.to(device).predict, views=views))] if baseline else []
-    for name, saved in checkpoints:
-        model = restore_model(saved).to(device)
-        models.append(NamedModel(f"{name}, step {saved['step']}", partial(predict, model, views=views)))
-    return models
+    return models + [NamedModel(str(network), network.open(device, views)) for network in networks]
 
 
 def count_frames(

@@ -1,5 +1,6 @@
 """The result of an evaluation, printed and as JSON."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +21,12 @@ CONFUSIONS = 5
 """Number of confusions printed in the terminal."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckpointResult:
-    """The scores of one checkpoint on one split, and their provenance."""
+    """The scores of one network on one split, and their provenance; printed as a table."""
 
     checkpoint: str
-    step: int
+    step: int | None
     weights: str
     """``ema`` or ``model``, as in a run's metrics.jsonl."""
     shards: str
@@ -43,6 +44,22 @@ class CheckpointResult:
     def scores(self) -> Score:
         """Score the confusion matrix."""
         return score(self.matrix, self.manifest.classes)
+
+    @property
+    def miou(self) -> float:
+        """Return the mean IoU over all classes that occur, 0…1: the benchmark's number."""
+        return self.scores.miou
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Return the IoU of each class, 0…1; NaN for a class that is neither labeled nor predicted."""
+        return self.scores.class_iou
+
+    def __repr__(self) -> str:
+        console = Console(markup=False, width=100, color_system=None, file=io.StringIO())
+        with console.capture() as captured:
+            self.show(console)
+        return captured.get().rstrip()
 
     @property
     def labeled(self) -> bool:

@@ -12,7 +12,8 @@ from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path
 from fastseg.labels import MAX_CLASSES, SegmentationClass, parse_class
 from fastseg.model.architectures import ARCHITECTURES
-from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.model.checkpoint_file import SAFETENSORS, resolve_checkpoint
+from fastseg.model.safetensors_file import read_safetensors
 from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalization, read_tensors
 
 FORMAT = "fastseg-checkpoint"
@@ -44,13 +45,16 @@ def keep(path: Path, name: Path) -> None:
             shutil.copyfile(path, temporary)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(source: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, its tensors lazily, and check :data:`REQUIRED`.
 
-    Raises :class:`UserError` for anything else.
+    ``source``: whatever :func:`.checkpoint_file.resolve_checkpoint` takes. Raises :class:`UserError` for anything else.
     """
-    check_checkpoint(path)
-    document = read_tensors(path, "checkpoint", sums=True)
+    path = resolve_checkpoint(source)
+    if path.suffix == SAFETENSORS:
+        document = {"format": FORMAT, "version": VERSION, **read_safetensors(path)}
+    else:
+        document = read_tensors(path, "checkpoint", sums=True)
     check(document, path)
     return dict(document)
 

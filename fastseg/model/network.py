@@ -56,6 +56,7 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.arch = arch
         self.stretch_to = stretch_to
+        self.dtype = torch.float32
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = ARCHITECTURES[arch].build(classes, aux)
         self._logits = ARCHITECTURES[arch].logits
@@ -86,7 +87,13 @@ class SegmentationNetwork(nn.Module):
         """Map uint8 N×H×W×3 to what the network reads: float N×3×H×W in its memory order."""
         # The permuted view of N×H×W×3 is channels-last already: no copy.
         normalized = (image.permute(0, 3, 1, 2) - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
-        return normalized.contiguous(memory_format=self.memory_format)
+        return normalized.contiguous(memory_format=self.memory_format).to(self.dtype)
+
+    def half(self) -> "SegmentationNetwork":
+        """Convert the weights to float16, for inference; frames are normalized in float32 all the same."""
+        self.net.half()
+        self.dtype = torch.float16
+        return self
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

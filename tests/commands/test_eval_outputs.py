@@ -271,7 +271,7 @@ def test_too_little_memory_is_one_sentence(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("fastseg.model.inference.predict", full)
+    monkeypatch.setattr("fastseg.model.trained.predict", full)
     assert f"GiB of memory are too little to {says}" in run(*flags, fails=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,16 +17,8 @@ from safetensors import safe_open
 import commands
 import layouts
 from checkpoints import ARCH, write_checkpoint
-from fastseg.commands import export
-from fastseg.deploy import export_target
-from fastseg.deploy.export_formats import (
-    FORMATS,
-    ExportOutput,
-    ExportWrapper,
-    check_parity,
-    comparison_images,
-    inference_fn,
-)
+from fastseg.deploy import export_target, exporting
+from fastseg.deploy.export_formats import FORMATS, HALF_TOLERANCE, ExportWrapper, check_parity, comparison_images
 from fastseg.deploy.export_target import KINDS, check_installed
 from fastseg.deploy.model_card import describe, model_card
 from fastseg.deploy.predict_io import read_image
@@ -33,6 +26,7 @@ from fastseg.deploy.predictor import load
 from fastseg.errors import UserError
 from fastseg.labels import SegmentationClass
 from fastseg.model import checkpoint
+from fastseg.model.exported import ExportOutput, inference_fn
 from fastseg.model.network import restore_model
 
 
@@ -42,10 +36,10 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best.pt", shards)
 
 
-def run(trained: Path, to: str, **options: object) -> Path:
+def run(trained: Path, to: str | None, **options: object) -> Path:
     """The command's work, in this process."""
-    settings = export.Options(trained, to, **options)  # type: ignore[arg-type]
-    return export.export(settings, Console(file=sys.stdout, width=300))
+    settings = exporting.Options(str(trained), to, **options)  # type: ignore[arg-type]
+    return exporting.write_export(settings, Console(file=sys.stdout, width=300))
 
 
 def whole_in_torch(trained: Path) -> ExportWrapper:
@@ -68,9 +62,43 @@ def test_safetensors_are_torchvisions_weights(trained: Path, capsys: pytest.Capt
     assert "43.21 % mIoU" in shown
 
 
+@pytest.mark.slow
+def test_another_opset_in_half_the_size(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run(trained, "onnx", out=tmp_path / "net.onnx", half=True, opset=18)
+    model = onnx.load(path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) > 1000]
+    assert large
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
+    assert "logits differ by" in capsys.readouterr().out
+    frames = np.array(layouts.noise(0, (97, 65)))[None]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    classes, logits = session.run(None, {"image": frames})
+    wanted, exact = (output.detach().numpy() for output in whole_in_torch(trained)(torch.from_numpy(frames)))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, exact, atol=HALF_TOLERANCE * np.abs(exact).max())
+    assert (classes == wanted).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"to": None}, "no format is named; add --to onnx, torch-export or safetensors, or --push USER/NAME"),
+        ({"to": "safetensors", "opset": 18}, "--opset 18 is for --to onnx; leave it out"),
+        ({"to": "onnx", "opset": 17}, "--opset is 17; it must be from 18 to"),
+        ({"to": "onnx", "opset": 99}, "--opset is 99; it must be from 18 to"),
+        ({"to": "onnx", "push": "ada/streets"}, "--push puts safetensors on the Hub, not onnx"),
+        ({"to": None, "push": "streets"}, "streets names no model on the Hugging Face Hub; write USER/NAME"),
+    ],
+)
+def test_flags_that_do_not_go_together(trained: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        run(trained, **options)
+
+
 def check_metadata(said: dict[str, str]) -> None:
     classes = json.loads(said["classes"])
-    assert classes[0] == {"id": 0, "name": "road", "color": [128, 64, 128], "label_id": 7}
+    assert classes[0] == {"id": 0, "name": "road", "color": [128, 64, 128], "category": "flat", "label_id": 7}
     assert len(classes) == 19
     assert said["arch"] == ARCH
     assert said["mean"] == "123.675 116.28 103.53"
@@ -91,7 +119,7 @@ def test_onnx_runs_without_us(trained: Path, tmp_path: Path) -> None:
         classes, logits = session.run(None, {"image": frames})
         expected = whole_in_torch(trained)(torch.from_numpy(frames))[1].detach().numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
-        assert (classes == model.predict(frames)).mean() > 0.999
+        assert (classes == [result.mask for result in model(frames)]).mean() > 0.999
         assert len(np.unique(classes)) > 1
     assert str(commands.ROOT).encode() not in path.read_bytes()
 
@@ -229,11 +257,12 @@ def test_what_cannot_be_done_is_said_before_torch_is_imported(trained: Path, tmp
     code = """
 import sys
 from pathlib import Path
+from typing import Any
 from fastseg.errors import UserError
-from fastseg.commands.export import Console, Options, export
+from fastseg.deploy.exporting import Console, Options, write_export
 for checkpoint, out, image in {requests}:
     try:
-        export(Options(Path(checkpoint), "onnx", Path(out), images=(Path(image),)), Console())
+        write_export(Options(checkpoint, "onnx", Path(out), images=(Path(image),)), Console())
     except UserError as error:
         print(error)
 print(sys.modules.keys() & {{"torch", "onnx"}})

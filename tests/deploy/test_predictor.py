@@ -1,5 +1,6 @@
 """A network for pictures of any size, from Python."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import layouts
 from checkpoints import ARCH, write_checkpoint
 from fastseg.deploy import predictor
 from fastseg.deploy.predictor import Predictor, blocks, load, pixels_at_once
+from fastseg.deploy.video import read_video
 from fastseg.errors import UserError
 from fastseg.model.inference import MULTI_SCALE
 from fastseg.report.pictures import blend
+from videos import write_video
 
 
 @pytest.fixture(scope="module")
@@ -34,60 +37,137 @@ def plainly(model: Predictor, frames: np.ndarray) -> torch.Tensor:
 
 def test_is_what_torchvision_says(model: Predictor) -> None:
     expected = plainly(model, PICTURE[None])[0].numpy()
-    mask = model.predict(PICTURE)
-    assert mask.shape == PICTURE.shape[:2]
-    assert mask.dtype == np.uint8
-    assert (mask == expected.argmax(0)).mean() > 0.999
-    assert len(np.unique(mask)) > 2  # the agreement is about something
-    np.testing.assert_allclose(model.probabilities(PICTURE), expected, atol=1e-5)
+    result = model(PICTURE, probabilities=True)
+    assert result.mask.shape == PICTURE.shape[:2]
+    assert result.mask.dtype == np.uint8
+    assert (result.mask == expected.argmax(0)).mean() > 0.999
+    assert len(np.unique(result.mask)) > 2  # the agreement is about something
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    assert result.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(result.image, PICTURE)
+
+
+def kinds_of(picture: np.ndarray, folder: Path) -> list[tuple[object, bool]]:
+    """The same picture in every way that it may be given, and whether OpenCV's order is to be said."""
+    image = Image.fromarray(picture)
+    image.save(folder / "image.png")
+    sideways, exif = image.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x112] = 6
+    sideways.save(folder / "sideways.png", exif=exif)
+    tensor = torch.tensor(picture)
+    files = [folder / "image.png", str(folder / "sideways.png"), Image.open(folder / "sideways.png")]
+    plain = [*files, image, image.convert("RGBA"), picture, picture.transpose(2, 0, 1), tensor, tensor.permute(2, 0, 1)]
+    floats = [picture / 255, picture.astype(np.float32) / 255, tensor.half() / 255, tensor.permute(2, 0, 1) / 255]
+    turned = [picture[..., ::-1], picture[..., ::-1].astype(np.float32) / 255, tensor.flip(-1).permute(2, 0, 1)]
+    return [*((kind, False) for kind in [*plain, *floats]), *((kind, True) for kind in turned)]
 
 
 def test_every_kind_of_image_gives_the_same_mask(model: Predictor, tmp_path: Path) -> None:
-    image = Image.fromarray(PICTURE)
-    image.save(tmp_path / "image.png")
-    sideways, exif = image.transpose(Image.Transpose.ROTATE_90), Image.Exif()
-    exif[0x112] = 6
-    sideways.save(tmp_path / "sideways.png", exif=exif)
-    expected = model.predict(PICTURE)
-    kinds = [tmp_path / "image.png", str(tmp_path / "sideways.png"), image, Image.open(tmp_path / "sideways.png")]
-    for kind in [*kinds, torch.tensor(PICTURE), image.convert("RGBA")]:
-        np.testing.assert_array_equal(model.predict(kind), expected)
+    expected = model(PICTURE).mask
+    for kind, bgr in kinds_of(PICTURE, tmp_path):
+        result = model(kind, bgr=bgr)  # type: ignore[call-overload]
+        np.testing.assert_array_equal(result.image, PICTURE)
+        np.testing.assert_array_equal(result.mask, expected)
 
 
 def test_malformed_exif_does_not_stop_an_image(model: Predictor, tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "image.png", exif=b"Exif\0\0garbage!!")
     for kind in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
-        np.testing.assert_array_equal(model.predict(kind), model.predict(PICTURE))
+        np.testing.assert_array_equal(model(kind).mask, model(PICTURE).mask)
 
 
-def test_a_batch_is_its_pictures(model: Predictor) -> None:
+def test_several_images_are_a_list(model: Predictor, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
     frames = np.stack([PICTURE, PICTURE[::-1]])
-    masks, pictures = model.predict(frames), model.overlay(frames, alpha=0.5)
-    assert masks.shape == (2, 50, 65)
-    assert model.probabilities(frames).shape == (2, 19, 50, 65)
-    for frame, mask, picture in zip(frames, masks, pictures, strict=True):
-        assert (mask == model.predict(frame)).mean() > 0.999
-        np.testing.assert_array_equal(picture, blend(frame, mask, model.classes, 0.5))
+    for batch in (frames, torch.tensor(frames).permute(0, 3, 1, 2), list(frames), [tmp_path / "a.png", frames[1]]):
+        results = model(batch, probabilities=True)
+        assert isinstance(results, list)
+        for frame, result in zip(frames, results, strict=True):
+            alone = model(frame)
+            assert (result.mask == alone.mask).mean() > 0.999
+            assert result.probabilities.shape == (19, 50, 65)
+            np.testing.assert_array_equal(
+                np.asarray(result.overlay(0.5, legend=False)), blend(frame, result.mask, model.classes, 0.5)
+            )
+    assert [result.name.as_posix() for result in results] == ["a.png", "000001.png"]
+
+
+def test_a_folder_is_read_as_it_is_needed(model: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for i, name in enumerate(("b.png", "a.jpg", "deep/c.png")):
+        layouts.noise(i, (40, 33)).save(tmp_path / "in" / name)
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    with pytest.warns(UserWarning, match=r"holds 1 file \.txt, neither images nor videos"):
+        results = model(tmp_path / "in")
+    assert isinstance(results, Iterator)
+    first = next(results)
+    assert first.path == tmp_path / "in/a.jpg"
+    (tmp_path / "in/b.png").write_bytes(b"damaged by now")
+    with pytest.raises(UserError, match=r"b\.png is not an image"):
+        next(results)
+    names = [result.name.as_posix() for result in model(tmp_path / "in/deep")]
+    assert names == ["c.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images or videos"):
+        model(tmp_path / "empty")
+
+
+def test_a_video_is_its_frames(model: Predictor, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", (64, 40), 12.5, 3)
+    results = list(model(clip))
+    assert [result.name.as_posix() for result in results] == [f"clip/{i:06d}.png" for i in range(3)]
+    for frame, result in zip(read_video(clip), results, strict=True):
+        np.testing.assert_array_equal(result.mask, model(frame).mask)
+
+
+WANTED = "must be uint8, or floating-point from 0 to 1, of the shape H×W×3 or 3×H×W, or N of them"
 
 
 @pytest.mark.parametrize(
-    "image", [PICTURE.astype(np.float32), PICTURE[..., 0], PICTURE[None, None], np.zeros((0, 5, 3), np.uint8)]
+    ("image", "says"),
+    [
+        (PICTURE[..., 0], WANTED),
+        (PICTURE[None, None], WANTED),
+        (np.zeros((0, 5, 3), np.uint8), WANTED),
+        (np.zeros((40, 50, 4), np.uint8), WANTED),
+        (PICTURE.astype(np.int32), f"the image is int32; it {WANTED}"),
+        (PICTURE.astype(np.uint16), f"the image is uint16; it {WANTED}"),
+        (PICTURE > 100, f"the image is bool; it {WANTED}"),
+        (PICTURE.astype(object), "the image is an array of object; it must be uint8"),
+        (np.zeros((3, 40, 3), np.uint8), "can be read as H×W×3 and as 3×H×W; pad or cut the side of 3 pixels"),
+        (np.zeros((2, 3, 40, 3), np.uint8), "can be read as H×W×3 and as 3×H×W"),
+        (PICTURE.astype(np.float32), r"is float32 from \d+ to 255, and must be from 0 to 1; divide it by 255"),
+        (PICTURE / 100 - 1, r"is float64 from -[\d.]+ to [\d.]+, and must be from 0 to 1; undo its normalization"),
+        (np.full((4, 4, 3), np.nan), "from nan to nan, and must be from 0 to 1"),
+        (None, "the image is None; it must be a path, a PIL image, an array or a tensor"),
+        ({"image": 1}, "it must be a path, a PIL image, an array or a tensor"),
+        ([PICTURE, "none.jpg"], r"none\.jpg does not exist"),
+        ("https://example.org/a.jpg", "is an address; download it"),
+        (Image.new("F", (9, 9)), "has pixels of mode F; give its file, or 8 bits"),
+    ],
 )
-def test_other_arrays_are_refused(model: Predictor, image: np.ndarray) -> None:
-    with pytest.raises(UserError, match="must be uint8 of the shape"):
-        model.predict(image)
+def test_anything_else_is_refused(model: Predictor, image: object, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        model(image)  # type: ignore[call-overload]
 
 
-def test_one_path_at_a_time(model: Predictor, tmp_path: Path) -> None:
-    for paths in ([str(tmp_path)] * 2, [tmp_path], [PICTURE, PICTURE[1:]], None):
-        with pytest.raises(UserError, match="one path, picture or array at a time"):
-            model.predict(paths)  # type: ignore[arg-type]
+def test_only_arrays_can_be_in_another_order(model: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bgr is True, but only arrays and tensors"):
+        model(tmp_path / "image.png", bgr=True)
 
 
-@pytest.mark.parametrize("alpha", [2, -0.1, float("nan"), "half"])
-def test_more_than_the_colors_is_refused(model: Predictor, alpha: float) -> None:
-    with pytest.raises(UserError, match=r"alpha is .*; it must be from 0"):
-        model.overlay(PICTURE, alpha)
+def test_a_result_keeps_its_image(model: Predictor) -> None:
+    frame = PICTURE.copy()
+    result, other = model(frame), model(torch.from_numpy(frame))
+    frame[:] = 0
+    np.testing.assert_array_equal(result.image, PICTURE)
+    np.testing.assert_array_equal(other.image, PICTURE)
+
+
+def test_results_can_be_changed_in_place(model: Predictor) -> None:
+    result = model(torch.tensor(PICTURE))
+    result.tensor[:] = 3
+    assert (result.mask == 3).all()
 
 
 def test_it_says_what_it_is(model: Predictor) -> None:
@@ -119,7 +199,7 @@ def test_views_reach_the_network(tmp_path: Path) -> None:
     windowed = load(path, "cpu", "fp32", window=(32, 40))
     assert windowed.views.window == (32, 40)
     once = load(path, "cpu", "fp32")
-    assert (windowed.predict(PICTURE) != once.predict(PICTURE)).any()
+    assert (windowed(PICTURE).mask != once(PICTURE).mask).any()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +232,7 @@ def test_a_large_picture_goes_in_blocks(model: Predictor, monkeypatch: pytest.Mo
     monkeypatch.setattr(predictor, "OVERLAP", 32)
     monkeypatch.setattr(predictor, "pixels_at_once", lambda *_: 64 * 80)
     frames = np.stack([np.asarray(layouts.noise(i, (150, 70))) for i in range(2)])
-    masks, shares = model.answer(frames, np.float16)
+    masks, shares = (part.numpy() for part in model.answer(torch.from_numpy(frames), torch.float16))
     places = list(blocks(70, 150, 64 * 80))
     assert len(places) > 2
     for rows, columns in places:

@@ -175,7 +175,7 @@ def test_a_network_of_ones_own(train: Train, kind: str, monkeypatch: pytest.Monk
     run = train(model=model, epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) if before else True
     name = {"builder": "small_net", "module": "Sequential", "entry": "small"}[kind]
-    mask = fastseg.load(run.best, device="cpu").predict(np.zeros((64, 96, 3), np.uint8))
+    mask = fastseg.load(run.best, device="cpu")(np.zeros((64, 96, 3), np.uint8)).mask
     assert mask.shape == (64, 96)
     monkeypatch.delitem(ARCHITECTURES, name)
     with pytest.raises(UserError, match=r"be registered before .*: fastseg\.register_network\("):

@@ -8,7 +8,7 @@ import torch
 
 from fastseg.errors import UserError
 from fastseg.model import checkpoint
-from fastseg.model.checkpoint_file import check_checkpoint
+from fastseg.model.checkpoint_file import SHIPPED, resolve_checkpoint, resolve_network
 from fastseg.model.weights import fitting, not_finite
 
 PLAIN = {
@@ -102,9 +102,9 @@ def test_refuses_other_files(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "part.pt")
 
 
-def refusal(path: Path, *others: Path) -> str:
+def refusal(path: Path | str, *others: Path) -> str:
     with pytest.raises(UserError) as error:
-        check_checkpoint(path, others)
+        resolve_checkpoint(path, others)
     return str(error.value)
 
 
@@ -112,18 +112,49 @@ def test_folders_are_told_apart(tmp_path: Path) -> None:
     run, packed, photos = (tmp_path / name for name in ("run", "packed", "photos"))
     for folder in (run / "checkpoints", packed, photos):
         folder.mkdir(parents=True)
-    (run / "checkpoints/last.pt").touch()
-    assert refusal(run).endswith(f"is a folder; name the checkpoint in it: {run}/checkpoints/last.pt")
-    (run / "checkpoints/best.pt").touch()
-    assert refusal(run).endswith(f": {run}/checkpoints/best.pt")
-    assert refusal(run / "checkpoints").endswith(f": {run}/checkpoints/best.pt")
     (packed / "manifest.json").touch()
     assert f"{packed} is a packed set, not a checkpoint" in refusal(packed)
     assert f"--shards {packed}" in refusal(packed, run / "checkpoints/best.pt")
-    assert refusal(photos).endswith("is a folder; name a run's, such as runs/NAME/checkpoints/best.pt")
+    assert refusal(photos).endswith("photos is a folder without a checkpoint; name a run's folder, such as runs/NAME")
+    assert "run is a folder without a checkpoint" in refusal(run)
     swapped = refusal(photos, run / "checkpoints/best.pt")
     assert swapped.endswith(f"{run}/checkpoints/best.pt may be one; the checkpoint comes first")
     assert "does not exist" in refusal(tmp_path / "none.pt", run / "checkpoints/best.pt")
+
+
+def test_a_folder_stands_for_the_network_in_it(tmp_path: Path) -> None:
+    run, export = tmp_path / "run", tmp_path / "best-safetensors"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("last.pt", "best.pt"):
+        checkpoint.save(run / "checkpoints" / name, DOCUMENT)
+        for source in (run, str(run), run / "checkpoints", run / "checkpoints" / name):
+            assert resolve_checkpoint(source) == run / "checkpoints" / name
+    export.mkdir()
+    (export / "best.safetensors").touch()
+    assert resolve_checkpoint(export) == export / "best.safetensors"
+    (export / "other.safetensors").touch()
+    assert "is a folder without a checkpoint" in refusal(export)
+
+
+def test_weights_that_come_with_fastseg_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SHIPPED.name == "weights"
+    monkeypatch.setattr("fastseg.model.checkpoint_file.SHIPPED", tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    assert refusal("streets").startswith("streets does not exist; name a run's folder")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/streets.safetensors").touch()
+    assert resolve_checkpoint("streets") == tmp_path / "weights/streets.safetensors"
+    checkpoint.save(tmp_path / "streets", DOCUMENT)  # a file of that name is meant first
+    assert resolve_checkpoint("streets") == Path("streets")
+
+
+def test_programs_are_for_evaluation_alone(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    assert resolve_network(tmp_path / "net.onnx") == tmp_path / "net.onnx"
+    said = refusal(tmp_path / "net.onnx")
+    assert "net.onnx is a program for ONNX, whose weights cannot be taken out; fastseg-eval scores it" in said
+    with pytest.raises(UserError, match=r"none\.onnx does not exist"):
+        resolve_network(tmp_path / "none.onnx")
 
 
 def test_weights_are_contiguous_whatever_the_memory_order() -> None:

@@ -106,20 +106,20 @@ def test_a_checkpoint_is_a_network_of_the_datas_classes(trained: RunState, path:
     expected = predict(model, torch.from_numpy(picture.copy())[None])[0].numpy()
     assert expected.shape == (90, 150)
     assert len(np.unique(expected)) > 1  # the agreement is about something
-    assert (loaded.predict(picture) == expected).mean() > 0.999
+    assert (loaded(picture).mask == expected).mean() > 0.999
     loaded.model.stretch_to = None
-    assert (loaded.predict(picture) != expected).any()
+    assert (loaded(picture).mask != expected).any()
     for options in ({"tta": True}, {"window": (64, 64)}):
-        with pytest.raises(UserError, match="leave --tta and --window out"):
+        with pytest.raises(UserError, match="leave tta and window out"):
             load(path, "cpu", **options)
 
 
 def test_a_large_picture_is_stretched_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(path, "cpu", "fp32")
     picture = np.asarray(layouts.noise(7, (150, 90)))
-    expected = loaded.predict(picture)
+    expected = loaded(picture).mask
     monkeypatch.setattr("fastseg.deploy.predictor.pixels_at_once", lambda *_: 64 * 80)
-    np.testing.assert_array_equal(loaded.predict(picture), expected)
+    np.testing.assert_array_equal(loaded(picture).mask, expected)
 
 
 def test_a_run_goes_on_with_stretched_frames(quirky: Config, trained: RunState, path: Path) -> None:
