@@ -251,5 +251,5 @@ def test_only_what_was_asked_for_is_checked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CC", "no-such-cc")
     for wanted in (None, False):
         check_compiler(ModelConfig(compile=wanted), cuda=True)
-    with pytest.raises(fastseg.errors.UserError, match=r"--model\.compile is True, but CC is 'no-such-cc'"):
+    with pytest.raises(fastseg.errors.UserError, match=r"--model\.compile is given, but CC is 'no-such-cc'"):
         check_compiler(ModelConfig(compile=True), cuda=True)

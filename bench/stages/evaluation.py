@@ -91,7 +91,8 @@ class Evaluation(Benchmark):
         self.model = build_model(config, manifest, ranks, "none").eval()
         files, threads = open_files(config.shards, manifest, SPLIT), cpu_threads(1)
         loader = EvalLoader(files, manifest.split(SPLIT), batch=1, device=ranks.device, threads=threads)
-        self.keys = loader.sample_keys()
+        keys = loader.sample_keys()
+        self.keys = [keys[i % len(keys)] for i in range(stretch)]
         self.frames = Stretches(loader, stretch)
         self.matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
 

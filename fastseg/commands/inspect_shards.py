@@ -52,9 +52,9 @@ class Options:
     split: str = "train"
     """Split to draw from."""
     recipe: str | None = None
-    """Settings of the augmentation. None: the recipe for this set, or else cityscapes."""
+    """Settings of the augmentation. None: the set's."""
     config: Path | None = None
-    """Settings of a run instead: its folder, or the config.json in it."""
+    """Settings of a run: its folder or config.json."""
     crop: Annotated[tuple[int, int] | None, _like_training("crop", "H W")] = None
     """Height and width of the crop, pixels. None, here and below: as the settings say."""
     scale: Annotated[tuple[float, float] | None, _like_training("scale", "LOW HIGH")] = None
@@ -70,7 +70,7 @@ class Options:
     out: Path | None = None
     """Folder for contact_sheet.png and index.html. None: runs/inspect/NAME of the set."""
     overwrite: bool = False
-    """Replace files of these names that fastseg-inspect did not write."""
+    """Replace files that fastseg-inspect did not write."""
     threads: Annotated[int | None, _like_training("threads", "N")] = None
     """CPU threads for decoding. None: one per core, 8 at most."""
     json: bool = False

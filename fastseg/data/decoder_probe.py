@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,4 +282,5 @@ def choose_decoder_for_ranks(wanted: str, shards: str, split: str, manifest: Man
 
 
 if __name__ == "__main__":
-    run_command(main)
+    # As the module that others import, not as a second copy of it.
+    run_command(import_module("fastseg.data.decoder_probe").main)

@@ -39,7 +39,7 @@ class TtaViews:
         if stretch_to and (self.window or self.scales != (1.0,)):
             raise UserError(
                 "the network was trained on stretched frames (--data.resize stretch) and sees every frame so; "
-                "leave --tta and --window out"
+                "leave out --tta and --window"
             )
 
     @property

@@ -119,7 +119,7 @@ def _run_program(program: Exported, image: Tensor, views: TtaViews = ONCE) -> Te
         logits = program.run(view.cpu().numpy()).logits
         if logits is None:
             raise UserError(
-                f"{program.path} gives class ids without logits, which cannot be averaged; leave --tta and --window out"
+                f"{program.path} gives class ids without logits, which cannot be averaged; leave out --tta and --window"
             )
         return Logits(torch.from_numpy(logits).to(view.device), None)
 

@@ -150,7 +150,7 @@ def test_the_pictures_of_a_run(victim: Victim, precious: Path, tally: Tally, kin
         picture.unlink()
         plant(picture, kind, precious)
     (victim.folder / "runs" / "x" / "overlays" / "gallery.json").unlink()
-    ended = victim.trains(*flags, "--optim.epochs", 0.4)
+    ended = victim.trains(*flags, "--optim.epochs", 0.4, "--resume", "changed")
     assert ended.code == 0, ended.stderr
     assert unharmed(precious)
     assert pictures

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import normalize
 
 from fastseg.config import WITHOUT_AUX, Arch, Config, ModelConfig, OptimConfig
 from fastseg.deploy.export_formats import FORMATS, check_parity
+from fastseg.deploy.export_target import OPSET
 from fastseg.errors import UserError
 from fastseg.labels import cityscapes
 from fastseg.model import checkpoint, pretrained
@@ -170,7 +171,7 @@ def test_operations_are_counted(model: SegmentationNetwork) -> None:
 def test_safetensors_hold_it(model: SegmentationNetwork, tmp_path: Path) -> None:
     """Written, read into the network without our parts, and compared, as fastseg-export does."""
     said = {"arch": model.arch, **{k: " ".join(map(repr, v)) for k, v in zip(("mean", "std"), RGB, strict=True)}}
-    FORMATS["safetensors"].write(model.eval(), tmp_path / "x", said)
+    FORMATS["safetensors"].write(model.eval(), tmp_path / "x", said, OPSET)
     frames = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8).numpy()
     assert check_parity(model, FORMATS["safetensors"].read(tmp_path / "x"), [frames], "x")[0].shape == (1, *SIZE)
 
@@ -181,7 +182,7 @@ def test_safetensors_hold_it(model: SegmentationNetwork, tmp_path: Path) -> None
 def test_exports_of_other_networks(arch: str, to: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = SegmentationNetwork(arch, CLASSES, *RGB, False).eval()
-    FORMATS[to].write(model, tmp_path / "x", {"arch": arch})
+    FORMATS[to].write(model, tmp_path / "x", {"arch": arch}, OPSET)
     shapes = (1, *SIZE), (2, 65, 91)
     frames = [torch.randint(0, 256, (*shape, 3), dtype=torch.uint8).numpy() for shape in shapes]
     assert [d.shape for d in check_parity(model, FORMATS[to].read(tmp_path / "x"), frames, "x")] == list(shapes)

@@ -137,7 +137,7 @@ def test_the_plain_view_is_the_argmax_of_upsampled_logits() -> None:
 def test_a_network_of_stretched_frames_has_one_view() -> None:
     for views in (TtaViews(window=(20, 30)), MULTI_SCALE):
         views.check(None)
-        with pytest.raises(UserError, match="leave --tta and --window out"):
+        with pytest.raises(UserError, match="leave out --tta and --window"):
             views.check([64, 80])
     TtaViews().check([64, 80])
 

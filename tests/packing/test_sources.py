@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastseg.errors import UserError
-from fastseg.packing.sources import FindOptions, open_source
+from fastseg.packing.sources import FindOptions, open_source, tree
 from fastseg.packing.sources.samples import Sample, make_keys
 from fastseg.packing.sources.tree import Member
 from layouts import noise, write_cityscapes, write_folder_dataset, write_pair, zip_cityscapes
@@ -349,9 +349,9 @@ def test_files_that_vanish_or_are_huge_are_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> bytes:  # root may read everything
+    def refuse(*_: object) -> bytes:  # root may read everything
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(tree, "read_bytes", refuse)
     with pytest.raises(UserError, match=r"a\.png cannot be read \(Permission denied\); check the permissions"):
         Member(tmp_path / "a.png", 10, 0).read()

@@ -110,7 +110,7 @@ def test_a_checkpoint_is_a_network_of_the_datas_classes(trained: RunState, path:
     loaded.model.stretch_to = None
     assert (loaded(picture).mask != expected).any()
     for options in ({"tta": True}, {"window": (64, 64)}):
-        with pytest.raises(UserError, match="leave tta and window out"):
+        with pytest.raises(UserError, match="leave out tta and window"):
             load(path, "cpu", **options)
 
 
@@ -174,7 +174,7 @@ def test_the_recipe_runs_and_fastseg_eval_agrees(shards: Path, tmp_path: Path) -
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["miou"] == pytest.approx(last["miou"], abs=1e-3)  # a pixel may differ: another memory order
-    commands.refused(commands.run("fastseg-eval", path, "--tta"), "leave --tta and --window out")
+    commands.refused(commands.run("fastseg-eval", path, "--tta"), "leave out --tta and --window")
     labels = torch.cat([batch.label for batch in val_loader(shards)])
     assert labels.shape == (5, 64, 96)
     # The data's classes alone, at full resolution.
