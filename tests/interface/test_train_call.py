@@ -89,8 +89,10 @@ def test_a_finished_run_returns_at_once_and_a_shorter_one_is_refused(
     first = train().history
     assert train().history == first
     assert "is finished at epoch 2 of 2" in capsys.readouterr().err
-    with pytest.raises(UserError, match="these settings ask for 1; choose another name, more epochs"):
+    with pytest.raises(UserError, match='epochs=2 → 1; confirm them with resume="changed", or choose another name'):
         train(epochs=1)
+    with pytest.raises(UserError, match="these settings ask for 1; choose another name, more epochs"):
+        train(epochs=1, resume="changed")
 
 
 def test_ctrl_c_saves_and_raises_and_the_same_call_resumes(train: Train) -> None:
