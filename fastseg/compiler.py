@@ -69,6 +69,7 @@ def compile_fails(device: str, seconds: float = 240.0) -> str | None:
         child = subprocess.Popen(
             module_command("fastseg.compiler", device),
             env=environment,
+            cwd=caches,  # the compiler starts Pythons of its own, which import from where they are
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

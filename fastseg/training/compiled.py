@@ -64,6 +64,8 @@ class CompiledNetwork:
 
     def compile(self, mode: str | None = None) -> None:
         """Recompile on the next call, in one of torch.compile's modes."""
+        # Inductor starts "python -c …", which would import from the current folder (Python 3.10 does all the same).
+        os.environ["PYTHONSAFEPATH"] = "1"
         if mode or self._ranks.world == 1:
             self._call = torch.compile(self.uncompiled, mode=mode)
         else:
