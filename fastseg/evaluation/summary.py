@@ -18,8 +18,8 @@ LISTED = 10
 """Number of the best, and of the worst, that are then."""
 BAR = 20
 """Columns of a bar of 100 %."""
-NAMED = 3
-"""Number of classes, and of confusions, that a sentence names."""
+NAMED = CONFUSIONS = 3
+"""Number of classes that a sentence in the terminal names, and of confusions."""
 MOSTLY = 0.5
 """Share of a class's pixels taken for another one that is worth a sentence."""
 
@@ -50,10 +50,13 @@ def class_table(scores: Score, classes: Sequence[SegmentationClass]) -> Table:
     return table
 
 
-def findings(matrix: NDArray[np.int64], names: Sequence[str], optim: Mapping[str, Any]) -> list[str]:
+def findings(
+    matrix: NDArray[np.int64], names: Sequence[str], optim: Mapping[str, Any], named: int = NAMED
+) -> list[str]:
     """Return sentences about what stands out in a confusion matrix (C×C pixels, rows the truth), and what to try.
 
-    ``optim``: the run's ``optim`` settings, as config.json has them.
+    ``optim``: the run's ``optim`` settings, as config.json has them. ``named``: number of classes that a
+    sentence names.
     """
     truth, predicted = matrix.sum(1), matrix.sum(0)
     absent = [name for name, pixels in zip(names, truth, strict=True) if not pixels]
@@ -66,14 +69,14 @@ def findings(matrix: NDArray[np.int64], names: Sequence[str], optim: Mapping[str
             "--optim.epochs"
         )
     elif never:
-        sentences.append(f"{_count(never, names)} never predicted ({_listed(never)}): {_cure(optim)}")
+        sentences.append(f"{_count(never, names)} never predicted ({_listed(never, named)}): {_cure(optim)}")
     if absent:
         sentences.append(
-            f"{_count(absent, names)} not in the split ({_listed(absent)}), and not counted unless predicted"
+            f"{_count(absent, names)} not in the split ({_listed(absent, named)}), and not counted unless predicted"
         )
     mistakes = [m for m in largest_confusions(matrix, names, len(names)) if m.share >= MOSTLY and m.truth not in never]
     if mistakes:
-        sentences.append(f"mostly mistaken: {', '.join(map(str, mistakes[:NAMED]))}")
+        sentences.append(f"mostly mistaken: {', '.join(map(str, mistakes[:CONFUSIONS]))}")
     return sentences
 
 
@@ -87,6 +90,6 @@ def _count(some: Sequence[str], names: Sequence[str]) -> str:
     return f"{len(some)} of {len(names)} classes {'is' if len(some) == 1 else 'are'}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _listed(names: Sequence[str], named: int) -> str:
+    more = f" and {len(names) - named} more" if len(names) > named else ""
+    return ", ".join(names[:named]) + more

@@ -25,7 +25,7 @@ from fastseg.report.figures import class_charts, figures
 from fastseg.report.gallery import LAYERS
 from fastseg.report.pictures import RIGHT, WRONG
 from fastseg.report.run_folder import Run, Shown, read_run
-from fastseg.report.tables import categories_of, classes_of, confusion_of, means_of, never_predicted, present
+from fastseg.report.tables import categories_of, classes_of, confusion_of, findings_of, means_of, present
 
 NAME = "report.html"
 PICTURE_BYTES = 3_000_000
@@ -118,7 +118,7 @@ def report_page(run: Run) -> str:
         columns=present(classes),
         means=means_of(run.best),
         categories=categories_of(run.best),
-        never=never_predicted(run),
+        findings=findings_of(run),
         confusion=confusion_of(run),
         gallery=gallery_of(run.gallery),
         recipe=recipe_of(run).name,

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastseg.evaluation.metrics import CLASS_METRICS
 from fastseg.evaluation.scores import Mistake, largest_confusions
+from fastseg.evaluation.summary import findings
 from fastseg.report.pictures import MATRIX_CLASSES
 from fastseg.report.run_folder import Line, Run, number
 
@@ -76,14 +77,13 @@ def most_pixels(rows: Sequence[ClassRow]) -> list[ClassRow]:
     return [rows[i] for i in sorted(largest)]
 
 
-def never_predicted(run: Run) -> list[str]:
-    """Return the classes that occur in the last evaluation's truth and that no pixel was taken for."""
-    columns = list(zip(*run.matrix, strict=True))
-    return [
-        name
-        for name, truth, predicted in zip(_names(run), run.matrix, columns, strict=True)
-        if any(truth) and not any(predicted)
-    ]
+def findings_of(run: Run) -> list[str]:
+    """Return sentences about what stands out in the last evaluation, with all classes that they concern."""
+    if not run.matrix:
+        return []
+    optim = run.config.get("optim")
+    known = optim if isinstance(optim, dict) else {}
+    return findings(np.array(run.matrix), _names(run), known, named=len(run.matrix))
 
 
 def _names(run: Run) -> list[str]:

@@ -132,12 +132,12 @@ def test_a_run_from_python_with_a_network_of_its_own(run_folder: Path, command: 
 
 
 def test_what_was_never_predicted_is_named(run_folder: Path) -> None:
-    assert "Never predicted" not in page_of(run_folder).text
+    assert "never predicted" not in page_of(run_folder).text
     matrix = json.loads((run_folder / "confusion.json").read_text())["matrix"]
     for row in matrix:
         row[3] = row[7] = row[16] = 0  # class 16 does not occur
     write(run_folder, "confusion", {"matrix": matrix})
-    said = "Never predicted in the last evaluation, though they occur: wall, traffic sign (2 of 19 classes)."
+    said = "2 of 19 classes are never predicted (wall, traffic sign): try --optim.class-weights 0.5"
     assert said in page_of(run_folder).text
 
 
