@@ -51,7 +51,7 @@ def test_every_public_name_is_there() -> None:
     for value in [*(getattr(fastseg, name) for name in set(fastseg.__all__) - {"recipes"}), *fastseg.recipes.values()]:
         assert value.__doc__
     assert set(fastseg.__all__) - {"__version__"} == set(fastseg._HOMES)
-    assert fastseg.recipes["demo"]().model.arch == "deeplabv3_mobilenet_v3_large"
+    assert fastseg.recipes["demo"]().model.arch == "deeplabv3plus_resnet18"
     parameters = inspect.signature(fastseg.train).parameters
     assert {"epochs", "lr", "batch", "crop", "arch", "optimizer", "patience", "max_hours"} <= set(parameters)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):

@@ -61,8 +61,8 @@ def train(
 
     ``callbacks``: follow the training on the first rank (:class:`fastseg.Callback`). ``model``: a network of one's own,
     a module or a function from the number of classes to one (:func:`fastseg.register_network`). ``loss``: a function of
-    logits (float32 N×C×H×W) and labels (int64 N×H×W, 255 ignored) in place of cross-entropy. ``augmentations``:
-    functions that change an image and a mask in place, drawing from a generator, or entries of
+    logits (float32 N×C×H×W) and labels (int64 N×H×W, 255 ignored) in place of cross-entropy and of the recipe's class
+    weights and Dice. ``augmentations``: functions that change an image and a mask in place, drawing from a generator, or entries of
     ``fastseg.data.augment.AUGMENTATIONS``; see docs/python.md.
 
     Ctrl-C saves and raises KeyboardInterrupt; SIGTERM saves and is sent again. Raises :class:`fastseg.UserError`.
@@ -75,6 +75,8 @@ def train(
     >>> 0 <= run.scores["miou"] <= 1
     True
     """
+    if loss is not None and config is None:
+        settings = {"class_weights": 0.0, "dice": 0.0} | settings  # those that are asked for are refused
     with naming_arguments(RENAMED):
         given = _given_config(shards, recipe, config, name, model, settings)
         chosen, own = _own_parts(given, callbacks, model, loss, augmentations)
