@@ -62,8 +62,8 @@ def train(
     ``callbacks``: follow the training on the first rank (:class:`fastseg.Callback`). ``model``: a network of one's own,
     a module or a function from the number of classes to one (:func:`fastseg.register_network`). ``loss``: a function of
     logits (float32 N×C×H×W) and labels (int64 N×H×W, 255 ignored) in place of cross-entropy and of the recipe's class
-    weights and Dice. ``augmentations``: functions that change an image and a mask in place, drawing from a generator, or entries of
-    ``fastseg.data.augment.AUGMENTATIONS``; see docs/python.md.
+    weights and Dice. ``augmentations``: functions that change an image and a mask in place, drawing from a generator,
+    or entries of ``fastseg.data.augment.AUGMENTATIONS``; see docs/python.md.
 
     Ctrl-C saves and raises KeyboardInterrupt; SIGTERM saves and is sent again. Raises :class:`fastseg.UserError`.
 
