@@ -99,7 +99,7 @@ def write_export(options: Options, console: Console) -> Path:
     if to == "safetensors" and model.stretch_to:
         raise UserError(
             f"{path} was trained on stretched frames (--data.resize stretch), which weights alone do not "
-            "tell torchvision; use --to onnx or --to torch-export, which stretch frames themselves"
+            "tell torchvision; use --to onnx, which stretches frames itself"
         )
     batches, source = comparison_images(options.images, saved["shards"])
     contract, exported = WEIGHTS if to == "safetensors" else f"{INPUT}; {OUTPUTS}", deepcopy(model)
