@@ -131,7 +131,7 @@ def test_flags_are_words_and_back() -> None:
 def test_a_study_cut_short_is_balanced(runs: list[Run], tmp_path: Path) -> None:
     assert [(t.seed, t.variant) for t in runs[:4]] == [(0, BASE), (0, "ema-off"), (0, "rate-half"), (1, BASE)]
     assert runs[1].folder == tmp_path / "runs" / "demo" / "ema-off-0"
-    assert runs[0].work == 12 * 11
+    assert runs[0].work == 30 * 11
 
 
 def test_flags_for_all_runs_leave_the_variants(shards: Path, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_other_settings_are_refused(runs: list[Run], shards: Path, tmp_path: Pat
     write_run(runs[0], [0.1])
     again = ["--shards", str(shards)]
     plan("demo", None, range(3), tmp_path / "runs", again)
-    with pytest.raises(UserError, match=r"base-0 holds a run with optim\.epochs 12, which is 5\.0 now; remove"):
+    with pytest.raises(UserError, match=r"base-0 holds a run with optim\.epochs 30, which is 5\.0 now; remove"):
         plan("demo", None, [0], tmp_path / "runs", [*again, "--optim.epochs", "5"])
     config = runs[0].config.to_dict()
     config["optim"]["cutmix"] = 0.5
