@@ -11,11 +11,25 @@ if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
 
 import os
 import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs ``module`` with this Python."""
     return [sys.executable, __file__, module, *arguments]
+
+
+@contextmanager
+def safe_children() -> Iterator[None]:
+    """Let Pythons that others start in the meantime import nothing from the current folder; 3.10 knows no such way."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 def child_environment() -> dict[str, str]:

@@ -16,6 +16,7 @@ from fastseg.config import ModelConfig
 from fastseg.distributed.ranks import Ranks, gather_states, raise_on_first
 from fastseg.errors import UserError
 from fastseg.parallel import usable_cores
+from fastseg.run_module import safe_children
 
 
 def wants_compiling(config: ModelConfig, device: torch.device) -> bool:
@@ -64,8 +65,6 @@ class CompiledNetwork:
 
     def compile(self, mode: str | None = None) -> None:
         """Recompile on the next call, in one of torch.compile's modes."""
-        # Inductor starts "python -c …", which would import from the current folder (Python 3.10 does all the same).
-        os.environ["PYTHONSAFEPATH"] = "1"
         if mode or self._ranks.world == 1:
             self._call = torch.compile(self.uncompiled, mode=mode)
         else:
@@ -107,7 +106,7 @@ class CompiledNetwork:
         sums, problem = None, ""
         try:
             # With the backward pass, which would otherwise fail while other ranks wait for this one's gradients.
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            with safe_children(), torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
                 sums = self._call(image, label)
         except (UserError, torch.OutOfMemoryError):
             raise

@@ -172,7 +172,12 @@ def test_anybodys_program_is_scored_on_named_shards(run, output: str, shards: Pa
             (),
             "maps float n×h×w×3 to int64 n×h×w; to be scored it must map an image of",
         ),
-        ("ids", {}, ("--window", 40, 40), "gives class ids without logits, which cannot be averaged; leave out --tta and"),
+        (
+            "ids",
+            {},
+            ("--window", 40, 40),
+            "gives class ids without logits, which cannot be averaged; leave out --tta and",
+        ),
         (
             "ids",
             {"size": (1, 32, 96)},
