@@ -103,7 +103,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
     # torch takes seconds to import: errors are found before.
     import torch
 
-    from fastseg.deploy.predict_files import Job, predict_images, predict_video
+    from fastseg.deploy.predict_files import Job, predict_images, predict_videos
     from fastseg.deploy.predictor import load
     from fastseg.parallel import cpu_threads
 
@@ -125,11 +125,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         tell(0)
         try:
             predict_images(job, images)
-            for file in clips:
-                try:
-                    predict_video(job, file, videos[file.path])
-                except UserError as error:
-                    complain(str(error))
+            predict_videos(job, clips, videos)
         except torch.OutOfMemoryError:
             cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
             raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None

@@ -1,7 +1,7 @@
 """Predict files: decoded by threads ahead of the network, written by threads behind it."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -101,6 +101,15 @@ def _writing(file: Input) -> Iterator[None]:
         raise UserError(
             f"the results of {file.path} cannot be written ({error.strerror}); rename it, or name another --out"
         ) from None
+
+
+def predict_videos(job: Job, files: Sequence[Input], videos: Mapping[Path, Video]) -> None:
+    """Predict one video after the other; a :class:`UserError` of one is a complaint, and the next follows."""
+    for file in files:
+        try:
+            predict_video(job, file, videos[file.path])
+        except UserError as error:
+            job.complain(str(error))
 
 
 def predict_video(job: Job, file: Input, video: Video) -> None:

@@ -23,7 +23,7 @@ NOTEBOOK_SIDE = 1024
 
 
 class Area(NamedTuple):
-    """How much of an image a class takes."""
+    """Pixels of an image that a class takes."""
 
     pixels: int
     share: float

@@ -75,10 +75,8 @@ def train(
     >>> 0 <= run.scores["miou"] <= 1
     True
     """
-    if loss is not None and config is None:
-        settings = {"class_weights": 0.0, "dice": 0.0} | settings  # those that are asked for are refused
     with naming_arguments(RENAMED):
-        given = _given_config(shards, recipe, config, name, model, settings)
+        given = _given_config(shards, recipe, config, name, (model, loss), settings)
         chosen, own = _own_parts(given, callbacks, model, loss, augmentations)
         manifest = checked_manifest(chosen)
         if gpus == 1 or whole_variable("WORLD_SIZE", 1, 1) > 1:
@@ -105,15 +103,21 @@ def _given_config(
     recipe: str,
     config: Config | None,
     name: str | None,
-    model: Any,
+    parts: tuple[Any, Any],
     settings: Mapping[str, Any],
 ) -> Config:
-    """Return the settings of the recipe, or ``config``, with those that were given."""
+    """Return the settings of the recipe, or ``config``, with those that were given.
+
+    ``parts``: a network and a loss of one's own, or None.
+    """
+    model, loss = parts
     if recipe not in RECIPES:
         raise UserError(f"recipe is {recipe!r}; it must be one of: {', '.join(RECIPES)}")
     if config is not None and not isinstance(config, Config):
         raise UserError(f"config is {shown(config)}; it must be a fastseg.Config")
-    arguments: dict[str, Any] = dict(settings)
+    # A loss of one's own replaces the recipe's; weights that are asked for beside it are refused later.
+    replaced = {} if loss is None or config else {"class_weights": 0.0, "dice": 0.0}
+    arguments: dict[str, Any] = {**replaced, **settings}
     if shards is not None:
         arguments["shards"] = os.fspath(shards)
         name = name or Path(arguments["shards"]).name

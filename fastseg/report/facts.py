@@ -145,7 +145,7 @@ def weights_title(kind: str) -> str:
 
 
 class State(NamedTuple):
-    """How far a run has come."""
+    """Progress of a run, in words."""
 
     finished: bool
     text: str

@@ -94,7 +94,7 @@ class Display:
 
 
 class RunProgress:
-    """How far a run is, drawn as one line that is never longer than the terminal is wide."""
+    """Draw a run's progress as one line that is never longer than the terminal is wide."""
 
     def __init__(self, step: int, total: int, each: str, miou: float) -> None:
         self.step, self.total, self.each = step, total, each
