@@ -35,8 +35,8 @@ Tally = Callable[[str, int, int], None]
 BLOB = random.Random(1).randbytes(1 << 23)
 RANGES = [(start, 1 << 19) for start in range(0, len(BLOB), 1 << 19)]
 KILLS = (20 if THOROUGH else 6) * TIMES
-HELD = f"{storage.FOLDER}/??/*"
-"""Files of a cache in the folder that the user named."""
+HELD = f"{storage.FOLDER}/??/[0-9a-f]*"
+"""Files of a cache in the folder that the user named, without temporary ones, which a killed process leaves."""
 TRAIN = ("train.py", "--gpus", 1, *commands.TINY, "--optim.epochs", 12, "--save-every", 1)
 """64 samples are read ahead, so the run has to be longer than that to notice that a server has gone."""
 
