@@ -1,4 +1,4 @@
-"""Turn the package's docstrings into Markdown (roles become code, doctests code blocks), and demand one of every name."""
+"""Turn the package's docstrings into Markdown: roles become code, doctests code blocks. Every public name has one."""
 
 import re
 from collections.abc import Iterator
