@@ -67,4 +67,4 @@ def _speeds(path: Path, results: Results) -> tuple[str, ...]:
     rates = {row.entry: row.spread.median for row in results.results if row.stage == "loader" and row.windows}
     shown = [number(rates[MEASURED[name]]) if MEASURED.get(name) in rates else "not measured" for name in PROJECTS]
     where = f"[{hardware(results.environment)}](bench/results/{path.name})"
-    return f"crops of 768² a second from 2048×1024 frames, {where}", *shown
+    return f"loader: crops of 768² a second from 2048×1024 frames, {where}", *shown
