@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from fastseg.training.callbacks import Callback as Callback
 
     __version__: str
+    """Version of the installed package."""
     recipes: Mapping[str, Callable[[], Config]]
+    """Functions that return a :class:`Config`, by name: ``fastseg.train(config=fastseg.recipes["camvid"]())``."""
 
 _HOMES = {
     "AugmentConfig": "fastseg.config",

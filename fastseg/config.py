@@ -238,8 +238,11 @@ class Config:
     seed: int = 0
     """Seed of the initial weights, the order of the samples and all augmentations."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Batches: crops, their number, and how they are read and decoded."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The network and its initial weights."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Loss, optimizer and schedule."""
 
     def __post_init__(self) -> None:
         _check_finite(self, "")

@@ -22,6 +22,7 @@ class UserError(Exception):
         """``details``: sentences that follow the message, a line each."""
         super().__init__(message)
         self.details = tuple(details)
+        """Sentences that follow the message, a line each."""
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -27,6 +27,7 @@ class SegmentationClass:
     """One class; its train id is its index in the list of classes."""
 
     name: str
+    """Name in tables and reports."""
     color: Color
     """Color in overlays."""
     category: str = ""

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import re
+from configparser import ConfigParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from bench.docs import documents as readme
+from bench.docs.comparison import FACTS, comparison
 from bench.docs.targets import NOT_YET, TARGETS, target_table
 from bench.runner.results import Results, Row, Spread
 from fastseg.errors import UserError
@@ -126,6 +129,30 @@ def test_the_headline_is_a_figure_of_the_loader(tmp_path: Path, monkeypatch: pyt
     dataclasses.replace(results, environment=card).write(tmp_path / "throughput-h.json")
     assert readme.headline().startswith("**1 × NVIDIA H200: the loader")
     assert readme.NO_GPU not in readme.headline()
+
+
+def test_others_have_speeds_where_they_were_measured() -> None:
+    """A project without a benchmark here has none; all answer every question, with a source."""
+    rows = (
+        Row("loader", "fastseg", "images/s", {}, (1234.0,)),
+        Row("loader", "Ultralytics", "images/s", {}, (99.0,)),
+        Row("train", "Ultralytics", "images/s", {}, (1.0,)),
+    )
+    cpu = Results({"processor": "Chip", "cores": "2", "gpus": "none"}, {}, rows, ())
+    text = comparison([(Path("c.json"), cpu)])
+    assert "[Chip, 2 cores](bench/results/c.json) | 1,234 | not measured | 99.0 | not measured |" in text
+    assert "not measured" not in comparison([])
+    assert all("](https://" in answer for _, _, *answers in FACTS for answer in answers)
+
+
+def test_badges_are_true() -> None:
+    package = ConfigParser()
+    package.read(readme.ROOT / "setup.cfg")
+    badges = unquote((readme.ROOT / "README.md").read_text(encoding="utf-8").partition("\n\nTrain")[0])
+    assert f"badge/license-{package['metadata']['license'].replace('-', '--')}-" in badges
+    assert f"badge/Python-{package['options']['python_requires'].replace('>=', '≥ ')}-" in badges
+    assert "4 - Beta" not in package["metadata"]["classifiers"]
+    assert "status-alpha" in badges
 
 
 def test_recipes_stand_side_by_side() -> None:

@@ -2,8 +2,8 @@
 
 Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json``,
 ``loader-sizes-*.json`` (of ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results``
-becomes a part of docs/speed.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has the
-targets (``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
+becomes a part of docs/measurements.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has
+the targets (``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
 ``bench/accuracy.py``). None of it is written by hand.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.docs import accuracy, reference, targets
+from bench.docs.comparison import comparison
 from bench.docs.sizes import sizes_table
 from bench.docs.tables import sentences, stage_table, stages, table
 from bench.docs.targets import fastest_peer, rate, times
@@ -219,11 +220,12 @@ def _studies(make: Callable[[list[Path]], str]) -> Callable[[], str]:
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "headline": headline,
+        "comparison": lambda: comparison(_found("throughput")),
         "targets": target_section,
         "accuracy": _studies(accuracy.short_table),
         "faults": faults_in_all,
     },
-    "docs/speed.md": {"measurements": measurements},
+    "docs/measurements.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
     "docs/python.md": {
         "reference": reference.reference,

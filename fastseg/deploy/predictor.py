@@ -51,11 +51,15 @@ class Predictor:
         self.classes = tuple(classes)
         """Names and colors; a mask holds indexes into this tuple."""
         self.device = device
+        """Device that computes."""
         self.precision = precision_of(precision, device)
+        """bf16, fp16 or fp32."""
         self.views = views
+        """Scales and flips that are averaged; one view by default."""
         self.arch = arch
         """torchvision's name of the network, if known."""
         self.model = model.to(device).eval()
+        """The network, a torch module."""
 
     def __repr__(self) -> str:
         return f"<Predictor: {self.arch or 'a network'}, {len(self.classes)} classes, on {self.device}>"

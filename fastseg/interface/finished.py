@@ -25,6 +25,7 @@ class Run:
     """A run's folder; what takes a path takes a run, such as ``fastseg.load(run)``."""
 
     folder: Path
+    """Folder of the run, such as runs/mydata."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))

@@ -35,8 +35,11 @@ class PackedSet:
     """A packed set; what takes a path takes it, such as ``fastseg.train(packed)``."""
 
     path: Path
+    """Folder of the shards."""
     name: str
+    """Name of the data set."""
     classes: tuple[SegmentationClass, ...]
+    """Classes, in the order of their train ids."""
     splits: dict[str, int]
     """Samples of each split."""
     warnings: tuple[str, ...]

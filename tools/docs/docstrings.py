@@ -1,9 +1,12 @@
-"""Turn the package's docstrings into Markdown: roles become code, doctests code blocks."""
+"""Turn the package's docstrings into Markdown: roles become code, doctests code blocks. Every public name has one."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Extension, Module, Object
+
+import fastseg
 
 ROLE = re.compile(r":(?:mod|class|func|meth|data|attr):`~?([^`]+)`")
 DOCTEST = re.compile(r"^(>>> .*(?:\n(?!\n).*)*)", re.MULTILINE)
@@ -11,10 +14,26 @@ DOCTEST = re.compile(r"^(>>> .*(?:\n(?!\n).*)*)", re.MULTILINE)
 
 
 class Docstrings(Extension):
-    """Rewrites every docstring before it is rendered."""
+    """Checks that all public names have docstrings, and rewrites every docstring before it is rendered."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring of one object."""
         if obj.docstring:
             text = ROLE.sub(r"`\1`", obj.docstring.value)
             obj.docstring.value = DOCTEST.sub(r"```pycon\n\1\n```", text)
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Raise if one of the package's public names, or a public member of such a class, has no docstring."""
+        if pkg.path == "fastseg" and (bare := sorted(undocumented(pkg))):
+            raise ValueError(f"these public names of fastseg have no docstring: {', '.join(bare)}")
+
+
+def undocumented(package: Module) -> Iterator[str]:
+    """Yield the public names without a docstring, members as ``Run.folder``."""
+    for name in fastseg.__all__:
+        found = package.members[name]
+        home = found.target_path.removeprefix("fastseg.") if found.is_alias else name
+        public = package[home]
+        members = public.members.items() if public.is_class else ()
+        own = {f"{name}.{key}": value for key, value in members if not (key.startswith("_") or value.is_alias)}
+        yield from (key for key, value in {name: public, **own}.items() if not value.has_docstring)
