@@ -49,7 +49,9 @@ def loader_limits() -> str:
 
 
 def _limits(path: Path, results: Results) -> str:
-    parts = next((figure["parts"] for figure in results.derived if figure["name"] == "loader/parts"), {})
+    parts: dict[str, float] = next(
+        (figure["parts"] for figure in results.derived if figure["name"] == "loader/parts"), {}
+    )
     whole = sum(parts.values())
     ordered = sorted(parts.items(), key=lambda part: -part[1])
     shares = ", ".join(f"{name} {100 * ms / whole:.0f} %" for name, ms in ordered)
