@@ -254,10 +254,11 @@ def advice(document: dict[str, Any]) -> str:
 def tables(document: dict[str, Any]) -> tuple[str, list[Table], str]:
     """Return the headline, the tables of the step and of the loader, and the advice."""
     found = summarize(document)
-    free = found.rate * found.headspace
+    free = f"{found.rate * found.headspace:.4g} images/s, {found.headspace:.2f} times as fast"
+    free = free if found.headspace >= 1 else f"no faster ({found.headspace:.2f} times as fast, which is noise)"
     headline = (
         f"{found.rate:.4g} images/s, {found.step_ms:.4g} ms a step of {document['settings']['images']}. "
-        f"Headspace: with a loader that costs nothing {free:.4g} images/s, {found.headspace:.2f} times as fast."
+        f"Headspace: with a loader that costs nothing {free}."
     )
     step = _table("part of a step", found.step, "the step")
     loader = _table("part of the loader, beside the step", found.loader, f"alone, {found.loader_rate:.4g} images/s")

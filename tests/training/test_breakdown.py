@@ -49,6 +49,8 @@ def test_it_is_shown_as_tables_with_one_sentence(measured: tuple[dict[str, Any],
     assert step.rows[-1][0] == "the step"
     assert [row[0] for row in loader.rows][:3] == ["reading and cutting", "decoding images", "decoding masks"]
     assert last.endswith(".")
+    assert tables(document(13.0, 60.0))[0].endswith("with a loader that costs nothing 13 images/s, 1.30 times as fast.")
+    assert "no faster (0.90 times as fast" in tables(document(9.0, 60.0))[0]
 
 
 @pytest.mark.parametrize("seconds", ["0", "nan", "1e9"])
