@@ -30,7 +30,8 @@ def test_a_name_loads_weights_of_half_the_size(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_package_holds_them_with_their_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("README.md", "fastseg/__init__.py", "fastseg/weights/camvid.safetensors", "fastseg/weights/README.md"):
+    weights = ("fastseg/weights/camvid.safetensors", "fastseg/weights/README.md")
+    for name in ("README.md", "LICENSE", "fastseg/__init__.py", *weights):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "setup.cfg").write_text((ROOT / "setup.cfg").read_text(encoding="utf-8"))
