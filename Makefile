@@ -67,6 +67,7 @@ demo: data/demo/done
 
 pictures: $(PEERS)
 	$(BIN)/python -m bench.docs.pictures
+	$(BIN)/python -m bench.docs.steps
 
 clean:
 	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo

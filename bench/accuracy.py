@@ -19,7 +19,7 @@ if __package__ in (None, ""):
 import tyro
 
 from bench.docs.plots import check_outputs
-from bench.studies.runs import RECORD, Run, plan
+from bench.studies.runs import RECORD, Run, plan, shown_flags
 from bench.studies.studies import BASE, STUDIES, flags_of, words
 from fastseg.cli_help import command_name, shown_as
 from fastseg.errors import UserError, run_command, unwind_on_signals
@@ -140,7 +140,7 @@ def results_of(name: str, runs: Sequence[Run], extra: Sequence[str]) -> "StudyRe
 
     study, config = STUDIES[name], runs[0].config
     manifest = read_manifest(config.shards)
-    changed = {**study.variants, BASE: study.base | flags_of(extra)}
+    changed = {**study.variants, BASE: study.base | shown_flags(config.to_dict()) | flags_of(extra)}
     variants = dict.fromkeys([BASE, *(run.variant for run in runs)])
     images, held_out = (manifest.split(split).samples for split in (config.train_split, config.eval_split))
     results = [result for run in runs if (result := read_result(run))]

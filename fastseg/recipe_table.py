@@ -61,10 +61,9 @@ def camvid() -> Config:
     367 training images, crops as large as the frames.
 
     Expect: not yet measured on a GPU. The target is FC-DenseNet103's 66.9 % mIoU, on the test split, also without
-    pretrained weights (Jégou et al. 2017, arXiv 1611.09326). The small network has reached 39 % on val in half an hour
-    of two CPU cores, by one run of 14 epochs (bench/results/cpu-camvid-proxy.json has the flags; crops and colors were
-    others, and there were no class weights). Class weights brought it 3.7 points (2.0 to 5.4, five seeds of six epochs
-    from a checkpoint) and its first pedestrians and bicyclists. What else was tried: docs/studies.md; the data:
+    pretrained weights (Jégou et al. 2017, arXiv 1611.09326). Class weights brought the small network 3.7 points (2.0 to
+    5.4, five seeds of six epochs from a checkpoint; bench/results/accuracy-cpu-camvid-rare.json) and its first
+    pedestrians and bicyclists. What else was tried: docs/studies.md; the data:
     docs/recipes.md.
     """
     return Config(

@@ -168,14 +168,18 @@ def test_faults_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     where = {"processor": "Chip", "cores": "2", "command": "make faults", "torch": "9.8"}
     counted = [{"fault": "a kill", "tries": 20, "survived": 20}, {"fault": "a bomb", "tries": 3, "survived": 2}]
     (tmp_path / "faults.json").write_text(json.dumps({"environment": where, "faults": counted}))
-    assert readme.faults_in_all() == "**23 tries of 2 kinds of faults; 1 lost** (Chip, 2 cores)."
+    assert (
+        readme.faults_in_all()
+        == "**23 tries of 2 kinds of faults; 1 lost** (Chip, 2 cores, [faults.json](bench/results/faults.json))."
+    )
     text = readme.faults()
     assert "| a bomb | 3 | 2 | 1 |\n| all together | 23 | 22 | 1 |" in text
-    assert "*Chip, 2 cores; `make faults` with torch 9.8.*" in text
+    assert "Chip, 2 cores; `make faults` with torch 9.8. At a commit that is not known; to be counted anew" in text
     assert "Skipped" not in text
     skipped = [{"test": "test_a", "reason": "needs a GPU"}, {"test": "test_b", "reason": "needs moto"}]
     (tmp_path / "faults.json").write_text(json.dumps({"environment": where, "faults": counted, "skipped": skipped}))
-    assert "| 1 |\n\nSkipped: test_a (needs a GPU); test_b (needs moto).\n\n*Chip" in readme.faults()
+    text = readme.faults()
+    assert "| 1 |\n\nSkipped: test_a (needs a GPU); test_b (needs moto).\n\n*[faults.json]" in text
 
 
 def test_a_profile_is_shown_as_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def _what_was_trained(found: StudyResults) -> str:
     parts = [
         found.data.partition(",")[0],
         flags.get("--model.arch", "").removeprefix("deeplabv3_"),
-        "from a checkpoint" if start not in ("none", "imagenet", "coco") else "",
+        {"none": "from scratch", "imagenet": "from ImageNet", "coco": "from COCO"}.get(start, "from a checkpoint"),
         f"{flags['--optim.epochs']} epochs" if "--optim.epochs" in flags else "",
         f"crops of {flags['--data.crop'].replace(' ', '×')}" if "--data.crop" in flags else "",
     ]
@@ -151,7 +151,9 @@ def _base_score(found: StudyResults) -> str:
     if BASE not in summary.index:
         return "not finished"
     row = summary.loc[BASE]
-    runs = f"{row['seeds']:.0f} seeds, {number(row['minutes'])} minutes each"
+    done = found.finished(BASE)
+    each = f" ({', '.join(_percent(result.last) for result in done)})" if len(found.flags) == 1 < len(done) else ""
+    runs = f"{row['seeds']:.0f} seeds{each}, {number(row['minutes'])} minutes each"
     return f"{_percent(row['last'], row['last_std'])} % ({runs})"
 
 

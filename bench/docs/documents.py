@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.docs import accuracy, reference, targets
+from bench.docs import accuracy, figures, reference, targets
 from bench.docs.comparison import comparison
+from bench.docs.evidence import RERUN, RESULTS
 from bench.docs.sizes import sizes_table
 from bench.docs.tables import sentences, stage_table, stages, table
 from bench.docs.targets import fastest_peer, rate, times
@@ -26,7 +27,6 @@ from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.recipe_table import RECIPES
 
-RESULTS = ROOT / "bench" / "results"
 KINDS = {
     "throughput": "Throughput",
     "ablation": "What each optimization buys",
@@ -79,14 +79,14 @@ def target_section() -> str:
 def headline() -> str:
     """Return the loader's measured speeds, GPUs first, or a sentence that there are none yet."""
     lines = []
-    for _, results in _found("throughput"):
+    for path, results in _found("throughput"):
         found = [find(results) for find in (rate("loader", "fastseg"), times("loader", "notebook"), fastest_peer)]
         if all(found):
             speed, notebook, peer = (one.value for one in found if one)
             line = (
                 f"**{hardware(results.environment)}: the loader makes {speed:,.0f} crops of 768² a second, from "
                 f"2048×1024 frames, {notebook:.1f}× what the project that fastseg replaces makes, "
-                f"{peer:.1f}× the fastest peer.**"
+                f"{peer:.1f}× the fastest peer.** ([{path.name}](bench/results/{path.name}))"
             )
             lines.append((on_gpu(results.environment), line))
     lines.sort(key=lambda line: not line[0])
@@ -123,7 +123,8 @@ def faults_in_all() -> str:
     if not rows:
         return NO_FAULTS
     kinds, (_, tries, _, lost) = len(rows) - 1, rows[-1]
-    return f"**{tries:,} tries of {kinds} kinds of faults; {lost:,} lost** ({hardware(document['environment'])})."
+    where = f"{hardware(document['environment'])}, [faults.json](bench/results/faults.json)"
+    return f"**{tries:,} tries of {kinds} kinds of faults; {lost:,} lost** ({where})."
 
 
 def faults() -> str:
@@ -136,7 +137,8 @@ def faults() -> str:
     skipped = "; ".join(f"{test['test']} ({test['reason']})" for test in document.get("skipped", ()))
     left_out = f"\n\nSkipped: {skipped}." if skipped else ""
     took = f"; all of it in {document['seconds'] / 60:.1f} minutes" if "seconds" in document else ""
-    return f"{shown}{left_out}\n\n*{hardware(where)}; {_versions(where)}{took}.*"
+    file = "[faults.json](../bench/results/faults.json)"
+    return f"{shown}{left_out}\n\n*{file}: {hardware(where)}; {_versions(where)}{took}.{_anew(where)}*"
 
 
 def _read_faults() -> tuple[dict[str, Any], list[tuple[str, int, int, int]]]:
@@ -213,6 +215,11 @@ def _versions(where: dict[str, str]) -> str:
     return f"`{where['command']}`{commit} with {', '.join(known)}"
 
 
+def _anew(where: dict[str, str]) -> str:
+    """Return what to do about results from before they named their commit; nothing for others."""
+    return "" if "commit" in where else f" At a commit that is not known; to be counted anew: `{RERUN['faults.json']}`."
+
+
 def _studies(make: Callable[[list[Path]], str]) -> Callable[[], str]:
     return lambda: make(sorted(RESULTS.glob("accuracy-*.json")))
 
@@ -225,6 +232,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "accuracy": _studies(accuracy.short_table),
         "faults": faults_in_all,
     },
+    "docs/speed.md": {"limits": figures.loader_limits, "breakdown": figures.breakdown},
     "docs/measurements.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
     "docs/python.md": {
@@ -232,7 +240,11 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "settings": reference.training_settings,
         "packing": reference.packing_settings,
     },
-    "docs/recipes.md": {"settings": recipes},
-    "docs/studies.md": {"accuracy": _studies(accuracy.page)},
+    "docs/recipes.md": {"scores": figures.recipe_scores, "settings": recipes},
+    "docs/studies.md": {
+        "changes": figures.changes,
+        "designs": figures.designs,
+        "accuracy": _studies(accuracy.page),
+    },
 }
 """Document → its sections."""

@@ -93,11 +93,8 @@ def report(page: Path) -> Image.Image:
     """Return the top of the page on a desktop beside its frames on a phone in the dark."""
     from playwright.sync_api import sync_playwright
 
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        raise UserError(f"no browser is installed: none of {', '.join(BROWSERS)}; install one")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=browser_program(), args=["--no-sandbox", "--disable-gpu"])
         left = _screenshot(browser, page, "h1", {"viewport": DESKTOP, "color_scheme": "light"})
         scale = DESKTOP["height"] / PHONE["height"]
         phone = {"viewport": PHONE, "color_scheme": "dark", "has_touch": True, "device_scale_factor": scale}
@@ -108,6 +105,14 @@ def report(page: Path) -> Image.Image:
     both.paste(left, (0, 0))
     both.paste(right, (left.width + GAP, 0))
     return resized(both, REPORT_WIDTH)
+
+
+def browser_program() -> str:
+    """Return the browser's program. Raises :class:`UserError` without one."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        raise UserError(f"no browser is installed: none of {', '.join(BROWSERS)}; install one")
+    return program
 
 
 def resized(picture: Image.Image, width: int) -> Image.Image:

@@ -1,5 +1,7 @@
 """Format a run over several sizes of frames (``bench/throughput.py --sizes``): a row per entry, a column per size."""
 
+from collections.abc import Iterable
+
 from bench.docs.tables import number, table
 from bench.runner.results import Results, Row
 
@@ -35,7 +37,16 @@ def _rate(row: Row | None) -> str:
 
 
 def _lead(peers: list[Cells], size: str) -> str:
-    """Return by how many times fastseg is faster than the fastest peer."""
-    found = [cells[size].ratio_to_ours for cells in peers if size in cells]
-    ratios = [ratio.median for ratio in found if ratio]
-    return f"**{1 / max(ratios):.2f}×**" if ratios else "–"
+    lead = _times(row for cells in peers if (row := cells.get(size)))
+    return f"**{lead:.2f}×**" if lead else "–"
+
+
+def lead_over_peers(results: Results) -> float | None:
+    """Return by how many times fastseg is faster than the fastest peer on frames of the first size."""
+    peers = [row for row in results.results if row.size == results.results[0].size and not row.ours]
+    return _times(peers)
+
+
+def _times(peers: Iterable[Row]) -> float | None:
+    ratios = [row.ratio_to_ours.median for row in peers if row.ratio_to_ours]
+    return 1 / max(ratios) if ratios else None

@@ -1,7 +1,7 @@
 """Loading: from records or files to batches ready to train on, as the default recipe has them; fastseg whole and by
 parts, then the peers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,15 +189,16 @@ def open_ours(
 
 def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batches:
     """Build fastseg's batches up to one of :data:`PARTS`."""
+    import torch
+
     from fastseg.data.loader import open_files
-    from fastseg.data.reader import Reader
-    from fastseg.data.sampler import crop_batches
+    from fastseg.data.loader_parts import loader_part
     from fastseg.shards.manifest import read_manifest
 
     shards, what = Frames(Path(root)).shards(), Work.from_json(work)
-    reader = Reader(open_files(shards, read_manifest(shards), "train"))
-    source = crop_batches(reader, what.augment, batch=what.batch, seed=0, start=(0, 0), ahead=2)
-    run = source if part == "read" else _decoding(part, source, what, threads)
+    device = torch.device("cuda:0" if what.device == "cuda" else "cpu")
+    files = open_files(shards, read_manifest(shards), "train")
+    run = loader_part(part, files, what.augment, batch=what.batch, device=device, threads=threads)
 
     def images() -> Iterator[int]:
         while True:
@@ -205,22 +206,3 @@ def open_part(root: str, work: dict[str, Any], threads: int, part: str) -> Batch
             yield what.batch
 
     return Batches(images(), 4)
-
-
-def _decoding(part: str, source: Callable[[], Any], work: Work, threads: int) -> Callable[[], Any]:
-    """Build a graph that decodes images or masks and does nothing else."""
-    from nvidia.dali import pipeline_def
-
-    from fastseg.data import dali_graph
-
-    device = "gpu" if work.device == "cuda" else "cpu"
-
-    @pipeline_def
-    def graph() -> Any:
-        crops = dali_graph.feed(source, dali_graph.DECODING, device, "jpg")
-        if part == "image":
-            return dali_graph.decode_image(crops, device, "jpg")
-        return dali_graph.decode_mask(crops, "tif")
-
-    number = 0 if device == "gpu" else None
-    return graph(batch_size=work.batch, num_threads=threads, device_id=number, prefetch_queue_depth=2).run

@@ -181,15 +181,18 @@ class StudyResults:
 def read_result(run: Run) -> RunResult | None:
     """Read a run's folder; return None if it has not begun."""
     record = run.read(RECORD)
-    if not record:
-        return None
-    found, sessions = read_run(run.folder), record["sessions"]
+    return result_of(run.folder, run.variant, run.seed, record) if record else None
+
+
+def result_of(folder: Path, variant: str, seed: int, record: dict[str, Any]) -> RunResult:
+    """Return the result in a run's folder; ``record``: what bench/accuracy.py notes of its processes."""
+    found, sessions = read_run(folder), record["sessions"]
     scored = [line for line in found.evaluations if line["miou"] is not None]
     rates = [line["images_per_second_per_gpu"] for line in found.train]
     machines = dict.fromkeys(session["hardware"] for session in sessions if session.get("hardware"))
     return RunResult(
-        variant=run.variant,
-        seed=run.seed,
+        variant=variant,
+        seed=seed,
         finished=bool(record["finished"] and scored),
         evaluations=tuple(Evaluation(line["epoch"], line["seconds"], line["miou"]) for line in scored),
         classes=scored[-1]["classes"] if scored else {},

@@ -87,6 +87,17 @@ def plan(
     return runs
 
 
+def shown_flags(config: dict[str, Any]) -> Flags:
+    """Return the settings of a run that tables name, as flags: a recipe's may change after it was measured."""
+    model, optim, crop = config["model"], config["optim"], config["data"]["crop"]
+    return {
+        "--model.arch": str(model["arch"]),
+        "--model.weights": Path(str(model["weights"])).name,
+        "--data.crop": " ".join(map(str, crop)),
+        "--optim.epochs": f"{optim['epochs']:g}",
+    }
+
+
 def _run(name: str, variant: str, flags: Flags, seed: int, folder: Path) -> Run:
     own = ("--seed", str(seed), "--runs", str(folder / name), "--name", f"{variant}-{seed}", "--resume", "auto")
     for flag in own[::2]:

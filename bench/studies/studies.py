@@ -122,6 +122,12 @@ STUDIES: dict[str, Study] = {
             "adamw": {"--optim.name": "adamw", "--optim.lr": "0.001"},
         },
     ),
+    "camvid-small": Study(
+        question="What does the recipe camvid-small reach on two CPU cores, from scratch, and in how many minutes?",
+        prediction="56 % on val in about an hour",
+        base={"--recipe": "camvid-small"},
+        targets=(0.40, 0.50, 0.56),
+    ),
     "camvid-rare": Study(
         question="A network that has learnt the large classes and none of the thin ones (poles, signs, people): what "
         "makes it see them?",

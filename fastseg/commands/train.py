@@ -3,10 +3,10 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,11 @@ from fastseg.interface.training import checked_manifest
 from fastseg.progress import be_quiet
 from fastseg.recipe_table import DEFAULT, RECIPES, recipe_in
 
+if TYPE_CHECKING:
+    from fastseg.shards.manifest import Manifest
+
+MAX_SECONDS = 3600
+"""Maximum of ``--breakdown``."""
 OFTEN = (
     *("shards", "name", "resume", "data.batch", "data.crop"),
     *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
@@ -41,6 +46,10 @@ class Launch:
     profile: bool = False
     """Profile a few steps after warm-up, then continue. Prints where each millisecond goes, and keeps it in
     RUNS/NAME/profile with a trace for Perfetto."""
+    breakdown: float | None = None
+    """Train nothing: measure for so many seconds where a step's time goes. Says first how much faster training would be
+    if the loader cost nothing, then what reading, decoding, augmenting, and each part of the step take. 30 will do;
+    writes no run."""
     json: bool = False
     """Print scores and files of the run as JSON at the end."""
     quiet: bool = False
@@ -96,7 +105,7 @@ def one_screen(launch: Launch, config: Config) -> str:
             *help_lines([row for row in rows if row.flag.removeprefix("--") in OFTEN]),
             "\nthe others",
             *(line for title, rows in others.items() for line in listed(title, rows)),
-            "\n--batch is --data.batch, and so on. -H, --help-verbose explains every flag: unit, default, source.",
+            "--batch is --data.batch, and so on. -H, --help-verbose explains every flag: unit, default, source.",
         ]
     )
 
@@ -118,6 +127,9 @@ def _main() -> None:
     from fastseg.distributed.ranks import become_ranks, joined_ranks, restarts_of_launcher
     from fastseg.training.run import check, train
 
+    if launch.breakdown is not None:
+        _break_down(launch, config, manifest)
+        return
     saved = check(config, manifest, launch.device)
     if config.resume == "never" and (launch.max_restarts or restarts_of_launcher()):
         raise UserError(
@@ -128,6 +140,25 @@ def _main() -> None:
         train(config, manifest, ranks, saved, launch.profile)
         if launch.json and ranks.first:
             print(json.dumps(summarize(config.folder), indent=1))
+
+
+def _break_down(launch: Launch, config: Config, manifest: "Manifest") -> None:
+    """Measure where a step's time goes, and print that."""
+    if not launch.breakdown or not 0 < launch.breakdown <= MAX_SECONDS:
+        raise UserError(f"--breakdown is {launch.breakdown}; it must be above 0 and at most {MAX_SECONDS} seconds")
+    from fastseg.distributed.ranks import become_ranks, joined_ranks
+    from fastseg.training.breakdown import measure, show
+    from fastseg.training.run import check
+
+    config = replace(config, resume="never")  # no checkpoint is read, and no run written
+    check(config, manifest, launch.device)
+    become_ranks(launch.gpus, launch.device)
+    with joined_ranks(launch.device, config.timeout) as ranks:
+        document = measure(config, manifest, ranks, launch.breakdown)
+        if ranks.first and launch.json:
+            print(json.dumps(document, indent=1))
+        elif ranks.first:
+            show(document)
 
 
 def summarize(folder: Path) -> dict[str, Any]:

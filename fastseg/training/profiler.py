@@ -29,15 +29,53 @@ def span(name: str) -> Iterator[None]:
 
     Use it around compiled code, not inside; it is also a decorator. Without a profiler it costs some microseconds.
     """
-    nvtx = torch.cuda.is_initialized()
+    nvtx, times = torch.cuda.is_initialized(), SpanTimes.current
     if nvtx:
         torch.cuda.nvtx.range_push(name)
+    begin = times.mark() if times else None
     try:
         with record_function(name):
             yield
     finally:
+        if times and begin is not None:
+            times.spans.append((name, begin, times.mark()))
         if nvtx:
             torch.cuda.nvtx.range_pop()
+
+
+class SpanTimes:
+    """Time the ranges that end while it is entered: on a GPU in its queue, which the host runs ahead of."""
+
+    current: "SpanTimes | None" = None
+    """The one that is entered."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.spans: list[tuple[str, Any, Any]] = []
+        """Name, begin and end of each range: CUDA events, or seconds."""
+
+    def __enter__(self) -> "SpanTimes":
+        SpanTimes.current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        SpanTimes.current = None
+
+    def mark(self) -> Any:
+        """Return this instant."""
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of all ranges of each name; on a GPU all work must have been waited for."""
+        found: dict[str, float] = {}
+        for name, begin, end in self.spans:
+            took = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
+            found[name] = found.get(name, 0.0) + took
+        return found
 
 
 class StepProfiler:
