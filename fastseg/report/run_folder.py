@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ class Run:
 
     @property
     def best(self) -> Line:
-        """Return the evaluation with the highest mIoU; empty without one."""
-        return max(self.evaluations, key=lambda line: number(line, "miou", -1.0), default={})
+        """Return the evaluation with the highest mIoU, on the split of the last ones; empty without one."""
+        split = self.last.get("split")
+        same = list(takewhile(lambda line: line.get("split") == split, reversed(self.evaluations)))
+        return max(reversed(same), key=lambda line: number(line, "miou", -1.0), default={})
 
     @property
     def last(self) -> Line:

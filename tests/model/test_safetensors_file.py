@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> None:
     source = checkpoint.load(weights.parents[1] / "ckpt.pt")
     found = checkpoint.load(weights)
-    for name in ("step", "arch", "mean", "std", "stretch_to", "classes", "versions", "score", "steps_per_epoch"):
+    for name in ("step", "arch", "mean", "std", "stretch_to", "classes", "versions", "score", "epoch"):
         assert [found[name]] == [source[name]] or name in ("classes", "score"), name
     assert [(c["name"], c["color"], c["category"]) for c in found["classes"]] == [
         (c["name"], c["color"], c["category"]) for c in source["classes"]
