@@ -105,8 +105,9 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
         for name in ("since_best", "images_seen"):
             if not _is_count(saved[name]):
                 raise ValueError(f"{name} {shown(saved[name])}")
-        if not isinstance(saved["origin"], str | None):
-            raise ValueError(f"origin {shown(saved['origin'])}")
+        for name in ("origin", "best_split"):
+            if not isinstance(saved[name], str | None):
+                raise ValueError(f"{name} {shown(saved[name])}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
             epoch, step, rank_local = loader["epoch"], loader["step"], loader["rank_local"]
             if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(rank_local, bool):

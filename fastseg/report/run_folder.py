@@ -121,8 +121,7 @@ def _read_lines(path: Path) -> list[Line]:
 def _last_of_each_epoch(lines: Sequence[Line]) -> list[Line]:
     """Sort by epoch; if a resumed run repeated some, keep what it wrote last.
 
-    Steps would not do: with another batch they are counted anew. Lines of one epoch with different ``weights`` are all
-    kept.
+    Lines of one epoch with different ``weights`` are all kept.
     """
     kept: dict[tuple[float, str], Line] = {}
     horizon = math.inf

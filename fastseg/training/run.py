@@ -295,7 +295,7 @@ def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[s
 
 def patience_over(config: Config, saved: dict[str, Any]) -> bool:
     """Return whether a checkpoint has gone without a better mIoU for as long as the settings allow."""
-    same = saved["config"]["eval_split"] == config.eval_split and resumes_own(config)
+    same = saved["best_split"] == config.eval_split and resumes_own(config)
     return config.patience is not None and same and saved["since_best"] >= config.patience
 
 

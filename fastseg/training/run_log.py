@@ -196,8 +196,9 @@ def _records(path: Path, step: int, repeats_eval: bool) -> tuple[list[Line], lis
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-            repeated = record["step"] == step and record["event"] == "eval" and repeats_eval
-            (dropped if repeated or record["step"] > step else kept).append(record)
+            done, event = record["step"], record["event"]
+            repeated = repeats_eval and event == "eval" and done == step
+            (dropped if repeated or done > step else kept).append(record)
         except (ValueError, KeyError, TypeError):
             print(f"{path}: a damaged line was left out", file=sys.stderr)
     return kept, dropped

@@ -44,7 +44,9 @@ class RunState:
     origin: str | None = None
     """The checkpoint of another run that this one began with; None if it began from nothing."""
     best: float = -math.inf
-    """Highest mIoU of this run so far."""
+    """Highest mIoU of this run so far; that of evaluations without a labeled pixel is -1."""
+    best_split: str | None = None
+    """The split that it is of; None before the first evaluation."""
     since_best: int = 0
     """Evaluations since that one."""
     score: dict[str, Any] | None = None
@@ -112,6 +114,7 @@ class RunState:
             "steps_per_epoch": loader.steps_per_epoch,
             "origin": self.origin,
             "best": self.best,
+            "best_split": self.best_split,
             "since_best": self.since_best,
             "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
@@ -135,8 +138,7 @@ class RunState:
     def restore(self, saved: dict[str, Any], config: Config) -> None:
         """Load weights, average, optimizer and scaler from a checkpoint, except the optimizer's settings.
 
-        The best score is forgotten where it is of another split than ``config`` names, or of another run, whose
-        ``best.pt`` is not in this one's folder.
+        The best score is forgotten where it is of another run, whose ``best.pt`` is not in this one's folder.
         """
         self.model.net.load_state_dict(saved["model"])
         if self.average:
@@ -159,12 +161,22 @@ class RunState:
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
         self.step, self.epoch, self.images_seen = saved["step"], saved["epoch"], saved["images_seen"]
-        self.eval_pending, own = saved["eval_pending"], resumes_own(config)
-        self.origin = saved["origin"] if own else _resolved(config.resume)
-        if own and saved["config"]["eval_split"] == config.eval_split:
-            self.best, self.since_best = saved["best"], saved["since_best"]
+        self.eval_pending = saved["eval_pending"]
+        if resumes_own(config):
+            self.origin, self.best = saved["origin"], saved["best"]
+            self.best_split, self.since_best = saved["best_split"], saved["since_best"]
         else:
-            self.best, self.since_best = -math.inf, 0
+            self.origin = _resolved(config.resume)
+
+    def count_score(self, miou: float, split: str) -> bool:
+        """Take note of an evaluation and return whether it is the best so far; the first one on a split always is."""
+        # Without a labeled pixel too: a finished run has a best.pt.
+        miou = miou if math.isfinite(miou) else -1.0
+        improved = split != self.best_split or miou > self.best
+        if improved:
+            self.best, self.best_split = miou, split
+        self.since_best = 0 if improved else self.since_best + 1
+        return improved
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
 from fastseg.evaluation.metrics import ConfusionMatrix
-from fastseg.evaluation.scores import score
+from fastseg.evaluation.scores import plain, score
 from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
@@ -272,18 +272,13 @@ class Trainer:
             return None
         matrix, shown = confusion.compute(), frames.compute()
         scores, joules = score(matrix, classes), self.energy()
-        known = math.isfinite(scores.miou)
         self.state.score = {
             "step": self.state.step,
             "split": self.config.eval_split,
-            "miou": scores.miou if known else None,
+            "miou": plain(scores.miou),
             "images": result.images,
         }
-        # Without a labeled pixel in the split the first counts all the same: a finished run has a best.pt.
-        miou = scores.miou if known else -1.0
-        improved = miou > self.state.best
-        self.state.best = max(self.state.best, miou)
-        self.state.since_best = 0 if improved else self.state.since_best + 1
+        improved = self.state.count_score(scores.miou, self.config.eval_split)
         if self.log:
             evaluation = StepEvaluation(
                 step=self.state.step,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _serve() -> None:
     import gc
 
     import nvidia.dali.fn
-    import nvidia.dali.plugin.pytorch
+    import nvidia.dali.plugin.pytorch  # noqa: F401
     import torchmetrics.classification  # noqa: F401
 
     import fastseg.evaluation.scoring
@@ -106,7 +107,7 @@ def _serve() -> None:
             session = Session(**request["session"])
             works: list[Callable[[], None]] = [_training(session, rank) for rank in range(session.ranks)]
         else:
-            works = [lambda request=request: _score(request, answer)]  # type: ignore[misc]
+            works = [partial(_score, request, answer)]
         codes = _forked(works, output)
         scores = json.loads(_text(answer) or "{}")
         print(json.dumps(asdict(Ended(codes, _text(output), scores))), flush=True)

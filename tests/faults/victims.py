@@ -80,7 +80,7 @@ def document(**changes: object) -> dict[str, Any]:
         **{"model": {"w": torch.zeros(4)}, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": pack_classes(cityscapes().classes), "epoch": 1.5, "steps_per_epoch": 2, "best": 0.5},
         **{"eval_pending": False, "since_best": 0, "ranks": [], "optimizer": {}, "scaler": {}, "stretch_to": None},
-        **{"images_seen": 6, "origin": None, "score": None},
+        **{"images_seen": 6, "origin": None, "best_split": None, "score": None},
         **{"config": {}, "dataset": {}, "versions": {}},
     }
     return plain | changes

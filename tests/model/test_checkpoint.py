@@ -98,7 +98,7 @@ def test_refuses_other_files(tmp_path: Path) -> None:
     ):
         checkpoint.load(tmp_path / "old.pt")
     checkpoint.save(tmp_path / "part.pt", {"step": 1})
-    with pytest.raises(UserError, match="lacks arch, model"):
+    with pytest.raises(UserError, match="lacks epoch, arch, model"):
         checkpoint.load(tmp_path / "part.pt")
 
 
