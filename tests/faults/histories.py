@@ -9,16 +9,33 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+import torch
+
+import zygote
+from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
+from fastseg.data.loader import EvalLoader
+from fastseg.distributed.ranks import joined_ranks
+from fastseg.errors import run_command
+from fastseg.evaluation.scoring import evaluate
+from fastseg.model import checkpoint
+from fastseg.model.architectures import register_network
+from fastseg.shards.manifest import read_manifest
+from fastseg.training import run_log, trainer
+from fastseg.training.run import check, train
+from fastseg.training.step import TrainStep
+from own_parts import small_net
+
 LONGEST = 240
 """Seconds after which a session that hangs is killed (SIGALRM)."""
 
@@ -61,15 +78,13 @@ class Trainings:
     """Runs sessions one after the other, and scores checkpoints."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}"}
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-            environment.pop(name, None)
-        command = [sys.executable, __file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._pipe, theirs = Pipe()
+        self._process = zygote.process(_serve, theirs)
+        theirs.close()
 
     def run(self, session: Session) -> Ended:
         """Run a session to its end."""
-        return self._ask({"session": asdict(session)})
+        return self._ask({"session": session})
 
     def score(self, shards: str, split: str, checkpoints: list[Path]) -> dict[str, float | None]:
         """Return what fastseg-eval gives for these."""
@@ -79,38 +94,27 @@ class Trainings:
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate(timeout=60)
+        self._pipe.send({})
+        self._process.join(60)
 
     def _ask(self, request: dict[str, Any]) -> Ended:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        return Ended(**json.loads(self._process.stdout.readline()))
+        self._pipe.send(request)
+        ended: Ended = self._pipe.recv()
+        return ended
 
 
-def _serve() -> None:
-    import gc
-
-    import nvidia.dali.fn
-    import nvidia.dali.plugin.pytorch  # noqa: F401
-    import torchmetrics.classification  # noqa: F401
-
-    import fastseg.evaluation.scoring
-    import fastseg.training.run  # noqa: F401
-
-    gc.freeze()  # or every child would copy all of this to collect what of it is garbage
-    for line in sys.stdin:
-        request = json.loads(line)
+def _serve(pipe: Connection) -> None:
+    while request := pipe.recv():
         output, answer = os.memfd_create("output"), os.memfd_create("answer")
-        if "session" in request:
-            session = Session(**request["session"])
-            works: list[Callable[[], None]] = [_training(session, rank) for rank in range(session.ranks)]
+        if session := request.get("session"):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            works = [partial(_train, session, rank, port) for rank in range(session.ranks)]
         else:
             works = [partial(_score, request, answer)]
         codes = _forked(works, output)
-        scores = json.loads(_text(answer) or "{}")
-        print(json.dumps(asdict(Ended(codes, _text(output), scores))), flush=True)
+        pipe.send(Ended(codes, _text(output), json.loads(_text(answer) or "{}")))
 
 
 def _forked(works: list[Callable[[], None]], output: int) -> list[int]:
@@ -132,8 +136,6 @@ def _forked(works: list[Callable[[], None]], output: int) -> list[int]:
 
 
 def _become(work: Callable[[], None], output: int) -> None:
-    from fastseg.errors import run_command
-
     code: Any = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -145,8 +147,6 @@ def _become(work: Callable[[], None], output: int) -> None:
     except SystemExit as ended:
         code = ended.code or 0
     except BaseException:  # whatever it is, the test shall see it
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -154,34 +154,12 @@ def _become(work: Callable[[], None], output: int) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def _training(session: Session, rank: int) -> Callable[[], None]:
-    """Return the work of one rank."""
-    environment = {}
+def _train(session: Session, rank: int, port: int) -> None:
+    """Do the work of one rank."""
     if session.ranks > 1:
-        if rank == 0:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                _training.port = free.getsockname()[1]  # type: ignore[attr-defined]
-        world = {"WORLD_SIZE": session.ranks, "LOCAL_WORLD_SIZE": session.ranks, "MASTER_ADDR": "127.0.0.1"}
-        port = _training.port  # type: ignore[attr-defined]
-        environment = {**world, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
-
-    def work() -> None:
-        os.environ.update({name: str(value) for name, value in environment.items()})
-        _train(session, rank)
-
-    return work
-
-
-def _train(session: Session, rank: int) -> None:
-    import torch
-
-    from fastseg.distributed.ranks import joined_ranks
-    from fastseg.model.architectures import register_network
-    from fastseg.shards.manifest import read_manifest
-    from fastseg.training.run import check, train
-    from own_parts import small_net
-
+        world = {"WORLD_SIZE": session.ranks, "LOCAL_WORLD_SIZE": session.ranks, "RANK": rank, "LOCAL_RANK": rank}
+        names = {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
     torch.set_num_threads(1)
     register_network("small", small_net)
     if rank == 0:
@@ -192,9 +170,7 @@ def _train(session: Session, rank: int) -> None:
         train(config, manifest, ranks, saved)
 
 
-def _config(session: Session) -> Any:
-    from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
-
+def _config(session: Session) -> Config:
     arch: Any = "small"
     return Config(
         shards=session.shards,
@@ -213,11 +189,6 @@ def _config(session: Session) -> Any:
 
 def _hook(session: Session) -> None:
     """Archive what is saved, and end the session at its moment."""
-    from fastseg.data.loader import EvalLoader
-    from fastseg.model import checkpoint
-    from fastseg.training import run_log, trainer
-    from fastseg.training.step import TrainStep
-
     moments = count(1)
 
     def moment() -> None:
@@ -261,12 +232,6 @@ def _hook(session: Session) -> None:
 
 
 def _score(request: dict[str, Any], answer: int) -> None:
-    import torch
-
-    from fastseg.evaluation.scoring import evaluate
-    from fastseg.model.architectures import register_network
-    from own_parts import small_net
-
     torch.set_num_threads(1)
     register_network("small", small_net)
     scores = {}
@@ -305,7 +270,3 @@ class Saved:
     """Its own score."""
     evaluated: bool
     split: str
-
-
-if __name__ == "__main__":
-    _serve()

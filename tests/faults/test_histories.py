@@ -16,7 +16,7 @@ from histories import Ended, Saved, Session, Trainings, chain
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from soak import TIMES
+from soak import SOAK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -129,9 +129,9 @@ class Histories(RuleBasedStateMachine):
         self.session = session
         before = self.records()
         ended = self.trainings.run(replace(session, **ending))
-        assert set(ended.codes) <= {0, 2, 143, -9}, ended.output
+        assert -9 in ended.codes or set(ended.codes) <= {0, 2, 143}, ended.output
         if ended.codes[0] == 2:
-            assert "these settings ask for" in ended.output, ended.output
+            assert "these settings ask for" in ended.output, ended.output  # fewer epochs than are done
             assert self.records() == before
             return ended
         for path in sorted(Path(session.archive).iterdir())[len(self.saved) :]:
@@ -280,5 +280,5 @@ def test_some_histories(trainings: Trainings, shards: Path, tally: Tally) -> Non
 
 @pytest.mark.slow
 def test_many_histories(trainings: Trainings, shards: Path, tally: Tally) -> None:
-    number = run_histories(trainings, shards, 200 * TIMES, 6)
+    number = run_histories(trainings, shards, 2000 if SOAK else 50, 6)
     tally(KIND, number, number)
