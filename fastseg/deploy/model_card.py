@@ -103,7 +103,7 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         dataset=f"{_text(data['name'])} ({_text(data['digest'])[:12]})",
         recipe=_settings(saved["config"]),
         step=saved["step"],
-        epochs=saved["step"] / saved["steps_per_epoch"],
+        epochs=saved["epoch"],
         score=number(score["miou"], 1) if known else None,
         images=whole(score["images"], 0, 1 << 40),
         auxiliary=ARCHITECTURES[saved["arch"]].has_aux(saved["model"]),

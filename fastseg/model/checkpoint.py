@@ -17,11 +17,11 @@ from fastseg.model.safetensors_file import read_safetensors
 from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalization, read_tensors
 
 FORMAT = "fastseg-checkpoint"
-VERSION = 3
+VERSION = 4
 """Version of the format; raised whenever older and newer code cannot read each other's files."""
 REQUIRED = (
-    *("step", "arch", "model", "ema", "mean", "std", "stretch_to", "classes", "shards"),
-    *("steps_per_epoch", "config", "dataset", "versions"),
+    *("step", "epoch", "arch", "model", "ema", "mean", "std", "stretch_to", "classes", "shards"),
+    *("config", "dataset", "versions"),
 )
 """Fields for evaluation and export; resuming needs more (:class:`fastseg.training.state.RunState`)."""
 
@@ -70,9 +70,11 @@ def check(document: Any, path: Path) -> None:
         )
     if missing := [name for name in REQUIRED if name not in document]:
         raise UserError(f"{path} lacks {', '.join(missing)}; it is damaged, use another")
-    step, arch, classes = document["step"], document["arch"], document["classes"]
+    step, epoch, arch, classes = (document[name] for name in ("step", "epoch", "arch", "classes"))
     if not _is_count(step):
         raise UserError(f"{path} has the step {shown(step)}; it is damaged, use another")
+    if not isinstance(epoch, float) or not 0 <= epoch < 1 << 40:
+        raise UserError(f"{path} has the epoch {shown(epoch)}; it is damaged, use another")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise UserError(
             f"{path} is of the network {shown(arch)}; fastseg knows {', '.join(ARCHITECTURES)}; one of your own has to "
@@ -100,8 +102,12 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
         steps, best, owed = saved["steps_per_epoch"], saved["best"], saved["eval_pending"]
         if not _is_count(steps) or not steps or not isinstance(best, float) or not isinstance(owed, bool):
             raise ValueError(f"steps_per_epoch {shown(steps)}, best {shown(best)}, eval_pending {shown(owed)}")
-        if not _is_count(saved["since_best"]):
-            raise ValueError(f"since_best {shown(saved['since_best'])}")
+        for name in ("since_best", "images_seen"):
+            if not _is_count(saved[name]):
+                raise ValueError(f"{name} {shown(saved[name])}")
+        for name in ("origin", "best_split"):
+            if not isinstance(saved[name], str | None):
+                raise ValueError(f"{name} {shown(saved[name])}")
         for loader in (rank["loader"] for rank in saved["ranks"]):
             epoch, step, rank_local = loader["epoch"], loader["step"], loader["rank_local"]
             if not _is_count(epoch) or not _is_count(step) or step > steps or not isinstance(rank_local, bool):

@@ -46,7 +46,7 @@ def _document(said: dict[str, str], state: dict[str, Any]) -> dict[str, Any]:
         "stretch_to": None,  # such networks are not exported as weights alone
         "classes": json.loads(said["classes"]),
         "shards": "",  # a folder of the machine that trained it
-        "steps_per_epoch": max(round(step / float(said["epochs"])), 1) if step else 1,
+        "epoch": float(said["epochs"]),
         "config": {"name": said["name"], **recipe},
         "dataset": {"name": name, "digest": digest},
         "versions": {"fastseg-deeplab": said["fastseg"]},

@@ -60,7 +60,7 @@ def write_gallery(
     :data:`MAX_SIDE` pixels: a JPEG and three palette PNGs. The index is written last: no index, no gallery.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_gallery(folder)
+    remove_gallery(folder)
     entries = []
     for i, (frame, key) in enumerate(zip(frames, keys, strict=True)):
         stem = f"{i:02d}_{key}"
@@ -86,8 +86,8 @@ def _save(picture: Image.Image, path: Path, format: str, **options: int) -> None
     write_atomic(path, buffer.getvalue(), flush=False)
 
 
-def _remove_gallery(folder: Path) -> None:
-    """Remove an earlier index and the pictures that it lists; others may be there, such as fastseg-predict's."""
+def remove_gallery(folder: Path) -> None:
+    """Remove an index and the pictures that it lists, if there are any; others stay, such as fastseg-predict's."""
     try:
         stems = [Path(entry["stem"]).name for entry in json.loads((folder / INDEX).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError):  # missing or unreadable

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ class Run:
 
     @property
     def best(self) -> Line:
-        """Return the evaluation with the highest mIoU; empty without one."""
-        return max(self.evaluations, key=lambda line: number(line, "miou", -1.0), default={})
+        """Return the evaluation with the highest mIoU, on the split of the last ones; empty without one."""
+        split = self.last.get("split")
+        same = list(takewhile(lambda line: line.get("split") == split, reversed(self.evaluations)))
+        return max(reversed(same), key=lambda line: number(line, "miou", -1.0), default={})
 
     @property
     def last(self) -> Line:
@@ -118,8 +121,7 @@ def _read_lines(path: Path) -> list[Line]:
 def _last_of_each_epoch(lines: Sequence[Line]) -> list[Line]:
     """Sort by epoch; if a resumed run repeated some, keep what it wrote last.
 
-    Steps would not do: with another batch they are counted anew. Lines of one epoch with different ``weights`` are all
-    kept.
+    Lines of one epoch with different ``weights`` are all kept.
     """
     kept: dict[tuple[float, str], Line] = {}
     horizon = math.inf

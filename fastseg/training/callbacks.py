@@ -41,6 +41,9 @@ class StepEvaluation:
 
     step: int
     epoch: float
+    images_seen: int
+    """Training images that all ranks have seen."""
+    split: str
     weights: str
     """``ema`` or ``model``, whichever were evaluated."""
     result: EvaluationStats
@@ -64,6 +67,8 @@ class StepEvaluation:
         return {
             **self.scores.to_json(),
             "epoch": self.epoch,
+            "images_seen": self.images_seen,
+            "split": self.split,
             "images": self.result.images,
             "corrupt_samples": self.result.corrupt_samples,
             "images_per_second": self.result.images_per_second,

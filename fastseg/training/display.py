@@ -32,12 +32,12 @@ AFTER_BAR = ("step", "left", "evaluating", "loss", "speed", "miou", "lr", "waiti
 class Display:
     """What the user sees of a run, on stderr or in a notebook. Close it, or the terminal stays as it is."""
 
-    def __init__(self, step: int, total: int, each: str = "", miou: float = math.nan) -> None:
-        """Begin after step ``step`` of ``total``.
+    def __init__(self, step: int, total: int, each: str = "", miou: float = math.nan, epoch: float = 0.0) -> None:
+        """Begin after step ``step`` of ``total``, at epoch ``epoch``.
 
         ``each``: unit of the images per second, such as `` per GPU``. ``miou``: the last score of a resumed run, 0…1.
         """
-        self._state = RunProgress(step, total, each, miou)
+        self._state = RunProgress(step, total, each, miou, epoch)
         self._console = words_console()
         self._line = NotebookLine() if in_notebook() and not is_quiet() else None
         self._live: Live | None = None
@@ -96,8 +96,9 @@ class Display:
 class RunProgress:
     """Draw a run's progress as one line that is never longer than the terminal is wide."""
 
-    def __init__(self, step: int, total: int, each: str, miou: float) -> None:
+    def __init__(self, step: int, total: int, each: str, miou: float, epoch: float = 0.0) -> None:
         self.step, self.total, self.each = step, total, each
+        self._begun = (step, epoch)
         self.miou = self.best = miou
         self.frames: tuple[int, int] | None = None
         """Frames done and to do of the evaluation that runs."""
@@ -113,7 +114,8 @@ class RunProgress:
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a window of steps."""
-        self._values, self._epochs_per_step = values, values["epoch"] / step
+        began, epoch = self._begun
+        self._values, self._epochs_per_step = values, (values["epoch"] - epoch) / (step - began)
 
     def evaluated(self, miou: float) -> None:
         """Take a score."""
@@ -132,7 +134,8 @@ class RunProgress:
         """Return the forms of every fact that is known, the longest first."""
         facts = {"step": [f"step {self.step}/{self.total}", f"{self.step}/{self.total}"]}
         if self._epochs_per_step:
-            epoch, epochs = (self._epochs_per_step * steps for steps in (self.step, self.total))
+            began, first = self._begun
+            epoch, epochs = (first + self._epochs_per_step * (step - began) for step in (self.step, self.total))
             numbers = f"{epoch:.0f}/{epochs:.0f}"
             facts = {"epoch": [f"epoch {epoch:.1f}/{epochs:.4g}", f"epoch {numbers}", numbers]} | facts
         if self.step < self.total and not math.isnan(self.seconds_left):

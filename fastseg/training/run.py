@@ -37,15 +37,18 @@ from fastseg.training.compiled import check_compiler
 from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache, with_batch
 from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
 from fastseg.training.own_parts import NONE, OwnParts
-from fastseg.training.run_log import RunLog
+from fastseg.training.run_log import RunLog, drop_records
 from fastseg.training.state import (
     RunState,
     changed_settings,
     check_changes,
     checkpoint_path,
     continues_exactly,
-    epochs_done,
     find_checkpoint,
+    keep_best,
+    own_checkpoint,
+    resumes_own,
+    whole_steps,
 )
 from fastseg.training.step import TrainStep, use_sync_bn
 from fastseg.training.trackers import check_tracker, open_tracking
@@ -198,7 +201,10 @@ def train(
             Trainer(config, manifest, ranks, state, loaders, None).fit()
             return
         with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
-            tracking = open_tracking(config.tracker, config.folder, config.to_dict(), state.step, log.say)
+            if goes_on := saved is not None and resumes_own(config):
+                keep_best(config, saved)
+            step = state.step if goes_on else 0
+            tracking = open_tracking(config.tracker, config.folder, config.to_dict(), step, log.say)
             with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
                 for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
                     log.say(sentence)
@@ -237,23 +243,34 @@ def open_log(
     ranks: Ranks,
     decoder: DecoderChoice,
 ) -> Iterator[RunLog]:
-    """Open the run's folder, new or resumed, and lock it against other runs."""
+    """Open the run's folder, new or resumed, and lock it against other runs.
+
+    The records of a run that is not resumed from its own checkpoint are dropped: no weights are left of their steps.
+    """
+    own = resumes_own(config)
     how = {"decoder": decoder.description, "step": state.train_step.network.description}
-    about = {"dataset": manifest.name, "started": started(config.folder, resumed=state.step > 0)}
+    about = {"dataset": manifest.name, "started": started(config.folder, resumed=own)}
     documents = {
         "config": config.to_dict(),
         "environment": environment() | how | about,
         "classes": checkpoint.pack_classes(manifest.classes),
     }
-    total = total_steps(config.optim, steps_per_epoch)
+    offset = state.step_offset(steps_per_epoch)
+    total = offset + total_steps(config.optim, steps_per_epoch)
+    epoch = (state.step - offset) / steps_per_epoch
     each = " per GPU" if ranks.device.type == "cuda" else " per process" if ranks.world > 1 else ""
     with ExitStack() as stack:
-        if config.resume == "never" and config.folder.exists():
+        best = config.folder / "checkpoints" / "best.pt"
+        if config.folder.exists() and (config.resume == "never" or (not own and best.exists())):
             stack.enter_context(lock_run_folder(config.folder))  # fails while a run is in progress
             set_aside(config.folder)
         stack.enter_context(lock_run_folder(config.folder))
         remove_temporary(config.folder / "checkpoints")
-        yield stack.enter_context(RunLog(config.folder, documents, state.step, total, each, state.resumed_epoch))
+        if not own:
+            drop_records(config.folder)
+        yield stack.enter_context(
+            RunLog(config.folder, documents, state.step, total, each, epoch, repeats_eval=state.eval_pending)
+        )
 
 
 def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
@@ -272,13 +289,13 @@ def agree(saved: dict[str, Any] | None, manifest: Manifest) -> None:
 def nothing_left(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any]) -> bool:
     """Return whether a checkpoint is at the settings' last step or past it, and evaluated."""
     steps = epoch_steps(manifest.split(config.train_split).samples, ranks.world, config.rank_batch)
-    left = total_steps(config.optim, steps) - round(epochs_done(saved) * steps)
+    left = total_steps(config.optim, steps) - whole_steps(saved["epoch"], steps)
     return left < 0 or (not saved["eval_pending"] and (left == 0 or patience_over(config, saved)))
 
 
 def patience_over(config: Config, saved: dict[str, Any]) -> bool:
     """Return whether a checkpoint has gone without a better mIoU for as long as the settings allow."""
-    same = saved["config"]["eval_split"] == config.eval_split
+    same = saved["best_split"] == config.eval_split and resumes_own(config)
     return config.patience is not None and same and saved["since_best"] >= config.patience
 
 
@@ -287,15 +304,17 @@ def leave_finished(config: Config, ranks: Ranks, saved: dict[str, Any]) -> None:
 
     Raises :class:`UserError` if the settings ask for another number of epochs, and for another run's checkpoint.
     """
-    own = (config.folder / "checkpoints" / "last.pt").exists()
+    own = own_checkpoint(config).exists()
     path = config.folder if own else Path(config.resume)
     with fitting(path):
-        done, planned = epochs_done(saved), float(saved["config"]["optim"]["epochs"])
+        done, planned = saved["epoch"], float(saved["config"]["optim"]["epochs"])
     where = f"{path} is {'finished ' if done >= planned else ''}at epoch {done:.4g} of {planned:.4g}"
     if patience_over(config, saved):
         where = f"{where}, {saved['since_best']} evaluations after its best, and ended by --patience {config.patience}"
     if own and (planned == config.optim.epochs or patience_over(config, saved)):
         if ranks.first:
+            with lock_run_folder(config.folder):
+                keep_best(config, saved)
             for sentence in (
                 f"{where}; the report is {write_report(config.folder)}",
                 *list_changes(config, ranks, saved),
@@ -326,20 +345,15 @@ def resume(
 
     if not saved:
         return loaders_from(None), []
-    state.restore(saved, config.eval_split)
-    state.resumed_epoch = epochs_done(saved)
+    state.restore(saved, config)
     path, changes = checkpoint_path(config), list_changes(config, ranks, saved)
     if continues_exactly(saved, config, ranks):
         loaders = loaders_from(state.restore_rank(saved, ranks))
         return loaders, [f"resuming from {path} after step {state.step}", *changes]
-    # With other ranks or batches an epoch has other steps; epochs are what counts.
-    epochs = epochs_done(saved)
-    begun = {"epoch": int(epochs), "step": 0, "rank_local": cache_plan.rank_local}
-    loaders = loaders_from(begun)
-    state.step = round(epochs * loaders[0].steps_per_epoch)
-    return loaders, [
-        f"resuming from {path} after epoch {epochs:.1f} with other settings: "
-        f"the data's order starts anew with that of epoch {int(epochs) + 1}",
+    begun = {"epoch": int(state.epoch), "step": 0, "rank_local": cache_plan.rank_local}
+    return loaders_from(begun), [
+        f"resuming from {path} after epoch {state.epoch:.1f} with other settings: "
+        f"the data's order starts anew with that of epoch {int(state.epoch) + 1}",
         *changes,
     ]
 

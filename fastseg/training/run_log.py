@@ -21,17 +21,15 @@ from fastseg.evaluation.scores import percent
 from fastseg.evaluation.summary import class_table, findings
 from fastseg.files import naming, write_atomic
 from fastseg.labels import SegmentationClass
-from fastseg.report.gallery import FOLDER, Frame, write_gallery
+from fastseg.report.gallery import FOLDER, Frame, remove_gallery, write_gallery
 from fastseg.report.pictures import matrix_picture, panel
-from fastseg.report.run_folder import scalar_name
+from fastseg.report.run_folder import Line, scalar_name
 from fastseg.training.callbacks import Callback, Step, StepEvaluation
 from fastseg.training.display import Display, plain_table
 from fastseg.training.profiler import Table
 
 METRICS = "metrics.jsonl"
 BOARD = "tensorboard"
-SAME_EPOCH = 1e-6
-"""Largest difference of two epochs that are the same but for rounding."""
 
 
 class RunLog(Callback):
@@ -45,30 +43,35 @@ class RunLog(Callback):
         total: int,
         each: str = "",
         epoch: float = 0.0,
+        repeats_eval: bool = False,
     ) -> None:
         """Write each of ``documents`` to ``folder/NAME.json`` and continue after step ``step`` of ``total``.
 
-        ``epoch``: up to which metrics.jsonl is kept, the checkpoint's. Steps are counted anew with another batch or
-        number of ranks; epochs are not.
+        Records of later steps are dropped, in ``metrics.jsonl`` and TensorBoard alike: no weights are left of them.
 
-        ``each``: unit of the images per second, such as `` per GPU`` if there may be several.
+        ``each``: unit of the images per second, such as `` per GPU`` if there may be several. ``epoch``: of ``step``,
+        as the present batches count it. ``repeats_eval``: the evaluation of ``step`` is done again.
         """
         for name, document in documents.items():
             write_atomic(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
         self._folder = folder
         path = folder / METRICS
-        before = _lines_until(path, epoch)
-        write_atomic(path, "".join(line + "\n" for line in before))
-        self._start = time.monotonic() - (json.loads(before[-1])["seconds"] if before else 0.0)
+        before, dropped = _records(path, step, repeats_eval)
+        if any(record["event"] == "eval" for record in dropped):
+            self._remove_pictures()
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in before))
+        self._start = time.monotonic() - (before[-1]["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")
         threading.excepthook = _quiet_when_full
         with naming(folder / BOARD):
-            # Steps that are counted anew say nothing about which of the earlier ones are repeated.
-            renumbered = any(json.loads(line)["step"] > step for line in before)
-            self._board = SummaryWriter(str(folder / BOARD), purge_step=None if renumbered else step + 1)
+            purged = step + (not repeats_eval)
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=purged)
+            for record in before:
+                if record["step"] >= purged:  # TensorBoard drops whole steps, training losses too
+                    self._add_scalars(record)
         self.last_evaluation: StepEvaluation | None = None
         """The latest of this process."""
-        self.display = Display(step, total, each, _last_miou(before))
+        self.display = Display(step, total, each, _last_miou(before), epoch)
 
     def say(self, sentence: str) -> None:
         """Print one line for the user."""
@@ -95,6 +98,7 @@ class RunLog(Callback):
         self.last_evaluation = evaluation
         step, classes, result = evaluation.step, evaluation.classes, evaluation.result
         self.display.evaluated(evaluation.scores.miou)
+        self._remove_pictures()  # or a run killed in between would show the last one's beside these scores
         self._record("eval", step, evaluation.record())
         self.confusion(evaluation.matrix, classes, step)
         keys = [evaluation.keys[sample.index] for sample in evaluation.frames]
@@ -158,31 +162,51 @@ class RunLog(Callback):
         with naming(self._folder / METRICS):
             self._file.write(json.dumps(_finite(line)) + "\n")
             self._file.flush()
-        floats = {k: v for k, v in line.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
-        scalars = {scalar_name(event, k): v for k, v in floats.items()}
-        ious = {f"iou/{name}": math.nan if v is None else v for name, v in (values.get("classes") or {}).items()}
         with naming(self._folder / BOARD):
-            for name, value in (scalars | ious).items():
-                self._board.add_scalar(name, value, step)
+            self._add_scalars(line)
+
+    def _add_scalars(self, record: dict[str, Any]) -> None:
+        """Send the numbers of a record of metrics.jsonl to TensorBoard."""
+        event = record["event"]
+        floats = {k: v for k, v in record.items() if isinstance(v, float) and k not in ("seconds", "epoch")}
+        scalars = {scalar_name(event, k): v for k, v in floats.items()}
+        ious = {f"iou/{name}": math.nan if v is None else v for name, v in (record.get("classes") or {}).items()}
+        for name, value in (scalars | ious).items():
+            self._board.add_scalar(name, value, record["step"])
+
+    def _remove_pictures(self) -> None:
+        """Remove the confusion matrix and the frames of an earlier evaluation."""
+        (self._folder / "confusion.json").unlink(missing_ok=True)
+        remove_gallery(self._folder / FOLDER)
 
 
-def _lines_until(path: Path, epoch: float) -> list[str]:
-    """Return the complete lines up to ``epoch``; what lies behind the checkpoint is repeated."""
-    if epoch == 0 or not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+def drop_records(folder: Path) -> None:
+    """Remove the records of a run of which no checkpoint is left."""
+    for name in (METRICS, "confusion.json"):
+        (folder / name).unlink(missing_ok=True)
+    remove_gallery(folder / FOLDER)
+    for events in (folder / BOARD).glob("events.out.tfevents.*"):
+        events.unlink()
+
+
+def _records(path: Path, step: int, repeats_eval: bool) -> tuple[list[Line], list[Line]]:
+    """Return the complete records of metrics.jsonl to keep and those to drop; a cut-off line is left out."""
+    kept: list[Line] = []
+    dropped: list[Line] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            if json.loads(line)["epoch"] <= epoch + SAME_EPOCH:
-                lines.append(line)
+            record = json.loads(line)
+            done, event = record["step"], record["event"]
+            repeated = repeats_eval and event == "eval" and done == step
+            (dropped if repeated or done > step else kept).append(record)
         except (ValueError, KeyError, TypeError):
             print(f"{path}: a damaged line was left out", file=sys.stderr)
-    return lines
+    return kept, dropped
 
 
-def _last_miou(lines: Sequence[str]) -> float:
+def _last_miou(records: Sequence[Line]) -> float:
     """Return the score of the last evaluation among records; NaN without one."""
-    scores = [record["miou"] for record in map(json.loads, lines) if record["event"] == "eval"]
+    scores = [record["miou"] for record in records if record["event"] == "eval"]
     return scores[-1] if scores and scores[-1] is not None else math.nan
 
 

@@ -36,17 +36,31 @@ class RunState:
     train_step: TrainStep
     average: Average | None
     step: int = 0
-    """Steps done."""
-    resumed_epoch: float = 0.0
-    """Epochs done by the checkpoint that the run was resumed from."""
+    """Steps done in all; they are not counted anew when their batch changes."""
+    epoch: float = 0.0
+    """Epochs done."""
+    images_seen: int = 0
+    """Training images that all ranks have seen."""
+    origin: str | None = None
+    """The checkpoint of another run that this one began with; None if it began from nothing."""
     best: float = -math.inf
-    """Highest mIoU so far."""
+    """Highest mIoU of this run so far; that of evaluations without a labeled pixel is -1."""
+    best_split: str | None = None
+    """The split that it is of; None before the first evaluation."""
     since_best: int = 0
     """Evaluations since that one."""
     score: dict[str, Any] | None = None
     """``step``, ``split``, ``miou`` and ``images`` of the last evaluation."""
     eval_pending: bool = False
     """An evaluation of this step was due and was not finished."""
+
+    def step_offset(self, steps_per_epoch: int) -> int:
+        """Return the steps done beyond those that the epochs done take with the present batches; 0 without a change.
+
+        The step ``step`` of the run is number ``step - step_offset`` of its schedule and ends at the epoch of that
+        number over ``steps_per_epoch``.
+        """
+        return self.step - whole_steps(self.epoch, steps_per_epoch)
 
     def statistics(self) -> list[torch.Tensor]:
         """Return copies of batch norm's running statistics, which differ by rank."""
@@ -95,8 +109,12 @@ class RunState:
             return None
         return {
             "step": self.step,
+            "epoch": self.epoch,
+            "images_seen": self.images_seen,
             "steps_per_epoch": loader.steps_per_epoch,
+            "origin": self.origin,
             "best": self.best,
+            "best_split": self.best_split,
             "since_best": self.since_best,
             "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
@@ -117,10 +135,10 @@ class RunState:
         }
 
     @fitting()
-    def restore(self, saved: dict[str, Any], eval_split: str) -> None:
+    def restore(self, saved: dict[str, Any], config: Config) -> None:
         """Load weights, average, optimizer and scaler from a checkpoint, except the optimizer's settings.
 
-        The best score is forgotten where it is of another split than ``eval_split``.
+        The best score is forgotten where it is of another run, whose ``best.pt`` is not in this one's folder.
         """
         self.model.net.load_state_dict(saved["model"])
         if self.average:
@@ -142,11 +160,23 @@ class RunState:
                     raise ValueError(f"{name} of shape {tuple(value.shape)} for weights of {tuple(parameter.shape)}")
         if saved["scaler"]:
             self.train_step.scaler.load_state_dict(saved["scaler"])
-        self.step, self.eval_pending = saved["step"], saved["eval_pending"]
-        if saved["config"]["eval_split"] == eval_split:
-            self.best, self.since_best = saved["best"], saved["since_best"]
+        self.step, self.epoch, self.images_seen = saved["step"], saved["epoch"], saved["images_seen"]
+        self.eval_pending = saved["eval_pending"]
+        if resumes_own(config):
+            self.origin, self.best = saved["origin"], saved["best"]
+            self.best_split, self.since_best = saved["best_split"], saved["since_best"]
         else:
-            self.best, self.since_best = -math.inf, 0
+            self.origin = _resolved(config.resume)
+
+    def count_score(self, miou: float, split: str) -> bool:
+        """Take note of an evaluation and return whether it is the best so far; the first one on a split always is."""
+        # Without a labeled pixel too: a finished run has a best.pt.
+        miou = miou if math.isfinite(miou) else -1.0
+        improved = split != self.best_split or miou > self.best
+        if improved:
+            self.best, self.best_split = miou, split
+        self.since_best = 0 if improved else self.since_best + 1
+        return improved
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
@@ -166,17 +196,35 @@ class RunState:
 
 def checkpoint_path(config: Config) -> Path | None:
     """Return the run's last checkpoint, else the one that ``config.resume`` names; None to start fresh."""
-    own = config.folder / "checkpoints" / "last.pt"
+    own = own_checkpoint(config)
     if config.resume == "never" or (config.resume in ("auto", "changed") and not own.exists()):
         return None
     # A run started from a file has its own, newer checkpoint by now.
     return own if own.exists() else Path(config.resume)
 
 
+def own_checkpoint(config: Config) -> Path:
+    """Return the path of the run's own last checkpoint, whether it exists or not."""
+    return config.folder / "checkpoints" / "last.pt"
+
+
+def resumes_own(config: Config) -> bool:
+    """Return whether the run is resumed from its own last checkpoint, and so goes on with its own records."""
+    return checkpoint_path(config) == own_checkpoint(config)
+
+
+def keep_best(config: Config, saved: dict[str, Any]) -> None:
+    """Keep the run's last checkpoint ``saved`` as ``best.pt`` if it is the best: a killed run may not have done it."""
+    last, best = own_checkpoint(config), config.folder / "checkpoints" / "best.pt"
+    if saved.get("score") and saved["since_best"] == 0 and not (best.exists() and best.samefile(last)):
+        checkpoint.keep(last, best)
+
+
 def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
     """Load the checkpoint at :func:`checkpoint_path`; None to start fresh.
 
-    Raises :class:`UserError` with the difference if it belongs to another network or data set.
+    Raises :class:`UserError` with the difference if it belongs to another network or data set, and if the run has begun
+    otherwise than from the file that ``config.resume`` names.
     """
     path = checkpoint_path(config)
     if path is None:
@@ -200,7 +248,23 @@ def find_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None
                 f"{path} cannot be resumed: its {what} is {then}, the run's is {now}; "
                 "use another --name, or --resume never"
             )
+    if config.resume not in ("auto", "changed") and resumes_own(config):
+        _check_origin(saved["origin"], config)
     return saved
+
+
+def _check_origin(origin: str | None, config: Config) -> None:
+    """Refuse to drop what a run has done since it began by naming another file. Raises :class:`UserError`."""
+    if _resolved(config.resume) not in (origin, _resolved(own_checkpoint(config))):
+        began = f"began with {shown(origin)}" if origin else "did not begin with a file"
+        raise UserError(
+            f"{config.folder} has a checkpoint of its own and {began}, so that --resume {config.resume} would drop it; "
+            "choose another --name, or leave out --resume to go on from its own"
+        )
+
+
+def _resolved(path: str | Path) -> str:
+    return str(Path(path).resolve())
 
 
 class Change(NamedTuple):
@@ -235,10 +299,9 @@ def check_changes(saved: dict[str, Any], config: Config) -> None:
     Raises :class:`UserError` with their flags. A checkpoint that ``--resume`` names, of another run, needs no
     confirmation: its own run stays as it is.
     """
-    path = checkpoint_path(config)
-    if config.resume == "changed" or path != config.folder / "checkpoints" / "last.pt":
+    if config.resume == "changed" or not resumes_own(config):
         return
-    with fitting(path):
+    with fitting(own_checkpoint(config)):
         changes = [c for c in changed_settings(saved, config) if _decides_training(c.flag)]
         same_batch = config.data.batch != "auto" and _batch_of(saved["config"]) == config.rank_batch
         parts = ("--data.batch", "--optim.accumulate") if same_batch else ()
@@ -280,9 +343,9 @@ def _batch_of(config: dict[str, Any]) -> int:
     return math.prod(numbers)
 
 
-def epochs_done(saved: dict[str, Any]) -> float:
-    """Return the epochs of a checkpoint's steps, by its own steps per epoch."""
-    return float(saved["step"] / saved["steps_per_epoch"])
+def whole_steps(epoch: float, steps_per_epoch: int) -> int:
+    """Return the whole steps of the present batches in the epochs done: none of them is done twice over."""
+    return math.floor(epoch * steps_per_epoch + 1e-6)  # 0.29 × 100 is 28.999999999999996 in floating point
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:

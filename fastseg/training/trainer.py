@@ -26,7 +26,7 @@ from fastseg.errors import UserError
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
 from fastseg.evaluation.metrics import ConfusionMatrix
-from fastseg.evaluation.scores import score
+from fastseg.evaluation.scores import plain, score
 from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
@@ -72,7 +72,9 @@ class Trainer:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self.total = total_steps(config.optim, self.steps_per_epoch)
+        self.offset = state.step_offset(self.steps_per_epoch)
+        """Number by which steps exceed their number in the schedule, :meth:`.RunState.step_offset`."""
+        self.total = self.offset + total_steps(config.optim, self.steps_per_epoch)
         self.callbacks = Callbacks([log, *callbacks] if log else [])
         self.clock, self.stopping = StepClock(ranks.device), Stopping()
         self.async_metrics = AsyncMetrics[int](ranks.device)
@@ -136,6 +138,8 @@ class Trainer:
             with span("average"):
                 state.average.update(state.step)
         state.step += 1
+        state.epoch = self.epoch_of(state.step)
+        state.images_seen += self.global_batch
         # On a GPU these are the previous step's numbers, so that it never waits for the host.
         return self.async_metrics.exchange(state.step, numbers)
 
@@ -176,15 +180,24 @@ class Trainer:
     def lr(self, step: int) -> float:
         """Return the learning rate of step ``step`` (from 0)."""
         optim, warmup = self.config.optim, round(warmup_epochs(self.config.optim) * self.steps_per_epoch)
-        peak = peak_lr(optim, self.config.rank_batch * self.ranks.world)
-        return lr_at(step, self.total, warmup, peak, optim)
+        peak = peak_lr(optim, self.global_batch)
+        return lr_at(step - self.offset, self.total - self.offset, warmup, peak, optim)
+
+    def epoch_of(self, step: int) -> float:
+        """Return the epochs done after step ``step`` (from 1)."""
+        return (step - self.offset) / self.steps_per_epoch
+
+    @property
+    def global_batch(self) -> int:
+        """Return the images of a step, over all ranks."""
+        return self.config.rank_batch * self.ranks.world
 
     def is_due(self, epochs: float) -> bool:
         """Return whether the last step completes another ``epochs`` epochs, or the run."""
-        every, step = epochs * self.steps_per_epoch, self.state.step
+        every, step = epochs * self.steps_per_epoch, self.state.step - self.offset
         # 0.55 epochs of 100 steps are 55.00000000000001 in floating point, and due at step 55.
         before, now = (math.floor(s / every + 1e-9) for s in (step - 1, step))
-        return step == self.total or now > before
+        return self.state.step == self.total or now > before
 
     def check_step(self, metrics: tuple[int, list[float]] | None) -> None:
         """Check a step (from 1) and its metrics from :class:`TrainStep`, if they have arrived; note a wish to stop.
@@ -209,7 +222,7 @@ class Trainer:
             raise_on_first(UserError(f"at step {step} {said}"))
         self.metrics.append(found)
         main, aux, rate = found.main_loss, found.aux_loss, self.lr(step - 1)
-        done = Step(step, step / self.steps_per_epoch, loss, main, aux, norm, rate)
+        done = Step(step, self.epoch_of(step), loss, main, aux, norm, rate)
         self.stopping.ask(self.callbacks.on_step(done))
         if step % self.config.log_every == 0 or step == self.total:
             self.finish_window(step)
@@ -224,7 +237,8 @@ class Trainer:
         bad = count_corrupt(self.loader.corrupt_samples(), self.config.max_corrupt_samples)
         record = {
             "step": step,
-            "epoch": step / self.steps_per_epoch,
+            "epoch": self.epoch_of(step),
+            "images_seen": self.state.images_seen - (self.state.step - step) * self.global_batch,
             "loss": mean.loss,
             "loss_out": mean.main_loss,
             "loss_aux": mean.aux_loss,
@@ -261,17 +275,16 @@ class Trainer:
         self.state.score = {
             "step": self.state.step,
             "split": self.config.eval_split,
-            "miou": scores.miou if math.isfinite(scores.miou) else None,
+            "miou": plain(scores.miou),
             "images": result.images,
         }
-        # The first counts whatever it is, also where the split has no labeled pixel: a finished run has a best.pt.
-        improved = scores.miou > self.state.best or self.state.best == -math.inf
-        self.state.best = max(self.state.best, scores.miou)  # NaN is never taken over what is known
-        self.state.since_best = 0 if improved else self.state.since_best + 1
+        improved = self.state.count_score(scores.miou, self.config.eval_split)
         if self.log:
             evaluation = StepEvaluation(
                 step=self.state.step,
-                epoch=self.state.step / self.steps_per_epoch,
+                epoch=self.state.epoch,
+                images_seen=self.state.images_seen,
+                split=self.config.eval_split,
                 weights="ema" if self.state.average else "model",
                 result=result,
                 matrix=matrix,
@@ -321,12 +334,10 @@ class Trainer:
         document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
         if document:
             folder = self.config.folder / "checkpoints"
+            # The last first: it says itself whether it is the best, which a run killed before the next line keeps then.
+            checkpoint.save(folder / "last.pt", document)
             if keep:
-                # The best first: if killed before the last, the run gets here again from an older one.
-                checkpoint.save(folder / "best.pt", document)
-                checkpoint.keep(folder / "best.pt", folder / "last.pt")
-            else:
-                checkpoint.save(folder / "last.pt", document)
+                checkpoint.keep(folder / "last.pt", folder / "best.pt")
             self.stopping.ask(self.callbacks.on_checkpoint(folder / ("best.pt" if keep else "last.pt")))
         self.saved = self.state.step
         barrier()

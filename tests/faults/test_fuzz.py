@@ -275,6 +275,7 @@ def test_checkpoints_with_any_values(tally: Tally) -> None:
         **{"arch": "deeplabv3_resnet50", "stretch_to": None, "config": {}, "dataset": {}, "versions": {}},
         **{"model": {"w": torch.zeros(4)}, "ema": None, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
         **{"classes": checkpoint.pack_classes(cityscapes().classes[:3]), "steps_per_epoch": 2, "best": 0.5},
+        **{"epoch": 1.5, "images_seen": 6, "origin": None, "best_split": None},
         **{"eval_pending": False, "since_best": 0, "ranks": [{"loader": {"epoch": 0, "step": 1, "rank_local": False}}]},
     }
     checkpoint.check(whole, Path("x.pt"))

@@ -98,7 +98,7 @@ def test_descriptions_with_any_values(tally: Tally) -> None:
         score={"step": 3, "split": "val", "miou": 0.5, "images": 5},
         model={},
     )
-    fixed = {name: whole.pop(name) for name in ("arch", "model", "step", "steps_per_epoch", "classes", "mean", "std")}
+    fixed = {name: whole.pop(name) for name in ("arch", "model", "step", "epoch", "classes", "mean", "std")}
     describe(whole | fixed, Path("x.pt"))
 
     @fuzz

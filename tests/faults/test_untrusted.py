@@ -244,7 +244,7 @@ def test_runs_that_cannot_be_gone_on_from(victim: Victim, trained: Path, tally: 
     config, optimizer, rank = whole["config"], whole["optimizer"], whole["ranks"][0]
     # Found before a weight is looked at:
     small = {**whole, "model": {"w": torch.zeros(4)}, "ema": None, "optimizer": {}, "ranks": []}
-    names = ("steps_per_epoch", "best", "since_best", "eval_pending", "config", "dataset", "ranks")
+    names = ("steps_per_epoch", "best", "since_best", "eval_pending", "images_seen", "config", "dataset", "ranks")
     wrong = [{**small, name: value} for name in names for value in (None, "x", [[]], 10**6000)]
     wrong += [{key: value for key, value in small.items() if key != name} for name in names]
     wrong += [

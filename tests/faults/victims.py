@@ -76,10 +76,11 @@ class Victim:
 def document(**changes: object) -> dict[str, Any]:
     """A checkpoint whose every field has the right type."""
     plain = {
-        **{"format": "fastseg-checkpoint", "version": 3, "step": 3, "arch": ARCH, "ema": None, "shards": "s"},
+        **{"format": "fastseg-checkpoint", "version": 4, "step": 3, "arch": ARCH, "ema": None, "shards": "s"},
         **{"model": {"w": torch.zeros(4)}, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
-        **{"classes": pack_classes(cityscapes().classes), "steps_per_epoch": 2, "best": 0.5},
+        **{"classes": pack_classes(cityscapes().classes), "epoch": 1.5, "steps_per_epoch": 2, "best": 0.5},
         **{"eval_pending": False, "since_best": 0, "ranks": [], "optimizer": {}, "scaler": {}, "stretch_to": None},
+        **{"images_seen": 6, "origin": None, "best_split": None, "score": None},
         **{"config": {}, "dataset": {}, "versions": {}},
     }
     return plain | changes

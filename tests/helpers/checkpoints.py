@@ -50,7 +50,7 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
     return {
         "step": 12,
         "score": {"step": 12, "split": "val", "miou": 0.4321, "images": 5},
-        "steps_per_epoch": 6,
+        "epoch": 2.0,
         "arch": ARCH,
         "model": checkpoint.weights_of(model.net),
         "ema": None,

@@ -18,6 +18,8 @@ def evaluation(step: int, ious: Mapping[str, float | None], epoch: float = 1.0, 
     values: dict[str, Any] = {
         "step": step,
         "epoch": epoch,
+        "images_seen": 4 * step,
+        "split": "val",
         "weights": "ema",
         "result": EvaluationStats(5, 0, 2.0),
         "matrix": np.eye(len(known), dtype=np.int64),

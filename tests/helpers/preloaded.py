@@ -4,6 +4,7 @@ import gc
 
 import nvidia.dali.plugin.pytorch  # noqa: F401
 import torch.distributed.run  # noqa: F401
+import torchmetrics.classification  # noqa: F401
 import torchvision.models  # noqa: F401
 import webdataset  # noqa: F401
 

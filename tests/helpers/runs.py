@@ -35,7 +35,8 @@ def assert_equal(one: object, other: object, where: str = "") -> None:
 def assert_same_run(one: Path, other: Path) -> None:
     """Two run folders hold the same state bit for bit, and each step and evaluation once, with the same numbers."""
     first, second = (weights(folder / "checkpoints" / "last.pt") for folder in (one, other))
-    for part in ("model", "ema", "optimizer", "scaler", "ranks", "step", "best", "eval_pending"):
+    progress = ("step", "epoch", "images_seen", "best", "eval_pending")
+    for part in ("model", "ema", "optimizer", "scaler", "ranks", *progress):
         assert_equal(first[part], second[part], part)
     for event, values in (("train", ("step", "loss", "lr")), ("eval", ("step", "miou", "classes"))):
         records = [[[line[value] for value in values] for line in lines(folder, event)] for folder in (one, other)]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,13 @@ def start(main: Hook, *words: object, output: Path, before: Hook | None = None, 
     level. ``environment`` is added to this process's. One thread computes.
     """
     return Command(main, words, output, before, {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
+
+
+def process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Start a process that calls ``target``, a function of a module's top level; it may fork others in turn."""
+    started = _context().Process(target=target, args=arguments)
+    started.start()
+    return started
 
 
 _PATH = os.pathsep.join(path for path in sys.path if path)

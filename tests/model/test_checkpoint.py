@@ -20,7 +20,7 @@ PLAIN = {
     "stretch_to": None,
     "classes": [{"name": "road", "color": [0, 0, 0], "category": ""}],
     "shards": "s",
-    "steps_per_epoch": 2,
+    "epoch": 1.5,
     "config": {},
     "dataset": {},
     "versions": {},
@@ -34,7 +34,7 @@ def test_reads_back(tmp_path: Path) -> None:
     assert torch.equal(saved["model"]["w"], DOCUMENT["model"]["w"])
     assert {k: v for k, v in saved.items() if k != "model"} == {
         "format": "fastseg-checkpoint",
-        "version": 3,
+        "version": 4,
         **PLAIN,
     }
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
@@ -70,7 +70,7 @@ class Exploit:
 @pytest.mark.parametrize("environment", ["0", "1"])
 def test_a_malicious_file_runs_nothing(tmp_path: Path, environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
-    torch.save({"format": "fastseg-checkpoint", "version": 3, "x": Exploit(tmp_path / "touched")}, tmp_path / "e.pt")
+    torch.save({"format": "fastseg-checkpoint", "version": 4, "x": Exploit(tmp_path / "touched")}, tmp_path / "e.pt")
     with pytest.raises(UserError, match=r"e\.pt is not a checkpoint that can be loaded safely") as refusal:
         checkpoint.load(tmp_path / "e.pt")
     assert "weights_only" not in str(refusal.value)  # torch recommends to switch it off
@@ -94,11 +94,11 @@ def test_refuses_other_files(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "weights.pt")
     torch.save({"format": "fastseg-checkpoint", "version": 1, **DOCUMENT}, tmp_path / "old.pt")
     with pytest.raises(
-        UserError, match=r"old\.pt has format version 1, this fastseg reads 3; train anew, with --resume"
+        UserError, match=r"old\.pt has format version 1, this fastseg reads 4; train anew, with --resume"
     ):
         checkpoint.load(tmp_path / "old.pt")
     checkpoint.save(tmp_path / "part.pt", {"step": 1})
-    with pytest.raises(UserError, match="lacks arch, model"):
+    with pytest.raises(UserError, match="lacks epoch, arch, model"):
         checkpoint.load(tmp_path / "part.pt")
 
 

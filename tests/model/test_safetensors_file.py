@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> None:
     source = checkpoint.load(weights.parents[1] / "ckpt.pt")
     found = checkpoint.load(weights)
-    for name in ("step", "arch", "mean", "std", "stretch_to", "classes", "versions", "score", "steps_per_epoch"):
+    for name in ("step", "arch", "mean", "std", "stretch_to", "classes", "versions", "score", "epoch"):
         assert [found[name]] == [source[name]] or name in ("classes", "score"), name
     assert [(c["name"], c["color"], c["category"]) for c in found["classes"]] == [
         (c["name"], c["color"], c["category"]) for c in source["classes"]
@@ -61,7 +61,8 @@ def test_half_as_large(weights: Path, tmp_path: Path) -> None:
         ({"format": "fastseg-export 1"}, "has no metadata of fastseg's"),
         ({"recipe": "[" * 100_000}, "is damaged"),
         ({"step": "9" * 10_000}, "is damaged"),
-        ({"epochs": "0"}, "is damaged"),
+        ({"epochs": "x"}, "is damaged"),
+        ({"epochs": "nan"}, "has the epoch nan"),
         ({"classes": "[]"}, "has 0 classes"),
         ({"classes": '[{"name": "a", "color": [1, 2, 1000]}]'}, "has the color"),
         ({"arch": "os.system"}, "is of the network 'os.system'"),

@@ -31,7 +31,7 @@ LONG = {
 def run(monkeypatch: pytest.MonkeyPatch) -> RunProgress:
     """Half of a run of days on many GPUs, whose last score is not its best."""
     monkeypatch.setattr(display.time, "monotonic", lambda: 0.0)
-    run = RunProgress(41000, 79980, " per GPU", 0.789)
+    run = RunProgress(41000, 79980, " per GPU", 0.789, epoch=41000 * 112.4 / 41800)
     run.advance(41000)
     monkeypatch.setattr(display.time, "monotonic", lambda: 800.0)
     run.advance(41800)

@@ -1,9 +1,11 @@
 """Going on from a checkpoint under other settings, in this process."""
 
 import math
+import shutil
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ def stopped(tiny: Config) -> Config:
         batch = trainer.loader.next()
         state.train_step(batch.image, batch.label, 0.01)
         state.step += 1
+    state.epoch, state.images_seen = 1.0, 8
     trainer.save(state.statistics())
     return tiny
 
@@ -96,8 +99,7 @@ def test_other_batches_start_the_data_anew(stopped: Config, change: dict, says: 
         f"resuming from {path} after epoch 1.0 with other settings: {anew}",
         f"settings that changed: {says}",
     ]
-    steps = {"data__batch": 5, "optim__accumulate": 1}
-    assert state.step == steps.get(next(iter(change)), 2)  # one epoch, whatever its steps
+    assert (state.step, state.epoch, state.images_seen) == (2, 1.0, 8)  # whatever the steps of an epoch from here on
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_the_average_may_be_switched_off_and_on(stopped: Config) -> None:
     again = build_state(stopped, manifest, ALONE, resumed=True)
     saved = find_checkpoint(stopped, manifest)
     assert saved
-    again.restore(saved, stopped.eval_split)
+    again.restore(saved, stopped)
     again.restore_rank(saved, ALONE)
     assert again.average
     for name, value in again.model.state_dict().items():
@@ -232,12 +234,52 @@ def test_the_difference_of_two_sets_is_named(stopped: Config, change: dict[str, 
         find_checkpoint(stopped, replace(read_manifest(stopped.shards), **change))
 
 
-def test_the_best_score_is_of_one_split(stopped: Config) -> None:
-    """Of another split none is known: its first evaluation is the best so far."""
+def test_the_best_score_is_of_one_split_and_one_run(stopped: Config) -> None:
+    """Of another split or run none is known: its first evaluation is the best so far, also without a score."""
     last = stopped.folder / "checkpoints" / "last.pt"
-    checkpoint.save(last, {**runs.weights(last), "best": 0.75})
-    assert resume(stopped)[0].best == 0.75
-    assert resume(with_changes(stopped, eval_split="train"))[0].best == -math.inf
+    checkpoint.save(last, {**runs.weights(last), "best": 0.75, "best_split": "val"})
+    state, _ = resume(with_changes(stopped, eval_split="train"))
+    assert [state.count_score(0.5, "val"), state.count_score(0.8, "val"), state.best] == [False, True, 0.8]
+    assert [state.count_score(math.nan, "train"), state.count_score(math.nan, "train")] == [True, False]
+    assert [state.count_score(0.0, "train"), state.best, state.since_best] == [True, 0.0, 0]
+    other, _ = resume(with_changes(stopped, name="other", resume=str(last)))
+    assert (other.best, other.origin) == (-math.inf, str(last.resolve()))
+
+
+def test_a_file_does_not_replace_what_a_run_has_done(stopped: Config, tmp_path: Path) -> None:
+    """Only the file that it began with may be named again."""
+    last, manifest = stopped.folder / "checkpoints" / "last.pt", read_manifest(stopped.shards)
+    file = shutil.copy(last, tmp_path / "best.pt")
+    named = with_changes(stopped, resume=str(file))
+    with pytest.raises(UserError, match=r"tiny has a checkpoint of its own and did not begin with a file, so that"):
+        find_checkpoint(named, manifest)
+    checkpoint.save(last, {**runs.weights(last), "origin": str(tmp_path / "other.pt")})
+    with pytest.raises(UserError, match=r"of its own and began with '.*other\.pt', so that --resume .*best\.pt would"):
+        find_checkpoint(named, manifest)
+    checkpoint.save(last, {**runs.weights(last), "origin": str(tmp_path / "best.pt")})
+    for resumed in (named, with_changes(stopped, resume=str(last)), stopped):
+        assert find_checkpoint(resumed, manifest)
+
+
+def test_a_best_checkpoint_of_a_killed_run_is_kept_when_it_goes_on(tiny: Config) -> None:
+    """The last one says that it is the best; also if nothing is left to train."""
+    train(tiny)
+    best = tiny.folder / "checkpoints" / "best.pt"
+    best.unlink()  # the name, not the last checkpoint's bytes
+    best.write_bytes(b"that of an earlier evaluation")
+    train(tiny)
+    assert best.samefile(tiny.folder / "checkpoints" / "last.pt")
+    best.unlink()
+    train(with_changes(tiny, resume="changed", optim__epochs=2.5))
+    assert best.exists()
+
+
+def test_a_best_checkpoint_without_a_last_one_is_set_aside(tiny: Config) -> None:
+    train(tiny)
+    (tiny.folder / "checkpoints" / "last.pt").unlink()
+    with open_log(tiny):
+        assert not (tiny.folder / "checkpoints").exists()
+    assert len(list(tiny.runs.glob("tiny.*/checkpoints/best.pt"))) == 1
 
 
 def test_an_optimiser_that_is_damaged_is_refused(stopped: Config) -> None:
@@ -278,7 +320,7 @@ def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> No
     manifest = read_manifest(stopped.shards)
     assert find_checkpoint(other, manifest)["step"] == 2
     state = build_state(other, manifest, ALONE)
-    state.step = 7
+    state.step, state.origin = 7, str(file.resolve())
     trainer = Trainer(other, manifest, ALONE, state, build_loaders(other, manifest, ALONE, None), None)
     trainer.save(state.statistics())
     assert find_checkpoint(other, manifest)["step"] == 7
@@ -316,8 +358,8 @@ def test_an_evaluation_that_is_owed_is_left_to_do(stopped: Config) -> None:
     ended, manifest = with_changes(stopped, optim__epochs=1.0), read_manifest(stopped.shards)
     saved = find_checkpoint(ended, manifest)
     assert saved
-    for owed, done, says in ((True, 2, False), (False, 2, True), (True, 3, True), (False, 1, False)):
-        changed = {**saved, "eval_pending": owed, "step": done}
+    for owed, done, says in ((True, 1.0, False), (False, 1.0, True), (True, 1.5, True), (False, 0.5, False)):
+        changed = {**saved, "eval_pending": owed, "epoch": done}
         assert nothing_left(ended, manifest, ALONE, changed) == says
 
 

@@ -91,18 +91,22 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     assert seconds == sorted(seconds)
 
 
-def test_a_run_resumed_with_a_larger_batch_keeps_its_history(tmp_path: Path) -> None:
-    """Its steps are counted anew, its epochs are not."""
+@pytest.mark.parametrize("repeats", [False, True], ids=["evaluated", "to be evaluated again"])
+def test_what_is_dropped_is_dropped_everywhere(repeats: bool, tmp_path: Path) -> None:
+    """From metrics.jsonl, TensorBoard and the pictures; a loss of the step that is evaluated again stays."""
     with RunLog(tmp_path, {}, 0, 30) as log:
-        for step in (10, 20, 30):
-            log.on_log({"step": step, **NUMBERS, "epoch": step / 20})
+        for step in (10, 20) if repeats else (10, 20, 30):
+            log.on_log({"step": step, **NUMBERS})
             log.on_evaluation(evaluation(step, {"road": step / 100}, epoch=step / 20))
-    with RunLog(tmp_path, {}, 10, 15, epoch=1.0) as log:  # twice the batch: epoch 1 ends with step 10
-        log.on_evaluation(evaluation(15, {"road": 0.5}, epoch=1.5))
-    evaluations = [(r["epoch"], r["miou"]) for r in records(tmp_path) if r["event"] == "eval"]
-    assert evaluations == [(0.5, 0.1), (1.0, 0.2), (1.5, 0.5)]
+    with RunLog(tmp_path, {}, 20, 25, epoch=1.0, repeats_eval=repeats) as log:
+        assert not (tmp_path / "confusion.json").exists()
+        log.on_evaluation(evaluation(20 if repeats else 25, {"road": 0.5}, epoch=1.25))
+    expected = [(10, 0.1), (20, 0.5)] if repeats else [(10, 0.1), (20, 0.2), (25, 0.5)]
+    assert [(r["step"], r["miou"]) for r in records(tmp_path) if r["event"] == "eval"] == expected
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {event.value for event in board.Scalars("val/miou")} >= {np.float32(0.1), np.float32(0.2), 0.5}
+    found = [(event.step, event.value) for event in board.Scalars("val/miou")]
+    assert found == [(step, np.float32(miou)) for step, miou in expected]
+    assert [event.step for event in board.Scalars("train/loss")] == [10, 20]
 
 
 def test_a_new_run_starts_empty_and_overlays_are_replaced(tmp_path: Path) -> None:
