@@ -1,6 +1,7 @@
 """Sources of packing: the recognized layouts of data sets, and the samples and classes in a folder."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from fastseg.packing.sources.tree import Member, Tree, is_archive
 from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
-from fastseg.packing.sources.yolo import YoloSegmentation
+from fastseg.packing.sources.yolo import YoloMask, YoloSegmentation
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -129,6 +130,8 @@ SOURCES: tuple[Source, ...] = (
 
 DRAWN = (CocoInstances, Labelme, Supervisely, Cvat, Via, YoloSegmentation)
 """Sources of shapes; a set may hold masks that were drawn from the same or from more shapes."""
+ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tar\.\w+|7z|rar)$")
+"""Endings of archives, of which those beside plain files are not read."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,12 @@ class DataSet:
         flags = " ".join(f"--split-file {split}={path}" for split, path in self.lists)
         merged = sum(isinstance(sample.mask, MergedMask) for sample in self.samples)
         several = "images have several masks, which are merged: an object in any of them is one in all"
+        bare = [sample for sample in self.samples if isinstance(sample.mask, YoloMask) and sample.mask.file is None]
         found = [f"the set has lists that may tell its splits: {flags}"] if flags else []
-        return [*found, *([f"{merged:,} {several}"] if merged else []), *self._left_out()]
+        found += [f"{merged:,} {several}"] if merged else []
+        if bare:
+            found.append(f"{len(bare):,} images without a text file are background only, such as {bare[0].name}")
+        return [*found, *self._left_out()]
 
     def _left_out(self) -> list[str]:
         if not self.skipped:
@@ -199,7 +206,7 @@ def open_source(
     if found is None:
         raise UserError(_describe_unknown(path) if path is not None else _nothing_at_defaults(paths))
     source, tree = found
-    files = split_files(source.find(tree), options, skip_bad)
+    files = split_files(_with_strays(source, tree, source.find(tree)), options, skip_bad)
     table = table or _own_classes(source, tree, path or tree.root)
     if options.reduce_zero_label:
         table = reduce_zero_label(table)
@@ -208,6 +215,33 @@ def open_source(
     has_val = "val" in {sample.split for sample in samples} or options.split_file
     lists = () if has_val else find_lists(tree)
     return DataSet(table, _select(samples, splits, tree.root), layout, skipped, lists)
+
+
+def _with_strays(source: Source, tree: Tree, files: Files) -> Files:
+    """Return files with those as strays, too, that a source passes over in silence.
+
+    These are images that only a dot hides, images beside others that no annotation names, and archives beside files.
+    """
+    images = {image.name for image in files.images}
+    known = images | {name for name, _ in (*files.strays, *files.unread)}
+    folders = {name.rpartition("/")[0] for name in images} if isinstance(source, (*DRAWN, CocoPanoptic)) else set()
+    read = {file.member.path for file in files.images} | {
+        mask.member.path for mask in files.masks if isinstance(mask.member, Member)
+    }
+    found = [
+        *((name, "a dot before its name hides it") for name in tree.hidden),
+        *(
+            (name, "no annotation names the image, but images beside it")
+            for name in tree.images
+            if name not in known and name.rpartition("/")[0] in folders
+        ),
+        *(
+            (name, "the archive is not read, but the files beside it")
+            for name in tree.files
+            if ARCHIVE.search(name) and tree.root / name not in read
+        ),
+    ]
+    return files._replace(strays=[*files.strays, *found])
 
 
 def recognize(
