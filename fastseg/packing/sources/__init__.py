@@ -1,7 +1,6 @@
 """Sources of packing: the recognized layouts of data sets, and the samples and classes in a folder."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.merged import MergedMask
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
-from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
+from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern, with_strays
 from fastseg.packing.sources.splits import FindOptions, find_lists, split_files
 from fastseg.packing.sources.supervisely import Supervisely
 from fastseg.packing.sources.tree import Member, Tree, is_archive
@@ -130,8 +129,6 @@ SOURCES: tuple[Source, ...] = (
 
 DRAWN = (CocoInstances, Labelme, Supervisely, Cvat, Via, YoloSegmentation)
 """Sources of shapes; a set may hold masks that were drawn from the same or from more shapes."""
-ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tar\.\w+|7z|rar)$")
-"""Endings of archives, of which those beside plain files are not read."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +203,8 @@ def open_source(
     if found is None:
         raise UserError(_describe_unknown(path) if path is not None else _nothing_at_defaults(paths))
     source, tree = found
-    files = split_files(_with_strays(source, tree, source.find(tree)), options, skip_bad)
+    named = isinstance(source, (*DRAWN, CocoPanoptic))
+    files = split_files(with_strays(tree, source.find(tree), named), options, skip_bad)
     table = table or _own_classes(source, tree, path or tree.root)
     if options.reduce_zero_label:
         table = reduce_zero_label(table)
@@ -215,33 +213,6 @@ def open_source(
     has_val = "val" in {sample.split for sample in samples} or options.split_file
     lists = () if has_val else find_lists(tree)
     return DataSet(table, _select(samples, splits, tree.root), layout, skipped, lists)
-
-
-def _with_strays(source: Source, tree: Tree, files: Files) -> Files:
-    """Return files with those as strays, too, that a source passes over in silence.
-
-    These are images that only a dot hides, images beside others that no annotation names, and archives beside files.
-    """
-    images = {image.name for image in files.images}
-    known = images | {name for name, _ in (*files.strays, *files.unread)}
-    folders = {name.rpartition("/")[0] for name in images} if isinstance(source, (*DRAWN, CocoPanoptic)) else set()
-    read = {file.member.path for file in files.images} | {
-        mask.member.path for mask in files.masks if isinstance(mask.member, Member)
-    }
-    found = [
-        *((name, "a dot before its name hides it") for name in tree.hidden),
-        *(
-            (name, "no annotation names the image, but images beside it")
-            for name in tree.images
-            if name not in known and name.rpartition("/")[0] in folders
-        ),
-        *(
-            (name, "the archive is not read, but the files beside it")
-            for name in tree.files
-            if ARCHIVE.search(name) and tree.root / name not in read
-        ),
-    ]
-    return files._replace(strays=[*files.strays, *found])
 
 
 def recognize(

@@ -11,10 +11,12 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask
-from fastseg.packing.sources.tree import Found, Member
+from fastseg.packing.sources.tree import Found, Member, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS, read_folder, without_ending
 from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
+ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tar\.\w+|7z|rar)$")
+"""Endings of archives, of which those beside plain files are not read."""
 OneFile = TypeVar("OneFile", bound="Found | Labeled")
 NAMED = 20
 """Number of files that a message names for each kind of problem."""
@@ -75,6 +77,27 @@ class Files(NamedTuple):
     """Files among them that cannot be read, with the reason; an error like an image without a mask."""
     strays: Sequence[tuple[str, str]] = ()
     """Images outside the set, with the reason; they are left out and listed."""
+
+
+def with_strays(tree: Tree, files: Files, named: bool) -> Files:
+    """Return files with those as strays, too, that their source passes over in silence.
+
+    These are images that only a dot hides, archives beside files and, if annotations name the images (``named``),
+    images in the same folders that none names.
+    """
+    images = {image.name for image in files.images}
+    known = images | {name for name, _ in (*files.strays, *files.unread)}
+    folders = {name.rpartition("/")[0] for name in images} if named else set[str]()
+    members = (file.member for file in (*files.images, *files.masks))
+    read = {member.path for member in members if isinstance(member, Member)}
+    others = [name for name in tree.images if name.rpartition("/")[0] in folders and name not in known]
+    archives = [name for name in tree.files if ARCHIVE.search(name) and tree.root / name not in read]
+    strays = [
+        *((name, "a dot before its name hides it") for name in tree.hidden),
+        *((name, "no annotation names the image, but images beside it") for name in others),
+        *((name, "the archive is not read, but the files beside it") for name in archives),
+    ]
+    return files._replace(strays=[*files.strays, *strays])
 
 
 def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tuple[tuple[str, str], ...]]:
