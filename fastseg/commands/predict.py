@@ -39,6 +39,8 @@ class Options:
     """Write no overlays."""
     overwrite: Annotated[bool, shown_as("")] = False
     """Replace existing results."""
+    white: Annotated[int | None, shown_as("N")] = None
+    """White of 16-bit images, as in the packed set, such as 4095. Default: 65535."""
     alpha: Annotated[float, tyro.conf.arg(metavar="A")] = ALPHA
     """Weight of the colors in overlays, 0 to 1."""
     contours: Annotated[bool, shown_as("")] = False
@@ -75,6 +77,8 @@ def _main() -> None:
         raise UserError("there is nothing to predict; name images, videos, or folders of them after the checkpoint")
     if options.no_overlays and not (options.masks or options.probabilities):
         raise UserError("--no-overlays leaves nothing to write; add --masks or --probabilities")
+    if options.white is not None and not 1 <= options.white <= 65535:
+        raise UserError(f"--white is {options.white}; it must be from 1 to 65535")
     if not 0 <= options.alpha <= 1:
         raise UserError(f"--alpha is {options.alpha}; it must be from 0 (the image alone) to 1 (the colors alone)")
     console = Console(stderr=True, markup=False, highlight=False)
@@ -121,7 +125,7 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
                 show(done, max(total, done))
 
         threads = options.threads or min(cpu_threads(1), 8)
-        job = Job(predictor, outputs, batch, threads, tell, lambda fewer: tell(0, fewer), complain)
+        job = Job(predictor, outputs, batch, threads, tell, lambda fewer: tell(0, fewer), complain, options.white)
         tell(0)
         try:
             predict_images(job, images)

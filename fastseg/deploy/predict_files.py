@@ -41,6 +41,8 @@ class Job:
     """Called with the number of counted pictures that will not come."""
     complain: Callable[[str], None]
     """Called with a sentence for each damaged file; the others are still predicted."""
+    white: int | None = None
+    """White of 16-bit images; None: 65535."""
 
     def answer(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Any]]:
         """Yield each picture with its mask and, if wanted, its probabilities."""
@@ -171,7 +173,7 @@ def _decoded(job: Job, inputs: Iterable[Input]) -> Iterator[tuple[Input, Picture
         files, waiting = iter(inputs), deque[tuple[Input, Future[Picture]]]()
         while True:
             for file in islice(files, job.threads + job.batch - len(waiting)):
-                waiting.append((file, pool.submit(lambda path: np.array(read_image(path)), file.path)))
+                waiting.append((file, pool.submit(lambda path: np.array(read_image(path, job.white)), file.path)))
             if not waiting:
                 return
             file, future = waiting.popleft()

@@ -18,7 +18,7 @@ from fastseg.files import atomic_path, describe_missing, write_atomic
 from fastseg.labels import SegmentationClass
 from fastseg.report.overlays import ALPHA, classes_by_size, draw_overlay
 from fastseg.report.pictures import Mask, Picture
-from fastseg.shards.images import read_rgb
+from fastseg.shards.images import as_rgb, load_image, read_deep
 from fastseg.shards.tar import MAX_FILE
 from fastseg.storage import read_bytes
 
@@ -126,7 +126,7 @@ def _save(image: Image.Image, path: Path, **options: Any) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 LARGEST = 1 << 28
 """Maximum pixels of an image, 16384². Measured, one takes 13 bytes a pixel from file to PNG, 3.3 GiB, and those read
@@ -171,8 +171,15 @@ def find_inputs(paths: Sequence[Path], out: Path, skip: Callable[[str], None]) -
     return found
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image file as 8-bit RGB, upright. Raises :class:`UserError` for anything else and if damaged."""
+DARK = 1 << 14
+"""Value that some sample of a 16-bit image reaches if 65535 is its white."""
+
+
+def read_image(path: Path, white: int | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, upright; ``white`` is that of 16-bit images, by default 65535.
+
+    Raises :class:`UserError` for anything else, a damaged file, and 16 bits that would be black by the default.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name an image in it")
     try:
@@ -185,7 +192,14 @@ def read_image(path: Path) -> Image.Image:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"
         ) from None
-    return read_rgb(data, str(path), LARGEST)[0]
+    image = load_image(data, str(path), limit=LARGEST)
+    deep = read_deep(image, data, str(path)) if white is None else None
+    if deep is not None and deep.max() < DARK:
+        raise UserError(
+            f"the image {path} has 16 bits, but no value above {deep.max():,}, and would be nearly black; name the "
+            "white that packing told of, such as --white 4095, or save it with 8 bits"
+        )
+    return as_rgb(image, data, str(path), white)[0]
 
 
 def _files(folder: Path, without: set[Path], skip: Callable[[str], None]) -> Iterator[Path]:

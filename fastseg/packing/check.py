@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastseg.errors import UserError
 from fastseg.labels import Color, LabelTable
-from fastseg.packing.reading import ReadOptions, SampleError, read_pair
+from fastseg.packing.reading import DEEP, ReadOptions, SampleError, read_pair
 from fastseg.packing.records import Statistics
 from fastseg.packing.sources.samples import Sample
 from fastseg.packing.sources.tree import Member
@@ -83,6 +83,7 @@ def check_agreement(packed: Iterable[tuple[str, Statistics]]) -> None:
     packed = list(packed)
     _check_palettes(packed)
     _check_grays(packed)
+    _check_white(packed)
     _check_orientations(packed)
 
 
@@ -104,6 +105,21 @@ def _check_grays(packed: Sequence[tuple[str, Statistics]]) -> None:
         raise UserError(
             f"the mask of {first[True]} has nothing but grays and could be read by value, that of {first[False]} has "
             "colors; say which holds for all: --mask-values color or value"
+        )
+
+
+def _check_white(packed: Sequence[tuple[str, Statistics]]) -> None:
+    """Refuse a set that mixes masks of 0 and 1 with masks of 0 and 255, if 255 is ignored."""
+    alone = [name for name, statistics in packed if statistics.facts.white == "alone"]
+    beside = any(statistics.facts.white == "beside" for _, statistics in packed)
+    others = any(
+        sum(map(bool, statistics.pixels[:-1])) > 1 for _, statistics in packed if statistics.facts.white is None
+    )
+    if alone and others and not beside:
+        raise UserError(
+            f"{len(alone)} masks hold 255, which is ignored, beside one class only, such as {alone[0]}, and those that "
+            'show several classes never do: it may be an object in them; give 255 to its class ("values": [1, 255] in '
+            "classes.json), or say that it is ignored: --mask-values value"
         )
 
 
@@ -141,7 +157,7 @@ def find_white(samples: Sequence[Sample], workers: int) -> int | None:
 
 def may_be_deep(image: Member) -> bool:
     """Return whether an image may have 16 bits per channel, judging by the first bytes of its file."""
-    if not image.filename.lower().endswith((".png", ".tif", ".tiff")):
+    if not image.filename.lower().endswith(DEEP):
         return False
     head = image.head(25)
     return head[24:25] == b"\x10" if head.startswith(b"\x89PNG") else head.startswith((b"II", b"MM"))
@@ -151,7 +167,7 @@ def _largest(sample: Sample) -> int:
     """Return the largest sample value of a 16-bit image; 0 for 8-bit images and files that cannot be read."""
     try:
         data = sample.image.read()
-        samples = read_deep(load_image(data, str(sample.image)), data)
+        samples = read_deep(load_image(data, str(sample.image)), data, str(sample.image))
     except UserError:
         return 0
     return 0 if samples is None else int(samples.max())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_classes(path: Path) -> LabelTable:
 def parse_classes(text: bytes, where: str) -> LabelTable:
     """Parse the text of a ``classes.json``; error messages start with ``where``. Raises as :func:`read_classes`."""
     try:
-        document = json.loads(text.decode())
+        document = json.loads(text, object_pairs_hook=_unique_keys)  # bytes, with a byte-order mark or without
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not a readable JSON file: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("classes"), list):
@@ -65,6 +66,14 @@ def parse_classes(text: bytes, where: str) -> LabelTable:
     train_ids, colors = _parse_values(entries, ignored, where), _parse_colors(entries, classes, ignored, where)
     others = _parse_others(document.get("others"), classes, where)
     return LabelTable(parse_name(document.get("name") or "custom", where), classes, train_ids, colors, others)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise :class:`ValueError` for a key that it holds twice."""
+    document = dict(pairs)
+    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"an object has the key {shown(repeated[0])} twice")
+    return document
 
 
 def _from_supervisely(document: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ scaled to 0–255 as Pillow does, and a palette index is compared with its color
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,12 @@ from PIL import Image
 
 from fastseg.errors import UserError
 from fastseg.labels import IGNORE, Color, LabelTable
-from fastseg.shards.images import bits_per_sample, load_image, orientation
+from fastseg.shards.images import bits_per_sample, load_image, netpbm_maximum, orientation
 
 FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
 LOSSY = "loses labels; save masks as PNG, or read values as the nearest class with --color-tolerance 64"
+MIN_DISTANCE = 16
+"""Smallest difference between two classes, in a value or in any channel, that lossy compression does not blur."""
 By = Literal["auto", "value", "color"]
 """Reading of a mask by pixel value (or palette index), by color, or by whichever of the two the table defines."""
 
@@ -35,6 +38,8 @@ class DecodedMask:
     """Bits per sample in the file; in a 1-bit file white can mean 1 or 255."""
     orientation: int = 1
     """EXIF orientation (CIPA DC-008, tag 274); 1 is upright."""
+    compression: str | None = None
+    """Name of the lossy compression of the file; None if it is lossless."""
 
     @cached_property
     def histogram(self) -> list[int]:
@@ -45,8 +50,8 @@ class DecodedMask:
 def decode_mask(data: bytes, where: str, lossy: bool = False) -> DecodedMask:
     """Decode a mask file of any format that stores one label or one color per pixel.
 
-    Raises :class:`UserError`, which names ``where``, for a damaged file, several pages or frames, values below 0 or
-    above 255, partly transparent pixels, 16-bit colors, a TIFF whose tag 262 inverts its samples, and, unless
+    Raises :class:`UserError`, which names ``where``, for a damaged file, several pages, frames or bands, values below 0
+    or above 255, partly transparent pixels, 16-bit colors, a TIFF whose tag 262 inverts its samples, and, unless
     ``lossy``, a compression that changes labels.
     """
     image = load_image(data, where, FORMATS)
@@ -54,29 +59,37 @@ def decode_mask(data: bytes, where: str, lossy: bool = False) -> DecodedMask:
         raise UserError(
             f"the mask {where} has {pages} pages or frames; save the one that is the mask as a file of its own"
         )
-    if not lossy and (compression := _lossy_compression(image, data)):
+    if (compression := _lossy_compression(image, data)) and not lossy:
         raise UserError(f"the mask {where} is compressed by {compression}, which {LOSSY}")
     bits = bits_per_sample(image, data)
     _refuse_inverted(image, where)
     turned = orientation(image)
     if image.mode == "P":
-        return DecodedMask(Image.fromarray(np.asarray(image)), _palette(image), bits, turned)
+        return DecodedMask(Image.fromarray(np.asarray(image)), _palette(image), bits, turned, compression)
     if image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA", "La", "PA"):
         if bits > 8:
             raise UserError(f"the mask {where} has colors of {bits} bits; save it with 8 bits per channel")
-        return DecodedMask(_opaque(image, where), (), bits, turned)
-    return DecodedMask(_labels(image, bits, where), (), bits, turned)
+        return DecodedMask(_opaque(image, where), (), bits, turned, compression)
+    return DecodedMask(_labels(image, data, bits, where), (), bits, turned, compression)
 
 
-def _labels(image: Image.Image, bits: int, where: str) -> Image.Image:
+def _labels(image: Image.Image, data: bytes, bits: int, where: str) -> Image.Image:
     """Return gray samples as they are stored, mode ``L``."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    if (bands := tags.get(277, 1)) > 1 == len(image.getbands()):
+        raise UserError(f"the mask {where} has {bands} bands; save the one that is the mask as a file of its own")
     if image.mode == "1":
         return image.convert("L").point([int(value > 0) for value in range(256)])
+    largest = netpbm_maximum(data) if image.format == "PPM" else min(2**bits - 1, 255)
     if image.mode == "L":
-        scale = 255 // (2**bits - 1)  # Pillow stretches 2 and 4 bits to 0–255
-        return image if scale <= 1 else image.point([value // scale for value in range(256)])
+        if 2 in tags.get(339, ()):  # signed samples, which Pillow takes as unsigned
+            return Image.fromarray(_as_bytes(np.asarray(image).astype(np.int8), where))
+        # Pillow stretches the samples of 2 and 4 bits, and those of a PGM, to 0–255.
+        return image if largest == 255 else image.point([round(value * largest / 255) for value in range(256)])
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_as_bytes(np.asarray(image), where))
+        stretched = image.format == "PPM" and largest < 65535
+        samples = np.rint(np.asarray(image) * (largest / 65535)) if stretched else np.asarray(image)
+        return Image.fromarray(_as_bytes(samples, where))
     raise UserError(
         f"the mask {where} has pixels of mode {image.mode}; it must have a label (gray or palette) or a color (RGB) "
         "per pixel"
@@ -115,11 +128,21 @@ def _lossy_compression(image: Image.Image, data: bytes) -> str | None:
     """Return the name of the lossy compression of the file; None if it is lossless."""
     if image.format == "JPEG":
         return "JPEG"
-    if image.format == "WEBP" and b"VP8L" not in data[:64]:
+    if image.format == "WEBP" and b"VP8 " in _webp_chunks(data):
         return "lossy WebP"
     if image.format == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
         return f"TIFF's {image.info['compression']}"
     return None
+
+
+def _webp_chunks(data: bytes) -> set[bytes]:
+    """Return the types of the chunks of a WebP (RFC 9649, section 2.3)."""
+    types, position = set(), 12
+    while position + 8 <= len(data):
+        types.add(data[position : position + 4])
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return types
 
 
 def _refuse_inverted(image: Image.Image, where: str) -> None:
@@ -140,7 +163,11 @@ class TrainIds:
     unmatched: int = 0
     """Number of pixels farther than the tolerance from all classes; they are ignored."""
     gray_rgb: bool | None = None
-    """True if an RGB mask was read as grays; None for other masks. All masks of one set must agree."""
+    """True if an RGB mask was read as grays, and its colors do not say the same; None for other masks. All masks of one
+    set must agree."""
+    white: Literal["alone", "beside"] | None = None
+    """Whether 255 is ignored beside pixels of one class only (it could be the object in them), or of several; None for
+    masks without such pixels."""
 
 
 Ids = dict[int, int | None]
@@ -152,11 +179,14 @@ def read_train_ids(mask: DecodedMask, table: LabelTable, where: str, by: By = "a
 
     A mask with a palette, or an RGB mask of grays, can be read by value and by color. If the table defines both and
     they disagree, :class:`UserError` names the two readings, unless ``by`` chooses one. A palette that holds only grays
-    is read as grays. ``tolerance`` is the largest difference in each channel of a color, or in a value; pixels farther
-    from all classes are ignored and counted. With a tolerance of 0, :class:`UserError` names a value or color that the
-    table does not define.
+    is read as grays; if one of these is ignored, though its index is a class, the two readings disagree as well.
+    ``tolerance`` is the largest difference in each channel of a color, or in a value; pixels farther from all classes
+    are ignored and counted. With a tolerance of 0, :class:`UserError` names a value or color that the table does not
+    define; for a lossy file, two classes that are nearer than :data:`MIN_DISTANCE`.
     """
     if mask.image.mode == "L":
+        _refuse_blurred(mask, table.colors if by == "color" else table.train_ids or table.colors, table, where)
+        mask = _as_its_grays(mask, table, where, by)
         return _map_values(mask, _read_indexes(mask, table, where, by, tolerance), table, where, tolerance)
     if table.train_ids and by != "color" and (gray := _as_gray(mask.image)):
         ramp = DecodedMask(gray, tuple((value, value, value) for value in range(256)))
@@ -165,9 +195,12 @@ def read_train_ids(mask: DecodedMask, table: LabelTable, where: str, by: By = "a
             _refuse_two_readings(ramp, table, where, by_value, by_color)
         known, known_colors = (sum(train_id is not None for train_id in ids.values()) for ids in (by_value, by_color))
         if by == "value" or known == len(by_value) or known > known_colors:  # others are mixtures at soft edges
-            return replace(_map_values(ramp, by_value, table, where, tolerance), gray_rgb=True)
+            _refuse_blurred(mask, table.train_ids, table, where)
+            read = _map_values(ramp, by_value, table, where, tolerance)
+            return replace(read, gray_rgb=None if by_value == by_color else True)
     if by == "value":
         raise UserError(f"the mask {where} has colors, which cannot be read by value; leave out --mask-values value")
+    _refuse_blurred(mask, table.colors, table, where)
     return _read_colors(mask.image, table, where, tolerance)
 
 
@@ -177,18 +210,31 @@ def _as_gray(image: Image.Image) -> Image.Image | None:
     return red if red.tobytes() == green.tobytes() == blue.tobytes() else None
 
 
+def _as_its_grays(mask: DecodedMask, table: LabelTable, where: str, by: By) -> DecodedMask:
+    """Return a mask with a palette of nothing but grays as these grays; any other mask as it is.
+
+    Raises :class:`UserError` if all indexes are values of the table, and a gray is ignored whose index is a class.
+    """
+    if not mask.palette or by != "auto" or not table.train_ids or any(len(set(color)) > 1 for color in mask.palette):
+        return mask
+    by_value, by_color = _by_value(mask, table, 0), _by_color(mask, table, 0)
+    if None not in by_value.values() and by_value == by_color:
+        return mask
+    grays = {value: _color_of(value, mask)[0] for value in range(256)}
+    by_gray: Ids = {value: table.train_ids.get(grays[value]) for value in by_value}
+    if None not in by_value.values():  # white that is ignored may be the object in a mask of two indexes
+        _refuse_two_readings(mask, table, where, {v: i for v, i in by_value.items() if by_gray[v] == IGNORE}, by_gray)
+    return replace(mask, image=mask.image.point([grays[value] for value in range(256)]), palette=())
+
+
 def _read_indexes(mask: DecodedMask, table: LabelTable, where: str, by: By, tolerance: int) -> Ids:
     """Return the train id of each value of a mask of mode ``L``."""
     by_value, by_color = _by_value(mask, table, tolerance), _by_color(mask, table, tolerance)
     if by == "color" or not table.train_ids:
         return by_color
-    if by == "value" or not mask.palette:
-        return by_value
-    if any(len(set(color)) > 1 for color in mask.palette):
+    if by == "auto" and mask.palette:
         _refuse_two_readings(mask, table, where, by_value, by_color)
-        return by_value
-    confirmed = None not in by_value.values() and by_value == by_color
-    return by_value if confirmed else _by_gray(mask, table, tolerance)
+    return by_value
 
 
 def _by_value(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
@@ -197,10 +243,6 @@ def _by_value(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
 
 def _by_color(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
     return {value: _lookup(table.colors, _color_of(value, mask), tolerance) for value in _used(mask)}
-
-
-def _by_gray(mask: DecodedMask, table: LabelTable, tolerance: int) -> Ids:
-    return {value: _lookup(table.train_ids, _color_of(value, mask)[0], tolerance) for value in _used(mask)}
 
 
 def _used(mask: DecodedMask) -> list[int]:
@@ -223,7 +265,9 @@ def _map_values(mask: DecodedMask, ids: Ids, table: LabelTable, where: str, tole
     default = IGNORE if table.others is None else table.others
     lookup = [default if (train_id := ids.get(value)) is None else train_id for value in range(256)]
     unmatched = sum(histogram[value] for value in unknown) if table.others is None else 0
-    return TrainIds(mask.image.point(lookup), unmatched)
+    labeled = {*ids.values()} - {None, IGNORE} if ids.get(255) == IGNORE else set()
+    white: Literal["alone", "beside"] | None = None if not labeled else "beside" if len(labeled) > 1 else "alone"
+    return TrainIds(mask.image.point(lookup), unmatched, white=white)
 
 
 def _stored_value(value: int, mask: DecodedMask, table: LabelTable) -> int:
@@ -254,6 +298,24 @@ def _refuse_two_readings(mask: DecodedMask, table: LabelTable, where: str, by_va
                 f"color {list(_color_of(value, mask))}, which is {names[shown]}; say which of them holds: "
                 "--mask-values value or color"
             )
+
+
+def _refuse_blurred(mask: DecodedMask, known: Mapping[Any, int], table: LabelTable, where: str) -> None:
+    """Refuse a lossy mask if two of the values or colors in ``known`` are too near to be told apart."""
+    if mask.compression and (near := _nearest_classes(tuple(known.items()))):
+        names = {IGNORE: "what is ignored", **{i: repr(entry.name) for i, entry in enumerate(table.classes)}}
+        raise UserError(
+            f"the mask {where} is compressed by {mask.compression}, which changes values by more than the "
+            f"{near[2]} between {names[near[0]]} and {names[near[1]]} in {table.name}; save masks as PNG"
+        )
+
+
+@lru_cache(maxsize=2)
+def _nearest_classes(known: tuple[tuple[Any, int], ...]) -> tuple[int, int, int] | None:
+    """Return the two train ids that are nearest, and their distance; None if it is at least :data:`MIN_DISTANCE`."""
+    pairs = ((_distance(a, b), one, other) for (a, one), (b, other) in combinations(known, 2) if one != other)
+    distance, one, other = min(pairs, default=(MIN_DISTANCE, 0, 0))
+    return (one, other, distance) if distance < MIN_DISTANCE else None
 
 
 def _unknown(where: str, count: int, name: str, table: LabelTable) -> str:

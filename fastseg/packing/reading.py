@@ -9,7 +9,10 @@ from fastseg.errors import UserError
 from fastseg.labels import Color, LabelTable
 from fastseg.packing.masks import By, DecodedMask, read_train_ids
 from fastseg.packing.sources.samples import Sample
-from fastseg.shards.images import TURNS, as_rgb, load_image, orientation
+from fastseg.shards.images import TURNS, as_rgb, bits_per_sample, load_image, orientation
+
+DEEP = (".png", ".tif", ".tiff")
+"""Endings of the files that may hold 16 bits per channel."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class Facts:
     palette: tuple[tuple[int, Color], ...] = ()
     """Values that occur in a mask with a palette and their colors, if it was read by value."""
     gray_rgb: bool | None = None
-    """True if an RGB mask was read as grays; None for other masks."""
+    """True if an RGB mask was read as grays, and its colors do not say the same; None for other masks."""
+    white: Literal["alone", "beside"] | None = None
+    """Whether a mask has ignored pixels of value 255 beside one class only, or beside several, if nobody has said that
+    values hold; None for masks without such pixels."""
     drawn: Literal["upright", "stored", "undecided"] | None = None
     """Orientation in which the mask was drawn if its image has an EXIF orientation; None for other images."""
     resized: bool = False
@@ -80,13 +86,19 @@ def read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
 def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
     data = sample.image.read()
     stored = load_image(data, str(sample.image))
+    if bits_per_sample(stored, data) == 16 and not sample.image.filename.lower().endswith(DEEP):
+        raise UserError(
+            f"the image {sample.image} is a {stored.format} of 16 bits, but its name does not end so; rename it: what "
+            "is white is searched in files that are named like that"
+        )
     image, plain = as_rgb(stored, data, str(sample.image), options.white)
     untouched = data if plain else None
     if sample.mask is None:
         return Pair(image, untouched, None, Facts())
     mask = sample.mask.decode(lossy=options.color_tolerance > 0)
     labels = read_train_ids(mask, table, str(sample.mask), options.mask_values, options.color_tolerance)
-    facts = Facts(_used_palette(mask, table, options), labels.gray_rgb, unmatched=labels.unmatched)
+    white = labels.white if options.mask_values == "auto" else None
+    facts = Facts(_used_palette(mask, table, options), labels.gray_rgb, white, unmatched=labels.unmatched)
     turned, drawn = _turn(labels.image, mask.orientation, orientation(stored), image.size, stored.size, options)
     resized = turned.size != image.size
     if resized:

@@ -1,6 +1,8 @@
 """Image files: checks, decoding to 8-bit RGB or to labels, and encoding for the shards."""
 
 import io
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -52,7 +54,7 @@ def as_rgb(image: Image.Image, data: bytes, where: str, white: int | None = None
     if image.format != "MPO" and (pages := getattr(image, "n_frames", 1)) > 1:  # MPO: a JPEG with a preview behind it
         raise UserError(f"the image {where} has {pages} pages or frames; save each as a file of its own")
     plain = image.mode == "RGB"
-    if (samples := read_deep(image, data)) is not None:
+    if (samples := read_deep(image, data, where)) is not None:
         scaled = np.minimum(np.rint(samples * (255 / (white or 65535))), 255).astype(np.uint8)
         image, plain = _keep_exif(Image.fromarray(scaled), image), False
     elif image.mode in ("I", "F"):
@@ -62,15 +64,31 @@ def as_rgb(image: Image.Image, data: bytes, where: str, white: int | None = None
     return upright if upright.mode == "RGB" else upright.convert("RGB"), plain and upright is image
 
 
-def read_deep(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
-    """Return the samples of a 16-bit image that Pillow has read, shape (H, W) or (H, W, 3); None for 8 bits."""
+def read_deep(image: Image.Image, data: bytes, where: str) -> NDArray[np.uint16] | None:
+    """Return the samples of a 16-bit image that Pillow has read, shape (H, W) or (H, W, 3); None for 8 bits.
+
+    Raises :class:`UserError`, which names ``where``, for colors in separate planes, inverted gray and 16-bit PPM.
+    """
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
     if image.mode.startswith("I;16"):
+        if tags.get(262) == 0:
+            raise UserError(
+                f"the image {where} has 16 bits with PhotometricInterpretation 0 (WhiteIsZero, TIFF tag 262), whose "
+                "white is not known; save it with 1 (BlackIsZero), or with 8 bits"
+            )
         return np.asarray(image).astype(np.uint16)
+    if image.format == "PPM" and image.mode in ("I", "RGB") and netpbm_maximum(data) > 255:
+        raise UserError(f"the image {where} is a PPM or PGM of 16 bits; save it as PNG")
     if image.mode not in ("RGB", "RGBA", "LA") or bits_per_sample(image, data) != 16:
         return None
     import cv2  # Pillow keeps only the high bytes of 16-bit colors
 
-    samples: NDArray[Any] = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # type: ignore[assignment]
+    samples: NDArray[Any] | None = None
+    if tags.get(284) != 2:  # OpenCV mixes planes up
+        stored = _without_orientation(data) if tags else data
+        samples = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.shape[:2] != (image.height, image.width):
+        raise UserError(f"the image {where} has colors of 16 bits that cannot be read; save it as PNG")
     if samples.ndim == 2 or samples.shape[2] == 2:
         return samples.reshape(*samples.shape[:2], -1)[..., 0]
     return np.ascontiguousarray(samples[..., 2::-1])
@@ -83,6 +101,13 @@ def bits_per_sample(image: Image.Image, data: bytes) -> int:
     if image.format == "TIFF":
         return int(max(image.tag_v2.get(258, (1,))))  # type: ignore[attr-defined]
     return 1 if image.mode == "1" else 8
+
+
+def netpbm_maximum(data: bytes) -> int:
+    """Return the sample value of white in a PGM or PPM, by which Pillow scales the samples; 255 for other files."""
+    comments = re.compile(rb"#[^\r\n]*")
+    kind, _, _, largest = [*comments.sub(b" ", data[:4096]).split(None, 4), *[b""] * 4][:4]
+    return int(largest) if kind in (b"P2", b"P3", b"P5", b"P6") and largest.isdigit() else 255
 
 
 def _keep_exif(image: Image.Image, original: Image.Image) -> Image.Image:
@@ -116,8 +141,9 @@ def orientation(image: Image.Image) -> int:
 
 def stored_layout(data: bytes) -> tuple[tuple[int, int], int]:
     """Return width and height of an image as it is stored, and its EXIF orientation, mostly without decoding it."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.size, orientation(image)
+    image, turn = _open(data, FORMATS)
+    with image:
+        return image.size, turn if turn != 1 else orientation(image)
 
 
 def image_size(data: NDArray[np.uint8], where: str) -> tuple[int, int]:
@@ -188,7 +214,7 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
     """
     try:
         with _any_size():
-            image = Image.open(io.BytesIO(data), formats=formats)  # reads the header
+            image, turn = _open(data, formats)
             pixels = image.width * image.height
             if MAX_PIXELS < pixels <= limit:
                 image.load()
@@ -196,6 +222,8 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
             if (decoded := _decode_png(image, data)) is not None:
                 return decoded
             image.load()
+            if turn != 1:
+                image.getexif()[ExifTags.Base.Orientation] = turn
             return image
     except Image.UnidentifiedImageError:
         raise UserError(f"{where} is not an image that can be read ({', '.join(formats)}), or damaged") from None
@@ -206,6 +234,33 @@ def load_image(data: bytes, where: str, formats: tuple[str, ...] = FORMATS, limi
     raise UserError(
         f"{where} has an absurd size, {pixels} pixels; at most {limit:,} are read: cut it into smaller images"
     )
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, int]:
+    """Read the header of an image; return it, and the orientation that it has been relieved of; 1 for none.
+
+    Pillow turns a TIFF on loading and forgets by what.
+    """
+    image = Image.open(io.BytesIO(data), formats=formats)
+    turn = orientation(image) if image.format == "TIFF" else 1
+    if turn != 1:
+        image = Image.open(io.BytesIO(_without_orientation(data)), formats=formats)
+        image.getexif()[ExifTags.Base.Orientation] = 1  # XMP can hold one, too
+    return image, turn
+
+
+def _without_orientation(data: bytes) -> bytes:
+    """Return a TIFF whose orientation (tag 274) is 1, upright (TIFF 6.0, page 14; BigTIFF)."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+    (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, start)
+    first, size = (start + 8, 20) if big else (start + 2, 12)
+    for entry in range(first, min(first + count * size, len(data) - size), size):
+        if struct.unpack_from(f"{order}H", data, entry) == (274,):
+            upright = struct.pack(f"{order}HH{'QH6x' if big else 'IH2x'}", 274, 3, 1, 1)
+            return data[:entry] + upright + data[entry + size :]
+    return data
 
 
 PIXEL_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"iCCP", b"sBIT", b"pHYs", b"tIME", b"bKGD"}

@@ -77,6 +77,14 @@ def test_a_folder_keeps_its_names_and_sizes(trained: Path, album: Path, tmp_path
     assert (np.asarray(Image.open(tmp_path / "overlays/b.png")) == model(album / "b.png").overlay()).mean() > 0.999
 
 
+def test_12_bits_in_16_are_not_black_in_silence(tmp_path: Path) -> None:
+    deep = np.arange(16 * 16, dtype=np.uint16).reshape(16, 16) * 16
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep\.png has 16 bits, but no value above 4,080, .* such as --white 4095"):
+        read_image(tmp_path / "deep.png")
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "deep.png", 4080))[..., 0], deep // 16)
+
+
 def sources() -> tuple[str, ...]:
     return ("a.jpg", "b.png", "deep/palette.png", "deep/sixteen.tif", "deep/er/turned.JPG")
 

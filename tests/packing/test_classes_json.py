@@ -34,6 +34,8 @@ def test_reads_classes(tmp_path: Path) -> None:
     assert [c.name for c in table.classes] == ["a", "b"]
     assert table.classes[1].category == "things"
     assert table.lookup().tolist()[:5] == [1, IGNORE, IGNORE, 0, IGNORE]
+    for code in ("utf-8-sig", "utf-16"):  # as Windows writes it
+        assert parse_classes(json.dumps(GOOD).encode(code), "x") == table
 
 
 def changed(**fields: object) -> dict:
@@ -45,6 +47,7 @@ def changed(**fields: object) -> dict:
     [
         ("{", "not a readable JSON"),
         ("[" * 100_000, "not a readable JSON"),
+        ('{"classes": [], "classes": []}', "has the key 'classes' twice"),
         ([], "list"),
         ({"classes": []}, "0 classes"),
         ({"classes": [{"value": 0, "name": str(i), "color": [0, 0, 0]} for i in range(300)]}, "300 classes"),

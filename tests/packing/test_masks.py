@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from itertools import product
 
 import numpy as np
 import pytest
@@ -44,14 +45,30 @@ def gray_png(labels: NDArray[np.uint8], bits: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def gray_tiff(labels: NDArray[np.uint8], bits: int, photometric: int = 1) -> bytes:
+def pgm(labels: NDArray[np.uint8], bits: int, kind: str = "P5") -> bytes:
+    """A PGM, binary or (P2) of text, whose largest value is that of ``bits`` bits."""
+    head = f"{kind}\n# 9 9\n{labels.shape[1]} {labels.shape[0]} # 9\n{2**bits - 1}\n".encode()
+    text = " ".join(map(str, labels.ravel().tolist())).encode()
+    return head + (text if kind == "P2" else labels.astype(">u2" if bits > 8 else ">u1").tobytes())
+
+
+def pgm_text(labels: NDArray[np.uint8], bits: int) -> bytes:
+    return pgm(labels, bits, "P2")
+
+
+def gray_tiff(
+    labels: NDArray[np.uint8], bits: int, photometric: int = 1, bands: int = 1, sample_format: int = 1
+) -> bytes:
     """An uncompressed gray TIFF whose samples are the labels (TIFF 6.0)."""
     data = packed_bits(labels, bits).tobytes()
     height, width = labels.shape
     tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
-    tags += [(277, 3, 1), (278, 3, height), (279, 4, len(data))]
+    tags += [(277, 3, bands), (278, 3, height), (279, 4, len(data)), (339, 3, sample_format)]
+    if bands == 2:
+        labels, tags[2] = np.repeat(labels, 2, 1), (258, 3, bits | bits << 16)
+        data, tags = labels.tobytes(), [*tags[:-2], (279, 4, labels.size), (338, 3, 0)]
     data += b"\0" * (len(data) % 2)
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    entries = b"".join(struct.pack("<HHII", tag, kind, bands if tag == 258 else 1, n) for tag, kind, n in tags)
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4
 
 
@@ -65,8 +82,10 @@ def read(data: bytes, table: LabelTable = BY_VALUE, **options: object) -> NDArra
     return np.asarray(read_train_ids(decode_mask(data, "m.png"), table, "m.png", **options).image)
 
 
-@pytest.mark.parametrize("write", [gray_png, gray_tiff])
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("write", "bits"),
+    [*product((gray_png, gray_tiff), (1, 2, 4, 8)), *product((pgm, pgm_text), (1, 2, 3, 5, 8, 9, 16))],
+)
 def test_samples_of_few_bits_are_labels_as_they_are_stored(bits: int, write) -> None:
     labels = RNG.integers(0, min(2**bits, 256), (9, 13)).astype(np.uint8)
     table = LabelTable("all", CLASSES, {value: value for value in range(256)})
@@ -79,6 +98,11 @@ def test_the_white_of_one_bit_is_255_where_the_table_says_so_and_is_never_ignore
     np.testing.assert_array_equal(read(gray_png(labels, 1), black_and_white), labels)
     with pytest.raises(UserError, match=r"pixels of value 1, which is no label of one"):
         read(gray_png(labels, 1), LabelTable("one", CLASSES[:1], {0: 0, 255: IGNORE}))
+    palette = encoded(palette_mask(labels, [(0, 0, 0), (255, 255, 255)]), bits=1)
+    np.testing.assert_array_equal(read(palette, black_and_white), labels)
+    with pytest.raises(UserError, match=r"value 1, which is 'b' in values, in the color \[255, 255, 255\], .* ignored"):
+        read(palette)
+    np.testing.assert_array_equal(read(palette, by="value"), labels)
 
 
 GRAY = Image.fromarray(LABELS)
@@ -93,6 +117,7 @@ GRAY = Image.fromarray(LABELS)
         encoded(GRAY, "GIF"),
         encoded(GRAY.convert("RGB")),
         encoded(GRAY.convert("RGB"), "WEBP", lossless=True),
+        encoded(GRAY.convert("RGB"), "WEBP", lossless=True, icc_profile=bytes(99)),
         encoded(GRAY.convert("RGBA")),
         encoded(GRAY.convert("LA")),
         encoded(Image.fromarray(LABELS.astype(np.uint16))),
@@ -157,6 +182,8 @@ def test_grays_saved_as_rgb_that_are_other_classes_by_color_are_refused() -> Non
     [
         (gray_tiff(LABELS, 8, photometric=0), r"PhotometricInterpretation 0 .*tag 262.* save it with 1"),
         (gray_tiff(LABELS % 2, 1, photometric=0), r"PhotometricInterpretation 0"),
+        (gray_tiff(LABELS, 8, bands=2), "has 2 bands"),
+        (gray_tiff(LABELS + 254, 8, sample_format=2), "no label, such as -[12]"),
         (encoded(GRAY, "TIFF", save_all=True, append_images=[GRAY]), "has 2 pages or frames"),
         (encoded(GRAY.convert("P"), "GIF", save_all=True, append_images=[GRAY.point(lambda v: 2 - v)]), "2 pages"),
         (encoded(GRAY, "JPEG"), "compressed by JPEG, which loses labels"),
@@ -183,3 +210,21 @@ def test_a_tolerance_takes_lossy_files() -> None:
     table = LabelTable("bw", CLASSES[:2], {0: 0, 255: 1})
     mask = decode_mask(data, "m.jpg", lossy=True)
     np.testing.assert_array_equal(np.asarray(read_train_ids(mask, table, "m", tolerance=60).image), labels // 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_lossy_files_are_refused_if_classes_are_too_near(mode: str) -> None:
+    """The noise of a JPEG would make other classes of all pixels, in silence."""
+    table = LabelTable("near", CLASSES, {0: 0, 1: 1, 2: 2})
+    mask = decode_mask(encoded(GRAY.convert(mode), "JPEG"), "m.jpg", lossy=True)
+    with pytest.raises(UserError, match=r"m\.jpg is compressed by JPEG, .* the 1 between 'a' and 'b' in near; save"):
+        read_train_ids(mask, table, "m.jpg", tolerance=64)
+
+
+@pytest.mark.parametrize(
+    ("values", "white"), [([0, 1], None), ([0, 255], "alone"), ([0, 1, 255], "beside"), ([255], None)]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_white_that_is_ignored_is_told(values: list[int], white: str | None, mode: str) -> None:
+    mask = Image.fromarray(np.array([values], np.uint8)).convert(mode)
+    assert read_train_ids(decode_mask(encoded(mask), "m"), BY_VALUE, "m").white == white

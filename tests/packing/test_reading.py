@@ -34,6 +34,7 @@ def write(
     mask: np.ndarray,
     mask_orientation: int = 1,
     split: str = "train",
+    ending: str = ".png",
 ) -> None:
     """An image that shows the object of ``stored`` in white, with an EXIF orientation, and a mask."""
     exif, mask_exif = Image.Exif(), Image.Exif()
@@ -42,7 +43,7 @@ def write(
     for kind in ("images", "masks"):
         (folder / split / kind).mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(stored * 255).convert("RGB")
-    picture.save(folder / split / "images" / f"{number}.png", exif=exif)
+    picture.save(folder / split / "images" / f"{number}{ending}", exif=exif)
     Image.fromarray(mask).save(folder / split / "masks" / f"{number}.png", exif=mask_exif)
     (folder / "classes.json").write_text(json.dumps(CLASSES))
 
@@ -64,12 +65,13 @@ def read(source: DataSet, **options: object) -> tuple[np.ndarray, np.ndarray, Fa
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("drawn", ["stored", "upright", "own tag"])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_mask_and_image_come_together_whichever_was_turned(
-    drawn: str, size: tuple[int, int], orientation: int, tmp_path: Path
+    ending: str, drawn: str, size: tuple[int, int], orientation: int, tmp_path: Path
 ) -> None:
     stored = draw(size)
     mask = stored if drawn != "upright" else upright(stored, orientation)
-    write(tmp_path, stored, orientation, mask, orientation if drawn == "own tag" else 1)
+    write(tmp_path, stored, orientation, mask, orientation if drawn == "own tag" else 1, ending=ending)
     source = open_source(tmp_path)
     told = {} if drawn == "own tag" else {"masks_drawn": drawn}
     image, labels, facts = read(source, **told)
@@ -131,6 +133,31 @@ def test_16_bit_images_have_one_white_in_a_set(tmp_path: Path) -> None:
         for s in open_source(tmp_path).samples
     ]
     assert [int(image.max()) for image in images] == [255, 64, 255]
+
+
+def test_an_image_of_16_bits_has_a_name_by_which_its_white_is_searched(tmp_path: Path) -> None:
+    write(tmp_path, draw(SIZES[0]), 1, draw(SIZES[0]))
+    image = tmp_path / "train" / "images" / "0.png"
+    Image.fromarray(draw(SIZES[0]).astype(np.uint16) * 4000).save(image)
+    image.rename(image.with_suffix(".jpg"))
+    with pytest.raises(UserError, match=r"0\.jpg is a PNG of 16 bits, but its name does not end so"):
+        pack(open_source(tmp_path), tmp_path / "shards", workers=1)
+
+
+def test_masks_of_0_and_1_are_not_mixed_with_masks_of_0_and_255(tmp_path: Path) -> None:
+    for value in (1, 255):
+        write(tmp_path, draw(SIZES[0]), 1, draw(SIZES[0]) * np.uint8(value))
+    classes = json.dumps({**CLASSES, "ignore": [255]})
+    (tmp_path / "classes.json").write_text(classes)
+    with pytest.raises(UserError, match=r"1 masks hold 255, which is ignored, .*1\.png, .*--mask-values value"):
+        pack(open_source(tmp_path), tmp_path / "shards", workers=1)
+    said = PackOptions(reading=ReadOptions(mask_values="value"))
+    assert pack(open_source(tmp_path), tmp_path / "shards", said, workers=1).splits["train"].pixels[2]
+    both = draw(SIZES[0])
+    both[0] = 255
+    write(tmp_path, both, 1, both)  # ignored beside both classes: there, it is no object
+    (tmp_path / "classes.json").write_text(classes)
+    assert pack(open_source(tmp_path), tmp_path / "more", workers=1).splits["train"].samples == 3
 
 
 def test_all_that_cannot_be_packed_is_named_at_once_and_skipped_when_told(tmp_path: Path) -> None:

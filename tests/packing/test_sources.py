@@ -264,7 +264,7 @@ def _add(zips: Path, name: str, mode: int = 0o100644) -> None:
         archive.writestr(entry, b"x")
 
 
-@pytest.mark.parametrize("name", ["../up.png", "leftImg8bit/../../up.png", "/etc/up.png", "a\\b.png"])
+@pytest.mark.parametrize("name", ["../up.png", "leftImg8bit/../../up.png", "/etc/up.png"])
 def test_zip_members_that_point_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     zips = zip_cityscapes(write_cityscapes(tmp_path / "folder"), tmp_path / "zips")
     _add(zips, name)

@@ -22,14 +22,14 @@ from fastseg.packing.sources.label_studio import LabelStudioBrush
 from fastseg.packing.sources.labelme import Labelme
 from fastseg.packing.sources.merged import MergedMask
 from fastseg.packing.sources.paired_folders import PairedFolders, by_hand
-from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern
+from fastseg.packing.sources.samples import Files, Mask, Sample, pair, suggest_pattern, with_strays
 from fastseg.packing.sources.splits import FindOptions, find_lists, split_files
 from fastseg.packing.sources.supervisely import Supervisely
 from fastseg.packing.sources.tree import Member, Tree, is_archive
 from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
-from fastseg.packing.sources.yolo import YoloSegmentation
+from fastseg.packing.sources.yolo import YoloMask, YoloSegmentation
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -161,8 +161,12 @@ class DataSet:
         flags = " ".join(f"--split-file {split}={path}" for split, path in self.lists)
         merged = sum(isinstance(sample.mask, MergedMask) for sample in self.samples)
         several = "images have several masks, which are merged: an object in any of them is one in all"
+        bare = [sample for sample in self.samples if isinstance(sample.mask, YoloMask) and sample.mask.file is None]
         found = [f"the set has lists that may tell its splits: {flags}"] if flags else []
-        return [*found, *([f"{merged:,} {several}"] if merged else []), *self._left_out()]
+        found += [f"{merged:,} {several}"] if merged else []
+        if bare:
+            found.append(f"{len(bare):,} images without a text file are background only, such as {bare[0].name}")
+        return [*found, *self._left_out()]
 
     def _left_out(self) -> list[str]:
         if not self.skipped:
@@ -199,7 +203,8 @@ def open_source(
     if found is None:
         raise UserError(_describe_unknown(path) if path is not None else _nothing_at_defaults(paths))
     source, tree = found
-    files = split_files(source.find(tree), options, skip_bad)
+    named = isinstance(source, (*DRAWN, CocoPanoptic))
+    files = split_files(with_strays(tree, source.find(tree), named), options, skip_bad)
     table = table or _own_classes(source, tree, path or tree.root)
     if options.reduce_zero_label:
         table = reduce_zero_label(table)

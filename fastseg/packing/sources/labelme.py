@@ -183,7 +183,7 @@ class Labelme:
 
     def _numbers(self, tree: Tree) -> dict[str, int]:
         if listed := find_member(tree, LABELS):
-            lines = listed.read().decode("utf-8", "replace").splitlines()
+            lines = listed.read().decode("utf-8-sig", "replace").splitlines()
             labels = dict.fromkeys(line.strip() for line in lines if line.strip())
         else:
             texts = (

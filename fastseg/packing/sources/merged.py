@@ -57,12 +57,15 @@ class MergedMask:
         union = np.any(layers, axis=0)
         value = values.pop() if len(values) == 1 else OBJECT
         bits = decoded[0].bits if len({mask.bits for mask in decoded}) == 1 else 8
-        return DecodedMask(Image.fromarray(union.astype(np.uint8) * np.uint8(value)), bits=bits)
+        mask = Image.fromarray(union.astype(np.uint8) * np.uint8(value))
+        return DecodedMask(mask, bits=bits, orientation=decoded[0].orientation, compression=decoded[0].compression)
 
 
 def _read_object(mask: DecodedMask, where: str) -> np.ndarray:
     """Return the values of a black and white mask; refuse one with several objects, or with colors."""
     image = mask.image.convert("L") if mask.image.mode != "L" and _is_gray(mask.image) else mask.image
+    if mask.palette and image.mode == "L":  # of two grays: white is the object, whatever its index
+        image = image.point([*(color[0] for color in mask.palette), *range(len(mask.palette), 256)])
     values = [value for value, count in enumerate(image.histogram()) if count] if image.mode == "L" else []
     colored = any(len(set(color)) > 1 for color in mask.palette)
     if image.mode != "L" or len(set(values) - {0}) > 1 or colored:

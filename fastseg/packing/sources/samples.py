@@ -4,17 +4,19 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar
 
 from fastseg.errors import UserError
 from fastseg.packing.masks import DecodedMask
-from fastseg.packing.sources.tree import Found, Member
+from fastseg.packing.sources.tree import Found, Member, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS, read_folder, without_ending
 from fastseg.shards.tar import KEY, MAX_KEY, SPLITS
 
+ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tar\.\w+|7z|rar)$")
+"""Endings of archives, of which those beside plain files are not read."""
 OneFile = TypeVar("OneFile", bound="Found | Labeled")
 NAMED = 20
 """Number of files that a message names for each kind of problem."""
@@ -77,6 +79,27 @@ class Files(NamedTuple):
     """Images outside the set, with the reason; they are left out and listed."""
 
 
+def with_strays(tree: Tree, files: Files, named: bool) -> Files:
+    """Return files with those as strays, too, that their source passes over in silence.
+
+    These are images that only a dot hides, archives beside files and, if annotations name the images (``named``),
+    images in the same folders that none names.
+    """
+    images = {image.name for image in files.images}
+    known = images | {name for name, _ in (*files.strays, *files.unread)}
+    folders = {name.rpartition("/")[0] for name in images} if named else set[str]()
+    members = (file.member for file in (*files.images, *files.masks))
+    read = {member.path for member in members if isinstance(member, Member)}
+    others = [name for name in tree.images if name.rpartition("/")[0] in folders and name not in known]
+    archives = [name for name in tree.files if ARCHIVE.search(name) and tree.root / name not in read]
+    strays = [
+        *((name, "a dot before its name hides it") for name in tree.hidden),
+        *((name, "no annotation names the image, but images beside it") for name in others),
+        *((name, "the archive is not read, but the files beside it") for name in archives),
+    ]
+    return files._replace(strays=[*files.strays, *strays])
+
+
 def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tuple[tuple[str, str], ...]]:
     """Return samples ordered by split and key, and the files left out, each with the reason.
 
@@ -84,7 +107,7 @@ def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tupl
     image and unread files; with ``skip_bad`` they are left out. Two candidates for one image or mask are always an
     error.
     """
-    image_of, mask_of = _by_stem(files.images, "images"), _by_stem(files.masks, "masks")
+    image_of, mask_of = by_stem(files.images, "images"), by_stem(files.masks, "masks")
     if image_of and not mask_of and not skip_bad and any(split != "test" for split, _ in image_of):
         raise UserError(
             f"there are {len(image_of):,} images, such as {files.images[0].member}, and no masks; say where these lie "
@@ -101,6 +124,7 @@ def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tupl
     if bad and not skip_bad:
         raise _unpaired_error(bad)
     left = {at: image for at, image in image_of.items() if at in mask_of or at[0] in unlabeled}
+    _refuse_shared_images(left, mask_of)
     samples = []
     for split in SPLITS:
         stems = {stem: image for (of, stem), image in left.items() if of == split}
@@ -112,7 +136,22 @@ def pair(files: Files, skip_bad: bool = False) -> tuple[tuple[Sample, ...], tupl
     return tuple(samples), (*bad, *files.strays)
 
 
-def _by_stem(files: Iterable[OneFile], kind: str) -> dict[tuple[str, str], OneFile]:
+def _refuse_shared_images(
+    image_of: Mapping[tuple[str, str], Found], mask_of: Mapping[tuple[str, str], Found | Labeled]
+) -> None:
+    """Refuse two masks of one image in one split, as by JSON files that were copied with the name of an image."""
+    first: dict[tuple[str, Member], tuple[str, str]] = {}
+    for at, image in image_of.items():
+        other = first.setdefault((at[0], image.member), at)
+        if other != at and at in mask_of and other in mask_of:
+            raise UserError(
+                f"{mask_of[other].member} and {mask_of[at].member} both name the image {image.member}; let each name "
+                "its own, or leave one out"
+            )
+
+
+def by_stem(files: Iterable[OneFile], kind: str) -> dict[tuple[str, str], OneFile]:
+    """Return files by split and stem; ``kind`` is images or masks. Raises :class:`UserError` if two have the same."""
     found: dict[tuple[str, str], OneFile] = {}
     twice = []
     for file in files:
@@ -121,6 +160,8 @@ def _by_stem(files: Iterable[OneFile], kind: str) -> dict[tuple[str, str], OneFi
             twice.append((first, file))
     if twice:
         one, other = twice[0]
+        if one.member == other.member:
+            raise UserError(f"{one.member} is listed twice as an {kind[:-1]}{_more(twice)}; remove one of the entries")
         raise UserError(
             f"{one.member} and {other.member} could both be the {kind[:-1]} of one sample{_more(twice)}; say which "
             f"{kind} are meant, such as --{kind} '{suggest_pattern(one.name)}' (--images and --masks go together)"

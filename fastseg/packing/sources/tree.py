@@ -193,6 +193,16 @@ class Tree:
         return self._archived[name]
 
     @cached_property
+    def hidden(self) -> list[str]:
+        """Names of the images that only a dot before their own name hides; not the notes of a Mac (``._a.jpg``)."""
+        names = self._files.everything if self._own_images() else self._files.archived(self._archives)
+        inside = (name[len(self._prefix) :] for name in names if name.startswith(self._prefix))
+        parts = ((name, *name.rpartition("/")[::2]) for name in inside if is_image(name))
+        return sorted(
+            name for name, folder, file in parts if re.match(r"\.[^._]", file) and not _is_hidden(f"{folder}/x")
+        )
+
+    @cached_property
     def _own(self) -> list[str]:
         """Names of the folder's own files, in order."""
         return sorted(self._visible(self._files.walked)) if self._prefix else self._files.walked
@@ -223,9 +233,14 @@ class _Listing:
         self.root, self.archives_only = root, archives_only
 
     @cached_property
+    def everything(self) -> list[str]:
+        """Names of the files in all folders that are not hidden."""
+        return [] if self.archives_only else [*_walk(self.root)]
+
+    @cached_property
     def walked(self) -> list[str]:
         """Names of the visible files of the folder, in order."""
-        return [] if self.archives_only else sorted(name for name in _walk(self.root) if not _is_hidden(name))
+        return sorted(name for name in self.everything if not _is_hidden(name))
 
     @cached_property
     def images(self) -> list[str]:
@@ -233,13 +248,30 @@ class _Listing:
         return [name for name in self.walked if is_image(name)]
 
     def archived(self, patterns: tuple[str, ...]) -> dict[str, Member]:
-        """Return the members of the archives that match ``patterns``, by name; later archives take precedence."""
+        """Return the members of the archives that match ``patterns``, by name.
+
+        Raises :class:`UserError` for two archives with different images or annotations of one name.
+        """
         if not self.root.is_dir():
             paths = [self.root]
         else:
             paths = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
-        members = (archive_members(path, path.stat().st_mtime_ns) for path in paths if is_archive(path))
-        return {member.name: member for member in chain.from_iterable(members)}
+        archives = (archive_members(path, path.stat().st_mtime_ns) for path in paths if is_archive(path))
+        found: dict[str, Member] = {}
+        for member in chain.from_iterable(archives):
+            known = found.setdefault(member.name, member)
+            if _differ(known, member) and (is_image(member.name) or member.name.lower().endswith((".json", ".xml"))):
+                raise UserError(
+                    f"{known.path} and {member.path} both hold {member.name}, and not the same; extract each into a "
+                    "folder of its own"
+                )
+        return found
+
+
+def _differ(one: Member, other: Member) -> bool:
+    """Return whether two members of archives surely differ; zips tell the CRC of their members, tars the size alone."""
+    zipped = one.offset is None and other.offset is None
+    return one.size != other.size or (zipped and one.stamp != other.stamp)
 
 
 def is_archive(path: Path) -> bool:
@@ -316,8 +348,8 @@ def file_member(path: Path) -> Member:
 def archive_members(path: Path, stamp: int) -> tuple[Member, ...]:
     """Return the files in a zip or tar that was last modified at ``stamp`` (ns).
 
-    Raises :class:`UserError` if it is damaged, encrypted or a compressed tar, and for members with unsafe names or
-    types.
+    Raises :class:`UserError` if it is damaged, encrypted or a compressed tar, for members with unsafe names or types,
+    and for different members of one name.
     """
     kind = path.suffix.lower()[1:]
     try:
@@ -326,8 +358,16 @@ def archive_members(path: Path, stamp: int) -> tuple[Member, ...]:
         raise
     except Exception as error:  # zipfile also raises NotImplementedError, UnicodeDecodeError, struct.error …
         raise UserError(f"{path} is not a readable {kind} ({error}); download it again") from None
+    first: dict[str, Member] = {}
     for member in members:
-        if ".." in PurePosixPath(member.name).parts or "\\" in member.name or member.name.startswith("/"):
+        if "\\" in member.name:
+            raise UserError(f"{path} has a member with backslashes, {member.name!r}; extract it, and name the folder")
+        if _differ(first.setdefault(member.name, member), member):
+            raise UserError(
+                f"{path} holds {member.name!r} twice, and not the same; extract it, keep the one that is meant, and "
+                "name the folder"
+            )
+        if ".." in PurePosixPath(member.name).parts or member.name.startswith("/"):
             raise UserError(f"{path} has a member that points elsewhere, {member.name!r}; download it again")
     return tuple(members)
 
@@ -355,6 +395,10 @@ def _tar_members(path: Path, stamp: int) -> list[Member]:
                 raise _unsafe_member(path, entry.name, entry.issym() or entry.islnk())
             if entry.isreg():
                 members.append(Member(path, entry.size, stamp, entry.name.removeprefix("./"), entry.offset_data))
+        with path.open("rb") as file:  # tarfile takes a tar without its last blocks as whole
+            file.seek(archive.offset)
+            if file.read(512) != bytes(512):
+                raise ValueError("it ends early, without blocks of zeros")
     return members
 
 

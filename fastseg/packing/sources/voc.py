@@ -9,7 +9,7 @@ from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
 from fastseg.packing.sources.class_lists import listed_classes
-from fastseg.packing.sources.samples import Files
+from fastseg.packing.sources.samples import Files, by_stem
 from fastseg.packing.sources.splits import parse_list
 from fastseg.packing.sources.tree import Found, Tree
 from fastseg.packing.sources.words import SPLIT_WORDS
@@ -40,8 +40,8 @@ class Voc:
 
         If train.txt is missing, trainval.txt is used for train. Images of a test list may lack masks.
         """
-        images = {file.stem: file for file in tree.find("JPEGImages/**/{stem}.*")}
-        masks = {file.stem: file for file in _masks(tree)}
+        images = {file.stem: file for file in by_stem(tree.find("JPEGImages/**/{stem}.*"), "images").values()}
+        masks = {file.stem: file for file in by_stem(_masks(tree), "masks").values()}
         listed = _read_lists(tree, images)
         if not listed:
             bare = [(file.name, "has no mask") for stem, file in images.items() if stem not in masks]
@@ -77,7 +77,7 @@ def _read_lists(tree: Tree, images: Container[str]) -> dict[str, list[str]]:
     elif found and "train" not in found and "default" in names:  # tasks that were given no subset
         found["train"] = names["default"]
     lines = {split: parse_list(tree[found[split]].read()) for split in SPLITS if split in found}
-    return {split: [_listed_stem(line, images) for line in stems] for split, stems in lines.items()}
+    return {split: [*dict.fromkeys(_listed_stem(line, images) for line in stems)] for split, stems in lines.items()}
 
 
 def _listed_stem(line: str, images: Container[str]) -> str:

@@ -79,7 +79,7 @@ class YoloMask:
 
     def _outlines(self) -> list[tuple[int, NDArray[np.float32]]]:
         """Return value and points of each object, relative to width and height."""
-        lines = self.file.read().decode("utf-8", "replace").splitlines() if self.file else []
+        lines = self.file.read().decode("utf-8-sig", "replace").splitlines() if self.file else []
         rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
         if boxes := [number for number, row in rows if len(row) == 5]:
             raise UserError(
@@ -172,7 +172,7 @@ class YoloSegmentation:
                 f"{file} names the images {shown(entry)}, which are not inside {tree.root}; write a path relative to "
                 "data.yaml"
             )
-        return Files(images, masks, strays=absent)
+        return Files(images, masks, strays=[*absent, *_without_image(tree, images)])
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the names of the YAML; class n has the value n + 1."""
@@ -212,6 +212,14 @@ def _masks_of(tree: Tree, images: Sequence[Found], values: tuple[int, ...], spli
     return []
 
 
+def _without_image(tree: Tree, images: Sequence[Found]) -> list[tuple[str, str]]:
+    """Return the text files of outlines that lie beside those of ``images``, but belong to none."""
+    known = {label_name(image.name) for image in images}
+    folders = {name.rpartition("/")[0] for name in known}
+    others = (name for name in tree.ending(".txt") if name not in known and name.rpartition("/")[0] in folders)
+    return [(name, "the text file has no image") for name in others if _LINE.search(tree[name].head(4096))]
+
+
 def _has_outlines(tree: Tree) -> bool:
     """Return whether one of the first text files beside images has an outline, and not only boxes."""
     if not tree.ending(".txt"):
@@ -222,7 +230,7 @@ def _has_outlines(tree: Tree) -> bool:
 
 def _without_yaml(tree: Tree, classes: Member) -> dict[str, Any]:
     """Return what a YAML would say: the names of a list, and the folders of splits, or else all images as train."""
-    names = [line.strip() for line in classes.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    names = [line.strip() for line in classes.read().decode("utf-8-sig", "replace").splitlines() if line.strip()]
     folders = {folder for name in tree.images for folder in map(str, PurePosixPath(name).parents)}
     forms = ("images/{}", "{}/images")
     splits = {w: place for w in SPLIT_WORDS for form in forms if (place := form.format(w)) in folders}
@@ -294,7 +302,7 @@ def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -
     """Return the images that a text file lists, relative to itself (./) or to the data set."""
     names, missing = list[str](), list[str]()
     folder = str(PurePosixPath(place).parent).removeprefix(".")
-    for line in listed.read().decode("utf-8", "replace").splitlines():
+    for line in listed.read().decode("utf-8-sig", "replace").splitlines():
         if line.strip():
             candidates = [*_places(config.get("path"), line), *_places(folder, line), *path_tails(line.strip())]
             found = next((name for name in candidates if find_member(tree, name)), None)
@@ -304,7 +312,7 @@ def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -
             f"{listed} names {len(missing)} images that are not inside {tree.root}, such as {shown(missing[0])}; write "
             "paths relative to data.yaml, or remove them"
         )
-    return names
+    return [*dict.fromkeys(names)]
 
 
 def label_name(image: str) -> str:
