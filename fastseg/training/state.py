@@ -24,7 +24,10 @@ from fastseg.training.step import TrainStep
 
 SPEED_ONLY = ("threads", "prefetch", "eval_batch", "cache_frames", "decoder")
 """Settings of ``data`` that change neither the samples nor their order."""
-UNNOTED = ("name", "runs", "shards", "resume", "cache", "cache_gb", "timeout", "verify_shards", "tracker")
+UNNOTED = (
+    *("name", "runs", "shards", "resume", "cache", "cache_gb", "timeout", "verify_shards", "tracker"),
+    *("checkpoints", "checkpoints_kept"),
+)
 """Settings that say where things are and who watches, and change nothing of a run."""
 
 
@@ -84,7 +87,10 @@ class RunState:
     def document(
         self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
     ) -> dict[str, Any] | None:
-        """Return the checkpoint on the first rank, None on the others; every rank has to call."""
+        """Return the checkpoint on the first rank, None on the others; every rank has to call.
+
+        Its tensors are those of the run, which the next step changes.
+        """
         mine = {
             "rng": _rng_state(ranks.device),
             "loader": loader.state(),
@@ -101,8 +107,8 @@ class RunState:
             "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
             "arch": config.model.arch,
-            "model": checkpoint.weights_of(self.model.net),
-            "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
+            "model": self.model.net.state_dict(),
+            "ema": self.average.model.net.state_dict() if self.average else None,
             "mean": self.model.mean.tolist(),
             "std": self.model.std.tolist(),
             "stretch_to": list(self.model.stretch_to) if self.model.stretch_to else None,
