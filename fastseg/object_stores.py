@@ -148,14 +148,17 @@ def _ask_s3(path: str, request: Callable[..., Any], **options: str) -> Any:
         raise RequestError(error, _passes(error), _passes(error) or isinstance(error, SSLError)) from None
 
 
+_PASSING = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest")
+"""Codes of requests that came late, too often, or broken."""
+
+
 def _passes(error: Exception) -> bool:
     """Return whether boto3's error is a busy or broken server, a timeout, or a lost connection."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        throttled = error.response["Error"]["Code"] in ("RequestTimeout", "SlowDown", "Throttling")
-        return status >= 500 or status == 429 or throttled
+        return status >= 500 or status == 429 or error.response["Error"]["Code"] in _PASSING
     lost = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
     return isinstance(error, lost) and not isinstance(error, exceptions.SSLError)
 
@@ -247,6 +250,7 @@ def _cloud_error(error: Exception) -> RequestError:
     cause = _CAUSE.findall(details)
     status = _STATUS.search(reason)
     busy = int(status[1]) >= 500 or int(status[1]) in (408, 429) if status else "HTTP error" in reason
+    busy = busy or any(code in reason for code in _PASSING)
     wrong = "certificate" in details or _SIGN_IN.search(reason) is not None
     why = f"{reason}: {''.join(cause[-1])}" if cause else reason
     return RequestError(why, busy and not wrong, busy)

@@ -76,7 +76,9 @@ class CheckpointWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._executor.shutdown(wait=True)
-        if error and self._written and (failed := self._written.exception()):
+        if not error:
+            self.wait()
+        elif self._written and (failed := self._written.exception()):
             # Not raised: it would hide the error that ends the run.
             print(f"warning: the last checkpoint was not written: {failed}", file=sys.stderr)
 
