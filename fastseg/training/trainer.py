@@ -39,7 +39,7 @@ from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
 from fastseg.training.remote_checkpoints import Uploads
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState
+from fastseg.training.state import RunState, constant_fields
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
 
@@ -84,6 +84,7 @@ class Trainer:
         self.overflows = 0
         self.saved = state.step
         """The step of the last checkpoint."""
+        self.constants = constant_fields(config, manifest) if log else {}
         self.saving = 0.0
         """Seconds that steps have waited for checkpoints since the last line of metrics.jsonl."""
         self.writer, self.uploads = CheckpointWriter(config.folder / "checkpoints", self.on_written), uploads
@@ -332,7 +333,7 @@ class Trainer:
         ``own`` are this rank's statistics; the network holds the mean over all ranks.
         """
         begin = time.perf_counter()
-        document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
+        document = self.state.document(self.constants, self.loader, self.ranks, own)
         if document:
             self.writer.save(document, keep)
         self.saved = self.state.step
