@@ -16,9 +16,11 @@ from fastseg.files import atomic_path, lock_run_folder, set_aside
 from fastseg.model import checkpoint
 from fastseg.model.weights import read_tensors
 from fastseg.storage import StorageError, download, join, list_names, remove, upload, write
-from fastseg.training.run_log import METRICS, SAME_EPOCH
+from fastseg.training.run_log import METRICS
 from fastseg.training.state import epochs_done
 
+SAME_EPOCH = 1e-6
+"""Largest difference of two epochs that are the same, whose names have six decimals."""
 _NAME = re.compile(r"epoch-([0-9]{6}\.[0-9]{6})(-best)?\.pt")
 
 

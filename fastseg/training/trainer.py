@@ -82,8 +82,8 @@ class Trainer:
         self.metrics: list[StepMetrics] = []
         """Metrics of the steps since the last line of metrics.jsonl."""
         self.overflows = 0
-        self.saved = state.step
-        """The step of the last checkpoint."""
+        self.saved, self.saved_epoch = state.step, math.nan
+        """Step and epoch of the last checkpoint."""
         self.constants = constant_fields(config, manifest) if log else {}
         self.saving = 0.0
         """Seconds that steps have waited for checkpoints since the last line of metrics.jsonl."""
@@ -336,14 +336,14 @@ class Trainer:
         document = self.state.document(self.constants, self.loader, self.ranks, own)
         if document:
             self.writer.save(document, keep)
-        self.saved = self.state.step
+        self.saved, self.saved_epoch = self.state.step, self.state.step / self.steps_per_epoch
         self.saving += time.perf_counter() - begin
 
     def on_written(self, path: Path) -> None:
         """Tell the callbacks of a checkpoint that is on the disk, and upload it."""
         self.stopping.ask(self.callbacks.on_checkpoint(path))
         if self.uploads:
-            self.uploads.submit(path, self.saved / self.steps_per_epoch)
+            self.uploads.submit(path, self.saved_epoch)
 
     def finish_saving(self) -> None:
         """Wait until the last checkpoint is on the disk, and where it is copied to; every rank has to call."""
