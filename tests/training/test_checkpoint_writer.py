@@ -1,8 +1,5 @@
 """Checkpoints written in the background: the same bytes, of the instant of the save, whatever happens meanwhile."""
 
-import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -121,46 +118,3 @@ def test_a_failed_write_does_not_hide_what_ends_the_run(
     with pytest.raises(ValueError, match="the run ends"):
         run()
     assert "warning: the last checkpoint was not written: " in capsys.readouterr().err
-
-
-def killed_at(call: int, folder: Path) -> None:
-    """Save over two checkpoints of step 1, and die at one of the calls that change what is on the disk."""
-    calls = [0]
-
-    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return counted
-
-    os.fsync = deadly(os.fsync)
-    for name in ("replace", "hardlink_to", "unlink", "open", "mkdir"):
-        setattr(Path, name, deadly(getattr(Path, name)))
-    training = Training()
-    training.step()
-    with CheckpointWriter(folder, lambda _: None) as writer:
-        writer.save(training.document(2), best=True)
-    os._exit(0)
-
-
-def test_killed_at_every_stage_of_a_write(training: Training, tmp_path: Path) -> None:
-    """The files are whole, each the old or the new one, and the last is never newer than the best."""
-    call, found, code = 0, set(), -signal.SIGKILL
-    while code == -signal.SIGKILL:
-        call += 1
-        folder = tmp_path / str(call)
-        for name in ("best.pt", "last.pt"):
-            checkpoint.save(folder / name, training.document(1))
-        process = multiprocessing.get_context("fork").Process(target=killed_at, args=(call, folder))
-        process.start()
-        process.join(60)
-        code = process.exitcode
-        files = (folder / "best.pt", folder / "last.pt")
-        steps = [checkpoint.read_tensors(file, "checkpoint", sums=True)["step"] for file in files]
-        found.add(tuple(steps))
-    assert code == 0
-    assert call > 8
-    assert found == {(1, 1), (2, 1), (2, 2)}
