@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from fastseg.errors import UserError, shown
+from fastseg.storage import is_remote
 
 Arch = Literal[
     "deeplabv3_resnet50",
@@ -221,6 +222,11 @@ class Config:
     """Epochs between two checkpoints; others follow every evaluation, SIGTERM, SIGHUP and the end."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
+    checkpoints: str | None = None
+    """Address in object storage (s3://, gs:// or az://) to which checkpoints are copied in the background, below the
+    run's name. A run whose folder is lost, or older, resumes from there. None: nowhere."""
+    checkpoints_kept: int = 3
+    """Checkpoints kept there, the last ones; the best one is kept beside them."""
     tracker: Literal["none", "wandb", "mlflow"] = "none"
     """Experiment tracker that also gets the numbers of metrics.jsonl. wandb: Weights & Biases (WANDB_MODE=offline keeps
     it local); mlflow: MLflow at MLFLOW_TRACKING_URI, or in RUNS/mlruns."""
@@ -254,6 +260,9 @@ class Config:
         _check(self.eval_every > 0, "eval-every", self.eval_every, "more than 0 epochs")
         _check(self.save_every > 0, "save-every", self.save_every, "more than 0 epochs")
         _check(self.log_every >= 1, "log-every", self.log_every, "at least 1 step")
+        remote = self.checkpoints is None or is_remote(self.checkpoints)
+        _check(remote, "checkpoints", shown(self.checkpoints), "an address such as s3://bucket/prefix, gs:// or az://")
+        _check(1 <= self.checkpoints_kept <= 100, "checkpoints-kept", self.checkpoints_kept, "from 1 to 100")
         _check(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1 evaluation")
         _check(self.max_hours is None or self.max_hours > 0, "max-hours", self.max_hours, "more than 0")
         _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
@@ -171,6 +172,11 @@ def _still_at(path: Path, file: FileIO) -> bool:
         return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder, so that nothing in it is lost; return its new path, which has the time behind its name."""
+    return folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
 LOCK = ".lock"

@@ -1,9 +1,12 @@
 """Object storage by scheme: one request to S3, Google Cloud Storage or Azure, with its errors explained."""
 
+import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from mmap import mmap
 from typing import Any, NamedTuple, Protocol
 
 from fastseg.errors import UserError
@@ -12,6 +15,8 @@ CONNECT_TIMEOUT = 10.0
 """Maximum seconds to connect to the storage."""
 READ_TIMEOUT = 30.0
 """Seconds of silence after which a request is sent again."""
+SLOWEST = 1e6
+"""Bytes per second of an upload that is slow but no failure, where the library counts its time as silence."""
 
 
 class Listing(NamedTuple):
@@ -35,7 +40,7 @@ class RequestError(Exception):
 class Storage(Protocol):
     """The storage behind one scheme. Threads share it; a method sends one request, and the caller retries.
 
-    Both methods raise :class:`FileNotFoundError` if there is no such object, :class:`RequestError` for other failures.
+    Methods raise :class:`FileNotFoundError` if there is no such object, :class:`RequestError` for other failures.
     """
 
     hint: str
@@ -49,6 +54,15 @@ class Storage(Protocol):
 
         Raises the error of :func:`replaced` if the object has another ETag than ``etag``.
         """
+
+    def write(self, path: str, data: bytes | mmap) -> None:
+        """Make or replace an object: others see all of ``data`` or nothing of it, however the request ends."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the objects in a folder (not of deeper ones), of a thousand at most; [] without any."""
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there."""
 
 
 def replaced(path: str) -> UserError:
@@ -79,6 +93,25 @@ class S3:
         """Return bytes, as :meth:`Storage.read`."""
         same = {"IfMatch": etag} if etag else {}
         return bytes(_ask_s3(path, _s3_body, Range=f"bytes={offset}-{offset + size - 1}", **same))
+
+    def write(self, path: str, data: bytes | mmap) -> None:
+        """Write as :meth:`Storage.write`: in one request, since parts of several would stay if it broke off."""
+        if isinstance(data, mmap):
+            data.seek(0)  # boto3 reads it as a file, from where an earlier request left it
+        _ask_s3(path, lambda client, **where: client.put_object(Body=data, **where))
+
+    def names(self, folder: str) -> list[str]:
+        """Return names as :meth:`Storage.names`."""
+        inside = f"{split_path(folder)[1].rstrip('/')}/".removeprefix("/")
+
+        def ask(client: Any, **where: str) -> Any:
+            return client.list_objects_v2(Bucket=where["Bucket"], Prefix=inside, Delimiter="/")
+
+        return [entry["Key"].removeprefix(inside) for entry in _ask_s3(folder, ask).get("Contents", [])]
+
+    def remove(self, path: str) -> None:
+        """Remove as :meth:`Storage.remove`."""
+        _ask_s3(path, lambda client, **where: client.delete_object(**where))
 
 
 def _s3_body(client: Any, **request: str) -> bytes:
@@ -115,14 +148,17 @@ def _ask_s3(path: str, request: Callable[..., Any], **options: str) -> Any:
         raise RequestError(error, _passes(error), _passes(error) or isinstance(error, SSLError)) from None
 
 
+_PASSING = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest")
+"""Codes of requests that came late, too often, or broken."""
+
+
 def _passes(error: Exception) -> bool:
     """Return whether boto3's error is a busy or broken server, a timeout, or a lost connection."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        throttled = error.response["Error"]["Code"] in ("RequestTimeout", "SlowDown", "Throttling")
-        return status >= 500 or status == 429 or throttled
+        return status >= 500 or status == 429 or error.response["Error"]["Code"] in _PASSING
     lost = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
     return isinstance(error, lost) and not isinstance(error, exceptions.SSLError)
 
@@ -161,14 +197,30 @@ class Cloud:
         options = {"range": (offset, offset + size)} | ({"if_match": etag} if etag else {})
         return bytes(self._ask(path, lambda store, key: store.get(key, options=options).bytes()))
 
-    def _ask(self, path: str, request: Callable[[Any, str], Any]) -> Any:
+    def write(self, path: str, data: bytes | mmap) -> None:
+        """Write as :meth:`Storage.write`, in one request, as for S3."""
+        patience = READ_TIMEOUT + math.ceil(len(data) / SLOWEST)
+        self._ask(path, lambda store, key: store.put(key, data, use_multipart=False), patience)
+
+    def names(self, folder: str) -> list[str]:
+        """Return names as :meth:`Storage.names`."""
+        found = self._ask(folder, lambda store, key: store.list_with_delimiter(key))["objects"]
+        return [str(entry["path"]).rpartition("/")[2] for entry in found]
+
+    def remove(self, path: str) -> None:
+        """Remove as :meth:`Storage.remove`."""
+        with suppress(FileNotFoundError):
+            self._ask(path, lambda store, key: store.delete(key))
+
+    def _ask(self, path: str, request: Callable[[Any, str], Any], patience: float | None = None) -> Any:
         try:
             from obstore.exceptions import BaseError, PreconditionError
         except ImportError as error:
             raise UserError(f"{path} needs obstore; install it with: pip install 'fastseg-deeplab[cloud]'") from error
         bucket, key = split_path(path)
         try:
-            return request(_cloud_store(self._class, bucket, os.environ.get(self._endpoint)), key)
+            endpoint = os.environ.get(self._endpoint)
+            return request(_cloud_store(self._class, bucket, endpoint, patience or READ_TIMEOUT), key)
         except PreconditionError:
             raise replaced(path) from None
         except FileNotFoundError as error:
@@ -198,14 +250,18 @@ def _cloud_error(error: Exception) -> RequestError:
     cause = _CAUSE.findall(details)
     status = _STATUS.search(reason)
     busy = int(status[1]) >= 500 or int(status[1]) in (408, 429) if status else "HTTP error" in reason
+    busy = busy or any(code in reason for code in _PASSING)
     wrong = "certificate" in details or _SIGN_IN.search(reason) is not None
     why = f"{reason}: {''.join(cause[-1])}" if cause else reason
     return RequestError(why, busy and not wrong, busy)
 
 
 @cache
-def _cloud_store(name: str, bucket: str, endpoint: str | None) -> Any:
-    """Return a store that threads may share, without retries of its own, as S3's client."""
+def _cloud_store(name: str, bucket: str, endpoint: str | None, patience: float) -> Any:
+    """Return a store that threads may share, without retries of its own, as S3's client.
+
+    ``patience``: seconds until an answer begins, the sending of the request included, and between its parts.
+    """
     from obstore import store
 
     if endpoint and not re.fullmatch(r"https?://\S+", endpoint):  # which obstore 0.12 does not survive
@@ -215,7 +271,7 @@ def _cloud_store(name: str, bucket: str, endpoint: str | None) -> Any:
         client_options={
             "allow_http": True,  # if the endpoint is one
             "connect_timeout": f"{CONNECT_TIMEOUT:g}s",
-            "read_timeout": f"{READ_TIMEOUT:g}s",
+            "read_timeout": f"{patience:.0f}s",
             "timeout": "1 day",  # for the whole answer, however slow
         },
         retry_config={"max_retries": 0},

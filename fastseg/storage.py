@@ -1,4 +1,4 @@
-"""Read from a path or from object storage: bounded, with retries, and with a sentence for each failure."""
+"""Read from a path or object storage, and write there: bounded, with retries, and a sentence for each failure."""
 
 import errno
 import fcntl
@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
 from io import BufferedReader, FileIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from fastseg.errors import UserError, whole_variable
 from fastseg.files import open_lock, remove_temporary, write_atomic
@@ -29,6 +30,15 @@ average, two at most, beside the time of the requests."""
 WHEN_IT_ANSWERS = "once the storage answers, run the same command again to resume"
 BLOCK = 1 << 26
 """Bytes to download at a time."""
+
+
+class StorageError(UserError):
+    """Object storage refuses a request, or does not answer."""
+
+    def __init__(self, what: str, advice: str, passes: bool) -> None:
+        """Take both halves of the sentence, and whether the failure may pass by itself."""
+        super().__init__(f"{what}; {advice}")
+        self.what, self.advice, self.passes = what, advice, passes
 
 
 def is_remote(path: str | Path) -> bool:
@@ -45,7 +55,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     """Return the bytes, at most ``most``, of a local file or of an object such as ``s3://bucket/key``.
 
     Raises :class:`FileNotFoundError` if there is none, :class:`ValueError` for more bytes and for anything but a
-    regular file, and :class:`UserError` if the storage refuses or does not answer in :data:`TRIES` attempts.
+    regular file, and :class:`StorageError` if the storage refuses or does not answer in :data:`TRIES` attempts.
     """
     data = read_range(str(path), 0, most + 1) if is_remote(path) else _first_bytes(path, most + 1)
     if len(data) > most:
@@ -66,6 +76,36 @@ def look_up(path: str) -> Listing:
     return _ask(path, lambda storage: storage.look_up(path))
 
 
+def write(path: str, data: bytes | mmap) -> None:
+    """Make or replace an object, whole or not at all; raise :class:`StorageError` as :func:`read_bytes`."""
+    _ask(path, lambda storage: storage.write(path, data), "written")
+
+
+def upload(file: BinaryIO, path: str) -> None:
+    """Write an open local file, which must not be empty, as :func:`write` does."""
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        write(path, data)
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names of the objects in a remote folder; raise :class:`StorageError` as :func:`read_bytes`."""
+    return _ask(folder, lambda storage: storage.names(folder), "listed")
+
+
+def remove(path: str) -> None:
+    """Remove an object, if it is there; raise :class:`StorageError` as :func:`read_bytes`."""
+    _ask(path, lambda storage: storage.remove(path), "removed")
+
+
+def download(source: str, path: Path, on_block: Callable[[], None] = lambda: None) -> None:
+    """Copy an object to a local file; raise as :func:`read_bytes`. ``on_block`` is called after every 64 MB."""
+    size, etag = look_up(source)
+    with path.open("wb") as file:
+        for offset in range(0, size, BLOCK):
+            file.write(read_range(source, offset, BLOCK, etag))
+            on_block()
+
+
 @contextmanager
 def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
     """Yield a local folder with the files ``names``: ``folder`` itself, or a temporary copy of remote ones."""
@@ -75,7 +115,7 @@ def local_copy(folder: str | Path, names: Iterable[str]) -> Iterator[Path]:
     with TemporaryDirectory(prefix="fastseg-") as temporary:
         for name in names:
             with suppress(FileNotFoundError):
-                _download(join(folder, name), Path(temporary) / name)
+                download(join(folder, name), Path(temporary) / name)
         yield Path(temporary)
 
 
@@ -87,15 +127,8 @@ def _first_bytes(path: str | Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _download(source: str, path: Path) -> None:
-    size, etag = look_up(source)
-    with path.open("wb") as file:
-        for offset in range(0, size, BLOCK):
-            file.write(read_range(source, offset, BLOCK, etag))
-
-
-def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
-    """Return the storage's answer to ``request``, with retries if they may help."""
+def _ask(path: str, request: Callable[[Storage], Result], done: str = "read") -> Result:
+    """Return the storage's answer to ``request``, with retries if they may help; ``done`` says what it asks for."""
     storage, tried, most = STORAGES[_scheme(path)], 1, whole_variable("AWS_MAX_ATTEMPTS", TRIES, 1)
     while True:
         try:
@@ -104,7 +137,7 @@ def _ask(path: str, request: Callable[[Storage], Result]) -> Result:
             if tried >= most or not error.retry:
                 tries = f" after {tried} tries" if tried > 1 else ""
                 advice = WHEN_IT_ANSWERS if error.passes else storage.hint
-                raise UserError(f"{path} cannot be read{tries} ({error}); {advice}") from None
+                raise StorageError(f"{path} cannot be {done}{tries} ({error})", advice, error.passes) from None
         time.sleep(random.random() * 2 ** (tried - 1))
         tried += 1
 

@@ -1,12 +1,13 @@
 """Checkpoints: one file, written atomically and loaded without running code from it."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastseg.errors import UserError, shown
 from fastseg.files import atomic_path
@@ -27,7 +28,12 @@ REQUIRED = (
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write ``document`` (tensors, numbers, strings, lists, dicts, None) to ``path``, whole or not at all."""
+    """Write ``document`` (tensors, numbers, strings, lists, dicts, None) to ``path``, whole or not at all.
+
+    Its weights, ``model`` and ``ema``, are written contiguous, N×C×H×W, whatever their memory order in training.
+    torchvision loads its own networks' by ``get_model(arch, …).load_state_dict(checkpoint["model"])``.
+    """
+    document = document | {part: _contiguous(document[part]) for part in ("model", "ema") if document.get(part)}
     # To a file that we opened: torch's own does not report a full disk, only positions that do not match.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
@@ -128,12 +134,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 1 << 40
 
 
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """Return the network's state dict on the CPU, contiguous N×C×H×W whatever the memory order in training.
-
-    torchvision loads its own networks' by ``get_model(arch, …).load_state_dict(checkpoint["model"])``.
-    """
-    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+def _contiguous(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in weights.items()}
 
 
 def pack_classes(classes: tuple[SegmentationClass, ...]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ MAX_JSON = 1 << 28
 """Maximum bytes of a document: the confusion matrix of 255 classes has less than 1 MB."""
 Line = dict[str, Any]
 """One record of metrics.jsonl."""
-SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "memory", "joules")
+SPEED = ("images_per_second_per_gpu", "images_per_second", "tflops", "mfu", "waiting", "saving", "memory", "joules")
 """Numbers of metrics.jsonl that are of machines rather than of learning."""
 
 

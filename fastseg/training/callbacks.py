@@ -94,7 +94,7 @@ class Callback:
         """Take an evaluation: ``scores``, ``matrix``, and whether it is the ``best`` so far."""
 
     def on_checkpoint(self, path: Path) -> str | None:
-        """Take the path of a checkpoint that has been written, ``last.pt`` or ``best.pt``."""
+        """Take the path of a checkpoint once it is on the disk: ``last.pt`` or ``best.pt``; steps go on meanwhile."""
 
     def on_end(self, finished: bool) -> None:
         """Take the end of the run; ``finished`` is False after a signal and an error."""

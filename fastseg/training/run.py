@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
 from fastseg.data.loader import EvalLoader, Processor, TrainLoader, open_files
 from fastseg.data.sampler import epoch_steps
 from fastseg.device import environment, too_little
-from fastseg.distributed.ranks import Ranks, barrier, gather_states, raise_on_first
+from fastseg.distributed.ranks import Ranks, barrier, barrier_no_timeout, gather_states, raise_on_first
 from fastseg.errors import UserError
-from fastseg.files import check_free, lock_run_folder, remove_temporary
+from fastseg.files import check_free, lock_run_folder, remove_temporary, set_aside
 from fastseg.model import checkpoint
 from fastseg.model.batchnorm import sync_batch_norms
 from fastseg.model.loss import LossFunction, class_weights
@@ -37,6 +36,7 @@ from fastseg.training.compiled import check_compiler
 from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache, with_batch
 from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
 from fastseg.training.own_parts import NONE, OwnParts
+from fastseg.training.remote_checkpoints import Uploads, fetch_newer, uploading
 from fastseg.training.run_log import RunLog, drop_records
 from fastseg.training.state import (
     RunState,
@@ -162,10 +162,27 @@ def check(config: Config, manifest: Manifest, device: str = "auto") -> dict[str,
         open_files(config.shards, manifest, split)
     check_tracker(config.tracker)
     check_free(config.folder)
+    return _own_checkpoint(config, manifest)
+
+
+def _own_checkpoint(config: Config, manifest: Manifest) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, checked; None to start fresh."""
     saved = find_checkpoint(config, manifest)
     if saved:
         check_changes(saved, config)
     return saved
+
+
+def newest_checkpoint(
+    config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from: ``saved``, that of :func:`check`, or a newer one from object storage."""
+    if not config.checkpoints:
+        return saved
+    fetched = ranks.first and fetch_newer(config, saved)
+    barrier_no_timeout()
+    fetched = gather_states({"fetched": fetched})[0]["fetched"]
+    return _own_checkpoint(config, manifest) if fetched else saved
 
 
 def train(
@@ -176,15 +193,31 @@ def train(
     profile: bool = False,
     own: OwnParts = NONE,
 ) -> None:
-    """Train as this rank: build the parts, resume from the checkpoint ``saved`` if there is one, run the loop."""
+    """Train as this rank, on from the checkpoint ``saved`` if there is one and the storage has none that is newer."""
     limits = limits_of(config)  # the time counts from here
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
+    saved = newest_checkpoint(config, manifest, ranks, saved)
     agree(saved, manifest)
     config = with_batch(config, manifest, ranks, saved)
-    if saved and nothing_left(config, manifest, ranks, saved):
-        leave_finished(config, ranks, saved)
-        return
+    with uploading(config, ranks.first, saved) as uploads:
+        if saved and nothing_left(config, manifest, ranks, saved):
+            leave_finished(config, ranks, saved)
+        else:
+            build_and_fit(config, manifest, ranks, saved, profile, own, limits, uploads)
+
+
+def build_and_fit(
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    saved: dict[str, Any] | None,
+    profile: bool,
+    own: OwnParts,
+    limits: list[Callback],
+    uploads: Uploads | None,
+) -> None:
+    """Build the parts, resume from ``saved`` if there is such a checkpoint, and run the loop."""
     use_cache(config.cache, config.cache_gb)
     if config.verify_shards:
         verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
@@ -208,7 +241,7 @@ def train(
             with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
                 for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
                     log.say(sentence)
-                Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks]).fit()
+                Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks], uploads).fit()
 
 
 def limits_of(config: Config) -> list[Callback]:
@@ -364,11 +397,6 @@ def list_changes(config: Config, ranks: Ranks, saved: dict[str, Any]) -> list[st
     if len(saved["ranks"]) != ranks.world:
         changes.insert(0, f"ranks {len(saved['ranks'])} → {ranks.world}")
     return [f"settings that changed: {', '.join(changes)}"] if changes else []
-
-
-def set_aside(folder: Path) -> None:
-    """Rename an earlier run of the same name, so that nothing is lost."""
-    folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
 
 
 def introduction(

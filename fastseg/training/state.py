@@ -24,7 +24,10 @@ from fastseg.training.step import TrainStep
 
 SPEED_ONLY = ("threads", "prefetch", "eval_batch", "cache_frames", "decoder")
 """Settings of ``data`` that change neither the samples nor their order."""
-UNNOTED = ("name", "runs", "shards", "resume", "cache", "cache_gb", "timeout", "verify_shards", "tracker")
+UNNOTED = (
+    *("name", "runs", "shards", "resume", "cache", "cache_gb", "timeout", "verify_shards", "tracker"),
+    *("checkpoints", "checkpoints_kept"),
+)
 """Settings that say where things are and who watches, and change nothing of a run."""
 
 
@@ -96,9 +99,12 @@ class RunState:
             )
 
     def document(
-        self, config: Config, manifest: Manifest, loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
+        self, constants: dict[str, Any], loader: TrainLoader, ranks: Ranks, own: list[torch.Tensor]
     ) -> dict[str, Any] | None:
-        """Return the checkpoint on the first rank, None on the others; every rank has to call."""
+        """Return the checkpoint on the first rank, None on the others; every rank has to call.
+
+        Its tensors are those of the run, which the next step changes. ``constants``: of :func:`constant_fields`.
+        """
         mine = {
             "rng": _rng_state(ranks.device),
             "loader": loader.state(),
@@ -118,20 +124,15 @@ class RunState:
             "since_best": self.since_best,
             "score": self.score if self.score and self.score["step"] == self.step else None,
             "eval_pending": self.eval_pending,
-            "arch": config.model.arch,
-            "model": checkpoint.weights_of(self.model.net),
-            "ema": checkpoint.weights_of(self.average.model.net) if self.average else None,
+            "model": self.model.net.state_dict(),
+            "ema": self.average.model.net.state_dict() if self.average else None,
             "mean": self.model.mean.tolist(),
             "std": self.model.std.tolist(),
             "stretch_to": list(self.model.stretch_to) if self.model.stretch_to else None,
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": self.train_step.scaler.state_dict(),
             "ranks": states,
-            "config": config.to_dict(),
-            "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
-            "classes": checkpoint.pack_classes(manifest.classes),
-            "dataset": {"name": manifest.name, "digest": manifest.digest()},
-            "versions": environment(),
+            **constants,
         }
 
     @fitting()
@@ -192,6 +193,18 @@ class RunState:
         if ranks.device.type == "cuda" and "cuda" in mine["rng"]:
             torch.cuda.set_rng_state(mine["rng"]["cuda"], ranks.device)
         return dict(mine["loader"])
+
+
+def constant_fields(config: Config, manifest: Manifest) -> dict[str, Any]:
+    """Return what is the same in all checkpoints of a run; it takes half a second, for which no step is to wait."""
+    return {
+        "arch": config.model.arch,
+        "config": config.to_dict(),
+        "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
+        "classes": checkpoint.pack_classes(manifest.classes),
+        "dataset": {"name": manifest.name, "digest": manifest.digest()},
+        "versions": environment(),
+    }
 
 
 def checkpoint_path(config: Config) -> Path | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -15,7 +16,7 @@ from fastseg.data.loader import EvalLoader, TrainLoader
 from fastseg.device import AsyncMetrics, autocast, gpu_joules
 from fastseg.distributed.ranks import (
     Ranks,
-    barrier,
+    barrier_no_timeout,
     count_corrupt,
     gather_states,
     mean_over_ranks,
@@ -27,17 +28,18 @@ from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
 from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.evaluation.scores import plain, score
-from fastseg.model import checkpoint
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
 from fastseg.training.callbacks import Callback, Callbacks, Step, StepEvaluation
+from fastseg.training.checkpoint_writer import CheckpointWriter
 from fastseg.training.flops import device_peak, run_flops
 from fastseg.training.memory import peak_memory
 from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
+from fastseg.training.remote_checkpoints import Uploads
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState
+from fastseg.training.state import RunState, constant_fields
 from fastseg.training.step import StepMetrics, search_algorithms
 from fastseg.training.timing import StepClock, Stopping
 
@@ -68,6 +70,7 @@ class Trainer:
         log: RunLog | None,
         profile: bool = False,
         callbacks: Sequence[Callback] = (),
+        uploads: Uploads | None = None,
     ) -> None:
         self.config, self.manifest, self.ranks, self.state, self.log = config, manifest, ranks, state, log
         self.loader, self.eval_loader = loaders
@@ -81,8 +84,12 @@ class Trainer:
         self.metrics: list[StepMetrics] = []
         """Metrics of the steps since the last line of metrics.jsonl."""
         self.overflows = 0
-        self.saved = state.step
-        """The step of the last checkpoint."""
+        self.saved, self.saved_epoch = state.step, math.nan
+        """Step and epoch of the last checkpoint."""
+        self.constants = constant_fields(config, manifest) if log else {}
+        self.saving = 0.0
+        """Seconds that steps have waited for checkpoints since the last line of metrics.jsonl."""
+        self.writer, self.uploads = CheckpointWriter(config.folder / "checkpoints", self.on_written), uploads
         self.flops, self.peak = run_flops(config, len(manifest.classes)) if log else 0, device_peak(ranks.device)
         self.joules = gpu_joules(ranks.device)
         """The GPU's counter at the last evaluation or at the start; NaN if unknown."""
@@ -94,10 +101,12 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end; save at SIGTERM, SIGHUP or Ctrl-C (exit codes 143, 129, 130) and at a callback's wish."""
         state = self.state
-        if state.eval_pending:
-            self.checkpoint_and_eval()
-        while state.step < self.total and not self.stop:
-            self.advance()
+        with self.writer:
+            if state.eval_pending:
+                self.checkpoint_and_eval()
+            while state.step < self.total and not self.stop:
+                self.advance()
+            self.finish_saving()
         if self.stop:
             self.say_stopped()
         if self.log:
@@ -117,6 +126,8 @@ class Trainer:
 
     def advance(self) -> None:
         """Do one step, and the evaluation and checkpoint that are due after it."""
+        self.writer.poll()
+        self.say_uploads()
         self.start_profile()
         with span("step"):
             metrics = self.run_step()
@@ -175,6 +186,7 @@ class Trainer:
                 self.check_step(self.async_metrics.collect())
                 self.state.check_finite()
                 self.save(self.state.statistics())
+                self.writer.wait()
             raise
 
     def lr(self, step: int) -> float:
@@ -248,9 +260,11 @@ class Trainer:
             "tflops": tflops,
             **({"mfu": tflops / self.peak} if self.peak else {}),
             "waiting": window.waiting,
+            "saving": self.saving,
             "corrupt_samples": bad,
             "memory": peak_memory(self.ranks.device),
         }
+        self.saving = 0.0
         self.stopping.ask(self.callbacks.on_log(record))
 
     def evaluate(self) -> bool | None:
@@ -327,20 +341,37 @@ class Trainer:
         self.clock.leave_out(time.perf_counter() - begin)
 
     def save(self, own: list[torch.Tensor], keep: bool = False) -> None:
-        """Write ``checkpoints/last.pt``, with ``keep`` also as ``best.pt``; every rank has to call.
+        """Begin to write ``checkpoints/last.pt``, with ``keep`` also as ``best.pt``; every rank has to call.
 
         ``own`` are this rank's statistics; the network holds the mean over all ranks.
         """
-        document = self.state.document(self.config, self.manifest, self.loader, self.ranks, own)
+        begin = time.perf_counter()
+        document = self.state.document(self.constants, self.loader, self.ranks, own)
         if document:
-            folder = self.config.folder / "checkpoints"
-            # The last first: it says itself whether it is the best, which a run killed before the next line keeps then.
-            checkpoint.save(folder / "last.pt", document)
-            if keep:
-                checkpoint.keep(folder / "last.pt", folder / "best.pt")
-            self.stopping.ask(self.callbacks.on_checkpoint(folder / ("best.pt" if keep else "last.pt")))
-        self.saved = self.state.step
-        barrier()
+            self.writer.save(document, keep)
+        self.saved, self.saved_epoch = self.state.step, self.state.epoch
+        self.saving += time.perf_counter() - begin
+
+    def on_written(self, path: Path) -> None:
+        """Tell the callbacks of a checkpoint that is on the disk, and upload it."""
+        self.stopping.ask(self.callbacks.on_checkpoint(path))
+        if self.uploads:
+            self.uploads.submit(path, self.saved_epoch)
+
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is on the disk, and where it is copied to; every rank has to call."""
+        self.writer.wait()
+        if self.uploads:
+            if self.uploads.pending:
+                self.say("waiting until the last checkpoint is uploaded; Ctrl-C ends that")
+            self.uploads.wait()
+            self.say_uploads()
+        barrier_no_timeout()
+
+    def say_uploads(self) -> None:
+        """Print what there is to be said of uploads."""
+        for sentence in self.uploads.sentences() if self.uploads else ():
+            self.say(sentence)
 
     def say(self, sentence: str) -> None:
         """Print one line for the user."""

@@ -52,7 +52,7 @@ def document(classes: tuple[SegmentationClass, ...]) -> dict[str, Any]:
         "score": {"step": 12, "split": "val", "miou": 0.4321, "images": 5},
         "epoch": 2.0,
         "arch": ARCH,
-        "model": checkpoint.weights_of(model.net),
+        "model": model.net.state_dict(),
         "ema": None,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),

@@ -2,8 +2,10 @@
 
 To read, Google's and Azure's libraries send what S3's does, GET with a range and HEAD; only paths, further headers and
 signatures differ. So the server answers them, too, where no signatures are asked for. How those two sign is not tested.
+Google's also writes, lists and removes as S3's does; Azure's lists and removes in ways of its own.
 """
 
+import json
 import re
 import socket
 import struct
@@ -25,6 +27,11 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+SIGNATURE = (
+    b"\r\nauthorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, "
+    b"Signature=0"
+)
+"""What moto takes without a look at the number."""
 BUCKET = "bucket"
 ACCOUNT = "account"
 """Azure's, a bucket of which its containers are folders."""
@@ -32,7 +39,9 @@ ACCOUNT = "account"
 
 def environment(endpoint: str) -> dict[str, str]:
     """Variables with which every scheme is read from the server, or a network before it, at ``endpoint``."""
-    google = {"GOOGLE_BASE_URL": endpoint, "GOOGLE_SKIP_SIGNATURE": "true"}
+    account = {"client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": True}
+    key = json.dumps({**account, "gcs_base_url": endpoint})
+    google = {"GOOGLE_BASE_URL": endpoint, "GOOGLE_SKIP_SIGNATURE": "true", "GOOGLE_SERVICE_ACCOUNT_KEY": key}
     azure = {
         "AZURE_STORAGE_ENDPOINT": f"{endpoint}/{ACCOUNT}",
         "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
@@ -115,8 +124,9 @@ def none(_request: str, _attempt: int) -> str:
 class Network:
     """A TCP proxy before a server: passes requests on, counts them, and breaks what ``fault`` names.
 
-    ``busy``: 503; ``reset``: the connection ends without an answer; ``cut``: it is reset in the middle of the body;
-    ``short``: it ends there in peace; ``slow``: the answer takes a while; ``silent``: it never comes.
+    ``busy``: 503; ``denied``: 403; ``reset``: the connection ends without an answer; ``cut``: it is reset in the middle
+    of the body; ``short``: it ends there in peace; ``slow``: the answer takes a while; ``silent``: it never comes. Of a
+    request with a body, ``cut`` and ``short`` are in the middle of that.
     """
 
     def __init__(self, server: Server, fault: Fault = none) -> None:
@@ -148,29 +158,31 @@ class Network:
                 _reset(connection)
 
     def _answer(self, connection: socket.socket) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            received = connection.recv(65536)
-            if not received:
-                return
-            head += received
+        head, body = _receive(connection)
+        if not head:
+            return
+        whole = head + body
         match self._choose(head):
             case "busy":
                 connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            case "denied":
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             case "reset":
                 _reset(connection)
             case "silent":
                 connection.recv(1)  # until who asked gives up
             case "slow":
                 time.sleep(0.5)
-                connection.sendall(self._ask(head))
-            case "cut":
-                connection.sendall(_half(self._ask(head)))
-                _reset(connection)
-            case "short":
-                connection.sendall(_half(self._ask(head)))
+                connection.sendall(self._ask(whole))
+            case ("cut" | "short") as how:
+                if body:
+                    self._ask(head + body[: len(body) // 2])
+                else:
+                    connection.sendall(_half(self._ask(whole)))
+                if how == "cut":
+                    _reset(connection)
             case _:
-                connection.sendall(self._ask(head))
+                connection.sendall(self._ask(whole))
 
     def _choose(self, head: bytes) -> str:
         line, _, rest = head.decode().partition(" HTTP/")
@@ -182,14 +194,38 @@ class Network:
         self.faults[chosen] += 1
         return chosen
 
-    def _ask(self, head: bytes) -> bytes:
-        """The server's whole answer; it speaks HTTP/1.0 and closes after each."""
+    def _ask(self, request: bytes) -> bytes:
+        """The server's whole answer; it speaks HTTP/1.0 and closes after each. Who writes has to sign, as S3 does."""
+        head, _, body = request.partition(b"\r\n\r\n")
+        head = re.sub(rb"(?i)\r\nauthorization: Bearer [^\r]*", b"", head)
+        signed = head if re.search(rb"(?i)\r\nauthorization:", head) else head + SIGNATURE
+        request = signed + b"\r\n\r\n" + body
         answer = b""
         with socket.create_connection(("127.0.0.1", self._server.port)) as server:
-            server.sendall(head)
+            server.sendall(request)
+            server.shutdown(socket.SHUT_WR)
             while received := server.recv(1 << 20):
                 answer += received
         return answer
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, bytes]:
+    """A request's head and body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65536)
+        if not part:
+            return b"", b""
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    if re.search(rb"\r\nexpect: *100-continue", head, re.IGNORECASE):
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    parts, missing = [body], int(length[1]) - len(body) if length else 0
+    while missing > 0 and (part := connection.recv(1 << 20)):
+        parts.append(part)
+        missing -= len(part)
+    return head + b"\r\n\r\n", b"".join(parts)
 
 
 def _half(answer: bytes) -> bytes:
