@@ -48,7 +48,9 @@ class Options:
     tta: Annotated[bool, shown_as("")] = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
-    """Size of sliding windows. Default: frames that need over 6 GiB are cut into overlapping blocks."""
+    """Size of sliding windows, averaged where they overlap by a third."""
+    tile: Annotated[int | None, shown_as("N")] = None
+    """Cut larger pictures into overlapping tiles of N×N pixels. Default: those that need over 6 GiB."""
     batch: Annotated[int | None, shown_as("N")] = None
     """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
     threads: Annotated[int | None, shown_as("N")] = None
@@ -101,13 +103,13 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
     videos = probe_videos(inputs, complain)
     files = _planned(options, outputs, [file for file in inputs if not file.is_video or file.path in videos], videos)
     # torch takes seconds to import: errors are found before.
-    import torch
-
     from fastseg.deploy.predict_files import Job, predict_images, predict_videos
     from fastseg.deploy.predictor import load
     from fastseg.parallel import cpu_threads
 
-    predictor = load(checkpoint, options.device, options.precision, tta=options.tta, window=options.window)
+    predictor = load(
+        checkpoint, options.device, options.precision, tta=options.tta, window=options.window, tile=options.tile
+    )
     outputs = replace(outputs, classes=predictor.classes)
     images, clips = [file for file in files if not file.is_video], [file for file in files if file.is_video]
     batch = options.batch or (8 if predictor.device.type == "cuda" else 1)
@@ -123,12 +125,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         threads = options.threads or min(cpu_threads(1), 8)
         job = Job(predictor, outputs, batch, threads, tell, lambda fewer: tell(0, fewer), complain)
         tell(0)
-        try:
-            predict_images(job, images)
-            predict_videos(job, clips, videos)
-        except torch.OutOfMemoryError:
-            cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
-            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None
+        predict_images(job, images)
+        predict_videos(job, clips, videos)
     if complaints:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")

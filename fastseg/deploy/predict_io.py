@@ -185,7 +185,10 @@ def read_image(path: Path) -> Image.Image:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"
         ) from None
-    return read_rgb(data, str(path), LARGEST)[0]
+    try:
+        return read_rgb(data, str(path), LARGEST)[0]
+    except MemoryError:
+        raise UserError(f"{path} is too large for the memory left; predict it alone, with --threads 1") from None
 
 
 def _files(folder: Path, without: set[Path], skip: Callable[[str], None]) -> Iterator[Path]:
