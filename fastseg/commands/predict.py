@@ -11,7 +11,7 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.output_paths import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
-from fastseg.errors import UserError, one_line, run_command
+from fastseg.errors import UserError, one_line, run_command, unwind_on_signals
 from fastseg.files import check_writable
 from fastseg.model.checkpoint_file import resolve_checkpoint
 from fastseg.progress import show_progress
@@ -79,6 +79,7 @@ def _main() -> None:
         raise UserError("--no-overlays leaves nothing to write; add --masks or --probabilities")
     if not 0 <= options.alpha <= 1:
         raise UserError(f"--alpha is {options.alpha}; it must be from 0 (the image alone) to 1 (the colors alone)")
+    unwind_on_signals()  # no half a file is left
     console = Console(stderr=True, markup=False, highlight=False)
 
     def skip(sentence: str) -> None:
