@@ -237,6 +237,9 @@ class Config:
     """Seconds without progress of a rank after which the others end the run, with a message that names it."""
     seed: int = 0
     """Seed of the initial weights, the order of the samples and all augmentations."""
+    deterministic: bool = False
+    """The same bits in every run on one machine with the same versions and ranks. On a CPU runs are so anyway; on GPUs
+    torch then uses deterministic algorithms alone, which can be slower, and the CPU decodes (not yet measured)."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches: crops, their number, and how they are read and decoded."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -258,6 +261,12 @@ class Config:
         _check(self.max_hours is None or self.max_hours > 0, "max-hours", self.max_hours, "more than 0")
         _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        _check(
+            not self.deterministic or self.data.decoder != "gpu",
+            "data.decoder",
+            self.data.decoder,
+            "auto or cpu with --deterministic: a GPU's JPEG engine and its other decoder differ by a few levels",
+        )
         arch, aux = self.model.arch, self.optim.aux
         _check(not aux or arch not in WITHOUT_AUX, "optim.aux", aux, f"0 or left out: {arch} has no auxiliary head")
 

@@ -121,7 +121,10 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Return package versions, Python, operating system, processor, GPUs, command line and fastseg's commit."""
+    """Return package versions, Python, operating system, processor, GPUs, command line and fastseg's commit.
+
+    And whether torch is held to deterministic algorithms.
+    """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
     return {
         "command": command_line(sys.argv),
@@ -134,6 +137,7 @@ def environment() -> dict[str, str]:
         "driver": read_driver().version or "none",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
+        "deterministic": "yes" if torch.are_deterministic_algorithms_enabled() else "no",
         **{name: found for name in PACKAGES if (found := _version(name))},
     }
 

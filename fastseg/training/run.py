@@ -34,6 +34,7 @@ from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.callbacks import Callback, Callbacks, EarlyStopping, TimeLimit
 from fastseg.training.compiled import check_compiler
+from fastseg.training.deterministic import explain_nondeterminism, set_deterministic
 from fastseg.training.memory import STREAMED, FrameCachePlan, explain_memory_error, plan_frame_cache, with_batch
 from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
 from fastseg.training.own_parts import NONE, OwnParts
@@ -175,7 +176,7 @@ def train(
 ) -> None:
     """Train as this rank: build the parts, resume from the checkpoint ``saved`` if there is one, run the loop."""
     limits = limits_of(config)  # the time counts from here
-    torch.backends.cudnn.benchmark = True
+    set_deterministic(config.deterministic)
     torch.set_float32_matmul_precision("high")
     agree(saved, manifest)
     config = with_batch(config, manifest, ranks, saved)
@@ -185,8 +186,9 @@ def train(
     use_cache(config.cache, config.cache_gb)
     if config.verify_shards:
         verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
-    decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
-    with explain_memory_error(config, manifest, ranks):
+    wanted = "cpu" if config.deterministic and ranks.device.type == "cuda" else config.data.decoder
+    decoder = choose_decoder_for_ranks(wanted, config.shards, config.train_split, manifest, ranks)
+    with explain_nondeterminism(), explain_memory_error(config, manifest, ranks):
         _fit(config, manifest, ranks, saved, decoder, profile, own, limits)
 
 
