@@ -77,9 +77,9 @@ def sentence(command: zygote.Command) -> str:
 
 def test_the_first_step(shards: Path, tmp_path: Path, tally: Tally) -> None:
     """The flags that it names do fit: the step is what one with all images at a time would be."""
-    more = ("--data.crop", 384, 384, "--data.batch", 16, "--optim.epochs", 1, "--data.scale", 1, 1)
+    more = ("--data.crop", 512, 512, "--data.batch", 10, "--optim.epochs", 1)
     said = sentence(start(shards, tmp_path / "run", *more, before=few_addresses))
-    found = re.search(r"too little to train with --data.batch 16 and --data.crop 384 384; (--.*) fits", said)
+    found = re.search(r"too little to train with --data.batch 10 and --data.crop 512 512; (--.*) fits", said)
     assert found, said
     flags = found[1].split()
     assert flags[::2] in (["--data.batch", "--optim.accumulate"], ["--data.batch", "--data.crop"]), flags
