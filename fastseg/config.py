@@ -151,6 +151,9 @@ class OptimConfig:
     accumulate: int = 1
     """Batches whose gradients are added up for one step, which is that of a batch as many times as large, but for batch
     norm (and Dice), which sees each alone. Learning rate, epochs and steps count the large batch."""
+    global_batch: int | None = None
+    """Images per step of all GPUs together: accumulate is what makes it up, or comes nearest, also where machines come
+    and go (torchrun --nnodes 1:2). None: accumulate × batch × GPUs."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: float = 5e-4
@@ -183,6 +186,8 @@ class OptimConfig:
         _check(self.weight_decay >= 0, "optim.weight-decay", self.weight_decay, "0 or more")
         _check(0 <= self.min_lr <= 1, "optim.min-lr", self.min_lr, "a share from 0 to 1")
         _check(1 <= self.accumulate <= 1024, "optim.accumulate", self.accumulate, "from 1 to 1024 batches")
+        least = self.global_batch
+        _check(least is None or least >= 2, "optim.global-batch", least, "at least 2 images")
         _check(self.warmup >= 0, "optim.warmup", self.warmup, "0 epochs or more")
         _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")

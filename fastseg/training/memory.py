@@ -57,6 +57,7 @@ def with_batch(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str
         batch = saved["config"]["data"]["batch"]
     else:
         most = manifest.split(config.train_split).samples // (ranks.world * config.optim.accumulate)
+        most = min(most, (config.optim.global_batch or most * ranks.world) // ranks.world)
         fits = CPU_BATCH if ranks.device.type == "cpu" else _batch_that_fits(config, manifest, ranks)
         batch = min(state["fits"] for state in gather_states({"fits": min(fits, MAX_BATCH, max(most, 2))}))
         if batch < 2:
@@ -112,7 +113,8 @@ def smaller_step(config: Config, crops: float) -> str:
         return ""
     parts = [batch for batch in range(2, data.micro_batch) if batch <= crops and whole % batch == 0]
     if parts:
-        return f"--data.batch {parts[-1]} --optim.accumulate {whole // parts[-1]} fits, with as many images per step"
+        by = "" if config.optim.global_batch else f" --optim.accumulate {whole // parts[-1]}"
+        return f"--data.batch {parts[-1]}{by} fits, with as many images per step"
     if crops >= 2:
         return f"--data.batch {int(crops)} fits"
     height, width = (int(side * math.sqrt(crops / 2)) // 32 * 32 for side in data.crop)

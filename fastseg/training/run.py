@@ -36,7 +36,7 @@ from fastseg.training.callbacks import Callback, Callbacks, EarlyStopping, TimeL
 from fastseg.training.compiled import check_compiler
 from fastseg.training.deterministic import explain_nondeterminism, set_deterministic
 from fastseg.training.memory import STREAMED, FrameCachePlan, explain_memory_error, plan_frame_cache, with_batch
-from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
+from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs, with_accumulation
 from fastseg.training.own_parts import NONE, OwnParts
 from fastseg.training.run_log import RunLog
 from fastseg.training.state import (
@@ -179,7 +179,7 @@ def train(
     set_deterministic(config.deterministic)
     torch.set_float32_matmul_precision("high")
     agree(saved, manifest)
-    config = with_batch(config, manifest, ranks, saved)
+    config = with_accumulation(with_batch(config, manifest, ranks, saved), ranks.world)
     if saved and nothing_left(config, manifest, ranks, saved):
         leave_finished(config, ranks, saved)
         return
@@ -387,7 +387,8 @@ def introduction(
         kept = "its share" if loader.rank_local else "all training frames"
         yield f"each rank keeps {kept} decoded in memory once seen"
     parts = f" × {optim.accumulate} accumulated" if optim.accumulate > 1 else ""
-    yield f"global batch {batch} = {ranks.world} × {config.data.micro_batch}{parts}, {rate}"
+    other = f" in place of {optim.global_batch}" if optim.global_batch not in (None, batch) else ""
+    yield f"global batch {batch}{other} = {ranks.world} × {config.data.micro_batch}{parts}, {rate}"
     if config.model.freeze != "none":
         yield "the backbone is frozen" if config.model.freeze == "backbone" else "all batch norms are frozen"
     if (warmup := warmup_epochs(optim)) != optim.warmup:
