@@ -78,6 +78,7 @@ def _measure_steps(
     They are measured uncompiled, which takes more memory, with a network of their own.
     """
     device, model = ranks.device, replace(config.model, compile=False)
+    free_memory(device)
     room = memory_left(device, ranks.local_world) + memory_used(device)
     network = SegmentationNetwork(
         model.arch, len(manifest.classes), IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last
