@@ -152,6 +152,9 @@ class OptimConfig:
     accumulate: int = 1
     """Batches whose gradients are added up for one step, which is that of a batch as many times as large, but for batch
     norm (and Dice), which sees each alone. Learning rate, epochs and steps count the large batch."""
+    global_batch: int | None = None
+    """Images per step of all GPUs together: accumulate is what makes it up, or comes nearest, also where machines come
+    and go (torchrun --nnodes 1:2). None: accumulate × batch × GPUs."""
     momentum: float = 0.9
     """SGD's momentum; AdamW's first beta."""
     weight_decay: float = 5e-4
@@ -184,6 +187,8 @@ class OptimConfig:
         _check(self.weight_decay >= 0, "optim.weight-decay", self.weight_decay, "0 or more")
         _check(0 <= self.min_lr <= 1, "optim.min-lr", self.min_lr, "a share from 0 to 1")
         _check(1 <= self.accumulate <= 1024, "optim.accumulate", self.accumulate, "from 1 to 1024 batches")
+        least = self.global_batch
+        _check(least is None or least >= 2, "optim.global-batch", least, "at least 2 images")
         _check(self.warmup >= 0, "optim.warmup", self.warmup, "0 epochs or more")
         _check(self.clip is None or self.clip > 0, "optim.clip", self.clip, "more than 0")
         _check(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1")
@@ -243,6 +248,9 @@ class Config:
     """Seconds without progress of a rank after which the others end the run, with a message that names it."""
     seed: int = 0
     """Seed of the initial weights, the order of the samples and all augmentations."""
+    deterministic: bool = False
+    """The same bits in every run on one machine with the same versions and ranks. On a CPU runs are so anyway; on GPUs
+    torch then uses deterministic algorithms alone, which can be slower, and the CPU decodes (not yet measured)."""
     data: DataConfig = field(default_factory=DataConfig)
     """Batches: crops, their number, and how they are read and decoded."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -267,6 +275,12 @@ class Config:
         _check(self.max_hours is None or self.max_hours > 0, "max-hours", self.max_hours, "more than 0")
         _check(5 <= self.timeout <= 1e7, "timeout", self.timeout, "from 5 seconds to 10,000,000")
         _check(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        _check(
+            not self.deterministic or self.data.decoder != "gpu",
+            "data.decoder",
+            self.data.decoder,
+            "auto or cpu with --deterministic: a GPU's JPEG engine and its other decoder differ by a few levels",
+        )
         arch, aux = self.model.arch, self.optim.aux
         _check(not aux or arch not in WITHOUT_AUX, "optim.aux", aux, f"0 or left out: {arch} has no auxiliary head")
 

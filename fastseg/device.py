@@ -1,4 +1,4 @@
-"""Devices by name, proven to compute; precision, autocast, memory errors, and the environment of a run."""
+"""Devices by name, proven to compute; precision, autocast, and the environment of a run."""
 
 import math
 import os
@@ -121,7 +121,10 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Return package versions, Python, operating system, processor, GPUs, command line and fastseg's commit."""
+    """Return package versions, Python, operating system, processor, GPUs, command line and fastseg's commit.
+
+    And whether torch is held to deterministic algorithms.
+    """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda_works() else []
     return {
         "command": command_line(sys.argv),
@@ -134,6 +137,7 @@ def environment() -> dict[str, str]:
         "driver": read_driver().version or "none",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
+        "deterministic": "yes" if torch.are_deterministic_algorithms_enabled() else "no",
         **{name: found for name in PACKAGES if (found := _version(name))},
     }
 
@@ -195,17 +199,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
-def too_little(device: torch.device, work: str, cure: str) -> UserError:
-    """Return the error that the device's (or the machine's) memory is too little for ``work``, with the cure."""
-    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine_memory()
-    return UserError(f"{device}'s {total / 2**30:.1f} GiB of memory are too little to {work}; {cure}")
-
-
-def machine_memory() -> int:
-    """Return this machine's memory, bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 Companion = TypeVar("Companion")

@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command line: a :class:`UserError`, a full disk or a library that fails to load becomes one line on stderr.
+    """Run a command line: a :class:`UserError`, a full disk or memory, or a broken library becomes one line on stderr.
 
     ``--version`` alone prints the package's version. Exits with 2 after a user error, 130 after Ctrl-C; any other
     exception is a bug in fastseg and keeps its traceback. Output that cannot be written ends no work, but is an error
@@ -45,17 +45,10 @@ def run_command(main: Callable[[], None]) -> None:
             raise
     except UserError as error:
         _fail(str(error), error.details)
-    except (ImportError, OSError, RuntimeError) as error:
-        from fastseg.libraries import import_problem  # reading the packages' metadata takes a while
-
-        if sentence := import_problem(error):
-            _fail(sentence)
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _fail(f"the path {shown(error.filename)} is too long; name a shorter one, with at most 255 bytes a part")
-        if not disk_full(error):
+    except Exception as error:
+        if not (sentence := _sentence_of(error)):
             raise
-        where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
-        _fail(f"the disk is full{where}; free some space and run the same command again, finished work is kept")
+        _fail(sentence)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
@@ -65,6 +58,25 @@ def run_command(main: Callable[[], None]) -> None:
             sys.exit(141)
         if output.error:
             _fail(f"the output cannot be written ({output.error.strerror}); what is written to files is kept")
+
+
+def _sentence_of(error: Exception) -> str:
+    """Return what to say of an error of the system, of memory or of a library that fails to load; else nothing."""
+    from fastseg.libraries import import_problem  # reading the packages' metadata takes a while
+
+    if isinstance(error, ImportError | OSError | RuntimeError) and (sentence := import_problem(error)):
+        return sentence
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the path {shown(error.filename)} is too long; name a shorter one, with at most 255 bytes a part"
+    if disk_full(error):
+        where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
+        return f"the disk is full{where}; free some space and run the same command again, finished work is kept"
+    if out_of_memory(error):
+        reason = shown(one_line(str(error)) or type(error).__name__)
+        return (
+            f"the memory is used up ({reason}); free some, or ask for smaller batches or pictures, or fewer --threads"
+        )
+    return ""
 
 
 class _Stream(io.FileIO):
@@ -116,6 +128,24 @@ def _text_of(stream: _Stream, old: io.TextIOWrapper | None) -> io.TextIOWrapper:
 def disk_full(error: BaseException | None) -> bool:
     """Return whether ``error`` means a full disk or an exceeded quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+_NO_MEMORY = re.compile(
+    "DefaultCPUAllocator|CUDA out of memory|CUDA allocation failed|bad_alloc|Insufficient memory|"
+    "[Cc](an't|annot) allocate memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED"
+)
+"""What torch, DALI, CUDA's libraries, OpenCV and the system say in errors of all kinds."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Return whether ``error`` means that a GPU's or the machine's memory was too little."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, UserError)
+        and bool(type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(error)))
+    )
 
 
 def unwind_on_signals() -> None:

@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
@@ -128,14 +130,17 @@ def open_lock(path: Path, kind: int = fcntl.LOCK_EX | fcntl.LOCK_NB, make: bool 
 
     Whoever may write to the folder can have put something else there: a link is not followed, a pipe not waited for,
     and nothing is emptied. A lock on a file that was removed or replaced meanwhile excludes nobody and is taken anew.
-    ``kind``: as of :func:`fcntl.flock`; without locks in the file system there is none. Raises :class:`UserError` for
-    anything but a plain file, :class:`BlockingIOError` if another process holds it, other :class:`OSError` as open.
+    ``kind``: as of :func:`fcntl.flock`; without locks in the file system there is none, which is said once. Raises
+    :class:`UserError` for anything but a plain file, :class:`BlockingIOError` if another process holds it, other
+    :class:`OSError` as open.
     """
     while True:
         file = _open_plain(path, make)
         try:
             _flock(file, kind)
             if _still_at(path, file):
+                if kind & fcntl.LOCK_EX:
+                    _warn_without_locks(path.parent)
                 return file
         except BaseException:
             file.close()
@@ -165,6 +170,25 @@ def _flock(file: FileIO, kind: int) -> None:
         raise
     except OSError:  # no locks in this file system
         pass
+
+
+@cache
+def _warn_without_locks(folder: Path) -> None:
+    """Warn once if the file system of ``folder`` refuses locks, or grants the same one twice, as network ones may."""
+    try:
+        with TemporaryFile(dir=folder) as one, FileIO(f"/proc/self/fd/{one.fileno()}") as other:
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        if disk_full(error):
+            return
+    print(
+        f"warning: the file system of {folder} keeps no locks: let no other process write there at the same time, for "
+        "that would not be refused (NFS: mount it without nolock)",
+        file=sys.stderr,
+    )
 
 
 def _still_at(path: Path, file: FileIO) -> bool:

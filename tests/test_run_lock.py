@@ -45,10 +45,26 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     lock_run_folder(tmp_path).close()
 
 
-def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["refused", "granted twice"])
+def test_where_there_are_no_locks(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on, and it is said once."""
+
     def none(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
+        if how == "refused":
+            raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", none)
     lock_run_folder(tmp_path).close()
     check_free(tmp_path)
+    lock_run_folder(tmp_path).close()
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == said.count("\n") == 1
+    assert f"the file system of {tmp_path} keeps no locks" in said
+
+
+def test_where_there_are_locks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock_run_folder(tmp_path).close()
+    assert capsys.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]

@@ -20,8 +20,8 @@ from torchvision.transforms.functional import normalize, to_tensor
 from bench.runner.worker import Benchmark
 from bench.stages.steps import CLASSES, Steps, first_device, normalized, synthetic_batch
 from fastseg.labels import IGNORE
+from fastseg.memory import peak_memory
 from fastseg.training.flops import step_flops
-from fastseg.training.memory import peak_memory
 
 NAME = "notebook"
 REQUIRES = ("torchvision",)

@@ -21,10 +21,10 @@ from fastseg.distributed.ranks import Ranks
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
 from fastseg.evaluation.metrics import ConfusionMatrix
+from fastseg.memory import peak_memory
 from fastseg.model.inference import predict
 from fastseg.parallel import cpu_threads
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.memory import peak_memory
 from fastseg.training.run import build_model
 
 SPLIT = "val"

@@ -15,7 +15,7 @@ from bench.stages.compute import Ours, set_backends
 from bench.stages.steps import recipe, release_memory, settings_of
 from fastseg.config import Config
 from fastseg.distributed.ranks import joined_ranks
-from fastseg.training.memory import peak_memory
+from fastseg.memory import peak_memory
 
 END, STEP, RELEASE = range(3)
 """Messages from rank 0 to the others."""

@@ -10,10 +10,10 @@ from bench.runner.worker import Benchmark
 from bench.stages import Request
 from fastseg.config import Config, DataConfig, ModelConfig
 from fastseg.labels import IGNORE, cityscapes
+from fastseg.memory import peak_memory
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.shards.manifest import Manifest
 from fastseg.training.flops import device_peak, measured_peak, moment, seconds_between
-from fastseg.training.memory import peak_memory
 from fastseg.training.step import LossNetwork
 
 CLASSES = 19

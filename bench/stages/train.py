@@ -16,8 +16,9 @@ from bench.stages.compute import alone, set_backends
 from bench.stages.steps import recipe, settings_of
 from fastseg.config import Config
 from fastseg.distributed.ranks import Ranks
+from fastseg.memory import peak_memory
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.memory import peak_memory, plan_frame_cache
+from fastseg.training.memory import plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 

@@ -123,7 +123,7 @@ def _main() -> None:
     # torch takes seconds to import: --help, wrong flags and wrong files are handled before.
     from fastseg.data.loader import open_files
     from fastseg.distributed.ranks import become_ranks, joined_ranks
-    from fastseg.evaluation.scoring import check_networks, explain_memory_error, shards_of
+    from fastseg.evaluation.scoring import check_networks, shards_of
     from fastseg.model.trained import open_network
 
     networks = [open_network(source) for source in options.checkpoints]
@@ -133,7 +133,7 @@ def _main() -> None:
     check_split(options, manifest, shards)
     check_official(options, manifest, open_files(shards, manifest, options.split, unlabeled=True))
     become_ranks(options.gpus, options.device)
-    with joined_ranks(options.device) as ranks, explain_memory_error(options, ranks.device):
+    with joined_ranks(options.device) as ranks:
         if options.alone:
             score_one(options, networks[0], shards, manifest, ranks)
         else:
@@ -198,7 +198,7 @@ def compare_models(
     from fastseg.evaluation.baseline import ARCH, Baseline
     from fastseg.evaluation.compare_models import count_frames, load_models, show_comparison
     from fastseg.evaluation.results import describe_views
-    from fastseg.evaluation.scoring import explain_strange_classes, open_loader
+    from fastseg.evaluation.scoring import explain_memory_error, explain_strange_classes, open_loader
 
     archs = [options.arch, *(network.arch for network in networks), ARCH]
     arch = next(filter(None, archs))
@@ -207,7 +207,8 @@ def compare_models(
     models = load_models(networks, baseline, views, ranks.device)
     loader = open_loader(options, shards, manifest, ranks)
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
-    with autocast(precision, ranks.device), progress as show, explain_strange_classes(networks):
+    explained = explain_memory_error(options, ranks, manifest, [model.infer for model in models])
+    with autocast(precision, ranks.device), progress as show, explain_strange_classes(networks), explained:
         counted = count_frames(models, loader, len(manifest.classes), show)
     if counted is None:
         return

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from fastseg.cli_help import parse
 from fastseg.deploy.exporting import Options, write_export
-from fastseg.errors import run_command
+from fastseg.errors import run_command, unwind_on_signals
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
 
 def _main() -> None:
     options = parse(Options, format="half", check="images", card="license")
+    unwind_on_signals()  # no half a file is left
     write_export(options, Console(markup=False, highlight=False, soft_wrap=True, quiet=options.quiet))
 
 

@@ -11,7 +11,7 @@ from fastseg.cli_help import parse, shown_as
 from fastseg.deploy.output_paths import check_absent, disambiguate
 from fastseg.deploy.predict_io import KINDS, Input, Outputs, find_inputs
 from fastseg.deploy.video import Video, probe_videos
-from fastseg.errors import UserError, one_line, run_command
+from fastseg.errors import UserError, one_line, run_command, unwind_on_signals
 from fastseg.files import check_writable
 from fastseg.model.checkpoint_file import resolve_checkpoint
 from fastseg.progress import show_progress
@@ -50,7 +50,9 @@ class Options:
     tta: Annotated[bool, shown_as("")] = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
-    """Size of sliding windows. Default: frames that need over 6 GiB are cut into overlapping blocks."""
+    """Size of sliding windows, averaged where they overlap by a third."""
+    tile: Annotated[int | None, shown_as("N")] = None
+    """Cut larger pictures into overlapping tiles of N×N pixels. Default: those that need over 6 GiB."""
     batch: Annotated[int | None, shown_as("N")] = None
     """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
     threads: Annotated[int | None, shown_as("N")] = None
@@ -81,6 +83,7 @@ def _main() -> None:
         raise UserError(f"--white is {options.white}; it must be from 1 to 65535")
     if not 0 <= options.alpha <= 1:
         raise UserError(f"--alpha is {options.alpha}; it must be from 0 (the image alone) to 1 (the colors alone)")
+    unwind_on_signals()  # no half a file is left
     console = Console(stderr=True, markup=False, highlight=False)
 
     def skip(sentence: str) -> None:
@@ -105,13 +108,13 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
     videos = probe_videos(inputs, complain)
     files = _planned(options, outputs, [file for file in inputs if not file.is_video or file.path in videos], videos)
     # torch takes seconds to import: errors are found before.
-    import torch
-
     from fastseg.deploy.predict_files import Job, predict_images, predict_videos
     from fastseg.deploy.predictor import load
     from fastseg.parallel import cpu_threads
 
-    predictor = load(checkpoint, options.device, options.precision, tta=options.tta, window=options.window)
+    predictor = load(
+        checkpoint, options.device, options.precision, tta=options.tta, window=options.window, tile=options.tile
+    )
     outputs = replace(outputs, classes=predictor.classes)
     images, clips = [file for file in files if not file.is_video], [file for file in files if file.is_video]
     batch = options.batch or (8 if predictor.device.type == "cuda" else 1)
@@ -127,12 +130,8 @@ def predict(options: Options, inputs: list[Input], console: Console) -> None:
         threads = options.threads or min(cpu_threads(1), 8)
         job = Job(predictor, outputs, batch, threads, tell, lambda fewer: tell(0, fewer), complain, options.white)
         tell(0)
-        try:
-            predict_images(job, images)
-            predict_videos(job, clips, videos)
-        except torch.OutOfMemoryError:
-            cure = "lower it" if batch > 1 else "name a smaller --window, such as 512 512, or --device cpu"
-            raise UserError(f"{predictor.device} has too little memory for --batch {batch}; {cure}") from None
+        predict_images(job, images)
+        predict_videos(job, clips, videos)
     if complaints:
         rest = f"; the others are in {options.out}" if len(complaints) < len(inputs) else ""
         raise UserError(f"{len(complaints)} of {len(inputs)} files could not be predicted, see above{rest}")

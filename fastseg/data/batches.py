@@ -17,7 +17,7 @@ from fastseg.data.frame_cache import allocate_arena, cache_bytes
 from fastseg.data.loader import Batch, EvalLoader, TrainLoader, open_files
 from fastseg.data.reader import Files
 from fastseg.device import device_of
-from fastseg.errors import UserError, shown
+from fastseg.errors import UserError, out_of_memory, shown
 from fastseg.labels import IGNORE, SegmentationClass
 from fastseg.parallel import cpu_threads
 from fastseg.shards.manifest import Manifest, Split, read_manifest
@@ -136,7 +136,9 @@ def _arena(split: Split, device: torch.device) -> torch.Tensor:
     """Allocate memory for all frames of a split. Raises :class:`UserError` if the device has too little."""
     try:
         return allocate_arena(split, device)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         need = cache_bytes(split) / 1e9
         raise UserError(
             f"the decoded frames take {need:.1f} GB, more than {device} has free; leave cache_frames out"

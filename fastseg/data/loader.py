@@ -115,6 +115,10 @@ class TrainLoader:
         self._step += 1
         return Batch(image, mask.squeeze(-1), self._valid)
 
+    def put_back(self) -> None:
+        """Count the last batch as not returned yet in :meth:`state`: nothing was trained on it."""
+        self._step -= 1
+
     @property
     def filling(self) -> bool:
         """Return whether frames that are to stay decoded have not all been seen yet."""

@@ -192,14 +192,17 @@ def read_image(path: Path, white: int | None = None) -> Image.Image:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); check the file's permissions and the disk"
         ) from None
-    image = load_image(data, str(path), limit=LARGEST)
-    deep = read_deep(image, data, str(path)) if white is None else None
-    if deep is not None and deep.max() < DARK:
-        raise UserError(
-            f"the image {path} has 16 bits, but no value above {deep.max():,}, and would be nearly black; name the "
-            "white that packing told of, such as --white 4095, or save it with 8 bits"
-        )
-    return as_rgb(image, data, str(path), white)[0]
+    try:
+        image = load_image(data, str(path), limit=LARGEST)
+        deep = read_deep(image, data, str(path)) if white is None else None
+        if deep is not None and deep.max() < DARK:
+            raise UserError(
+                f"the image {path} has 16 bits, but no value above {deep.max():,}, and would be nearly black; name the "
+                "white that packing told of, such as --white 4095, or save it with 8 bits"
+            )
+        return as_rgb(image, data, str(path), white)[0]
+    except MemoryError:
+        raise UserError(f"{path} is too large for the memory left; predict it alone, with --threads 1") from None
 
 
 def _files(folder: Path, without: set[Path], skip: Callable[[str], None]) -> Iterator[Path]:

@@ -8,7 +8,11 @@ from torch.distributed.elastic.agent.server import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.elastic.rendezvous import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousTimeoutError,
+)
 from torch.distributed.run import main
 
 from fastseg.errors import USER_ERROR, keep_writing, stop_signals
@@ -37,6 +41,21 @@ def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     return [*refused, *killed, *others, error.get_first_failure()][0]
 
 
+def explain(error: RendezvousError) -> str:
+    """Return why the launchers of several machines did not meet, in a sentence."""
+    if isinstance(error, RendezvousTimeoutError):
+        return (
+            "fewer machines than --nnodes asks for came in time; start the same command on the others, and check that "
+            "each of them reaches --rdzv-endpoint"
+        )
+    if isinstance(error, RendezvousConnectionError):
+        return (
+            "the machine that --rdzv-endpoint names cannot be reached, or is gone; run the same command again on all "
+            "machines, this one first if it is the one"
+        )
+    return "the launcher of another machine has ended the job; see its output"
+
+
 def kept_signals() -> list[str]:
     """Return torchrun's flag to handle no SIGHUP where it is ignored, as under nohup."""
     if len(stop_signals()) > 1:
@@ -49,8 +68,8 @@ if __name__ == "__main__":
     launching.LocalElasticAgent = Agent  # type: ignore[misc]  # torchrun has no option for the agent
     try:
         main([*kept_signals(), *sys.argv[1:]])
-    except RendezvousError:
-        print("error: the launcher of another machine has ended the job; see its output", file=sys.stderr)
+    except RendezvousError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
     except ChildFailedError as error:
         rank, failure = cause(error)

@@ -3,23 +3,23 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from math import isqrt
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from fastseg.arguments import naming_arguments
 from fastseg.data.decoder_probe import choose_decoder_for_ranks
 from fastseg.data.loader import EvalLoader, open_files
-from fastseg.device import autocast, precision_of, too_little
+from fastseg.device import autocast, precision_of
 from fastseg.distributed.ranks import Ranks, joined_ranks
-from fastseg.errors import UserError
-from fastseg.evaluation.evaluator import EvaluatedModel
+from fastseg.errors import UserError, out_of_memory
+from fastseg.evaluation.evaluator import EvaluatedModel, Infer
 from fastseg.evaluation.evaluator import evaluate as evaluate_models
 from fastseg.evaluation.metrics import ConfusionMatrix, Metric, class_metrics, class_scores
 from fastseg.evaluation.results import CheckpointResult
 from fastseg.evaluation.settings import EvalSettings
 from fastseg.labels import class_difference
+from fastseg.memory import abandon, blank, pixels_that_fit, too_little
 from fastseg.model.trained import TrainedNetwork, open_network
 from fastseg.parallel import cpu_threads
 from fastseg.progress import show_progress
@@ -69,7 +69,7 @@ def evaluate(
         check_networks([network], settings, manifest, where)
         if not manifest.split(split).labeled:
             raise UserError(f"the split {split!r} of {where} has no masks, so that it cannot be scored; name another")
-        with joined_ranks(device) as ranks, explain_memory_error(settings, ranks.device):
+        with joined_ranks(device) as ranks:
             loader = open_loader(settings, where, manifest, ranks)
             result = score_network(network, settings, loader, where, manifest, ranks)
     return result
@@ -142,7 +142,8 @@ def score_network(
     confusion, by_class = ConfusionMatrix(classes, ranks.device), class_metrics(classes, ranks.device)
     model = EvaluatedModel(network.open(ranks.device, views), [confusion, *by_class.values(), *more])
     progress = show_progress("evaluating", "images") if ranks.first else nullcontext()
-    with autocast(precision, ranks.device), progress as show, explain_strange_classes([network]):
+    explained = explain_memory_error(settings, ranks, manifest, [model.infer])
+    with autocast(precision, ranks.device), progress as show, explain_strange_classes([network]), explained:
         stats = evaluate_models([model], loader, classes, progress=show)
     assert stats is not None  # nothing interrupts it
     return CheckpointResult(
@@ -172,14 +173,32 @@ def explain_strange_classes(networks: Sequence[TrainedNetwork]) -> Iterator[None
 
 
 @contextmanager
-def explain_memory_error(settings: EvalSettings, device: torch.device) -> Iterator[None]:
-    """Turn torch's error about a GPU's memory into a :class:`UserError` that says what to change."""
+def explain_memory_error(
+    settings: EvalSettings, ranks: Ranks, manifest: Manifest, infers: Sequence[Infer]
+) -> Iterator[None]:
+    """Turn an error about too little memory into a :class:`UserError` that says what to change, and what would fit."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        work, cure = "evaluate whole frames", "look through smaller windows with --window H W"
-        if settings.batch > 1:
-            work, cure = f"evaluate with --batch {settings.batch}", "lower it"
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        device, batch = ranks.device, settings.batch
+        abandon(error, device)
+
+        def infer(side: int) -> None:
+            for each in infers:
+                each(blank(side, device))
+
+        pixels = pixels_that_fit(infer, device, ranks.local_world)
+        largest = max(height * width for height, width, _ in manifest.split(settings.split).sizes)
+        work = f"evaluate frames of {largest:,} pixels"
+        if batch > 1:
+            work, cure = f"evaluate with --batch {batch}", f"--batch {max(pixels // largest, 1)} fits"
+            cure = cure if largest <= pixels < batch * largest else "lower it"
         elif settings.window:
             work, cure = f"evaluate with --window {settings.window[0]} {settings.window[1]}", "name a smaller one"
+        else:
+            side = isqrt(pixels) // 32 * 32
+            window = f"--window {side} {side} fits" if side >= 32 and side**2 < largest else ""
+            cure = window or "look through smaller windows with --window H W"
         raise too_little(device, work, cure) from None

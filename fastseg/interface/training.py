@@ -194,12 +194,19 @@ def unchanged_process() -> Iterator[None]:
     """Restore what a training changes in its process: signal handlers, torch's switches, threads and random numbers."""
     import cv2
     import torch
+    import torch._inductor.config
 
     from fastseg.storage import use_cache
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     hook, threads, opencv = threading.excepthook, torch.get_num_threads(), cv2.getNumThreads()
-    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    benchmark, strict, deterministic = (
+        cudnn.benchmark,
+        cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    compiled = torch._inductor.config.deterministic
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         try:
@@ -211,7 +218,9 @@ def unchanged_process() -> Iterator[None]:
             threading.excepthook = hook
             torch.set_num_threads(threads)
             cv2.setNumThreads(opencv)
-            torch.backends.cudnn.benchmark = benchmark
+            cudnn.benchmark, cudnn.deterministic = benchmark, strict
+            torch.use_deterministic_algorithms(deterministic)
+            torch._inductor.config.deterministic = compiled
             torch.set_float32_matmul_precision(precision)
             use_cache(None, 1)
             gc.collect()  # pipelines of DALI and their sources, whose threads end with them, hold each other

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastseg.errors import UserError, shown
+from fastseg.errors import UserError, out_of_memory, shown
 from fastseg.model.checkpoint_file import is_zip
 
 Rgb = tuple[float, float, float]
@@ -104,9 +104,9 @@ def fitting(path: Path | None = None) -> Iterator[None]:
     """Turn the errors of a checkpoint whose parts do not fit together into a :class:`UserError`."""
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError that says nothing of the checkpoint
-        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if out_of_memory(error):  # says nothing of the checkpoint
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{path or 'the checkpoint'} is damaged ({reason}); use another") from None
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastseg.compiler import compiler_problem, describe_failure
 from fastseg.config import ModelConfig
 from fastseg.distributed.ranks import Ranks, gather_states, raise_on_first
-from fastseg.errors import UserError
+from fastseg.errors import UserError, out_of_memory
 from fastseg.parallel import usable_cores
 from fastseg.run_module import safe_children
 
@@ -108,9 +108,11 @@ class CompiledNetwork:
             # With the backward pass, which would otherwise fail while other ranks wait for this one's gradients.
             with safe_children(), torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
                 sums = self._call(image, label)
-        except (UserError, torch.OutOfMemoryError):
+        except UserError:
             raise
         except Exception as error:  # of any kind: one that is not the compiler's recurs without it
+            if out_of_memory(error):
+                raise
             problem = f"torch.compile failed ({describe_failure(error)})"
         self.untried = False
         if not any(self._problems):

@@ -1,23 +1,32 @@
 """Measure a run's memory, and decide how many decoded frames fit beside the network."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from fastseg.config import Config
 from fastseg.data.frame_cache import allocate_arena, cache_bytes
-from fastseg.device import too_little
 from fastseg.distributed.ranks import Ranks, gather_states, raise_on_first
-from fastseg.errors import UserError
+from fastseg.errors import UserError, out_of_memory
+from fastseg.memory import (
+    abandon,
+    blank,
+    free_memory,
+    memory_left,
+    memory_used,
+    peak_of,
+    pixels_that_fit,
+    too_little,
+)
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
 from fastseg.shards.manifest import Manifest, Split
 from fastseg.training.step import TrainStep
 
-SPARE = 0.1
-"""Share of a GPU's memory left free for DALI's buffers, an evaluation's, and fragmentation."""
 MAX_BATCH = 32
 """Largest batch per GPU that is chosen: larger ones need another schedule, and are not faster per image."""
 CPU_BATCH = 4
@@ -48,6 +57,7 @@ def with_batch(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str
         batch = saved["config"]["data"]["batch"]
     else:
         most = manifest.split(config.train_split).samples // (ranks.world * config.optim.accumulate)
+        most = min(most, (config.optim.global_batch or most * ranks.world) // ranks.world)
         fits = CPU_BATCH if ranks.device.type == "cpu" else _batch_that_fits(config, manifest, ranks)
         batch = min(state["fits"] for state in gather_states({"fits": min(fits, MAX_BATCH, max(most, 2))}))
         if batch < 2:
@@ -56,33 +66,99 @@ def with_batch(config: Config, manifest: Manifest, ranks: Ranks, saved: dict[str
 
 
 def _batch_that_fits(config: Config, manifest: Manifest, ranks: Ranks) -> int:
-    """Measure steps of 2 and 4 images on the GPU, uncompiled, which takes more memory; return what fits by a line."""
-    model = replace(config.model, compile=False)
-    alone = Ranks(0, 1, 0, 1, ranks.device)
+    """Return the images per step that fit, by a line through the memory of steps of 2 and 4."""
+    return largest_batch(*_measure_steps(config, manifest, ranks, config.data.crop))
+
+
+def _measure_steps(
+    config: Config, manifest: Manifest, ranks: Ranks, crop: tuple[int, int]
+) -> tuple[float, float, float]:
+    """Return the peak bytes of steps of 2 and of 4 crops, infinity where there are not as many, and those there are.
+
+    They are measured uncompiled, which takes more memory, with a network of their own.
+    """
+    device, model = ranks.device, replace(config.model, compile=False)
+    free_memory(device)
+    room = memory_left(device, ranks.local_world) + memory_used(device)
     network = SegmentationNetwork(
         model.arch, len(manifest.classes), IMAGENET_MEAN, IMAGENET_STD, config.aux_weight > 0, model.channels_last
-    ).to(ranks.device)
+    ).to(device)
     network.freeze(model.freeze)
-    step = TrainStep(network, replace(config, model=model), alone)
+    step = TrainStep(network, replace(config, model=model), Ranks(0, 1, 0, 1, device))
     averaged = sum(value.nbytes for value in network.state_dict().values()) if config.optim.ema else 0
-    room = memory_left(ranks) + torch.cuda.memory_reserved(ranks.device) - averaged
-    small, large = (_step_memory(step, batch, config.data.crop) for batch in (2, 4))
+    small, large = (peak_of(partial(step.dry_run, batch, crop), device) for batch in (2, 4))
     del step, network
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(ranks.device)
-    return largest_batch(small, large, room)
+    free_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    return small, large, room - averaged
 
 
-def _step_memory(step: TrainStep, batch: int, crop: tuple[int, int]) -> float:
-    """Return the peak bytes of a step, the network's included; infinity if there are not as many."""
+def crops_that_fit(config: Config, manifest: Manifest, ranks: Ranks) -> float:
+    """Return how many crops, or what share of one, a step may have: measured on crops of half the height and width."""
+    height, width = (max(side // 2, 32) for side in config.data.crop)
+    small, large, room = _measure_steps(config, manifest, ranks, (height, width))
+    if math.isinf(large):
+        return 0.0
+    each = max((large - small) / (2 * height * width), 1.0)
+    return max(2 * height * width + (room - small) / each, 0.0) / math.prod(config.data.crop)
+
+
+def smaller_step(config: Config, crops: float) -> str:
+    """Return flags of a step of at most ``crops`` crops: of as many images in parts, else of smaller crops, or empty.
+
+    An image more in a batch takes as much memory as another, and so does a pixel more in a crop.
+    """
+    data, whole = config.data, config.rank_batch
+    if crops >= data.micro_batch:  # it was not the step that was too large
+        return ""
+    parts = [batch for batch in range(2, data.micro_batch) if batch <= crops and whole % batch == 0]
+    if parts:
+        by = "" if config.optim.global_batch else f" --optim.accumulate {whole // parts[-1]}"
+        return f"--data.batch {parts[-1]}{by} fits, with as many images per step"
+    if crops >= 2:
+        return f"--data.batch {int(crops)} fits"
+    height, width = (int(side * math.sqrt(crops / 2)) // 32 * 32 for side in data.crop)
+    return f"--data.batch 2 --data.crop {height} {width} fits" if min(height, width) >= 32 else ""
+
+
+@contextmanager
+def explain_memory_error(config: Config, manifest: Manifest, ranks: Ranks) -> Iterator[None]:
+    """Turn an error about too little memory for training into a :class:`UserError` that says what would fit."""
     try:
-        step.dry_run(batch, crop)  # searches for the convolutions' algorithms, with memory that later steps do not take
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        step.dry_run(batch, crop)
-    except torch.OutOfMemoryError:
-        return math.inf
-    return float(torch.cuda.max_memory_reserved())
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        abandon(error, ranks.device)
+        data, flags = config.data, ""
+        with suppress(Exception):  # the measurement may fail as the run has: then there is no number
+            flags = smaller_step(config, crops_that_fit(config, manifest, ranks))
+        cached = data.cache_frames != "off" and ranks.device.type == "cuda"
+        frames = "use --data.cache-frames off, or " if cached else ""
+        cure = flags or f"{frames}lower --data.batch or --data.crop; --optim.accumulate adds small batches up"
+        kept = "; the run resumes from its last checkpoint" if (config.folder / "checkpoints/last.pt").exists() else ""
+        work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
+        raise too_little(ranks.device, work, f"{cure}{kept}") from None
+
+
+@contextmanager
+def explain_evaluation_error(
+    config: Config, manifest: Manifest, ranks: Ranks, infer: Callable[[torch.Tensor], object]
+) -> Iterator[None]:
+    """Turn an error about too little memory for an evaluation into a :class:`UserError` that says what would fit."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        device, batch = ranks.device, config.data.eval_batch
+        abandon(error, device)
+        largest = max(height * width for height, width, _ in manifest.split(config.eval_split).sizes)
+        frames = pixels_that_fit(lambda side: infer(blank(side, device)), device, ranks.local_world) // largest
+        cure = "lower --data.eval-batch" if batch > 1 else "use --data.cache-frames off or smaller frames"
+        cure = f"--data.eval-batch {frames} fits" if 1 <= frames < batch else cure
+        raise too_little(device, f"evaluate with --data.eval-batch {batch}", cure) from None
 
 
 def largest_batch(small: float, large: float, room: float) -> int:
@@ -112,7 +188,7 @@ def plan_frame_cache(config: Config, manifest: Manifest, ranks: Ranks, train_ste
     train_step.dry_run(config.data.micro_batch, config.data.crop)
     split = manifest.split(config.train_split)
     need = {"full": cache_bytes(split), "sharded": cache_bytes(split, ranks.world)}
-    room = min(state["room"] for state in gather_states({"room": memory_left(ranks)}))
+    room = min(state["room"] for state in gather_states({"room": memory_left(ranks.device, ranks.local_world)}))
     for name, rank_local in (("full", False), ("sharded", True)):
         if wanted in ("auto", name) and need[name] <= room:
             arena = _allocate(split, ranks, ranks.world if rank_local else 1)
@@ -130,39 +206,8 @@ def _allocate(split: Split, ranks: Ranks, world: int) -> torch.Tensor | None:
     """Allocate the frames' memory if every rank can; else return None on all."""
     try:
         arena = allocate_arena(split, ranks.device, world)
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
         arena = None
     return arena if all(state["taken"] for state in gather_states({"taken": arena is not None})) else None
-
-
-def memory_left(ranks: Ranks) -> int:
-    """Return the bytes that this rank may still take on its GPU, or of its share of the machine's memory."""
-    if ranks.device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(ranks.device)
-        return int(free - SPARE * total)
-    return int(min(_available(), _allowed()) * (1 - SPARE) / ranks.local_world)
-
-
-def _available() -> float:
-    """Return the bytes that the kernel can give without swapping."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    return 1024 * float(fields["MemAvailable"].split()[0])
-
-
-def _allowed() -> float:
-    """Return the bytes that a container's limit leaves (cgroup v2); infinity without a limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return float("inf")
-    return float("inf") if limit == "max" else float(limit) - float(used)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return the peak bytes of tensors on the GPU so far, or of this process on the CPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    # Not getrusage's ru_maxrss, which a process inherits from the one that started it.
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    return 1024 * float(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))

@@ -1,16 +1,26 @@
 """Build the optimizer, compute the learning rate of a step, and average weights."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastseg.config import OptimConfig
+from fastseg.config import Config, OptimConfig
 from fastseg.model.network import SegmentationNetwork
 
 SHORT_WARMUP = 0.1
 """Share of a run that is its warm-up, if the configured one is longer than the run."""
+
+
+def with_accumulation(config: Config, world: int) -> Config:
+    """Return the settings for ``world`` ranks: as many accumulated batches as make up ``optim.global_batch``."""
+    wanted = config.optim.global_batch
+    if wanted is None:
+        return config
+    parts = max(round(wanted / (world * config.data.micro_batch)), 1)
+    return replace(config, optim=replace(config.optim, accumulate=min(parts, 1024)))
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:

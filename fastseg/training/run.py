@@ -14,7 +14,7 @@ from fastseg.data.augment import fill_color
 from fastseg.data.decoder_probe import DecoderChoice, choose_decoder_for_ranks
 from fastseg.data.loader import EvalLoader, Processor, TrainLoader, open_files
 from fastseg.data.sampler import epoch_steps
-from fastseg.device import environment, too_little
+from fastseg.device import environment
 from fastseg.distributed.ranks import Ranks, barrier, barrier_no_timeout, gather_states, raise_on_first
 from fastseg.errors import UserError
 from fastseg.files import check_free, lock_run_folder, remove_temporary, set_aside
@@ -33,8 +33,9 @@ from fastseg.shards.verify_ranks import verify_shards
 from fastseg.storage import use_cache
 from fastseg.training.callbacks import Callback, Callbacks, EarlyStopping, TimeLimit
 from fastseg.training.compiled import check_compiler
-from fastseg.training.memory import STREAMED, FrameCachePlan, plan_frame_cache, with_batch
-from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs
+from fastseg.training.deterministic import explain_nondeterminism, set_deterministic
+from fastseg.training.memory import STREAMED, FrameCachePlan, explain_memory_error, plan_frame_cache, with_batch
+from fastseg.training.optim import Average, peak_lr, total_steps, warmup_epochs, with_accumulation
 from fastseg.training.own_parts import NONE, OwnParts
 from fastseg.training.remote_checkpoints import Uploads, fetch_newer, uploading
 from fastseg.training.run_log import RunLog, drop_records
@@ -195,11 +196,11 @@ def train(
 ) -> None:
     """Train as this rank, on from the checkpoint ``saved`` if there is one and the storage has none that is newer."""
     limits = limits_of(config)  # the time counts from here
-    torch.backends.cudnn.benchmark = True
+    set_deterministic(config.deterministic)
     torch.set_float32_matmul_precision("high")
     saved = newest_checkpoint(config, manifest, ranks, saved)
     agree(saved, manifest)
-    config = with_batch(config, manifest, ranks, saved)
+    config = with_accumulation(with_batch(config, manifest, ranks, saved), ranks.world)
     with uploading(config, ranks.first, saved) as uploads:
         if saved and nothing_left(config, manifest, ranks, saved):
             leave_finished(config, ranks, saved)
@@ -217,54 +218,53 @@ def build_and_fit(
     limits: list[Callback],
     uploads: Uploads | None,
 ) -> None:
-    """Build the parts, resume from ``saved`` if there is such a checkpoint, and run the loop."""
+    """Choose the decoder, and run what takes a device's memory."""
     use_cache(config.cache, config.cache_gb)
     if config.verify_shards:
         verify_shards(config.shards, manifest, (config.train_split, config.eval_split), ranks)
-    decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
+    wanted = "cpu" if config.deterministic and ranks.device.type == "cuda" else config.data.decoder
+    decoder = choose_decoder_for_ranks(wanted, config.shards, config.train_split, manifest, ranks)
+    with explain_nondeterminism(), explain_memory_error(config, manifest, ranks):
+        _fit(config, manifest, ranks, saved, decoder, profile, own, limits, uploads)
+
+
+def _fit(
+    config: Config,
+    manifest: Manifest,
+    ranks: Ranks,
+    saved: dict[str, Any] | None,
+    decoder: DecoderChoice,
+    profile: bool,
+    own: OwnParts,
+    limits: list[Callback],
+    uploads: Uploads | None,
+) -> None:
+    """Build everything that takes a device's memory, resume from ``saved`` if there is one, and run the loop."""
     state = build_state(config, manifest, ranks, resumed=saved is not None, loss=own.loss)
-    with explain_memory_error(config, ranks.device, state):
-        cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
-        if state.train_step.network.untried:
-            state.train_step.dry_run(config.data.micro_batch, config.data.crop)
-        loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.processor)
-        # The loader now owns the frames' memory, or frees it if a resumed order does not allow it.
-        cache_plan = STREAMED
-        if not ranks.first:
-            Trainer(config, manifest, ranks, state, loaders, None).fit()
-            return
-        with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
-            if goes_on := saved is not None and resumes_own(config):
-                keep_best(config, saved)
-            step = state.step if goes_on else 0
-            tracking = open_tracking(config.tracker, config.folder, config.to_dict(), step, log.say)
-            with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
-                for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
-                    log.say(sentence)
-                Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks], uploads).fit()
+    cache_plan = plan_frame_cache(config, manifest, ranks, state.train_step)
+    if state.train_step.network.untried:
+        state.train_step.dry_run(config.data.micro_batch, config.data.crop)
+    loaders, resumed = resume(config, manifest, ranks, state, saved, cache_plan, decoder.processor)
+    # The loader now owns the frames' memory, or frees it if a resumed order does not allow it.
+    cache_plan = STREAMED
+    if not ranks.first:
+        Trainer(config, manifest, ranks, state, loaders, None).fit()
+        return
+    with open_log(config, manifest, state, loaders[0].steps_per_epoch, ranks, decoder) as log:
+        if goes_on := saved is not None and resumes_own(config):
+            keep_best(config, saved)
+        step = state.step if goes_on else 0
+        tracking = open_tracking(config.tracker, config.folder, config.to_dict(), step, log.say)
+        with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
+            for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
+                log.say(sentence)
+            Trainer(config, manifest, ranks, state, loaders, log, profile, [*limits, callbacks], uploads).fit()
 
 
 def limits_of(config: Config) -> list[Callback]:
     """Return the callbacks that the settings ask for."""
     patience = [EarlyStopping(config.patience)] if config.patience is not None else []
     return [*patience, *([TimeLimit(config.max_hours)] if config.max_hours is not None else [])]
-
-
-@contextmanager
-def explain_memory_error(config: Config, device: torch.device, state: RunState) -> Iterator[None]:
-    """Turn torch's out-of-memory error into a :class:`UserError` that says what to change."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        data = config.data
-        if state.eval_pending:
-            work = f"evaluate with --data.eval-batch {data.eval_batch}"
-            cure = "lower --data.eval-batch" if data.eval_batch > 1 else "use --data.cache-frames off or smaller frames"
-        else:
-            work = f"train with --data.batch {data.batch} and --data.crop {data.crop[0]} {data.crop[1]}"
-            frames = "use --data.cache-frames off, or " if data.cache_frames != "off" and device.type == "cuda" else ""
-            cure = f"{frames}lower --data.batch or --data.crop; --optim.accumulate adds small batches up"
-        raise too_little(device, work, cure) from None
 
 
 @contextmanager
@@ -430,7 +430,8 @@ def introduction(
         kept = "its share" if loader.rank_local else "all training frames"
         yield f"each rank keeps {kept} decoded in memory once seen"
     parts = f" × {optim.accumulate} accumulated" if optim.accumulate > 1 else ""
-    yield f"global batch {batch} = {ranks.world} × {config.data.micro_batch}{parts}, {rate}"
+    other = f" in place of {optim.global_batch}" if optim.global_batch not in (None, batch) else ""
+    yield f"global batch {batch}{other} = {ranks.world} × {config.data.micro_batch}{parts}, {rate}"
     if config.model.freeze != "none":
         yield "the backbone is frozen" if config.model.freeze == "backbone" else "all batch norms are frozen"
     if (warmup := warmup_epochs(optim)) != optim.warmup:

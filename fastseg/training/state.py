@@ -181,7 +181,13 @@ class RunState:
 
     @fitting()
     def restore_rank(self, saved: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-        """Restore this rank's random generators and statistics; return its loader's state."""
+        """Restore this rank's random generators and statistics; return its loader's state.
+
+        With another number of ranks each begins with the mean statistics, and random numbers of its own.
+        """
+        if len(saved["ranks"]) != ranks.world:
+            torch.manual_seed(hash((saved["config"]["seed"], saved["step"], ranks.rank)))
+            return dict(saved["ranks"][0]["loader"])
         mine = saved["ranks"][ranks.rank]
         own, values = self._statistics(), mine["statistics"]
         # The average's come last, since it may have been switched on or off.
@@ -294,11 +300,14 @@ class Change(NamedTuple):
 def changed_settings(saved: dict[str, Any], config: Config) -> list[Change]:
     """Return the settings that differ from those of the checkpoint ``saved``, in the order of their definition.
 
-    Left out are those of :data:`UNNOTED`, and ``--data.batch auto``, which takes the checkpoint's.
+    Left out are those of :data:`UNNOTED`, ``--data.batch auto``, which takes the checkpoint's, and the accumulation
+    that makes up ``--optim.global-batch``.
     """
     then, now = _settings(saved["config"]), _settings(config.to_dict())
     if now["data.batch"] == "auto":
         del now["data.batch"]
+    if now["optim.global_batch"] is not None:
+        del now["optim.accumulate"]
     return [
         Change(f"--{name.replace('_', '-')}", _typed(then[name]), _typed(value))
         for name, value in now.items()
@@ -362,15 +371,19 @@ def whole_steps(epoch: float, steps_per_epoch: int) -> int:
 
 
 def continues_exactly(saved: dict[str, Any], config: Config, ranks: Ranks) -> bool:
-    """Return whether the data can resume in mid-epoch: same ranks, batches, augmentation and seed."""
-    same = _decides_batches(saved["config"]) == _decides_batches(config.to_dict())
-    return len(saved["ranks"]) == ranks.world and same
+    """Return whether the data can resume in mid-epoch: same global batches, augmentation and seed.
+
+    The ranks may be others, unless each draws from its own share of the samples.
+    """
+    before, shared = len(saved["ranks"]), not any(rank["loader"]["rank_local"] for rank in saved["ranks"])
+    then, now = _decides_batches(saved["config"], before), _decides_batches(config.to_dict(), ranks.world)
+    return then == now and (shared or before == ranks.world)
 
 
-def _decides_batches(config: dict[str, Any]) -> dict[str, Any]:
+def _decides_batches(config: dict[str, Any], world: int = 1) -> dict[str, Any]:
     data = {name: value for name, value in config["data"].items() if name not in SPEED_ONLY}
     more = {"seed": config["seed"], "split": config["train_split"], "weights": config["model"]["weights"]}
-    return {**data, "batch": _batch_of(config), **more}
+    return {**data, "batch": world * _batch_of(config), **more}
 
 
 def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:

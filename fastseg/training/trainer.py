@@ -23,18 +23,19 @@ from fastseg.distributed.ranks import (
     raise_on_first,
     sum_over_ranks,
 )
-from fastseg.errors import UserError
+from fastseg.errors import UserError, out_of_memory
 from fastseg.evaluation.evaluator import EvaluatedModel, evaluate
 from fastseg.evaluation.frames import ReportFrames
 from fastseg.evaluation.metrics import ConfusionMatrix
 from fastseg.evaluation.scores import plain, score
+from fastseg.memory import abandon, peak_memory
 from fastseg.model.inference import predict
 from fastseg.report.report import write_report
 from fastseg.shards.manifest import Manifest
 from fastseg.training.callbacks import Callback, Callbacks, Step, StepEvaluation
 from fastseg.training.checkpoint_writer import CheckpointWriter
 from fastseg.training.flops import device_peak, run_flops
-from fastseg.training.memory import peak_memory
+from fastseg.training.memory import explain_evaluation_error
 from fastseg.training.optim import lr_at, peak_lr, total_steps, warmup_epochs
 from fastseg.training.profiler import StepProfiler, category_table, profile_document, span
 from fastseg.training.remote_checkpoints import Uploads
@@ -83,7 +84,7 @@ class Trainer:
         self.async_metrics = AsyncMetrics[int](ranks.device)
         self.metrics: list[StepMetrics] = []
         """Metrics of the steps since the last line of metrics.jsonl."""
-        self.overflows = 0
+        self.overflows, self.evaluated = 0, False
         self.saved, self.saved_epoch = state.step, math.nan
         """Step and epoch of the last checkpoint."""
         self.constants = constant_fields(config, manifest) if log else {}
@@ -144,7 +145,8 @@ class Trainer:
         with span("data"), self.rescuing():
             batch = self.loader.next()
         self.clock.wait_end()
-        numbers = state.train_step(batch.image, batch.label, self.lr(state.step), self.stopping.asked)
+        with self.rescuing(unused=True):
+            numbers = state.train_step(batch.image, batch.label, self.lr(state.step), self.stopping.asked)
         if state.average:
             with span("average"):
                 state.average.update(state.step)
@@ -166,8 +168,11 @@ class Trainer:
         state.check_finite()
         state.eval_pending |= self.is_due(self.config.eval_every)
         if state.eval_pending and not self.stop:
+            if self.ranks.world > 1 and not self.evaluated:
+                self.save(own)  # the first evaluation shows whether there is memory for one, and ends all ranks if not
             with self.rescuing():
                 improved = self.evaluate()
+            self.evaluated = True
             state.eval_pending = self.stop = improved is None
         self.save(own, keep=bool(improved))
         state.set_statistics(own)
@@ -177,12 +182,22 @@ class Trainer:
         self.clock.restart()
 
     @contextmanager
-    def rescuing(self) -> Iterator[None]:
-        """Save if the data ends the run, on one rank only: with several, the others are in the middle of a step."""
+    def rescuing(self, unused: bool = False) -> Iterator[None]:
+        """Save if the data or too little memory ends the run, on one rank only: others are in the middle of a step.
+
+        ``unused``: the last batch has trained nothing if the block fails.
+        """
         try:
             yield
-        except UserError:
+        except Exception as error:
+            memory = out_of_memory(error)
+            if not memory and not isinstance(error, UserError):
+                raise
+            if memory:
+                abandon(error, self.ranks.device)
             if self.ranks.world == 1 and self.state.step > self.saved:
+                if unused:
+                    self.loader.put_back()
                 self.check_step(self.async_metrics.collect())
                 self.state.check_finite()
                 self.save(self.state.statistics())
@@ -276,8 +291,11 @@ class Trainer:
         classes, sizes = self.manifest.classes, self.manifest.split(self.config.eval_split).sizes
         keys = self.eval_loader.sample_keys()
         confusion, frames = ConfusionMatrix(len(classes), self.ranks.device), ReportFrames(keys)
-        evaluated = EvaluatedModel(partial(predict, model), [confusion, frames])
-        with search_algorithms(len(sizes) == 1), autocast(self.state.train_step.precision, self.ranks.device):
+        infer = partial(predict, model)
+        evaluated = EvaluatedModel(infer, [confusion, frames])
+        explained = explain_evaluation_error(self.config, self.manifest, self.ranks, infer)
+        searched = search_algorithms(len(sizes) == 1)
+        with searched, autocast(self.state.train_step.precision, self.ranks.device), explained:
             show = self.log.display.evaluating if self.log else None
             result = evaluate(
                 [evaluated], self.eval_loader, len(classes), progress=show, interrupted=lambda: self.stopping.asked

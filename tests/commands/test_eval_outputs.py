@@ -262,7 +262,7 @@ def test_what_cannot_be_done_gets_one_sentence(run, words: list[object], says: s
     [
         (["--batch", 2], "evaluate with --batch 2; lower it"),
         (["--window", 40, 48], "evaluate with --window 40 48; name a smaller one"),
-        ([], "evaluate whole frames; look through smaller windows with --window H W"),
+        ([], "evaluate frames of 6,144 pixels; look through smaller windows with --window H W"),
     ],
 )
 def test_too_little_memory_is_one_sentence(

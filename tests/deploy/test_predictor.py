@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import layouts
 from checkpoints import ARCH, write_checkpoint
+from fastseg.arguments import naming_arguments
 from fastseg.deploy import predictor
 from fastseg.deploy.predictor import Predictor, blocks, load, pixels_at_once
 from fastseg.deploy.video import read_video
 from fastseg.errors import UserError
+from fastseg.model.architectures import ARCHITECTURES, own_architecture
 from fastseg.model.inference import MULTI_SCALE
+from fastseg.model.network import SegmentationNetwork
 from fastseg.report.pictures import blend
 from videos import write_video
 
@@ -24,6 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return load(write_checkpoint(tmp_path_factory.mktemp("model") / "ckpt.pt"), device="cpu", precision="fp32")
 
 
+CPU = torch.device("cpu")
 PICTURE = np.asarray(layouts.noise(7, (65, 50)))
 
 
@@ -230,6 +235,7 @@ def test_memory_holds_a_4k_frame_of_19_classes_in_one_piece() -> None:
 def test_a_large_picture_goes_in_blocks(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks see what a cut-out picture would show, and are put where they belong."""
     monkeypatch.setattr(predictor, "OVERLAP", 32)
+    monkeypatch.setattr(predictor, "ALIGNMENT", 8)
     monkeypatch.setattr(predictor, "pixels_at_once", lambda *_: 64 * 80)
     frames = np.stack([np.asarray(layouts.noise(i, (150, 70))) for i in range(2)])
     masks, shares = (part.numpy() for part in model.answer(torch.from_numpy(frames), torch.float16))
@@ -240,3 +246,65 @@ def test_a_large_picture_goes_in_blocks(model: Predictor, monkeypatch: pytest.Mo
         np.testing.assert_allclose(shares[1, :, rows.kept, columns.kept], expected, atol=2e-3)
         assert (masks[1, rows.kept, columns.kept] == expected.argmax(0)).mean() > 0.99
     assert shares.dtype == np.float16
+
+
+class Convolutions(nn.Module):
+    """A network of stride 8 that sees 35 pixels around each: its context is bounded, unlike where the picture's mean
+    is part of every logit."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 8, 8, 3, 2, 1) for i in range(3)))
+        self.head = nn.Conv2d(8, classes, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image))
+
+
+def test_tiles_with_enough_context_equal_the_whole(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same classes, and probabilities but for rounding, where the sides are multiples of the stride."""
+    torch.manual_seed(0)
+    frame = torch.from_numpy(np.asarray(layouts.noise(3, (416, 288))).copy())[None]
+    monkeypatch.setitem(ARCHITECTURES, "convolutions", own_architecture(Convolutions))
+    network = SegmentationNetwork("convolutions", 19, (120.0, 115.0, 110.0), (60.0, 60.0, 60.0), aux=False)
+    whole, tiled = (Predictor(network, model.classes, CPU, "fp32", tile=tile) for tile in (None, 128))
+    assert len(list(blocks(288, 416, 128**2, 128))) > 6
+    (masks, shares), (others, more) = (each.answer(frame, torch.float32) for each in (whole, tiled))
+    assert torch.equal(masks, others)
+    assert shares is not None
+    assert more is not None
+    assert (shares - more).abs().max() < 1e-6
+    _, shifted = whole.answer(frame[:, 4:132, 4:132], torch.float32)  # off the network's grid
+    assert shifted is not None
+    assert (shifted[0, :, 64:68, 64:68] - shares[0, :, 68:72, 68:72]).abs().max() > 1e-5
+
+
+def test_tiles_of_a_network_that_pools_the_picture_differ_little(model: Predictor) -> None:
+    """DeepLab's image pooling sees a tile in place of the picture."""
+    frame = torch.from_numpy(np.asarray(layouts.noise(3, (416, 288))).copy())[None]
+    tiled = Predictor(model.model, model.classes, CPU, "fp32", tile=128)
+    (_, one), (_, other) = (each.answer(frame, torch.float32) for each in (model, tiled))
+    assert 0 < (one - other).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("tile", [0, 100, 129, "128"])
+def test_tiles_have_sizes_of_the_grid(tmp_path: Path, tile: object) -> None:
+    path = write_checkpoint(tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=r"tile is .*; it must be a multiple of 32 pixels, 128 or more"):
+        load(path, device="cpu", tile=tile)  # type: ignore[arg-type]
+
+
+def test_the_tile_that_fits_is_said(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a line through the memory of two squares: here a kilobyte a pixel, and what 192² pixels take is there."""
+
+    def infer(_self: Predictor, frames: Tensor, _probably: bool) -> None:
+        pixels = frames.shape[1] * frames.shape[2]
+        torch.ones(1024 * pixels if pixels <= 512**2 else 1 << 46, dtype=torch.uint8)
+
+    monkeypatch.setattr(Predictor, "_infer", infer)
+    monkeypatch.setattr("fastseg.memory.memory_left", lambda *_: 1024 * 192**2 + (8 << 20))
+    with (
+        pytest.raises(UserError, match=r"to predict a picture of 900×900 pixels; tile=(192|224) fits"),
+        naming_arguments(),
+    ):
+        model.answer(torch.zeros(1, 900, 900, 3, dtype=torch.uint8))

@@ -2,8 +2,13 @@
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousTimeoutError,
+)
 
-from fastseg.distributed.launcher import cause
+from fastseg.distributed.launcher import cause, explain
 
 
 @pytest.mark.parametrize(
@@ -20,3 +25,9 @@ def test_the_cause(codes: list[int], rank: int) -> None:
     failures = {i: ProcessFailure(i, 100 + i, code, "") for i, code in enumerate(codes)}
     found, failure = cause(ChildFailedError("train", failures))
     assert (found, failure.exitcode) == (rank, codes[rank])
+
+
+def test_machines_that_do_not_meet() -> None:
+    assert "fewer machines than --nnodes asks for" in explain(RendezvousTimeoutError())
+    assert "the machine that --rdzv-endpoint names cannot be reached" in explain(RendezvousConnectionError())
+    assert "has ended the job" in explain(RendezvousClosedError())

@@ -12,7 +12,7 @@ import pytest
 from machines import Agent, Machine, descendants, free_port, set_cable, two_machines, wait_until
 
 import commands
-from runs import assert_same_run
+from runs import assert_same_run, lines
 
 Start = Callable[..., Agent]
 Tally = Callable[[str, int, int], None]
@@ -47,13 +47,13 @@ def a_job(machines: tuple[Machine, Machine], shards: Path, folder: Path) -> Iter
     """Yields what starts torchrun, the same command each time, on machine 0 or 1; all has ended at the end."""
     port, started = free_port(), []
 
-    def start(node: int, *flags: object) -> Agent:
+    def start(node: int, *flags: object, nodes: str = "2") -> Agent:
         machine = machines[node]
         agent = machine.start(
-            *("torchrun", "--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 5),
+            *("torchrun", "--nnodes", nodes, "--nproc-per-node", 1, "--max-restarts", 5),
             *("--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"{machines[0].address}:{port}"),
-            # What a real machine's name says: which one it is, and its address.
-            *("--rdzv-conf", f"is_host={node == 0}", "--local-addr", machine.address),
+            # What a real machine's name says: which one it is, and its address. And not to wait long for others.
+            *("--rdzv-conf", f"is_host={node == 0},last_call_timeout=2", "--local-addr", machine.address),
             *("fastseg/train.py", *FLAGS, "--shards", shards, "--runs", folder, *flags),
             output=folder / f"machine{node}.txt",
             # Where torchrun's agents share their store with the ranks, one that comes later never learns its address.
@@ -138,6 +138,32 @@ def test_nothing_is_lost(
     else:
         tally("SIGKILL of a rank below one of two torchruns on one machine", 1, 1)
         tally("SIGKILL of one of two torchruns on one machine and its rank, and back", 1, 1)
+
+
+@pytest.mark.slow
+def test_a_job_of_one_or_two_machines(
+    machines: tuple[Machine, Machine], shards: Path, tmp_path: Path, tally: Tally
+) -> None:
+    """Two machines, one, and two again: by itself, the same global batches, and every step once."""
+    run, flags = tmp_path / "job", ("--timeout", 10, "--optim.epochs", 20, "--optim.global-batch", 4)
+    alone, both = "global batch 4 = 1 × 2 × 2 accumulated, ", "global batch 4 = 2 × 2, "
+    with a_job(machines, shards, tmp_path) as start:
+        first, second = (start(node, *flags, nodes="1:2") for node in (0, 1))
+        wait_until(lambda: both in first.output, (first, second), 300)
+        reached, before = trained(run), first.output.count(alone)  # one may have begun before the other came
+        wait_until(lambda: trained(run) >= reached + 3, (first, second))
+        second.kill()
+        wait_until(lambda: first.output.count(alone) > before, (first,), 300)
+        reached = trained(run)
+        wait_until(lambda: trained(run) >= reached + 3, (first,))
+        second = start(1, *flags, nodes="1:2")
+        wait_until(lambda: first.output.count(both) == 2, (first, second), 300)
+        assert [agent.finish(300) for agent in (first, second)] == [0, 0], first.output
+    assert "with other settings" not in first.output
+    assert first.output.count("settings that changed: ranks 2 → 1\n") == 1
+    assert first.output.count("settings that changed: ranks 1 → 2\n") >= 1
+    assert [line["step"] for line in lines(run, "train")] == list(range(1, 41))
+    tally("one of two machines lost for good, and another in its place later (--nnodes 1:2)", 1, 1)
 
 
 def test_machines_that_see_different_runs_are_refused(

@@ -11,8 +11,9 @@ from one_gpu import ALONE, CUDA, DEVICE, keep_busy, needs_gpu
 from changes import with_changes
 from fastseg.config import Config
 from fastseg.data.frame_cache import allocate_arena, cache_bytes
+from fastseg.memory import SPARE, memory_left
 from fastseg.shards.manifest import read_manifest
-from fastseg.training.memory import SPARE, memory_left, plan_frame_cache
+from fastseg.training.memory import plan_frame_cache
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
@@ -75,7 +76,7 @@ def test_a_run_with_cached_frames_stays_within_what_was_counted(tiny: Config, tm
     manifest = read_manifest(shards)
     state = build_state(config, manifest, ALONE)
     state.train_step.dry_run(config.data.batch, config.data.crop)
-    counted = memory_left(ALONE)
+    counted = memory_left(ALONE.device)
     held = plan_frame_cache(config, manifest, ALONE, state.train_step)
     assert held.arena is not None
     trainer = Trainer(config, manifest, ALONE, state, build_loaders(config, manifest, ALONE, None, held), None)
@@ -84,7 +85,7 @@ def test_a_run_with_cached_frames_stays_within_what_was_counted(tiny: Config, tm
         trainer.advance()
     torch.cuda.synchronize()
     spared = SPARE * torch.cuda.mem_get_info(DEVICE)[1]
-    assert memory_left(ALONE) >= counted - held.arena.nbytes - ROUNDING - spared / 2
+    assert memory_left(ALONE.device) >= counted - held.arena.nbytes - ROUNDING - spared / 2
 
 
 def free_memory() -> int:

@@ -51,6 +51,8 @@ def switches() -> tuple[Any, ...]:
         torch.get_num_threads(),
         cv2.getNumThreads(),
         torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
         torch.get_rng_state().tolist(),
         dist.is_initialized(),

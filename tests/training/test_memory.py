@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,25 @@ from changes import with_changes
 from fastseg.config import Config
 from fastseg.distributed.ranks import Ranks
 from fastseg.errors import UserError
+from fastseg.memory import free_memory, memory_left, memory_used, peak_of
 from fastseg.shards.manifest import Manifest, read_manifest
 from fastseg.training import memory
 from fastseg.training.memory import (
     CPU_BATCH,
     MAX_BATCH,
     FrameCachePlan,
+    crops_that_fit,
+    explain_memory_error,
     largest_batch,
-    memory_left,
     plan_frame_cache,
+    smaller_step,
     with_batch,
 )
 from fastseg.training.run import build_loaders, build_state
 from fastseg.training.trainer import Trainer
 
-ALONE = Ranks(rank=0, world=1, local_rank=0, local_world=1, device=torch.device("cpu"))
+CPU = torch.device("cpu")
+ALONE = Ranks(rank=0, world=1, local_rank=0, local_world=1, device=CPU)
 NEED = 11 * 96 * 64 * 4
 
 
@@ -42,13 +47,13 @@ def choose(config: Config, manifest: Manifest, wanted: str) -> FrameCachePlan:
 
 def test_frames_stay_where_they_fit(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(tiny, manifest, "auto") == choose(tiny, manifest, "off") == FrameCachePlan(None, False)
-    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
+    monkeypatch.setattr(memory, "memory_left", lambda *_: NEED)
     for wanted in ("full", "sharded"):
         arena, rank_local = choose(tiny, manifest, wanted)
         assert not rank_local
         assert arena is not None
         assert arena.nbytes == NEED
-    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED - 1)
+    monkeypatch.setattr(memory, "memory_left", lambda *_: NEED - 1)
     with pytest.raises(UserError, match=r"--data.cache-frames is full, but the decoded frames take 0\.0 GB, and"):
         choose(tiny, manifest, "full")
 
@@ -62,7 +67,7 @@ def test_frames_that_get_no_memory_after_all_are_streamed(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(memory, "allocate_arena", full)
-    monkeypatch.setattr(memory, "memory_left", lambda _ranks: NEED)
+    monkeypatch.setattr(memory, "memory_left", lambda *_: NEED)
     config = with_changes(tiny, data__cache_frames="auto")
     step = build_state(config, manifest, ALONE).train_step
     gpu = replace(ALONE, device=torch.device("meta"))  # auto streams on a CPU without a look
@@ -110,8 +115,8 @@ def test_the_largest_batch_is_that_of_a_line() -> None:
 def test_a_machines_memory_is_shared_by_its_ranks() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     shared = Ranks(rank=0, world=4, local_rank=0, local_world=4, device=torch.device("cpu"))
-    assert 0 < memory_left(shared) <= total / 4
-    assert memory_left(shared) < memory_left(ALONE) <= total
+    assert 0 < memory_left(shared.device, shared.local_world) <= total / 4
+    assert memory_left(shared.device, shared.local_world) < memory_left(ALONE.device) <= total
 
 
 def test_resident_and_streamed_runs_are_one_curve(tiny: Config, manifest: Manifest) -> None:
@@ -127,3 +132,41 @@ def test_resident_and_streamed_runs_are_one_curve(tiny: Config, manifest: Manife
         ends.append(state.model.state_dict())
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert any(value.is_floating_point() and value.abs().sum() > 0 for value in ends[0].values())
+
+
+def test_a_smaller_step_keeps_its_images_if_it_can(tiny: Config) -> None:
+    crop = {"data__crop": (320, 640)}
+    for batch, accumulate, crops, says in (
+        (16, 1, 6.5, "--data.batch 4 --optim.accumulate 4 fits, with as many images per step"),
+        (8, 3, 7.9, "--data.batch 6 --optim.accumulate 4 fits, with as many images per step"),
+        (7, 1, 5.5, "--data.batch 5 fits"),
+        (2, 1, 0.5, "--data.batch 2 --data.crop 160 320 fits"),
+        (2, 1, 0.01, ""),
+        (4, 1, 9.0, ""),  # what was too much was not the step
+    ):
+        config = with_changes(tiny, data__batch=batch, optim__accumulate=accumulate, **crop)
+        assert smaller_step(config, crops) == says
+
+
+def test_what_fits_is_measured(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there is as much memory as a step takes, that step fits, and one of far more images does not."""
+    config = with_changes(tiny, data__batch=6, data__crop=(256, 256), optim__ema=None)
+    free_memory(CPU)
+    base, step = memory_used(CPU), build_state(config, manifest, ALONE).train_step
+    need = peak_of(partial(step.dry_run, 6, (256, 256)), CPU) - base
+    del step
+    monkeypatch.setattr(memory, "memory_left", lambda *_: int(need))
+    fits = crops_that_fit(config, manifest, ALONE)
+    assert 3 < fits < 12, (fits, need)
+
+
+def test_too_little_memory_is_one_sentence(tiny: Config, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "crops_that_fit", lambda *_: 2.5)
+    with pytest.raises(UserError) as said, explain_memory_error(tiny, manifest, ALONE):
+        torch.empty(1 << 46)
+    assert str(said.value).endswith(
+        "GiB of memory are too little to train with --data.batch 4 and --data.crop 64 64; --data.batch 2 "
+        "--optim.accumulate 2 fits, with as many images per step"
+    )
+    with pytest.raises(RuntimeError, match="other"), explain_memory_error(tiny, manifest, ALONE):
+        raise RuntimeError("other")

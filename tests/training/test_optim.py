@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from fastseg.config import OptimConfig
+from changes import with_changes
+from fastseg.config import Config, OptimConfig
 from fastseg.model.network import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
-from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr, warmup_epochs
+from fastseg.training.optim import Average, build_optimizer, lr_at, peak_lr, warmup_epochs, with_accumulation
 
 
 @pytest.fixture
@@ -111,3 +112,9 @@ def test_average_is_exponential(model: SegmentationNetwork) -> None:
         expected = decay * expected + (1 - decay) * weight.detach()
     torch.testing.assert_close(average.model.net.classifier[4].bias, expected)
     assert not average.model.training
+
+
+def test_a_global_batch_is_made_up_of_parts(tiny: Config) -> None:
+    wanted = with_changes(tiny, optim__global_batch=16)  # of 4 at a time
+    assert [with_accumulation(wanted, world).optim.accumulate for world in (1, 2, 3, 4, 8)] == [4, 2, 1, 1, 1]
+    assert with_accumulation(tiny, 2) is tiny
