@@ -26,9 +26,10 @@ from fastseg.progress import is_quiet
 from fastseg.shards.manifest import Manifest
 from fastseg.storage import use_cache
 from fastseg.training.display import plain_table
-from fastseg.training.memory import plan_frame_cache, with_batch
+from fastseg.training.memory import explain_memory_error, plan_frame_cache, with_batch
+from fastseg.training.optim import with_accumulation
 from fastseg.training.profiler import SpanTimes, Table, profile_document
-from fastseg.training.run import build_state, explain_memory_error, resume
+from fastseg.training.run import build_state, resume
 from fastseg.training.trainer import Trainer
 
 ROUNDS = 5
@@ -124,11 +125,11 @@ def measure(config: Config, manifest: Manifest, ranks: Ranks, seconds: float) ->
     """
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    config = with_batch(config, manifest, ranks, None)
+    config = with_accumulation(with_batch(config, manifest, ranks, None), ranks.world)
     use_cache(config.cache, config.cache_gb)
     decoder = choose_decoder_for_ranks(config.data.decoder, config.shards, config.train_split, manifest, ranks)
     state = build_state(config, manifest, ranks, resumed=True)  # no weights are downloaded
-    with explain_memory_error(config, ranks.device, state):
+    with explain_memory_error(config, manifest, ranks):
         plan = plan_frame_cache(config, manifest, ranks, state.train_step)
         if state.train_step.network.untried:
             state.train_step.dry_run(config.data.micro_batch, config.data.crop)

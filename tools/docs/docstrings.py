@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from griffe import Extension, Module, Object
+from griffe import Alias, Extension, Module, Object
 
 import fastseg
 
@@ -32,7 +32,7 @@ def undocumented(package: Module) -> Iterator[str]:
     """Yield the public names without a docstring, members as ``Run.folder``."""
     for name in fastseg.__all__:
         found = package.members[name]
-        home = found.target_path.removeprefix("fastseg.") if found.is_alias else name
+        home = found.target_path.removeprefix("fastseg.") if isinstance(found, Alias) else name
         public = package[home]
         members = public.members.items() if public.is_class else ()
         own = {f"{name}.{key}": value for key, value in members if not (key.startswith("_") or value.is_alias)}
