@@ -32,7 +32,7 @@ class Options:
     out: Path = Path("predictions")
     """Folder for results. Videos are MPEG-4 part 2, which browsers do not show."""
     masks: Annotated[bool, shown_as("")] = False
-    """Also write PNGs of train ids with a palette of the classes' colors; for a video one per frame."""
+    """Also write PNGs of train ids, in the classes' colors."""
     probabilities: Annotated[bool, shown_as("")] = False
     """Also write .npz files: float16, classes × height × width, and the classes' names."""
     no_overlays: Annotated[bool, shown_as("")] = False
@@ -40,7 +40,7 @@ class Options:
     overwrite: Annotated[bool, shown_as("")] = False
     """Replace existing results."""
     white: Annotated[int | None, shown_as("N")] = None
-    """White of 16-bit images, as in the packed set, such as 4095. Default: 65535."""
+    """White of 16-bit images, as when packing. Default: 65535."""
     alpha: Annotated[float, tyro.conf.arg(metavar="A")] = ALPHA
     """Weight of the colors in overlays, 0 to 1."""
     contours: Annotated[bool, shown_as("")] = False
@@ -50,13 +50,13 @@ class Options:
     tta: Annotated[bool, shown_as("")] = False
     """Average over six scales (0.5 to 1.75), mirrored too: better, for 17 times the work."""
     window: Annotated[tuple[int, int] | None, shown_as("H W")] = None
-    """Size of sliding windows, averaged where they overlap by a third."""
+    """Size of sliding windows, averaged where they overlap."""
     tile: Annotated[int | None, shown_as("N")] = None
     """Cut larger pictures into overlapping tiles of N×N pixels. Default: those that need over 6 GiB."""
     batch: Annotated[int | None, shown_as("N")] = None
-    """Pictures of one size at a time. Default: 8 on a GPU, 1 on a CPU."""
+    """Pictures of one size at a time. Default: GPU 8, CPU 1."""
     threads: Annotated[int | None, shown_as("N")] = None
-    """Decoding threads, and as many that write. Default: one per core, 8 at most."""
+    """Threads that decode, and that write. Default: cores, 8 at most."""
     device: str = "auto"
     """auto (a GPU if any), cuda, cuda:1, … or cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_SECONDS = 3600
 """Maximum of ``--breakdown``."""
 OFTEN = (
-    *("shards", "name", "resume", "data.batch", "data.crop"),
+    *("shards", "name", "data.batch", "data.crop"),
     *("model.arch", "model.weights", "optim.epochs", "optim.lr"),
 )
 """Settings that the short help explains."""

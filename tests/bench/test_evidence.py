@@ -28,6 +28,7 @@ ALLOWED = {
     "in 20 minutes": "the limit that bench/gpu.sh keeps",
     "95 %": "the level of an interval",
     "logits within": "a tolerance that a test holds",
+    "needs over 6 GiB": "a setting",
     "near 2 %": "a score by chance",
 }
 """Part of a line that looks measured → why it may stand there without a result file or a link."""
