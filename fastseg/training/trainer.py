@@ -87,7 +87,7 @@ class Trainer:
         self.overflows, self.evaluated = 0, False
         self.saved, self.saved_epoch = state.step, math.nan
         """Step and epoch of the last checkpoint."""
-        self.constants = constant_fields(config, manifest) if log else {}
+        self.constants = constant_fields(config, manifest) if ranks.first else {}
         self.saving = 0.0
         """Seconds that steps have waited for checkpoints since the last line of metrics.jsonl."""
         self.writer, self.uploads = CheckpointWriter(config.folder / "checkpoints", self.on_written), uploads

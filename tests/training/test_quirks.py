@@ -59,7 +59,8 @@ def trained(quirky: Config) -> RunState:
         state.step += 1
         assert state.average
         state.average.update(state.step)
-    trainer.save(state.statistics())
+    with trainer.writer:
+        trainer.save(state.statistics())
     return state
 
 

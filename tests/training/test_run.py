@@ -42,7 +42,8 @@ def stopped(tiny: Config) -> Config:
         state.train_step(batch.image, batch.label, 0.01)
         state.step += 1
     state.epoch, state.images_seen = 1.0, 8
-    trainer.save(state.statistics())
+    with trainer.writer:
+        trainer.save(state.statistics())
     return tiny
 
 
@@ -322,7 +323,8 @@ def test_a_file_is_gone_on_from_until_the_run_has_its_own(stopped: Config) -> No
     state = build_state(other, manifest, ALONE)
     state.step, state.origin = 7, str(file.resolve())
     trainer = Trainer(other, manifest, ALONE, state, build_loaders(other, manifest, ALONE, None), None)
-    trainer.save(state.statistics())
+    with trainer.writer:
+        trainer.save(state.statistics())
     assert find_checkpoint(other, manifest)["step"] == 7
     assert checkpoint_path(other) == other.folder / "checkpoints" / "last.pt"
     assert find_checkpoint(with_changes(other, resume="never"), manifest) is None
