@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from io import FileIO
+from itertools import chain, count
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryFile
@@ -200,7 +201,9 @@ def _still_at(path: Path, file: FileIO) -> bool:
 
 def set_aside(folder: Path) -> Path:
     """Rename a folder, so that nothing in it is lost; return its new path, which has the time behind its name."""
-    return folder.rename(folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}"))
+    now = folder.with_name(f"{folder.name}.{datetime.now():%Y%m%d-%H%M%S}")
+    others = (now.with_name(f"{now.name}-{number}") for number in count(2))  # set aside within the same second
+    return folder.rename(next(path for path in chain([now], others) if not path.exists()))
 
 
 LOCK = ".lock"

@@ -69,9 +69,9 @@ def test_only_a_session_that_passed_is_counted(tmp_path: Path) -> None:
 def test_the_table_says_how_long_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     document = {
-        "environment": {"processor": "Chip", "cores": "2", "command": "make faults", "torch": "9.8"},
+        "environment": {"processor": "Chip", "cores": "2", "command": "make faults", "torch": "9.8", "commit": "abc"},
         "faults": [{"fault": "a kill", "tries": 5, "survived": 5}],
     }
     for known, said in (({"seconds": 754.8}, "; all of it in 12.6 minutes"), ({}, "")):
         (tmp_path / "faults.json").write_text(json.dumps(document | known))
-        assert readme.faults().endswith(f"\n\n*Chip, 2 cores; `make faults` with torch 9.8{said}.*")
+        assert readme.faults().endswith(f"\n\n*Chip, 2 cores; `make faults` at abc with torch 9.8{said}.*")
