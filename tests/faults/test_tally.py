@@ -74,4 +74,4 @@ def test_the_table_says_how_long_it_took(tmp_path: Path, monkeypatch: pytest.Mon
     }
     for known, said in (({"seconds": 754.8}, "; all of it in 12.6 minutes"), ({}, "")):
         (tmp_path / "faults.json").write_text(json.dumps(document | known))
-        assert readme.faults().endswith(f"\n\n*Chip, 2 cores; `make faults` at abc with torch 9.8{said}.*")
+        assert readme.faults().endswith(f": Chip, 2 cores; `make faults` at abc with torch 9.8{said}.*")
