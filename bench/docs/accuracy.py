@@ -153,7 +153,7 @@ def _base_score(found: StudyResults) -> str:
     row = summary.loc[BASE]
     done = found.finished(BASE)
     each = f" ({', '.join(_percent(result.last) for result in done)})" if len(found.flags) == 1 < len(done) else ""
-    runs = f"{row['seeds']:.0f} seeds{each}, {number(row['minutes'])} minutes each"
+    runs = f"{seeds(row)}{each}, {number(row['minutes'])} minutes each"
     return f"{_percent(row['last'], row['last_std'])} % ({runs})"
 
 
@@ -165,3 +165,8 @@ def _gains(found: StudyResults) -> str:
         if change:
             verdicts.setdefault(change.verdict, []).append(f"{variant} {100 * change.mean:+.1f}")
     return "; ".join(f"{verdict}: {', '.join(named)}" for verdict, named in verdicts.items() if named) or "–"
+
+
+def seeds(row: "pd.Series[float]") -> str:
+    """Return the number of a variant's seeds in words, as ``3 seeds``."""
+    return f"{row['seeds']:.0f} seed{'s' if row['seeds'] > 1 else ''}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.docs.accuracy import seeds
 from bench.docs.evidence import RESULTS
 from bench.docs.sizes import lead_over_peers
 from bench.docs.tables import number, table
@@ -166,7 +167,7 @@ def _study(file: str) -> str:
     spread = f" ± {100 * row['last_std']:.1f}" if row["seeds"] > 1 else ""
     where = hardware(document.environment)
     cost = f"{number(row['minutes'])} minutes on {where}"
-    return f"{100 * row['last']:.1f}{spread} % ({row['seeds']:.0f} seeds, {cost}; [{file}]({_address(path)}))"
+    return f"{100 * row['last']:.1f}{spread} % ({seeds(row)}, {cost}; [{file}]({_address(path)}))"
 
 
 def _demo() -> str:
