@@ -44,7 +44,10 @@ def test_the_package_holds_them_with_their_card(tmp_path: Path, monkeypatch: pyt
     assert {"weights/camvid.safetensors", "weights/README.md"} <= found
 
 
-def test_they_are_small() -> None:
-    for path in checkpoint_file.SHIPPED.glob("*.safetensors"):
-        assert path.stat().st_size <= MOST, path
-        assert (path.parent / "README.md").is_file()
+def test_what_is_shipped_is_small_and_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint_file.SHIPPED / "camvid.safetensors"
+    assert path.stat().st_size <= MOST
+    assert (path.parent / "README.md").is_file()
+    model = fastseg.load("camvid")
+    assert model(np.asarray(layouts.noise(7, (96, 64)))).mask.max() < len(model.classes) == 11
