@@ -282,5 +282,5 @@ def test_some_histories(trainings: Trainings, shards: Path, tally: Tally) -> Non
 
 @pytest.mark.slow
 def test_many_histories(trainings: Trainings, shards: Path, tally: Tally) -> None:
-    number = run_histories(trainings, shards, 2000 if SOAK else 50, 6)
+    number = run_histories(trainings, shards, 2000 if SOAK else 15, 6)
     tally(KIND, number, number)
