@@ -90,8 +90,9 @@ class Histories(RuleBasedStateMachine):
     @rule(ending=endings, data=st.data())
     def goes_on(self, ending: dict[str, int], data: st.DataObject) -> None:
         """By the same command, or without naming the file again that the run has begun with."""
-        file = str(self.base.path) if self.base else "auto"
-        resume = data.draw(st.sampled_from([file, "auto"])) if self.last else file
+        # Not auto: a session that ended before it saved has left a checkpoint of other settings.
+        file = str(self.base.path) if self.base else "changed"
+        resume = data.draw(st.sampled_from([file, "changed"])) if self.last else file
         self.start(replace(self.session, resume=resume), ending)
 
     @rule()

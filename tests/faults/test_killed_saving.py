@@ -38,7 +38,7 @@ def killed_at(call: int, folder: Path) -> None:
 
 
 def test_killed_at_every_stage_of_a_write(tmp_path: Path, tally: Tally) -> None:
-    """The files are whole, each the old or the new one; the best is never newer than the last, which says if it is best."""
+    """The files are whole, each the old or the new one; the best is never newer than the last, which says whether."""
     call, found, code = 0, set(), -signal.SIGKILL
     while code == -signal.SIGKILL:
         call += 1
