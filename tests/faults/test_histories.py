@@ -282,7 +282,7 @@ def test_some_histories(trainings: Trainings, shards: Path, tally: Tally) -> Non
     tally(KIND, number, number)
 
 
-@pytest.mark.skipif(not SOAK, reason="an hour: make soak")
+@pytest.mark.slow
 def test_many_histories(trainings: Trainings, shards: Path, tally: Tally) -> None:
-    number = run_histories(trainings, shards, 2000, 6)
+    number = run_histories(trainings, shards, 2000 if SOAK else 15, 6)
     tally(KIND, number, number)
