@@ -132,9 +132,10 @@ def disk_full(error: BaseException | None) -> bool:
 
 _NO_MEMORY = re.compile(
     "DefaultCPUAllocator|CUDA out of memory|CUDA allocation failed|bad_alloc|Insufficient memory|"
-    "[Cc](an't|annot) allocate memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED"
+    "[Cc](an't|annot) allocate memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED|"
+    "could not (create|execute) a primitive|can't start new thread"
 )
-"""What torch, DALI, CUDA's libraries, OpenCV and the system say in errors of all kinds."""
+"""What torch, oneDNN, DALI, CUDA's libraries, OpenCV, Python and the system say in errors of all kinds."""
 
 
 def out_of_memory(error: BaseException | None) -> bool:

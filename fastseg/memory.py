@@ -85,6 +85,7 @@ def peak_of(work: Callable[[], object], device: torch.device) -> float:
     except Exception as error:
         if not out_of_memory(error):
             raise
+        abandon(error, device)
         return math.inf
     return float(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else _status("VmHWM")
 

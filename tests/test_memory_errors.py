@@ -34,6 +34,8 @@ def test_errors_about_memory_are_known(allocate: Callable[[], object]) -> None:
 def test_other_errors_are_not() -> None:
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert out_of_memory(OSError(12, "Cannot allocate memory"))
+    assert out_of_memory(RuntimeError("could not create a primitive"))  # of oneDNN
+    assert out_of_memory(RuntimeError("can't start new thread"))
     for error in (None, RuntimeError("shape"), OSError(28, "No space left"), UserError("cannot allocate memory")):
         assert not out_of_memory(error)
 

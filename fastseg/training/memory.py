@@ -95,10 +95,16 @@ def _measure_steps(
 
 
 def crops_that_fit(config: Config, manifest: Manifest, ranks: Ranks) -> float:
-    """Return how many crops, or what share of one, a step may have: measured on crops of half the height and width."""
-    height, width = (max(side // 2, 32) for side in config.data.crop)
-    small, large, room = _measure_steps(config, manifest, ranks, (height, width))
-    if math.isinf(large):
+    """Return how many crops, or what share of one, a step may have: measured on crops of half the height and width.
+
+    Where not even those fit, on smaller ones. Returns 0 if nothing could be measured.
+    """
+    for part in (2, 4, 8):
+        height, width = (max(side // part, 32) for side in config.data.crop)
+        small, large, room = _measure_steps(config, manifest, ranks, (height, width))
+        if math.isfinite(large):
+            break
+    else:
         return 0.0
     each = max((large - small) / (2 * height * width), 1.0)
     return max(2 * height * width + (room - small) / each, 0.0) / math.prod(config.data.crop)
