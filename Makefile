@@ -45,11 +45,11 @@ docs: $(PEERS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file tools/docs/mkdocs.yml
 
 faults: $(PEERS)
-	FASTSEG_FAULTS_JSON=bench/results/faults.json $(PYTEST) tests/faults
+	FASTSEG_HISTORIES=2000 FASTSEG_FAULTS_JSON=bench/results/faults.json $(PYTEST) tests/faults
 	$(BIN)/python -m bench.docs
 
 soak: $(PEERS)
-	FASTSEG_SOAK=1 $(PYTEST) tests/faults
+	FASTSEG_SOAK=1 FASTSEG_HISTORIES=2000 $(PYTEST) tests/faults
 
 bench: $(PEERS)
 	$(BIN)/python bench/throughput.py

@@ -11,3 +11,5 @@ TIMES = 10 if SOAK else 1
 """By which a test multiplies how often it kills or tries; the fixture ``again`` repeats one as often."""
 THOROUGH = os.environ.get("FASTSEG_FAULTS") != "few"
 """Whether a test kills as often as docs/faults.md says."""
+HISTORIES = int(os.environ.get("FASTSEG_HISTORIES", "15"))
+"""Over how many random histories a run's records are checked; ``make faults`` and ``make soak`` ask for 2,000."""

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from histories import Ended, Saved, Session, Trainings, chain
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from soak import SOAK
+from soak import HISTORIES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -30,6 +30,8 @@ from runs import lines, weights
 
 Tally = Callable[[str, int, int], None]
 KIND = "other batches, ranks, epochs, rates, folders, files to begin with, stops and kills, in any order"
+BLOCK = 25
+"""Sequences of one test: several of pytest's processes share the many."""
 MOMENTS = 90
 """About as many as a session has at most: those beyond it end by themselves."""
 
@@ -251,12 +253,13 @@ def trainings() -> Iterator[Trainings]:
     trainings.close()
 
 
-def run_histories(trainings: Trainings, shards: Path, number: int, steps: int) -> int:
-    """Run so many sequences, and return how many there were."""
+def run_histories(trainings: Trainings, shards: Path, number: int, steps: int, start: int) -> int:
+    """Run so many sequences, drawn from the seed ``start``, and return how many there were."""
     Histories.trainings, Histories.shards = trainings, shards
     begun = 0
     begin = Histories.__init__
 
+    @seed(start)
     class Counted(Histories):
         def __init__(self) -> None:
             nonlocal begun
@@ -271,18 +274,18 @@ def run_histories(trainings: Trainings, shards: Path, number: int, steps: int) -
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
         print_blob=True,
-        derandomize=not SOAK,
     )
     run_state_machine_as_test(Counted, settings=options)
     return begun
 
 
 def test_some_histories(trainings: Trainings, shards: Path, tally: Tally) -> None:
-    number = run_histories(trainings, shards, 3, 4)
+    number = run_histories(trainings, shards, 3, 4, start=0)
     tally(KIND, number, number)
 
 
 @pytest.mark.slow
-def test_many_histories(trainings: Trainings, shards: Path, tally: Tally) -> None:
-    number = run_histories(trainings, shards, 2000 if SOAK else 15, 6)
+@pytest.mark.parametrize("block", range(1, math.ceil(HISTORIES / BLOCK) + 1))
+def test_many_histories(trainings: Trainings, shards: Path, tally: Tally, block: int) -> None:
+    number = run_histories(trainings, shards, min(HISTORIES, BLOCK), 6, start=block)
     tally(KIND, number, number)
