@@ -5,13 +5,14 @@
 # make faults    counts what was done to real processes and files, and survived, into the README
 # make soak      the same ten times as often
 # make demo      scenes → shards → training → scores → runs/demo/report.html
-# make pictures  the documents' pictures, from the demo and the results (needs a browser)
+# make hero      the same on more and larger streets, for an hour: the README's picture
+# make pictures  the documents' pictures, from demo, hero and the results (needs a browser)
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv/peers
 
-.PHONY: install test test-all lint docs faults soak bench demo pictures clean
+.PHONY: install test test-all lint docs faults soak bench demo hero pictures clean
 
 install: $(INSTALLED)
 
@@ -65,9 +66,18 @@ demo: data/demo/done
 	$(BIN)/fastseg-eval runs/demo/checkpoints/best.pt
 	@echo "the report: runs/demo/report.html"
 
+data/hero/done: | $(INSTALLED)
+	$(BIN)/python tools/make_scenes.py --out data/hero --train 264 --val 40 --size 1024x512 --seed 3
+	@touch $@
+
+hero: data/hero/done
+	$(BIN)/fastseg-pack data/hero --out shards/hero
+	$(BIN)/fastseg-train --recipe demo --shards shards/hero --name hero --gpus 1 \
+		--data.crop 256 384 --data.batch 8 --optim.epochs 60 --optim.ema 0.99 --eval-every 10
+
 pictures: $(PEERS)
 	$(BIN)/python -m bench.docs.pictures
 	$(BIN)/python -m bench.docs.steps
 
 clean:
-	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo
+	rm -rf .venv build *.egg-info data/demo shards/demo runs/demo data/hero shards/hero runs/hero

@@ -209,7 +209,7 @@ def _chosen_stages(options: Options, device: str) -> list[str]:
     several = (options.ranks or 0) > 1 or (device == "cuda" and torch.cuda.device_count() > 1)
     if options.stages and "scaling" in options.stages and not several:
         raise UserError("--stages has scaling, but there are not several GPUs; add --ranks 2 to scale on the CPU")
-    left_out = {"scaling": not several, "evaluation": options.quick, "startup": options.quick}
+    left_out = {"scaling": not several} | dict.fromkeys(("evaluation", "inference", "startup"), options.quick)
     return [stage for stage in STAGES if (stage in options.stages if options.stages else not left_out.get(stage))]
 
 

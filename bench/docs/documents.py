@@ -2,8 +2,8 @@
 
 Every ``throughput-*.json``, ``ablation-*.json``, ``candidates-*.json``, ``settings-*.json``,
 ``loader-sizes-*.json`` (of ``bench/throughput.py``) and ``profile-*.json`` (of ``bench/gpu.sh``) in ``bench/results``
-becomes a part of docs/measurements.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; the README has
-the targets (``bench/docs/targets.py``) and the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
+becomes a part of docs/measurements.md, ``faults.json`` (of ``make faults``) the table of docs/faults.md; docs/speed.md
+has the targets (``bench/docs/targets.py``), the README the faults' sum, docs/studies.md every ``accuracy-*.json`` (of
 ``bench/accuracy.py``). None of it is written by hand.
 """
 
@@ -73,7 +73,7 @@ def _found(kind: str) -> list[tuple[Path, Results]]:
 
 def target_section() -> str:
     """Return the targets beside the measurements."""
-    return targets.target_table(_found("throughput"))
+    return targets.target_table([*_found("throughput"), *_found("loader-sizes")])
 
 
 def headline() -> str:
@@ -90,7 +90,7 @@ def headline() -> str:
             )
             lines.append((on_gpu(results.environment), line))
     lines.sort(key=lambda line: not line[0])
-    none = [] if any(gpu for gpu, _ in lines) else [f"{NO_GPU} [What was](#speed)."]
+    none = [] if any(gpu for gpu, _ in lines) else [f"{NO_GPU} [What was](docs/speed.md#targets)."]
     return "\n\n".join([*(text for _, text in lines), *none])
 
 
@@ -228,11 +228,10 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "headline": headline,
         "comparison": lambda: comparison(_found("throughput")),
-        "targets": target_section,
         "accuracy": _studies(accuracy.short_table),
         "faults": faults_in_all,
     },
-    "docs/speed.md": {"limits": figures.loader_limits, "breakdown": figures.breakdown},
+    "docs/speed.md": {"targets": target_section, "limits": figures.loader_limits, "breakdown": figures.breakdown},
     "docs/measurements.md": {"measurements": measurements},
     "docs/faults.md": {"faults": faults},
     "docs/python.md": {

@@ -10,7 +10,7 @@ from bench.docs.accuracy import seeds
 from bench.docs.evidence import RESULTS
 from bench.docs.sizes import lead_over_peers
 from bench.docs.tables import number, table
-from bench.docs.targets import fastest_peer
+from bench.docs.targets import LARGE, fastest_peer
 from bench.runner.machine import hardware, on_gpu, short_commit
 from bench.runner.results import Results, read_results
 from bench.studies.results import read_studies
@@ -46,20 +46,22 @@ WORDS |= {"less decay": "weight decay 0.0001", "larger batches": "batches of 16"
 def loader_limits() -> str:
     """Return what a crop's time goes to, and how far the fastest peer is, from the loader's committed results."""
     found = [(path, read_results(path)) for path in sorted(RESULTS.glob("throughput-*.json"))]
-    return "\n\n".join(_limits(path, results) for path, results in found if not on_gpu(results.environment))
-
-
-def _limits(path: Path, results: Results) -> str:
-    parts: dict[str, float] = next(
-        (figure["parts"] for figure in results.derived if figure["name"] == "loader/parts"), {}
+    return "\n\n".join(
+        _limits(path, results, figure["parts"])
+        for path, results in found
+        for figure in results.derived
+        if figure["name"] == "loader/parts" and not on_gpu(results.environment)
     )
+
+
+def _limits(path: Path, results: Results, parts: dict[str, float]) -> str:
     whole = sum(parts.values())
     ordered = sorted(parts.items(), key=lambda part: -part[1])
     shares = ", ".join(f"{name} {100 * ms / whole:.0f} %" for name, ms in ordered)
     peer = fastest_peer(results)
     leads = [(path, peer.value if peer else None, "with the default recipe's colors")]
     for plain in sorted(RESULTS.glob("loader-sizes-plain-*.json")):
-        leads.append((plain, lead_over_peers(read_results(plain)), "on plain crops"))
+        leads.append((plain, lead_over_peers(read_results(plain)).get(LARGE), "on plain crops"))
     peers = ", ".join(f"{lead:.2f}× {on} ([{file.name}]({_address(file)}))" for file, lead, on in leads if lead)
     return (
         f"{hardware(results.environment)}: of the {number(whole)} ms that a crop takes, {shares}. "

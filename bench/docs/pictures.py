@@ -1,7 +1,7 @@
-"""Make the documents' pictures anew: ``make pictures``, from the demo's run and the committed results.
+"""Make the documents' pictures anew: ``make pictures``, from the runs of make hero and make demo and the results.
 
-docs/demo.jpg (a frame of the run), docs/inspect.jpg (crops of its set), docs/report.jpg (its report on a desktop and,
-in the dark, on a phone), and the plots beside the results that have one. Needs a browser and playwright.
+docs/hero.jpg (a frame of the longer run), docs/inspect.jpg (crops of the demo's set), docs/report.jpg (its report on a
+desktop and, in the dark, on a phone), and the plots beside the results that have one. Needs a browser and playwright.
 """
 
 import io
@@ -42,6 +42,8 @@ class Options:
     Example: python -m bench.docs.pictures
     """
 
+    hero: Path = Path("runs/hero")
+    """Run whose predictions the README shows: that of make hero."""
     run: Path = Path("runs/demo")
     """Run to show: that of make demo."""
     shards: Path = Path("shards/demo")
@@ -55,11 +57,11 @@ class Options:
 def main() -> None:
     """Make all pictures."""
     options = tyro.cli(Options)
-    for path in (options.run / "metrics.jsonl", options.shards / "manifest.json"):
+    for path in (options.hero / "metrics.jsonl", options.run / "metrics.jsonl", options.shards / "manifest.json"):
         if not path.is_file():
-            raise UserError(f"{path} is missing; run make demo, or name others with --run and --shards")
+            raise UserError(f"{path} is missing; run make hero demo, or name others with --hero, --run and --shards")
     write_report(options.run)
-    save(demo(read_run(options.run)), options.out / "demo.jpg")
+    save(held_out(read_run(options.hero)), options.out / "hero.jpg")
     save(inspection(options.shards), options.out / "inspect.jpg")
     save(report(options.run / "report.html"), options.out / "report.jpg")
     if options.plots:
@@ -72,7 +74,7 @@ def save(picture: Image.Image, path: Path) -> None:
     print(f"{path}: {picture.width}×{picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
-def demo(run: Run) -> Image.Image:
+def held_out(run: Run) -> Image.Image:
     """Return image, truth, prediction and errors of a random frame, which the run was not picked for."""
     shown = next((frame for frame in run.gallery if frame.kind == "random"), run.gallery[-1])
     image = np.asarray(Image.open(shown.layers["image"]).convert("RGB"))

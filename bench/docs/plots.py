@@ -35,6 +35,7 @@ WHAT = {
     "train": "Training: loader and step together",
     "packing": "Packing: from PNGs to shards",
     "evaluation": "Evaluation: from whole frames to scores",
+    "inference": "Inference: a frame through the network, on an idle machine and a busy one",
     "scaling": "Scaling: the training step on several ranks",
     "startup": "Starting up: from Enter to the first step",
 }

@@ -20,10 +20,11 @@ def sizes_table(results: Results) -> str:
     peers = [cells for name, cells in entries.items() if not name.startswith("fastseg")]
     rows.append(["**fastseg over its fastest peer**", *(_lead(peers, size) for size in sizes)])
     crops = ["crop", *(_crop(entries["fastseg"].get(size)) for size in sizes)]
-    return table(["images/s", *map(_shown, sizes)], [crops, *rows])
+    return table(["images/s", *map(shown_size, sizes)], [crops, *rows])
 
 
-def _shown(size: str) -> str:
+def shown_size(size: str) -> str:
+    """Return 2048×1024 for 2048x1024, and what the files are where they are not packed anew."""
     frame, _, own = size.partition("-")
     return frame.replace("x", "×") + (", own JPEGs (4:2:0)" if own else "")
 
@@ -41,10 +42,11 @@ def _lead(peers: list[Cells], size: str) -> str:
     return f"**{lead:.2f}×**" if lead else "–"
 
 
-def lead_over_peers(results: Results) -> float | None:
-    """Return by how many times fastseg is faster than the fastest peer on frames of the first size."""
-    peers = [row for row in results.results if row.size == results.results[0].size and not row.ours]
-    return _times(peers)
+def lead_over_peers(results: Results) -> dict[str, float]:
+    """Return by how many times fastseg is faster than the fastest peer, for each size of frames."""
+    sizes = dict.fromkeys(row.size for row in results.results if row.size)
+    leads = {size: _times(row for row in results.results if row.size == size and not row.ours) for size in sizes}
+    return {size: lead for size, lead in leads.items() if lead}
 
 
 def _times(peers: Iterable[Row]) -> float | None:

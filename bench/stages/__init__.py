@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.stages.frames import Frames
 
-STAGES = ("loader", "compute", "train", "packing", "evaluation", "scaling", "startup")
-NETWORKS = ("compute", "train", "evaluation", "scaling")
+STAGES = ("loader", "compute", "train", "packing", "evaluation", "inference", "scaling", "startup")
+NETWORKS = ("compute", "train", "evaluation", "inference", "scaling")
 """Stages that run a network, with smaller defaults on a CPU."""
 READERS = ("loader", "train", "packing", "evaluation")
 """Stages that read frames."""

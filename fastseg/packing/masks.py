@@ -168,6 +168,8 @@ class TrainIds:
     white: Literal["alone", "beside"] | None = None
     """Whether 255 is ignored beside pixels of one class only (it could be the object in them), or of several; None for
     masks without such pixels."""
+    histogram: tuple[int, ...] = ()
+    """Number of pixels of each value 0 to 255 of ``image``; empty: not counted."""
 
 
 Ids = dict[int, int | None]
@@ -267,7 +269,8 @@ def _map_values(mask: DecodedMask, ids: Ids, table: LabelTable, where: str, tole
     unmatched = sum(histogram[value] for value in unknown) if table.others is None else 0
     labeled = {*ids.values()} - {None, IGNORE} if ids.get(255) == IGNORE else set()
     white: Literal["alone", "beside"] | None = None if not labeled else "beside" if len(labeled) > 1 else "alone"
-    return TrainIds(mask.image.point(lookup), unmatched, white=white)
+    counts = np.bincount(lookup, weights=histogram, minlength=256).astype(int)
+    return TrainIds(mask.image.point(lookup), unmatched, white=white, histogram=tuple(counts.tolist()))
 
 
 def _stored_value(value: int, mask: DecodedMask, table: LabelTable) -> int:

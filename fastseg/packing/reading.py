@@ -69,6 +69,8 @@ class Pair:
     mask: Image.Image | None
     """Train ids, mode ``L``; None for an image without a mask."""
     facts: Facts
+    histogram: tuple[int, ...] = ()
+    """Number of pixels of each value 0 to 255 of ``mask``; empty: not counted."""
 
 
 class SampleError(UserError):
@@ -105,7 +107,8 @@ def _read_pair(sample: Sample, table: LabelTable, options: ReadOptions) -> Pair:
         if not (options.resize_masks and _same_proportions(turned.size, image.size)):
             raise UserError(_sizes(sample, turned.size, image.size, options))
         turned = turned.resize(image.size, Image.Resampling.NEAREST)
-    return Pair(image, untouched, turned, replace(facts, drawn=drawn, resized=resized))
+    counted = () if resized else labels.histogram
+    return Pair(image, untouched, turned, replace(facts, drawn=drawn, resized=resized), counted)
 
 
 def _used_palette(mask: DecodedMask, table: LabelTable, options: ReadOptions) -> tuple[tuple[int, Color], ...]:

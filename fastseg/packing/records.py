@@ -1,5 +1,6 @@
 """Encoding of one sample as a record: the image, the mask as train ids, a small JSON, and statistics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,14 +77,15 @@ def encode(
     Raises :class:`UserError` as :func:`fastseg.packing.reading.read_pair`.
     """
     pair = read_pair(sample, table, reading or ReadOptions())
-    image, untouched, mask = pair.image, pair.untouched, pair.mask
+    image, untouched, mask, histogram = pair.image, pair.untouched, pair.mask, pair.histogram
     original = image.size
     if codec.height is not None and codec.height < image.height:
         size = (max(1, round(image.width * codec.height / image.height)), codec.height)
         # LANCZOS keeps the fine texture that a box or bilinear filter blurs; labels must not be mixed.
         image, untouched = image.resize(size, Image.Resampling.LANCZOS), None
-        mask = mask and mask.resize(size, Image.Resampling.NEAREST)
-    pixels = () if mask is None else _count(mask.histogram(), len(table.classes))
+        mask, histogram = mask and mask.resize(size, Image.Resampling.NEAREST), ()
+    # Counting the pixels of a large mask takes as long as encoding it.
+    pixels = () if mask is None else _count(histogram or mask.histogram(), len(table.classes))
     stored = _encode_image(image, untouched, codec)
     members: dict[str, bytes] = {codec.image: stored}
     if mask is not None:
@@ -105,7 +107,7 @@ def encode_mask(mask: Image.Image, codec: str) -> bytes:
     return encode_tiff(mask) if codec == "tif" else encode_png(mask)
 
 
-def _count(histogram: list[int], classes: int) -> tuple[int, ...]:
+def _count(histogram: Sequence[int], classes: int) -> tuple[int, ...]:
     return (*histogram[:classes], histogram[IGNORE])
 
 

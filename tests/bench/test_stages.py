@@ -19,7 +19,7 @@ from bench.runner.processes import ROOT, process_tree
 from bench.runner.results import Row, Spread
 from bench.runner.runner import Entry, Runner, Timing
 from bench.runner.worker import build
-from bench.stages import Request, compute, evaluation, packing, scaling, startup, train
+from bench.stages import Request, compute, evaluation, inference, packing, scaling, startup, train
 from bench.stages.compute import Ours, alone
 from bench.stages.frames import Frames
 from bench.stages.steps import normalized, recipe
@@ -153,7 +153,7 @@ def test_evaluation_peer_finds_our_matrix(frames: Frames) -> None:
     assert differing <= 0.001 * mine.matrix.sum()
 
 
-@pytest.mark.parametrize("stage", [compute, train, evaluation, packing])
+@pytest.mark.parametrize("stage", [compute, train, evaluation, inference, packing])
 def test_every_entry_runs(stage: object, request_: Request) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     entries = stage.entries(request_)  # type: ignore[attr-defined]
@@ -258,10 +258,28 @@ def test_starts_are_whole_processes(request_: Request) -> None:
     assert [figure["value"] for figure in startup.derived(rows)] == [8.0, 0.5]
 
 
+def test_times_are_compared_window_by_window() -> None:
+    rows = [row("inference", 8.0, inference.ALL), row("inference", 5.0, inference.ONE)]
+    rows += [row("inference", 2.0, inference.ALL_BUSY), row("inference", 3.0, inference.ONE_BUSY)]
+    assert [figure["value"] for figure in inference.derived(rows)] == [1.6, 1.5]
+    rows = [row("evaluation", 5.0, evaluation.TRAINER), row("evaluation", 4.0, evaluation.COMMAND)]
+    assert [figure["value"] for figure in evaluation.derived(rows)] == [1.25]
+
+
+def test_other_jobs_end_with_the_entry(request_: Request) -> None:
+    busy = next(entry for entry in inference.entries(request_) if entry.name == inference.ALL_BUSY)
+    made = benchmark(busy)
+    assert isinstance(made, inference.Inference)
+    assert len(made.jobs) == request_.cores
+    assert all(job.poll() is None for job in made.jobs)
+    made.close()
+    assert all(job.poll() is not None for job in made.jobs)
+
+
 def test_peers_can_be_left_out(request_: Request) -> None:
     without = replace(request_, peers=())
     assert [c.name for c in compute.entries(without)] == ["fastseg"]
-    assert [c.name for c in evaluation.entries(without)] == ["fastseg"]
+    assert [c.name for c in evaluation.entries(without)] == [evaluation.TRAINER, evaluation.COMMAND]
 
 
 def test_ablation_lists_what_is_in_use(request_: Request) -> None:
