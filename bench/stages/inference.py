@@ -22,7 +22,7 @@ from fastseg.model.inference import predict
 from fastseg.training.run import build_model
 
 FRAME = (256, 512)
-"""Height and width of a frame, pixels: that of ``make demo``."""
+"""Height and width of a frame, pixels: that of ``make demo``, whose many short operations wait most for threads."""
 ALL, ONE, ALL_BUSY, ONE_BUSY = (
     "fastseg",
     "fastseg: one thread",

@@ -131,24 +131,24 @@ def cpu_crop(
         cv2.resize(image, size[::-1], dst=pixels, interpolation=cv2.INTER_LINEAR)
         cv2.resize(mask, size[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
         return
-    small, small_mask = _shrink(image, size), np.empty(size, np.uint8)
-    cv2.resize(mask, size[::-1], dst=small_mask, interpolation=cv2.INTER_NEAREST_EXACT)
-    change(small, small_mask)
+    _shrink(image, pixels)
+    cv2.resize(mask, size[::-1], dst=labels, interpolation=cv2.INTER_NEAREST_EXACT)
+    change(pixels, labels)
     if flip:
-        cv2.flip(small, 1, dst=pixels)
-        cv2.flip(small_mask, 1, dst=labels)
-    else:
-        pixels[:], labels[:] = small, small_mask
+        cv2.flip(pixels, 1, dst=pixels)
+        cv2.flip(labels, 1, dst=labels)
 
 
-def _shrink(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize bilinearly, antialiased, to (rows, columns)."""
+def _shrink(image: Pixels, out: Pixels) -> None:
+    """Resize bilinearly, antialiased, into ``out``: as torch's ``interpolate``, which allocates its result."""
     import torch
-    from torch.nn.functional import interpolate
 
-    # Channels-last with its batch dimension of one, which the fast kernel insists on.
-    frame = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    return interpolate(frame, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    target = out if out.flags.c_contiguous else np.empty_like(out, order="C")
+    # Channels-last with their batch dimension of one, which the fast kernel insists on.
+    frame, result = (torch.from_numpy(pixels)[None].permute(0, 3, 1, 2) for pixels in (image, target))
+    torch.ops.aten._upsample_bilinear2d_aa.out(frame, out.shape[:2], False, None, None, out=result)
+    if target is not out:
+        out[:] = target
 
 
 # Brightness, contrast, saturation and hue
