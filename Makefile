@@ -45,8 +45,13 @@ test-all: lint docs
 docs: $(PEERS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file tools/docs/mkdocs.yml
 
+FAULTS := bench/results/faults.json
+HISTORIES := tests/faults/test_histories.py
+
 faults: $(PEERS)
-	FASTSEG_HISTORIES=2000 FASTSEG_FAULTS_JSON=bench/results/faults.json $(PYTEST) tests/faults
+	rm -f $(FAULTS)
+	FASTSEG_HISTORIES=2000 FASTSEG_FAULTS_JSON=$(FAULTS) $(PYTEST) $(HISTORIES)
+	FASTSEG_FAULTS_JSON=$(FAULTS) $(PYTEST) tests/faults --ignore $(HISTORIES)
 	$(BIN)/python -m bench.docs
 
 soak: $(PEERS)

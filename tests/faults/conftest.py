@@ -6,10 +6,11 @@ A failed test has no place in that table: then nothing is written, and the termi
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from soak import TIMES
@@ -110,7 +111,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-    """Write the file that FASTSEG_FAULTS_JSON names."""
+    """Write the file that FASTSEG_FAULTS_JSON names, or add to it."""
     if not (path := os.environ.get("FASTSEG_FAULTS_JSON")):
         return
     if exitstatus != pytest.ExitCode.OK:
@@ -125,4 +126,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         "skipped": sorted(RECORD.skipped, key=lambda entry: entry["test"]),
         "faults": RECORD.faults(),
     }
+    document = with_earlier(document, Path(path))
     Path(path).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def with_earlier(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Add the counts of earlier tests of the same commit, if the file holds such."""
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    if not earlier or earlier["environment"].get("commit") != document["environment"]["commit"]:
+        return document
+    entries = [*earlier["faults"], *document["faults"]]
+    total = Counter({entry["fault"]: 0 for entry in entries})
+    survived = total.copy()
+    for entry in entries:
+        total[entry["fault"]] += entry["tries"]
+        survived[entry["fault"]] += entry["survived"]
+    return document | {
+        "seconds": round(earlier["seconds"] + document["seconds"], 1),
+        "tests": {name: earlier["tests"][name] + count for name, count in document["tests"].items()},
+        "skipped": [*earlier["skipped"], *document["skipped"]],
+        "faults": [{"fault": f, "tries": tries, "survived": survived[f]} for f, tries in total.items()],
+    }

@@ -31,14 +31,15 @@ def test_another(tally, again):
 """
 
 
-def count(folder: Path, tests: str, *flags: str) -> tuple[str, Path]:
+def count(folder: Path, tests: str, *flags: str, add: bool = False) -> tuple[str, Path]:
     """What a real pytest says that counts ``tests``, and the file it may have written."""
     for name in ("conftest.py", "soak.py"):
         shutil.copy(Path(__file__).parent / name, folder)
     (folder / "test_another.py").write_text(OTHERS)
     (folder / "test_faults.py").write_text(tests)
     path = folder / "faults.json"
-    path.unlink(missing_ok=True)
+    if not add:
+        path.unlink(missing_ok=True)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder, *flags, folder],
         env=commands.environment() | {"FASTSEG_FAULTS_JSON": str(path), "FASTSEG_SOAK": ""},
@@ -59,6 +60,14 @@ def test_only_a_session_that_passed_is_counted(tmp_path: Path) -> None:
     assert 0 < document["seconds"] < 600, output
     assert document["skipped"] == [{"test": "test_left_out", "reason": "no disk here"}]
     _, path = count(tmp_path, TESTS, "--numprocesses", "2", "--dist", "loadfile")
+    assert json.loads(path.read_text()) | {"seconds": 0} == document | {"seconds": 0}
+    _, path = count(tmp_path, TESTS, add=True)  # the commit is the same
+    twice = json.loads(path.read_text())
+    assert [list(row.values()) for row in twice["faults"]] == [["a cut", 2, 2], ["a kill", 10, 10], ["a stop", 8, 8]]
+    assert twice["tests"] == {"passed": 6, "failed": 0, "skipped": 2}
+    other = twice | {"environment": twice["environment"] | {"commit": "another"}}
+    path.write_text(json.dumps(other))
+    _, path = count(tmp_path, TESTS, add=True)
     assert json.loads(path.read_text()) | {"seconds": 0} == document | {"seconds": 0}
     for wrong in ("def test_lost(tally):\n    tally('a kill', 1, 0)\n    assert False\n", "import no_such_module\n"):
         output, path = count(tmp_path, TESTS + wrong)
