@@ -109,18 +109,31 @@ def _check_grays(packed: Sequence[tuple[str, Statistics]]) -> None:
 
 
 def _check_white(packed: Sequence[tuple[str, Statistics]]) -> None:
-    """Refuse a set that mixes masks of 0 and 1 with masks of 0 and 255, if 255 is ignored."""
-    alone = [name for name, statistics in packed if statistics.facts.white == "alone"]
-    beside = any(statistics.facts.white == "beside" for _, statistics in packed)
-    others = any(
-        sum(map(bool, statistics.pixels[:-1])) > 1 for _, statistics in packed if statistics.facts.white is None
+    classes = {"alone": 1, "beside": 2}
+    masks = [
+        (name, white is not None, classes[white] if white else sum(map(bool, statistics.pixels[:-1])))
+        for name, statistics in packed
+        for white in (statistics.facts.white,)
+    ]
+    if error := unclear_white(masks):
+        raise error
+
+
+def unclear_white(masks: Sequence[tuple[str, bool, int]]) -> UserError | None:
+    """Return the error of a set that mixes masks of 0 and 1 with masks of 0 and 255, if 255 is ignored.
+
+    ``masks`` holds the name of each mask, whether it has ignored pixels of value 255, and the number of its classes.
+    """
+    alone = [name for name, white, classes in masks if white and classes == 1]
+    beside = any(white and classes > 1 for _, white, classes in masks)
+    others = any(classes > 1 for _, white, classes in masks if not white)
+    if not alone or beside or not others:
+        return None
+    return UserError(
+        f"{len(alone)} masks hold 255, which is ignored, beside one class only, such as {alone[0]}, and those that "
+        'show several classes never do: it may be an object in them; give 255 to its class ("values": [1, 255] in '
+        "classes.json), or say that it is ignored: --mask-values value"
     )
-    if alone and others and not beside:
-        raise UserError(
-            f"{len(alone)} masks hold 255, which is ignored, beside one class only, such as {alone[0]}, and those that "
-            'show several classes never do: it may be an object in them; give 255 to its class ("values": [1, 255] in '
-            "classes.json), or say that it is ignored: --mask-values value"
-        )
 
 
 def _check_orientations(packed: Sequence[tuple[str, Statistics]]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastseg.errors import UserError
 from fastseg.files import write_atomic
 from fastseg.labels import IGNORE, MAX_CLASSES, Color, LabelTable
+from fastseg.packing.check import unclear_white
 from fastseg.packing.classes_json import distinct_colors
 from fastseg.packing.masks import By, DecodedMask, color_codes, decode_color
 from fastseg.packing.sources import CLASSES, DataSet, find_masks, has_classes, open_source, recognize
@@ -319,7 +320,18 @@ def _guess_values(masks: Sequence[Mask], counted: Sequence[MaskCounts], by: By) 
     free = (color for color in distinct if len(set(color)) > 1)  # a gray could be taken for a value
     shown: dict[Key, Color] = {value: colors[value] if value in colors else next(free) for value in sorted(chosen)}
     mixed = sum(total.values()) - sum(total[value] for value in chosen)
-    return Guess(len(masks), {value: total[value] for value in sorted(chosen)}, shown, mixed)
+    guess = Guess(len(masks), {value: total[value] for value in sorted(chosen)}, shown, mixed)
+    if guess.ignored and by == "auto":
+        _refuse_unclear_white(masks, counted, {*guess.classes})
+    return guess
+
+
+def _refuse_unclear_white(masks: Sequence[Mask], counted: Sequence[MaskCounts], classes: set[Key]) -> None:
+    """Raise :class:`UserError`, as packing would, if 255 may be the object of some masks although others ignore it."""
+    of_masks = zip(masks, counted, strict=False)  # a last one may stand for the white of 1-bit files
+    shown = [(str(mask), IGNORE in counts.values, len(classes & {*counts.values})) for mask, counts in of_masks]
+    if error := unclear_white(shown):
+        raise error
 
 
 def _choose_classes(total: Counter[Any], counted: Sequence[MaskCounts]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Classes guessed from masks: what each kind of mask gives, what is refused, and that the result packs."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from fastseg.labels import IGNORE
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.guess_classes import write_guess
 from fastseg.packing.masks import decode_mask, read_train_ids
+from fastseg.packing.pack import pack
+from fastseg.packing.sources import open_source
 
 
 def masks(folder: Path, *pictures: Image.Image) -> Path:
@@ -142,6 +145,35 @@ def test_white_is_one_class_whatever_the_bits_of_a_file(tmp_path: Path) -> None:
 def test_black_and_white_are_two_classes(tmp_path: Path) -> None:
     _, path = write_guess(masks(tmp_path, mask(0, 255), mask(0, 0)), workers=1)
     assert read_classes(path).train_ids == {0: 0, 255: 1}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "asked"),
+    [
+        ([(0, 1), (0, 255)], True),
+        ([(0, 255), (0, 1), (0, 0), (255, 255)], True),
+        ([(0, 1, 2), (0, 255)], True),
+        ([(0, 1), (0, 255), (0, 1, 255)], False),  # 255 lies beside several classes: it is the rest
+        ([(0, 0), (1, 1), (1, 255)], False),
+        ([(0, 255), (0, 0)], False),  # 255 is a class
+        ([(0, 128), (128, 255)], False),
+    ],
+)
+def test_white_that_may_be_an_object_is_asked_for_where_packing_asks(
+    pictures: list[tuple[int, ...]], asked: bool, tmp_path: Path
+) -> None:
+    folder = masks(tmp_path / "set", *(mask(*values) for values in pictures))
+    for path in sorted(folder.rglob("masks/*.png")):
+        (path.parent.parent / "images").mkdir(exist_ok=True)
+        Image.open(path).convert("RGB").save(path.parent.parent / "images" / path.name)
+    says = r"masks hold 255, which is ignored, beside one class only, .*--mask-values value"
+    with pytest.raises(UserError, match=says) if asked else nullcontext():
+        write_guess(folder, workers=1)
+    if asked:  # the cure that the sentence names: 255 is ignored, and packing has to be told so too
+        guess, path = write_guess(folder, workers=1, by="value")
+        assert (guess.ignored, read_classes(path).train_ids[255]) == (True, IGNORE)
+    with pytest.raises(UserError, match=says) if asked else nullcontext():
+        pack(open_source(folder), tmp_path / "shards", workers=1)
 
 
 def test_all_values_there_are(tmp_path: Path) -> None:
