@@ -142,6 +142,39 @@ def test_a_member_that_is_there_twice_alike_is_taken(tmp_path: Path) -> None:
     assert len(open_source(zip_of(tmp_path / "s.zip", members(), members())).samples) == 2
 
 
+@pytest.mark.parametrize("form", ["./{}", "././{}", "set/./{}", "./set//{}"])
+@pytest.mark.parametrize("write", [zip_of, tar_of])
+def test_members_are_found_by_their_names_without_dots_and_double_slashes(
+    write: Callable[[Path, dict[str, bytes]], Path], form: str, tmp_path: Path
+) -> None:
+    """As "zip -r set.zip ./", "tar -cf set.tar ." and joined paths name them."""
+    plain = open_source(zip_of(tmp_path / "plain.zip", members()))
+    found = open_source(
+        write(tmp_path / f"dots.{write.__name__[:3]}", {form.format(n): d for n, d in members().items()})
+    )
+    assert [(s.key, s.split, s.name) for s in found.samples] == [(s.key, s.split, s.name) for s in plain.samples]
+    for one, other in zip(found.samples, plain.samples, strict=True):
+        assert (one.image.read(), one.image.head(9)) == (other.image.read(), other.image.head(9))
+        assert one.mask
+        assert other.mask
+        assert one.mask.decode().image == other.mask.decode().image
+
+
+@pytest.mark.parametrize("write", [zip_of, tar_of])
+@pytest.mark.parametrize("name", ["./../up.png", "a/./../../up.png", "//up.png"])
+def test_dots_hide_no_member_that_points_elsewhere(
+    write: Callable[[Path, dict[str, bytes]], Path], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="has a member that points elsewhere"):
+        open_source(write(tmp_path / f"set.{write.__name__[:3]}", members() | {name: png()}))
+
+
+@pytest.mark.parametrize("write", [zip_of, tar_of])
+def test_two_members_that_differ_by_dots_alone_are_one_file(write: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds 'train/masks/a\.png' twice, and not the same"):
+        open_source(write(tmp_path / f"set.{write.__name__[:3]}", members(), {"./train/masks/a.png": png(1) + b"\0"}))
+
+
 def test_two_json_files_do_not_share_an_image(tmp_path: Path) -> None:
     for name in ("a", "b"):
         noise(0, SIZE).save(tmp_path / f"{name}.png")

@@ -34,7 +34,7 @@ class Member:
     stamp: int
     """Stamp that changes with the content: CRC of a zip member, else modification time of ``path`` in ns."""
     name: str = ""
-    """Name inside the archive; empty for a plain file."""
+    """Name inside the archive, without ``./`` and ``//``; empty for a plain file."""
     offset: int | None = None
     """Byte offset of a tar member's data; None for other files."""
 
@@ -59,7 +59,8 @@ class Member:
         """Return at most the first ``count`` bytes; raise :class:`UserError` if they cannot be read."""
         try:
             if self.name and self.offset is None:
-                with _zip(self.path).open(self.name) as member:
+                archive, entries = _zip(self.path)
+                with archive.open(entries[self.name]) as member:
                     return member.read(count)
             with self.path.open("rb") as file:
                 file.seek(self.offset or 0)
@@ -76,7 +77,8 @@ class Member:
         if not self.name:
             return read_bytes(self.path, MAX_FILE)
         if self.offset is None:
-            return _zip(self.path).read(self.name)
+            archive, entries = _zip(self.path)
+            return archive.read(entries[self.name])
         with self.path.open("rb") as file:
             file.seek(self.offset)
             if len(data := file.read(self.size)) < self.size:
@@ -360,16 +362,25 @@ def archive_members(path: Path, stamp: int) -> tuple[Member, ...]:
         raise UserError(f"{path} is not a readable {kind} ({error}); download it again") from None
     first: dict[str, Member] = {}
     for member in members:
-        if "\\" in member.name:
-            raise UserError(f"{path} has a member with backslashes, {member.name!r}; extract it, and name the folder")
         if _differ(first.setdefault(member.name, member), member):
             raise UserError(
                 f"{path} holds {member.name!r} twice, and not the same; extract it, keep the one that is meant, and "
                 "name the folder"
             )
-        if ".." in PurePosixPath(member.name).parts or member.name.startswith("/"):
-            raise UserError(f"{path} has a member that points elsewhere, {member.name!r}; download it again")
     return tuple(members)
+
+
+def _member_name(path: Path, name: str) -> str:
+    """Return the name of a member as a folder's file has it: ``a/b.png`` for ``./a//b.png``.
+
+    Raises :class:`UserError` for names with backslashes, and for those that point elsewhere.
+    """
+    if "\\" in name:
+        raise UserError(f"{path} has a member with backslashes, {name!r}; extract it, and name the folder")
+    inside = PurePosixPath(name)
+    if ".." in inside.parts or inside.is_absolute():
+        raise UserError(f"{path} has a member that points elsewhere, {name!r}; download it again")
+    return str(inside)
 
 
 def _zip_members(path: Path) -> list[Member]:
@@ -381,7 +392,8 @@ def _zip_members(path: Path) -> list[Member]:
             raise _unsafe_member(path, entry.filename, stat.S_ISLNK(kind))
         if entry.flag_bits & 1:
             raise UserError(f"{path} is encrypted ({entry.filename!r}); give it without a password")
-    return [Member(path, entry.file_size, entry.CRC, entry.filename) for entry in entries if not entry.is_dir()]
+    files = [entry for entry in entries if not entry.is_dir()]
+    return [Member(path, entry.file_size, entry.CRC, _member_name(path, entry.filename)) for entry in files]
 
 
 def _tar_members(path: Path, stamp: int) -> list[Member]:
@@ -394,7 +406,7 @@ def _tar_members(path: Path, stamp: int) -> list[Member]:
             if not (entry.isdir() or entry.isreg()) or entry.issparse():
                 raise _unsafe_member(path, entry.name, entry.issym() or entry.islnk())
             if entry.isreg():
-                members.append(Member(path, entry.size, stamp, entry.name.removeprefix("./"), entry.offset_data))
+                members.append(Member(path, entry.size, stamp, _member_name(path, entry.name), entry.offset_data))
         with path.open("rb") as file:  # tarfile takes a tar without its last blocks as whole
             file.seek(archive.offset)
             if file.read(512) != bytes(512):
@@ -408,6 +420,10 @@ def _unsafe_member(path: Path, name: str, link: bool) -> UserError:
 
 
 @lru_cache(maxsize=4)
-def _zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip once per process: reading the directory of 20,000 members takes longer than an image."""
-    return zipfile.ZipFile(path)
+def _zip(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Open a zip once per process, and return its files by name, the last one of equal names.
+
+    Reading the directory of 20,000 members takes longer than an image.
+    """
+    archive = zipfile.ZipFile(path)
+    return archive, {str(PurePosixPath(entry.filename)): entry for entry in archive.infolist() if not entry.is_dir()}
