@@ -115,23 +115,27 @@ def _check_white(packed: Sequence[tuple[str, Statistics]]) -> None:
         for name, statistics in packed
         for white in (statistics.facts.white,)
     ]
-    if error := unclear_white(masks):
+    present = {index for _, entry in packed for index, count in enumerate(entry.pixels[:-1]) if count}
+    one_class = len(present) == 1 and any(len(entry.pixels) > 2 for _, entry in packed)
+    if error := unclear_white(masks, one_class):
         raise error
 
 
-def unclear_white(masks: Sequence[tuple[str, bool, int]]) -> UserError | None:
+def unclear_white(masks: Sequence[tuple[str, bool, int]], one_class: bool = False) -> UserError | None:
     """Return the error of a set that mixes masks of 0 and 1 with masks of 0 and 255, if 255 is ignored.
 
     ``masks`` holds the name of each mask, whether it has ignored pixels of value 255, and the number of its classes.
+    ``one_class`` tells that only one of several classes occurs in the set.
     """
     alone = [name for name, white, classes in masks if white and classes == 1]
     beside = any(white and classes > 1 for _, white, classes in masks)
     others = any(classes > 1 for _, white, classes in masks if not white)
-    if not alone or beside or not others:
+    if not alone or beside or not (others or one_class):
         return None
+    contrast = "those that show several classes never do" if others else "no mask shows another class"
     return UserError(
-        f"{len(alone)} masks hold 255, which is ignored, beside one class only, such as {alone[0]}, and those that "
-        'show several classes never do: it may be an object in them; give 255 to its class ("values": [1, 255] in '
+        f"{len(alone)} masks hold 255, which is ignored, beside one class only, such as {alone[0]}, and {contrast}: "
+        'it may be an object in them; give 255 to its class ("values": [1, 255] in '
         "classes.json), or say that it is ignored: --mask-values value"
     )
 

@@ -260,6 +260,17 @@ LAYOUTS: dict[str, Layout] = {
         "kitti",
         ("training/semantic_rgb/000000_10.png", "training/instance/000000_10.png"),
     ),
+    "Ultralytics' masks": Layout(
+        "YOLO semantic segmentation",
+        (*_pairs("images/{split}/{stem}.jpg", "sem/{split}/{stem}.png"), ("test", "images/test/c.jpg", None)),
+        texts=(
+            (
+                "data.yaml",
+                "path: /home/me/set\ntrain: images/train\nval: images/val\ntest: images/test\n"
+                "masks_dir: sem\nnames: {0: ground, 1: box}\n",
+            ),
+        ),
+    ),
     "split, kind": Layout(_ANY, _pairs("{split}/images/{stem}.png", "{split}/masks/{stem}.png")),
     "kind, split": Layout(_ANY, _pairs("images/{split}/{stem}.jpg", "masks/{split}/{stem}.png")),
     "mmsegmentation": Layout(

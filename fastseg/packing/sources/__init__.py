@@ -29,7 +29,7 @@ from fastseg.packing.sources.tree import Member, Tree, is_archive
 from fastseg.packing.sources.via import Via
 from fastseg.packing.sources.voc import Voc
 from fastseg.packing.sources.words import read_folder
-from fastseg.packing.sources.yolo import YoloMask, YoloSegmentation
+from fastseg.packing.sources.yolo import YoloMask, YoloMasks, YoloSegmentation
 from fastseg.shards.manifest import NAME as MANIFEST
 from fastseg.shards.tar import SPLITS
 
@@ -73,6 +73,7 @@ SOURCES: tuple[Source, ...] = (
     Cvat(),
     Via(),
     LabelStudioBrush(),
+    YoloMasks(),
     YoloSegmentation(),
     PairedFolders(
         "ADE20K",
@@ -203,7 +204,7 @@ def open_source(
     if found is None:
         raise UserError(_describe_unknown(path) if path is not None else _nothing_at_defaults(paths))
     source, tree = found
-    named = isinstance(source, (*DRAWN, CocoPanoptic))
+    named = isinstance(source, (*DRAWN, CocoPanoptic, YoloMasks))
     files = split_files(with_strays(tree, source.find(tree), named), options, skip_bad)
     table = table or _own_classes(source, tree, path or tree.root)
     if options.reduce_zero_label:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from fastseg.labels import LabelTable
-from fastseg.packing.sources.class_lists import listed_classes
+from fastseg.packing.sources.class_lists import listed_classes, yaml_classes
 from fastseg.packing.sources.matching import Match, NamedFile, choose, is_known_word, match, match_equal, two_masks
 from fastseg.packing.sources.merged import merge
 from fastseg.packing.sources.samples import Files
@@ -97,8 +97,8 @@ class ByNames:
         return _count_matched(self._read(tree)[1])
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return the classes of a list beside the masks; None if there is none."""
-        return listed_classes(tree, lambda: self.find(tree).masks)
+        """Return the classes of a list or data.yaml beside the masks; None if there is none."""
+        return listed_classes(tree, lambda: self.find(tree).masks) or yaml_classes(tree, lambda: self.find(tree).masks)
 
     def _read(self, tree: Tree) -> tuple[_Reading, tuple[Match, ...]]:
         return _read(tuple(tree.images), self.mask_suffix)

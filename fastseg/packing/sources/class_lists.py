@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from fastseg.errors import UserError, shown
 from fastseg.labels import IGNORE, Color, LabelTable
 from fastseg.packing.sources.annotations import BACKGROUND, class_table
+from fastseg.packing.sources.data_yaml import find_yaml, mask_classes, names_masks
 from fastseg.packing.sources.samples import Labeled
 from fastseg.packing.sources.tree import Found, Tree
 
@@ -102,6 +103,17 @@ def listed_classes(tree: Tree, find_masks: Callable[[], Iterable[Found | Labeled
             if rows and numbered and kind != "color":
                 return _by_number(tree, rows, str(tree[name]))
     return None
+
+
+def yaml_classes(tree: Tree, find_masks: Callable[[], Iterable[Found | Labeled]]) -> LabelTable | None:
+    """Return the classes that Ultralytics' data.yaml names for masks of values; None if there is none.
+
+    ``find_masks`` is called only if there is a YAML. Raises :class:`UserError` as :func:`mask_classes`.
+    """
+    found = find_yaml(tree)
+    if found is None or not names_masks(tree, found[1]) or _kind(find_masks()) == "color":
+        return None
+    return mask_classes(tree, *found)
 
 
 def _named(tree: Tree, file: str) -> list[str]:

@@ -8,7 +8,7 @@ from fastseg.errors import UserError
 from fastseg.labels import LabelTable
 from fastseg.packing.classes_json import read_classes
 from fastseg.packing.presets import preset_path
-from fastseg.packing.sources.class_lists import listed_classes
+from fastseg.packing.sources.class_lists import listed_classes, yaml_classes
 from fastseg.packing.sources.merged import merge
 from fastseg.packing.sources.samples import Files
 from fastseg.packing.sources.tree import Found, Tree
@@ -39,12 +39,10 @@ class PairedFolders:
         return Files(tree.find(self.images), tree.find(self.masks))
 
     def classes(self, tree: Tree) -> LabelTable | None:
-        """Return the preset, or the classes of a list beside the masks; None if there is neither."""
-        return (
-            read_classes(preset_path(self.preset))
-            if self.preset
-            else listed_classes(tree, lambda: tree.find(self.masks))
-        )
+        """Return the preset, or the classes of a list or data.yaml beside the masks; None if there is none of them."""
+        if self.preset:
+            return read_classes(preset_path(self.preset))
+        return listed_classes(tree, lambda: tree.find(self.masks)) or yaml_classes(tree, lambda: tree.find(self.masks))
 
 
 def by_hand(images: str, masks: str, root: Path) -> PairedFolders:

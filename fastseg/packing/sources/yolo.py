@@ -1,38 +1,37 @@
-"""YOLO segmentation sets in Ultralytics' format: a data.yaml, images, and a text file of outlines for each image."""
+"""Sets in Ultralytics' format: a data.yaml, images, and a text file of outlines or a mask for each image."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
-from posixpath import normpath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastseg.errors import UserError, one_line, shown
+from fastseg.errors import UserError, shown
 from fastseg.labels import LabelTable
 from fastseg.packing.masks import DecodedMask
-from fastseg.packing.sources.annotations import (
-    class_names,
-    class_table,
-    find_member,
-    is_absolute,
-    join,
-    number_classes,
-    path_tails,
-    stem_of,
-    upright_size,
+from fastseg.packing.sources.annotations import class_names, class_table, find_member, number_classes, upright_size
+from fastseg.packing.sources.data_yaml import (
+    MASKS,
+    Config,
+    find_yaml,
+    label_name,
+    list_images,
+    mask_classes,
+    mask_stem,
+    masks_dir,
+    names_masks,
+    parse_names,
 )
 from fastseg.packing.sources.samples import Files, Labeled
 from fastseg.packing.sources.tree import Found, Member, Tree
-from fastseg.packing.sources.words import SPLIT_WORDS, any_mask
+from fastseg.packing.sources.words import SPLIT_WORDS, any_mask, without_ending
+from fastseg.shards.tar import SPLITS
 
-MAX_YAML = 1 << 20
-"""Maximum size of a data.yaml in bytes; a thousand class names take 20 kB."""
 CLASSES = ("classes.txt", "labels/classes.txt")
 """Lists of the class names in place of a YAML."""
 _LINE = re.compile(rb"(?m)^\s*\d+(?:\s+[\d.eE+-]+){6}")
@@ -141,6 +140,8 @@ class YoloSegmentation:
 
     def recognize(self, tree: Tree) -> bool:
         """Return whether there is such a YAML, or a text file of outlines; if there are masks, both are needed."""
+        if YoloMasks().recognize(tree):
+            return False
         if any_mask(tree.images):
             return self._config(tree) is not None and _has_outlines(tree)
         return self._config(tree) is not None or _has_outlines(tree)
@@ -151,35 +152,21 @@ class YoloSegmentation:
         Raises :class:`UserError` if none is there, or if all images of a split other than test lack text files.
         """
         file, config = self._require_config(tree)
-        names = _names(config, file)
+        names = parse_names(file, config)
         numbers = number_classes(names)
         values = tuple(numbers[name] for name in names)
-        images, masks, absent = list[Found](), list[Labeled](), list[tuple[str, str]]()
-        for word, split in SPLIT_WORDS.items():
-            entries = _as_list(config[word] if config.get(word) else [])
-            listed = [(entry, _list_images(tree, config, entry)) for entry in entries]
-            absent += [
-                (f"{shown(entry)} ({split})", f"{file} names it, but it is not there")
-                for entry, names in listed
-                if not names
-            ]
-            found = [Found(split, stem, tree[name], name) for _, names in listed for stem, name in names]
-            images += found
-            masks += _masks_of(tree, found, values, split, file)
-        if not images:
-            entry = next((config[word] for word in SPLIT_WORDS if config.get(word)), None)
-            raise UserError(
-                f"{file} names the images {shown(entry)}, which are not inside {tree.root}; write a path relative to "
-                "data.yaml"
-            )
+        images, absent = list_images(tree, file, config)
+        masks = list[Labeled]()
+        for split in SPLITS:
+            masks += _masks_of(tree, [image for image in images if image.split == split], values, split, file)
         return Files(images, masks, strays=[*absent, *_without_image(tree, images)])
 
     def classes(self, tree: Tree) -> LabelTable:
         """Return the background, value 0, and the names of the YAML; class n has the value n + 1."""
         file, config = self._require_config(tree)
-        return class_table(tree, class_names(number_classes(_names(config, file))), str(file))
+        return class_table(tree, class_names(number_classes(parse_names(file, config))), str(file))
 
-    def _require_config(self, tree: Tree) -> tuple[Member, dict[str, Any]]:
+    def _require_config(self, tree: Tree) -> Config:
         if (found := self._config(tree)) is None:
             raise UserError(
                 f"{tree.root} has text files of YOLO, but no data.yaml that names classes and splits; write one: "
@@ -187,14 +174,64 @@ class YoloSegmentation:
             )
         return found
 
-    def _config(self, tree: Tree) -> tuple[Member, dict[str, Any]] | None:
-        names = [name for name in tree.ending(".yaml", ".yml") if "/" not in name]
-        for file in map(tree.__getitem__, sorted(names, key=lambda name: PurePosixPath(name).stem != "data")):
-            config = _load_yaml(file)
-            if isinstance(config, dict) and {"names", "nc"} & config.keys() and {"train", "val"} & config.keys():
-                return file, config
+    def _config(self, tree: Tree) -> Config | None:
+        if found := find_yaml(tree):
+            return found
         listed = next((found for name in CLASSES if (found := find_member(tree, name))), None)
         return (listed, _without_yaml(tree, listed)) if listed and _has_outlines(tree) else None
+
+
+class YoloMasks:
+    """The source: Ultralytics' semantic segmentation, a data.yaml, images, and a mask of each in ``masks_dir``.
+
+    Without ``masks_dir`` the masks lie in the folder masks, unless text files of shapes lie in labels.
+    """
+
+    name = "YOLO semantic segmentation"
+    archives: tuple[str, ...] = ()
+
+    def recognize(self, tree: Tree) -> bool:
+        """Return whether there is such a YAML that names ``masks_dir``, or has masks where they lie without it."""
+        if (found := find_yaml(tree)) is None or not names_masks(tree, found[1]):
+            return False
+        try:
+            return masks_dir(found[1]) is not None or bool(self.find(tree).masks)
+        except UserError:
+            return False
+
+    def find(self, tree: Tree) -> Files:
+        """Return images and masks; strays are splits of the YAML that are not there, and masks without an image.
+
+        Raises :class:`UserError` if no image or no mask is there.
+        """
+        file, config = self._require_config(tree)
+        listed, absent = list_images(tree, file, config)
+        by_stem = {without_ending(name): name for name in sorted(tree.images, key=_is_png)}  # PNGs before others
+        mask_of = {image.name: by_stem.get(mask_stem(image.name, config) or "") for image in listed}
+        masked = {name for name in mask_of.values() if name}
+        images = [image for image in listed if image.name not in masked]
+        masks = [Found(i.split, i.stem, tree[name], name) for i in images if (name := mask_of[i.name])]
+        if not masks:
+            raise UserError(
+                f"{file} names the images {images[0].member}, …, but none has a mask in the folder "
+                f"{masks_dir(config) or MASKS} beside images; name the folder in masks_dir"
+            )
+        folders = {name.rpartition("/")[0] for name in masked}
+        others = [name for name in tree.images if name.rpartition("/")[0] in folders and name not in masked]
+        return Files(images, masks, strays=[*absent, *((name, "the mask has no image") for name in others)])
+
+    def classes(self, tree: Tree) -> LabelTable:
+        """Return the names of the YAML in order: value n is the n-th of them (:func:`mask_classes`)."""
+        return mask_classes(tree, *self._require_config(tree))
+
+    def _require_config(self, tree: Tree) -> Config:
+        if (found := find_yaml(tree)) is None:
+            raise UserError(f"{tree.root} has no data.yaml that names classes and splits; write one")
+        return found
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
 
 
 def _masks_of(tree: Tree, images: Sequence[Found], values: tuple[int, ...], split: str, file: Member) -> list[Labeled]:
@@ -235,89 +272,3 @@ def _without_yaml(tree: Tree, classes: Member) -> dict[str, Any]:
     forms = ("images/{}", "{}/images")
     splits = {w: place for w in SPLIT_WORDS for form in forms if (place := form.format(w)) in folders}
     return {"names": names, **(splits or {"train": "images"})}
-
-
-@lru_cache(maxsize=8)
-def _load_yaml(file: Member) -> Any:
-    """Return the content of a YAML with every scalar as text ("no" can be a class).
-
-    Raises :class:`UserError` for a damaged data.yaml; other damaged files return None.
-    """
-    import yaml
-
-    try:
-        return yaml.load(file.read(), yaml.BaseLoader) if file.size <= MAX_YAML else None
-    except Exception as error:  # PyYAML also raises TypeError, ValueError, RecursionError …
-        if PurePosixPath(file.filename).stem != "data":
-            return None
-        raise UserError(f"{file} is not a readable YAML file ({one_line(str(error))}); mend it") from None
-
-
-def _names(config: dict[str, Any], file: Member) -> list[str]:
-    names = config.get("names")
-    if isinstance(names, dict) and all(isinstance(key, str) and key.strip().isdecimal() for key in names):
-        numbered = {int(key): name for key, name in names.items()}
-        names = [numbered.get(number) for number in range(len(numbered))]
-    if names is None and (count := str(config.get("nc")).strip()).isdecimal() and len(count) < 4:
-        names = [f"class {number}" for number in range(int(count))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise UserError(
-            f"{file} has the names {shown(config.get('names'))}; write a list of them, or numbers from 0 with a name "
-            "each"
-        )
-    return [name.strip() for name in names]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _list_images(tree: Tree, config: dict[str, Any], entry: Any) -> list[tuple[str, str]]:
-    """Return stem and name of each image in a folder, or in a text file of names; nothing if there is neither."""
-    for place in _places(config.get("path"), entry):
-        if place.endswith(".txt") and (listed := find_member(tree, place)):
-            return [(stem_of(PurePosixPath(name).name), name) for name in _read_list(tree, listed, place, config)]
-        below = "" if place == "." else f"{place}/"
-        if images := [name for name in tree.images if name.startswith(below)]:
-            return [(stem_of(name.removeprefix(below)), name) for name in images]
-    return []
-
-
-def _places(path: Any, entry: Any) -> list[str]:
-    """Return the candidates for a path of the YAML in the tree; of an absolute path, its last parts."""
-    if not isinstance(entry, str) or "\0" in entry:
-        return []
-    slashes = entry.strip().replace("\\", "/")
-    if is_absolute(slashes):
-        parts = [part for part in slashes.split("/") if part][1:]
-        return ["/".join(parts[start:]) for start in range(len(parts)) if ".." not in parts]
-    base = path.strip() if isinstance(path, str) and not is_absolute(path.strip()) else ""
-    inside = normpath(slashes)
-    while inside.startswith("../"):  # Roboflow writes ../train/images for train/images
-        inside = inside[3:]
-    return list(dict.fromkeys(place for place in (join(base, slashes), join("", slashes), join("", inside)) if place))
-
-
-def _read_list(tree: Tree, listed: Member, place: str, config: dict[str, Any]) -> list[str]:
-    """Return the images that a text file lists, relative to itself (./) or to the data set."""
-    names, missing = list[str](), list[str]()
-    folder = str(PurePosixPath(place).parent).removeprefix(".")
-    for line in listed.read().decode("utf-8-sig", "replace").splitlines():
-        if line.strip():
-            candidates = [*_places(config.get("path"), line), *_places(folder, line), *path_tails(line.strip())]
-            found = next((name for name in candidates if find_member(tree, name)), None)
-            (names if found else missing).append(found or line.strip())
-    if missing:
-        raise UserError(
-            f"{listed} names {len(missing)} images that are not inside {tree.root}, such as {shown(missing[0])}; write "
-            "paths relative to data.yaml, or remove them"
-        )
-    return [*dict.fromkeys(names)]
-
-
-def label_name(image: str) -> str:
-    """Return the text file of an image: the last folder ``images`` of its path is replaced by ``labels``."""
-    head, images, tail = f"/{image}".rpartition("/images/")
-    return (
-        f"{head}/labels/{tail}".strip("/").rpartition(".")[0] + ".txt" if images else f"{image.rpartition('.')[0]}.txt"
-    )
