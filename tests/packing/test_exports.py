@@ -272,6 +272,27 @@ def test_a_coco_of_all_images_gives_way_to_those_of_its_splits(tmp_path: Path) -
     assert all(np.array_equal(mask_of(s), expected[s.image.filename]) for s in found.samples if s.split == "train")
 
 
+@pytest.mark.parametrize("write", [write_one_coco, write_panoptic])
+@pytest.mark.parametrize(("of_image", "of_annotation"), [(int, str), (str, int), (float, str), (int, " {}")])
+def test_ids_of_images_match_as_numbers_and_as_text(
+    write: Callable[[Path], Path], of_image: Any, of_annotation: Any, tmp_path: Path
+) -> None:
+    """As exporters write them that read their own tables with pandas, or keep ids as text."""
+    folder = write(tmp_path)
+    expected = masks_of(open_source(folder))
+    annotated = of_annotation if callable(of_annotation) else of_annotation.format
+    for file in folder.rglob("*.json"):
+        document = json.loads(file.read_text())
+        for image in document["images"]:
+            image["id"] = of_image(image["id"])
+        for number, annotation in enumerate(document["annotations"]):
+            annotation["image_id"] = annotated(annotation["image_id"]) if number else annotation["image_id"]
+        file.write_text(json.dumps(document))
+    found = open_source(folder)
+    assert not found.skipped
+    assert all(np.array_equal(mask, expected[name]) for name, mask in masks_of(found).items())
+
+
 def test_annotations_of_unlisted_images_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = write_one_coco(tmp_path)
     expected = masks_of(open_source(folder))

@@ -122,7 +122,7 @@ def draw_runs(drawn: Sequence[tuple[int, dict[str, Any]]], height: int, width: i
 
 
 def _mask(file: Member, document: Document, picture: Picture, image: Found, values: dict[int, int]) -> Labeled:
-    shapes = document.annotations.get(picture.id, b"")
+    shapes = document.shapes_of(picture)
     return Labeled(image.split, image.stem, InstanceMask(file, picture, image.member, shapes, values), image.name)
 
 

@@ -38,7 +38,7 @@ _KEPT = ("id", "category_id", "segmentation", "segments_info", "file_name")
 class Picture:
     """An image that a COCO JSON lists."""
 
-    id: int | str
+    id: int | float | str
     file_name: str
     height: Any
     width: Any
@@ -50,14 +50,18 @@ class Document:
 
     categories: dict[int, dict[str, Any]]
     pictures: tuple[Picture, ...]
-    annotations: dict[int | str, bytes]
-    """Pickled annotations by image id: a sixth of the memory."""
+    annotations: dict[str, bytes]
+    """Pickled annotations by image id (:func:`_id_text`): a sixth of the memory."""
     used: frozenset[int]
     """Categories that occur in annotations."""
     drawn: bool = True
     """Whether any annotation has an outline or runs, and not only a box."""
     orphans: int = 0
     """Number of annotations of images that the JSON does not list; they are left out, as pycocotools does."""
+
+    def shapes_of(self, picture: Picture) -> bytes:
+        """Return the pickled annotations of an image; empty if it has none."""
+        return self.annotations.get(_id_text(picture.id), b"")
 
 
 @dataclass(frozen=True)
@@ -153,30 +157,37 @@ def _parse_categories(entries: list[dict[str, Any]], file: Member) -> dict[int, 
     return categories
 
 
-def _parse_pictures(entries: list[dict[str, Any]], file: Member) -> dict[int | str, Picture]:
-    pictures: dict[int | str, Picture] = {}
+def _id_text(value: Any) -> str:
+    """Return the id of an image as text, since tools write 12, 12.0 and "12" for one; empty for anything else."""
+    if type(value) is int or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _parse_pictures(entries: list[dict[str, Any]], file: Member) -> dict[str, Picture]:
+    pictures: dict[str, Picture] = {}
     for entry in entries:
         number, name = entry.get("id"), entry.get("file_name")
-        if not (type(number) is int or is_text(number)) or not is_text(name):
+        if not (key := _id_text(number)) or not is_text(name):
             raise UserError(f"{file} has the image {shown(entry)}; each needs an id and a file_name: add them")
-        if number in pictures:
+        if key in pictures:
             raise UserError(f"{file} has the image id {shown(number)} twice; give each image its own")
-        pictures[number] = Picture(number, name, entry.get("height"), entry.get("width"))
+        pictures[key] = Picture(number, name, entry.get("height"), entry.get("width"))
     return pictures
 
 
 def _parse_annotations(
-    entries: Any, pictures: Mapping[int | str, Picture], file: Member
-) -> tuple[dict[int | str, bytes], frozenset[int], int]:
+    entries: Any, pictures: Mapping[str, Picture], file: Member
+) -> tuple[dict[str, bytes], frozenset[int], int]:
     """Return the pickled annotations of each image, the categories in them, and the number of other annotations."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{file} has "annotations" that are no list of objects; export it again')
-    grouped: dict[int | str, list[dict[str, Any]]] = {}
+    grouped: dict[str, list[dict[str, Any]]] = {}
     orphans, used = list[Any](), set()
     for entry in entries:
         number = entry.get("image_id")
-        if isinstance(number, int | str) and number in pictures:
-            grouped.setdefault(number, []).append({key: entry[key] for key in _KEPT if key in entry})
+        if (image := _id_text(number)) in pictures:
+            grouped.setdefault(image, []).append({key: entry[key] for key in _KEPT if key in entry})
             used |= {category} if type(category := entry.get("category_id")) is int else set()
         else:
             orphans.append(number)
@@ -186,7 +197,7 @@ def _parse_annotations(
             "export it again"
         )
     try:
-        return {number: pickle.dumps(entries) for number, entries in grouped.items()}, frozenset(used), len(orphans)
+        return {image: pickle.dumps(entries) for image, entries in grouped.items()}, frozenset(used), len(orphans)
     except RecursionError:
         raise UserError(f"{file} has annotations nested too deep; export it again") from None
 

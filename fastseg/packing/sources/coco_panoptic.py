@@ -113,7 +113,7 @@ class CocoPanoptic:
             found, missing = find_images(tree, name, document)
             unread += missing
             for picture, image in found:
-                annotations = document.annotations.get(picture.id, b"")
+                annotations = document.shapes_of(picture)
                 if annotations and (png := _find_png(tree, annotations, bases)):
                     images.append(image)
                     mask = PanopticMask(file, picture, image.member, annotations, values, png)
