@@ -149,13 +149,21 @@ def out_of_memory(error: BaseException | None) -> bool:
     )
 
 
+class Stopped(SystemExit):
+    """The end of this process that a signal asked for, wherever it was; the code is 128 and the signal's number."""
+
+
 def unwind_on_signals() -> None:
     """Let SIGTERM of service managers and batch systems, and SIGHUP of a terminal that is closed, unwind like Ctrl-C.
 
     Workers end and partial files are removed. SIGHUP stays ignored where it is, as under nohup.
     """
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(128 + number)
+
     for number in stop_signals():
-        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(number, stop)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:

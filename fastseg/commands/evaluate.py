@@ -13,7 +13,7 @@ from rich.console import Console
 from fastseg.cli_help import parse, shown_as
 from fastseg.config import Arch
 from fastseg.data.reader import Files, Reader
-from fastseg.errors import UserError, run_command
+from fastseg.errors import UserError, run_command, unwind_on_signals
 from fastseg.evaluation.settings import EvalSettings
 from fastseg.files import check_writable
 from fastseg.labels import cityscapes_ids
@@ -116,6 +116,7 @@ def main() -> None:
 def _main() -> None:
     options = parse(Options, speed="batch", damage="verify_shards", first="checkpoints", result="save_predictions")
     check_options(options)
+    unwind_on_signals()  # no half a file is left
     if os.environ.get("RANK", "0") == "0":  # one rank's test file in a folder would look like a result to another
         check_files(options)
     if options.shards:

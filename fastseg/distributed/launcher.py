@@ -31,13 +31,13 @@ class Agent(LocalElasticAgent):
 def cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
     """Return the rank and the failure that caused the others.
 
-    A rank with a user error has printed it. A rank killed by a signal failed on its own, unless the signal is SIGTERM,
+    A rank with a user error has printed it. A rank ended by a signal failed on its own, unless the signal is SIGTERM,
     which the launcher sends to the remaining ranks.
     """
     codes = [(rank, failure, failure.exitcode) for rank, failure in error.failures.items()]
     refused = [(rank, failure) for rank, failure, code in codes if code == USER_ERROR]
     killed = [(rank, failure) for rank, failure, code in codes if code < 0 and code != -signal.SIGTERM]
-    others = [(rank, failure) for rank, failure, code in codes if code > 0]
+    others = [(rank, failure) for rank, failure, code in codes if code > 0 and code != 128 + signal.SIGTERM]
     return [*refused, *killed, *others, error.get_first_failure()][0]
 
 

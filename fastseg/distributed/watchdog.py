@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from fastseg.errors import USER_ERROR, UserError, disk_full, run_command
+from fastseg.errors import USER_ERROR, Stopped, UserError, disk_full, run_command
 
 BEATS = 20
 """Heartbeats that a rank sends within the timeout."""
@@ -161,7 +161,8 @@ LOST = 1
 
 def is_agreed_exit(error: BaseException) -> bool:
     """Return whether all ranks leave together, with a signal's exit code, after saving."""
-    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
+    alone = isinstance(error, Stopped)  # others may wait for this rank
+    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128 and not alone
 
 
 def failure_to_report(error: BaseException, local_rank: int, watch: Watchdog) -> BaseException:

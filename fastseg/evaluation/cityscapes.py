@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastseg.distributed.ranks import barrier, gather_states
-from fastseg.errors import UserError
+from fastseg.errors import Stopped, UserError
 from fastseg.evaluation.metrics import Frame, Metric
 from fastseg.evaluation.scores import Score, percent
 from fastseg.files import atomic_path, write_atomic
@@ -180,6 +180,8 @@ def _evaluate(pairs: Sequence[tuple[str, str]], has_instances: bool, progress: P
     try:
         with redirect_stdout(said), _old_numpy():
             result: dict[str, Any] = evaluator.evaluateImgLists(_Told(predicted, progress), truths, arguments)
+    except Stopped:  # by a signal
+        raise
     except SystemExit:
         raise UserError(f"cityscapesscripts' evaluator gave up: {said.getvalue().strip()}") from None
     return result
@@ -340,7 +342,10 @@ class PredictionFolder(Metric):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        try:
+            self._pool.shutdown()
+        finally:
+            self._pool.shutdown()  # a signal ends a wait, but not the threads, which are in the midst of files
         self.compute()
 
     def present(self, indexes: Iterable[int]) -> dict[str, Path]:

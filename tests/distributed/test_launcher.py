@@ -19,6 +19,9 @@ from fastseg.distributed.launcher import cause, explain
         ([-15, 1], 1),
         ([1, -9], 1),  # killed: that was the connection
         ([-15, -15], 0),
+        ([143, 1], 1),  # those that are left unwind before they end
+        ([143, -9], 1),
+        ([143, 143], 0),
     ],
 )
 def test_the_cause(codes: list[int], rank: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastseg.errors import UserError
+from fastseg.errors import Stopped, UserError
 from fastseg.evaluation.cityscapes import OfficialScores, explain, largest_difference, run_official
 from fastseg.evaluation.scores import Score, score
 from fastseg.labels import cityscapes
@@ -124,6 +124,14 @@ def test_without_instances_there_is_no_instance_score(truth: Path, predictions: 
     official = run_official(truth, predictions)
     assert all(np.isnan(value) for value in official.instances.values())
     assert "no iIoU" in explain(ours, official)
+
+
+def test_a_signal_is_no_error_of_the_evaluator(truth: Path, predictions: dict[str, Path]) -> None:
+    def stop(*_: int) -> None:
+        raise Stopped(143)
+
+    with pytest.raises(Stopped):
+        run_official(truth, predictions, stop)
 
 
 def test_what_cannot_be_compared_gets_one_sentence(truth: Path, predictions: dict[str, Path], tmp_path: Path) -> None:

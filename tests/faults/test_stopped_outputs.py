@@ -1,4 +1,4 @@
-"""Predicting and exporting that are asked to stop: results are whole or absent."""
+"""Predicting, evaluating and exporting that are asked to stop: results are whole or absent."""
 
 import signal
 import time
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from trainings import wait
+from trainings import wait, world
 
 import layouts
 import zygote
 from checkpoints import write_checkpoint
-from fastseg.commands import export, predict
+from fastseg.commands import evaluate, export, predict
 
 Tally = Callable[[str, int, int], None]
 
@@ -61,6 +61,47 @@ def test_predicting(number: signal.Signals, tmp_path: Path, tally: Tally) -> Non
     for path in files:
         Image.open(path).load()
     tally(f"{number.name} during prediction", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [
+        (signal.SIGTERM, 1),
+        (signal.SIGHUP, 1),
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_saving_predictions(number: signal.Signals, ranks: int, shards: Path, tmp_path: Path, tally: Tally) -> None:
+    checkpoint, out = write_checkpoint(tmp_path / "ckpt.pt", shards), tmp_path / "out"
+    given = (
+        "fastseg-eval",
+        checkpoint,
+        "--save-predictions",
+        out,
+        "--split",
+        "train",
+        "--gpus",
+        ranks,
+        "--device",
+        "cpu",
+    )
+    jobs = [
+        zygote.start(evaluate.main, *given, output=tmp_path / f"said{i}", before=slow_writes, **place)
+        for i, place in enumerate(world(ranks) if ranks > 1 else [{}])
+    ]
+    assert wait(jobs[0], lambda: any(out.glob(".*.tmp"))), jobs[0].output
+    for job in jobs:
+        job.send_signal(number)
+    for job in jobs:
+        assert job.finish(60) == 128 + number, job.output
+        assert "Traceback" not in job.output
+    files = list(out.iterdir())
+    assert files
+    for path in files:
+        assert path.suffix == ".png"
+        Image.open(path).load()
+    tally(f"{number.name} while predictions are saved", 1, 1)
 
 
 def test_exporting(tmp_path: Path, tally: Tally) -> None:

@@ -40,14 +40,16 @@ def ranks(
     shards: Path, folder: Path, *more: object, before: zygote.Hook | None = None, **environment: str
 ) -> list[zygote.Command]:
     """Two ranks, without a launcher."""
+    return [start(shards, folder, *more, before=before, **place, **environment) for place in world(2)]
+
+
+def world(ranks: int) -> list[dict[str, str]]:
+    """What torchrun says to each of so many ranks of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        world["MASTER_PORT"] = str(free.getsockname()[1])
-    return [
-        start(shards, folder, *more, before=before, RANK=str(rank), LOCAL_RANK=str(rank), **world, **environment)
-        for rank in (0, 1)
-    ]
+        shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+        shared["MASTER_PORT"] = str(free.getsockname()[1])
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def count(path: Path) -> int:
