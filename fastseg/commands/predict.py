@@ -40,7 +40,7 @@ class Options:
     overwrite: Annotated[bool, shown_as("")] = False
     """Replace existing results."""
     white: Annotated[int | None, shown_as("N")] = None
-    """White of 16-bit images, as when packing. Default: 65535."""
+    """White of 16-bit images. Default: training's, else 65535."""
     alpha: Annotated[float, tyro.conf.arg(metavar="A")] = ALPHA
     """Weight of the colors in overlays, 0 to 1."""
     contours: Annotated[bool, shown_as("")] = False

@@ -28,18 +28,19 @@ class Frames(NamedTuple):
     """Its file."""
 
 
-def read_frames(image: ImageLike, bgr: bool = False) -> Frames:
+def read_frames(image: ImageLike, bgr: bool = False, trained_white: int | None = None) -> Frames:
     """Read an image, or a batch of one size.
 
     Files and PIL images: of any mode with 8 bits, or a file with 16; turned upright by EXIF. Arrays and tensors:
     H×W×3 or 3×H×W, or N of them; uint8, or floating-point numbers from 0 to 1; RGB, or with ``bgr`` OpenCV's order.
-    Raises :class:`UserError` for anything else, and for a shape that can be read in both ways.
+    ``trained_white`` is that of 16-bit images in training. Raises :class:`UserError` for anything else, and for a shape
+    that can be read in both ways.
     """
     if isinstance(image, (str, Path, Image.Image)):
         if bgr:
             raise UserError("bgr is True, but only arrays and tensors can be in OpenCV's order; leave it out")
         path = Path(image) if isinstance(image, (str, Path)) else None
-        picture = _upright(image) if isinstance(image, Image.Image) else read_image(Path(image))
+        picture = _upright(image) if isinstance(image, Image.Image) else read_image(Path(image), None, trained_white)
         return Frames(torch.from_numpy(np.array(picture))[None], True, path)
     if not isinstance(image, (np.ndarray, Tensor)):
         raise UserError(f"the image is {shown(image)}; it must be a path, a PIL image, an array or a tensor")

@@ -12,6 +12,7 @@ import numpy as np
 from fastseg.errors import one_line, shown
 from fastseg.labels import SegmentationClass, cityscapes_ids, parse_class
 from fastseg.model.architectures import ARCHITECTURES
+from fastseg.model.checkpoint import white_of
 from fastseg.model.safetensors_file import EXPORT
 from fastseg.model.weights import fitting
 from fastseg.shards.manifest import number, whole
@@ -39,6 +40,8 @@ class Description:
     std: tuple[float, ...]
     dataset: str
     """Name and digest of the packed set."""
+    white: int | None
+    """Value of white in 16-bit images; None if the set had none."""
     recipe: dict[str, Any]
     """Settings of the training."""
     step: int
@@ -75,6 +78,7 @@ class Description:
             "mean": " ".join(map(repr, self.mean)),
             "std": " ".join(map(repr, self.std)),
             "dataset": self.dataset,
+            **({"white": str(self.white)} if self.white else {}),
             "recipe": json.dumps(self.recipe),
             "step": str(self.step),
             "epochs": repr(self.epochs),
@@ -101,6 +105,7 @@ def _describe(saved: dict[str, Any], path: Path) -> Description:
         mean=tuple(map(_short, saved["mean"])),
         std=tuple(map(_short, saved["std"])),
         dataset=f"{_text(data['name'])} ({_text(data['digest'])[:12]})",
+        white=white_of(saved, path),
         recipe=_settings(saved["config"]),
         step=saved["step"],
         epochs=saved["epoch"],

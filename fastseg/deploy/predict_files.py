@@ -42,7 +42,7 @@ class Job:
     complain: Callable[[str], None]
     """Called with a sentence for each damaged file; the others are still predicted."""
     white: int | None = None
-    """White of 16-bit images; None: 65535."""
+    """White of 16-bit images; None: that of training, else 65535."""
 
     def answer(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Any]]:
         """Yield each picture with its mask and, if wanted, its probabilities."""
@@ -173,7 +173,7 @@ def _decoded(job: Job, inputs: Iterable[Input]) -> Iterator[tuple[Input, Picture
         files, waiting = iter(inputs), deque[tuple[Input, Future[Picture]]]()
         while True:
             for file in islice(files, job.threads + job.batch - len(waiting)):
-                waiting.append((file, pool.submit(lambda path: np.array(read_image(path, job.white)), file.path)))
+                waiting.append((file, pool.submit(_read, file.path, job.white, job.predictor.white)))
             if not waiting:
                 return
             file, future = waiting.popleft()
@@ -182,6 +182,10 @@ def _decoded(job: Job, inputs: Iterable[Input]) -> Iterator[tuple[Input, Picture
             except UserError as error:
                 job.complain(str(error))
                 job.lose(1)
+
+
+def _read(path: Path, white: int | None, trained_white: int | None) -> Picture:
+    return np.array(read_image(path, white, trained_white))
 
 
 def _alike(pictures: Iterable[tuple[Input, Picture]], most: int) -> Iterator[list[tuple[Input, Picture]]]:

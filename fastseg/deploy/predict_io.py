@@ -175,10 +175,16 @@ DARK = 1 << 14
 """Value that some sample of a 16-bit image reaches if 65535 is its white."""
 
 
-def read_image(path: Path, white: int | None = None) -> Image.Image:
-    """Read an image file as 8-bit RGB, upright; ``white`` is that of 16-bit images, by default 65535.
+BRIGHT = 4
+"""Multiple of the white in training that no sample of a 16-bit image exceeds if it is that image's white, too."""
 
-    Raises :class:`UserError` for anything else, a damaged file, and 16 bits that would be black by the default.
+
+def read_image(path: Path, white: int | None = None, trained_white: int | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, upright.
+
+    ``white`` is that of 16-bit images, by default ``trained_white``, that of the images that a network was trained on,
+    else 65535. Raises :class:`UserError` for anything else, a damaged file, and 16 bits that would be black or white by
+    these defaults.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name an image in it")
@@ -195,14 +201,25 @@ def read_image(path: Path, white: int | None = None) -> Image.Image:
     try:
         image = load_image(data, str(path), limit=LARGEST)
         deep = read_deep(image, data, str(path)) if white is None else None
-        if deep is not None and deep.max() < DARK:
-            raise UserError(
-                f"the image {path} has 16 bits, but no value above {deep.max():,}, and would be nearly black; name the "
-                "white that packing told of, such as --white 4095, or save it with 8 bits"
-            )
-        return as_rgb(image, data, str(path), white)[0]
+        if deep is not None:
+            _check_range(path, int(deep.max()), trained_white)
+        return as_rgb(image, data, str(path), white or trained_white)[0]
     except MemoryError:
         raise UserError(f"{path} is too large for the memory left; predict it alone, with --threads 1") from None
+
+
+def _check_range(path: Path, largest: int, trained_white: int | None) -> None:
+    """Refuse a 16-bit image whose largest sample shows that its white is another than the default."""
+    if trained_white is None and largest < DARK:
+        raise UserError(
+            f"the image {path} has 16 bits, but no value above {largest:,}, and would be nearly black; name the white "
+            "that packing told of, such as --white 4095, or save it with 8 bits"
+        )
+    if trained_white is not None and largest > BRIGHT * trained_white:
+        raise UserError(
+            f"the image {path} has 16 bits with values up to {largest:,}, but in training {trained_white:,} was white; "
+            "name the image's own white, such as --white 65535, or save it with 8 bits"
+        )
 
 
 def _files(folder: Path, without: set[Path], skip: Callable[[str], None]) -> Iterator[Path]:

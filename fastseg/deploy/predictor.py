@@ -55,6 +55,7 @@ class Predictor:
         views: TtaViews = ONCE,
         arch: str = "",
         tile: int | None = None,
+        white: int | None = None,
     ) -> None:
         self.classes = tuple(classes)
         """Names and colors; a mask holds indexes into this tuple."""
@@ -68,6 +69,8 @@ class Predictor:
         """torchvision's name of the network, if known."""
         self.tile = tile
         """Side of the largest block that the network sees at once, pixels; None: as large as :data:`MEMORY` takes."""
+        self.white = white
+        """Value of white in 16-bit images that the network was trained on; None if there were none."""
         self.model = model.to(device).eval()
         """The network, a torch module."""
 
@@ -108,7 +111,7 @@ class Predictor:
             return _numbered(several)
         if isinstance(source, (str, Path)) and (Path(source).is_dir() or Input(Path(source), Path()).is_video):
             return self._walk(Path(source), bgr, probabilities)
-        frames, single, path = read_frames(source, bgr)
+        frames, single, path = read_frames(source, bgr, self.white)
         masks, shares = self.answer(frames, torch.float32 if probabilities else None)
         results = [
             Result(frame, mask, self.classes, None if shares is None else shares[i], path)
@@ -230,7 +233,8 @@ def load(
         views = TtaViews(MULTI_SCALE.scales, MULTI_SCALE.flip, window) if tta else TtaViews(window=window)
         views.check(saved["stretch_to"])
         _check_tile(tile, saved["stretch_to"])
-        return Predictor(restore_model(saved), classes, device_of(device), precision, views, saved["arch"], tile)
+        more = (views, saved["arch"], tile, checkpoint.white_of(saved, path))
+        return Predictor(restore_model(saved), classes, device_of(device), precision, *more)
 
 
 def _check_tile(tile: object, stretch_to: object) -> None:

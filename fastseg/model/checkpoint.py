@@ -16,6 +16,7 @@ from fastseg.model.architectures import ARCHITECTURES
 from fastseg.model.checkpoint_file import SAFETENSORS, resolve_checkpoint
 from fastseg.model.safetensors_file import read_safetensors
 from fastseg.model.weights import check_weights, fitting, not_finite, parse_normalization, read_tensors
+from fastseg.shards.manifest import whole
 
 FORMAT = "fastseg-checkpoint"
 VERSION = 4
@@ -120,6 +121,16 @@ def check_progress(saved: dict[str, Any], path: Path) -> None:
                 raise ValueError(
                     f"a loader in epoch {shown(epoch)} at step {shown(step)} of {steps}, {shown(rank_local)}"
                 )
+
+
+def white_of(saved: dict[str, Any], path: Path) -> int | None:
+    """Return the white of 16-bit images by which a checked checkpoint's set was packed; None if the set had none.
+
+    Raises :class:`UserError` for anything but a number of 16 bits.
+    """
+    with fitting(path):
+        white = saved["dataset"].get("white")
+        return None if white is None else whole(white, 1, 65535)
 
 
 def _check_stretch(document: dict[str, Any], path: Path) -> None:

@@ -48,7 +48,7 @@ def _document(said: dict[str, str], state: dict[str, Any]) -> dict[str, Any]:
         "shards": "",  # a folder of the machine that trained it
         "epoch": float(said["epochs"]),
         "config": {"name": said["name"], **recipe},
-        "dataset": {"name": name, "digest": digest},
+        "dataset": {"name": name, "digest": digest, **({"white": int(said["white"])} if "white" in said else {})},
         "versions": {"fastseg-deeplab": said["fastseg"]},
         "score": {"miou": score["mIoU"], "images": score["images"]} if score else None,
     }

@@ -203,12 +203,13 @@ class RunState:
 
 def constant_fields(config: Config, manifest: Manifest) -> dict[str, Any]:
     """Return what is the same in all checkpoints of a run; it takes half a second, for which no step is to wait."""
+    white = {"white": manifest.options["white"]} if "white" in manifest.options else {}  # of sets with 16-bit images
     return {
         "arch": config.model.arch,
         "config": config.to_dict(),
         "shards": config.shards if is_remote(config.shards) else str(Path(config.shards).resolve()),
         "classes": checkpoint.pack_classes(manifest.classes),
-        "dataset": {"name": manifest.name, "digest": manifest.digest()},
+        "dataset": {"name": manifest.name, "digest": manifest.digest(), **white},
         "versions": environment(),
     }
 

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from fastseg.deploy.predict_io import Input, Outputs, find_inputs, read_image
 from fastseg.deploy.predictor import Predictor, load
 from fastseg.deploy.video import Video, probe, read_video
 from fastseg.errors import UserError
+from fastseg.model import checkpoint
 from videos import write_video
 
 
@@ -84,6 +86,31 @@ def test_12_bits_in_16_are_not_black_in_silence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"deep\.png has 16 bits, but no value above 4,080, .* such as --white 4095"):
         read_image(tmp_path / "deep.png")
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "deep.png", 4080))[..., 0], deep // 16)
+
+
+def test_the_white_of_training_is_that_of_predicting(trained: Path, tmp_path: Path) -> None:
+    """A set of 14 bits, whose pictures reach no more than 12 of them, or all 16."""
+    saved = checkpoint.load(trained)
+    path = tmp_path / "14 bits.pt"
+    checkpoint.save(path, {**saved, "dataset": {**saved["dataset"], "white": 16000}})
+    shown = np.asarray(layouts.noise(3, (64, 48))) // 4
+    for name, factor in (("dim.png", 16000 / 255), ("bright.png", 65535 / shown.max())):
+        cv2.imwrite(str(tmp_path / name), np.rint(shown[..., ::-1] * factor).astype(np.uint16))
+    Image.fromarray(shown).save(tmp_path / "same.png")
+    model = load(path, "cpu", "fp32")
+    dim, same = (model(tmp_path / name) for name in ("dim.png", "same.png"))
+    assert model.white == 16000
+    assert (dim.image == same.image).all()
+    says = r"bright\.png has 16 bits with values up to 6\d,\d{3}, but in training 16,000 was white; name"
+    with pytest.raises(UserError, match=says):
+        model(tmp_path / "bright.png")
+    run(path, tmp_path / "dim.png", out=tmp_path / "out", masks=True, no_overlays=True)
+    run(path, tmp_path / "bright.png", out=tmp_path / "out", masks=True, no_overlays=True, white=65535)
+    with Image.open(tmp_path / "out/masks/dim.png") as mask:
+        assert (np.asarray(mask) == same.mask).mean() > 0.999
+    checkpoint.save(path, {**saved, "dataset": {**saved["dataset"], "white": "16000"}})
+    with pytest.raises(UserError, match=r"14 bits\.pt is damaged \(ValueError: '16000' instead of a whole number"):
+        load(path)
 
 
 def sources() -> tuple[str, ...]:

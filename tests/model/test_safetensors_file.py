@@ -20,7 +20,8 @@ from fastseg.model import checkpoint
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_checkpoint(tmp_path_factory.mktemp("run") / "ckpt.pt")
     saved = torch.load(source, weights_only=True)
-    checkpoint.save(source, {**saved, "ema": {name: value + 0 for name, value in saved["model"].items()}})
+    average = {name: value + 0 for name, value in saved["model"].items()}
+    checkpoint.save(source, {**saved, "ema": average, "dataset": {**saved["dataset"], "white": 4095}})
     return exporting.write_export(exporting.Options(str(source), "safetensors"), Console(file=sys.stderr))
 
 
@@ -35,6 +36,7 @@ def test_all_that_predicting_and_exporting_need_comes_back(weights: Path) -> Non
     assert found["score"] == {"miou": source["score"]["miou"], "images": source["score"]["images"]}
     assert all(torch.equal(found["ema"][name], value) for name, value in source["ema"].items())
     assert found["shards"] == ""
+    assert found["dataset"]["white"] == 4095
     assert found["config"]["name"] == source["config"]["name"]
     # Exported again it says the same.
     again = exporting.write_export(

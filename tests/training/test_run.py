@@ -24,7 +24,7 @@ from fastseg.shards.manifest import read_manifest
 from fastseg.training import run
 from fastseg.training.run import build_loaders, build_state, nothing_left
 from fastseg.training.run_log import RunLog
-from fastseg.training.state import RunState, checkpoint_path, find_checkpoint
+from fastseg.training.state import RunState, checkpoint_path, constant_fields, find_checkpoint
 from fastseg.training.trainer import Trainer
 
 TRAM = SegmentationClass("tram", (1, 2, 3))
@@ -233,6 +233,13 @@ def test_another_run_is_refused(stopped: Config, change: dict, says: str) -> Non
 def test_the_difference_of_two_sets_is_named(stopped: Config, change: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         find_checkpoint(stopped, replace(read_manifest(stopped.shards), **change))
+
+
+def test_a_checkpoint_knows_the_white_of_16_bit_images(stopped: Config) -> None:
+    manifest = read_manifest(stopped.shards)
+    deep = replace(manifest, options={**manifest.options, "white": 4000})
+    assert constant_fields(stopped, deep)["dataset"]["white"] == 4000
+    assert "white" not in constant_fields(stopped, manifest)["dataset"]
 
 
 def test_the_best_score_is_of_one_split_and_one_run(stopped: Config) -> None:
