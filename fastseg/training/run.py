@@ -254,7 +254,7 @@ def _fit(
         if goes_on := saved is not None and resumes_own(config):
             keep_best(config, saved)
         step = state.step if goes_on else 0
-        tracking = open_tracking(config.tracker, config.folder, config.to_dict(), step, log.say)
+        tracking = open_tracking(config.tracker, config.folder, config.to_dict(), step, log.say, log.dropped_later)
         with Callbacks([*tracking, *own.callbacks]).ending() as callbacks:
             for sentence in (*introduction(config, manifest, ranks, state, loaders[0], decoder), *resumed):
                 log.say(sentence)

@@ -59,6 +59,8 @@ class RunLog(Callback):
         before, dropped = _records(path, step, repeats_eval)
         if any(record["event"] == "eval" for record in dropped):
             self._remove_pictures()
+        self.dropped_later = any(record["step"] > step for record in dropped)
+        """Whether there were records of later steps, from which this run has turned away."""
         write_atomic(path, "".join(json.dumps(record) + "\n" for record in before))
         self._start = time.monotonic() - (before[-1]["seconds"] if before else 0.0)
         self._file = path.open("a", encoding="utf-8")

@@ -45,8 +45,8 @@ class Tracker(Protocol):
 class WandB:
     """A run at Weights & Biases; with WANDB_MODE=offline it stays in the run's folder."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
-        """Begin a run, or continue the run ``id``."""
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], id: str | None, note: str) -> None:
+        """Begin a run of this name and with this note, or continue the run ``id``."""
         import wandb
 
         online = os.environ.get("WANDB_MODE", "online") == "online"
@@ -56,7 +56,8 @@ class WandB:
         settings = wandb.Settings(console="off", silent=True)
         self._run = wandb.init(
             project=PROJECT,
-            name=folder.name,
+            name=name,
+            notes=note or None,
             config=dict(config),
             dir=str(folder),
             id=id,
@@ -84,8 +85,8 @@ class WandB:
 class MLflow:
     """A run at MLflow: at MLFLOW_TRACKING_URI, or in the folder ``mlruns`` beside the run's."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], id: str | None) -> None:
-        """Begin a run, or go on with run ``id``."""
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], id: str | None, note: str) -> None:
+        """Begin a run of this name and with this note, or continue the run ``id``."""
         # MLflow wants a database in place of a folder, but its small package cannot open one.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         import mlflow
@@ -100,7 +101,8 @@ class MLflow:
             return
         experiment = self._client.get_experiment_by_name(PROJECT)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
-        self.id = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
+        tags = {"mlflow.note.content": note} if note else None
+        self.id = self._client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
         settings = [Param(key, str(value)) for key, value in _flatten(config)]
         self._client.log_batch(self.id, params=settings)
 
@@ -140,16 +142,22 @@ def check_tracker(kind: str) -> None:
 
 
 def open_tracking(
-    kind: str, folder: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None]
+    kind: str, folder: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None], dropped: bool = False
 ) -> "list[Tracking]":
     """Begin a run at the tracker ``kind``, or continue that of ``folder`` after step ``step``; nothing for ``none``.
 
-    Raises :class:`UserError` if a new training cannot reach its tracker. A resumed one then continues without.
+    If ``dropped`` points of later steps are at the tracker, which removes none, a new run begins that names the old
+    one, so that no run there mixes two histories. Raises :class:`UserError` if a new training cannot reach its tracker.
+    A resumed one then continues without.
     """
     if kind not in KINDS:
         return []
+    known, name, note = _known_id(folder / FILE, kind) if step else None, folder.name, ""
+    if known and dropped:
+        note = f"continues the run {known} after its step {step}; later points there are of a history that was dropped"
+        known, name = None, f"{folder.name} from step {step}"
     try:
-        tracker = KINDS[kind][0](folder, config, _known_id(folder / FILE, kind) if step else None)
+        tracker = KINDS[kind][0](folder, name, config, known, note)
     except Exception as error:  # whatever the library raises
         reason = f"--tracker {kind} cannot begin ({_short(error)})"
         if not step:
@@ -157,7 +165,7 @@ def open_tracking(
         say(f"{reason}; training continues without it, metrics.jsonl has everything")
         return []
     write_atomic(folder / FILE, json.dumps({"tracker": kind, "id": tracker.id, "where": tracker.where}) + "\n")
-    say(f"{kind} follows the run: {tracker.where}")
+    say(f"{kind} follows the run: {tracker.where}{f' ({note})' if note else ''}")
     return [Tracking(kind, tracker, say)]
 
 

@@ -34,7 +34,7 @@ CONFIG = {"config": {"seed": 3, "optim": {"lr": 0.01}}}
 def following(folder: Path, tracker: str, step: int = 0) -> Iterator[Callbacks]:
     """Open a run's record and its tracker after ``step``, and yield both."""
     with RunLog(folder, CONFIG, step, 30) as log:
-        tracking = open_tracking(tracker, folder, CONFIG["config"], step, log.say)
+        tracking = open_tracking(tracker, folder, CONFIG["config"], step, log.say, log.dropped_later)
         with Callbacks([log, *tracking]).ending() as callbacks:
             yield callbacks
 
@@ -77,6 +77,27 @@ def test_mlflow_holds_the_numbers_and_a_resumed_run_goes_on(store: Path, tmp_pat
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(10, 1.5), (20, 1.5), (30, 0.5)]
     assert run.info.status == "FINISHED"
+
+
+def test_mlflow_begins_a_run_where_points_were_dropped(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "street", "mlflow", 0, 30)
+    client, first = read_mlflow(store)
+    train(tmp_path / "street", "mlflow", 20, 30, loss=0.5)
+    note = f"continues the run {first.info.run_id} after its step 20; later points there are of a history that was"
+    assert note in capsys.readouterr().err
+    train(tmp_path / "street", "mlflow", 30, 40, loss=0.25)
+    second, *others = (
+        run for run in client.search_runs([first.info.experiment_id]) if run.info.run_id != first.info.run_id
+    )
+    assert not others
+    assert second.info.run_name == "street from step 20"
+    assert second.data.tags["mlflow.note.content"].startswith(note)
+    history = client.get_metric_history(second.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(30, 0.5), (40, 0.25)]
+    history = client.get_metric_history(first.info.run_id, "train/loss")
+    assert [point.value for point in history] == [1.5, 1.5, 1.5]
 
 
 def test_mlflow_takes_classes_of_any_name_and_keeps_them_apart(
@@ -167,6 +188,17 @@ def test_wandb_offline_holds_the_numbers_and_a_resumed_run_goes_on(
     scores, _ = (line for line in lines if "val/miou" in line)
     assert (scores["val/miou"], scores["iou/traffic light"]) == (0.625, 0.5)
     assert "iou/bus" not in scores
+
+
+def test_wandb_offline_begins_a_run_where_points_were_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(tmp_path / "street", "wandb", 0, 20)
+    train(tmp_path / "street", "wandb", 10, 20, loss=0.5)
+    files = sorted((tmp_path / "street" / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda f: f.stat().st_mtime)
+    first, second = (next(r.run for r in finished(file) if r.HasField("run")) for file in files)
+    assert (first.display_name, second.display_name) == ("street", "street from step 10")
+    assert second.run_id != first.run_id
+    assert second.notes.startswith(f"continues the run {first.run_id} after its step 10; later points there are of")
 
 
 def test_wandb_without_an_account_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
