@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from measured import Runner
     from victims import Victim
 
+    from object_store import Network, Server
+
 Tally = Callable[[str, int, int], None]
 Place = tuple[str, int]
 """A test's file and line, by which the table is sorted: tests may run at once."""
@@ -88,6 +90,28 @@ def trained(runner: "Runner", shards: Path, tmp_path_factory: pytest.TempPathFac
     ended = runner.run("fastseg.commands.train", *words, *short, folder=folder)
     assert ended.code == 0, ended.stderr
     return folder / "runs/real/checkpoints/last.pt"
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on one rank that nobody disturbed."""
+    from trainings import finish, start
+
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    finish(start(shards, folder))
+    return folder
+
+
+@pytest.fixture
+def network(server: "Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Network]":
+    """The way to the test file's own server, on which requests can fail."""
+    from object_store import Network, environment
+
+    network = Network(server)
+    for name, value in environment(network.endpoint).items():
+        monkeypatch.setenv(name, value)
+    yield network
+    network.close()
 
 
 @pytest.fixture(params=range(TIMES))

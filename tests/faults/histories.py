@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import become, text
 
 import zygote
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
 from fastseg.data.loader import EvalLoader
 from fastseg.distributed.ranks import joined_ranks
-from fastseg.errors import run_command
 from fastseg.evaluation.scoring import evaluate
 from fastseg.model import checkpoint
 from fastseg.model.architectures import register_network
@@ -114,7 +112,7 @@ def _serve(pipe: Connection) -> None:
         else:
             works = [partial(_score, request, answer)]
         codes = _forked(works, output)
-        pipe.send(Ended(codes, _text(output), json.loads(_text(answer) or "{}")))
+        pipe.send(Ended(codes, text(output), json.loads(text(answer) or "{}")))
 
 
 def _forked(works: list[Callable[[], None]], output: int) -> list[int]:
@@ -122,7 +120,7 @@ def _forked(works: list[Callable[[], None]], output: int) -> list[int]:
     children: list[int] = []
     for work in works:
         if (child := os.fork()) == 0:
-            _become(work, output)
+            become(work, output, output, LONGEST)
         children.append(child)
     codes: dict[int, int] = {}
     while len(codes) < len(children):
@@ -133,25 +131,6 @@ def _forked(works: list[Callable[[], None]], output: int) -> list[int]:
                 if other not in codes:
                     os.kill(other, signal.SIGKILL)
     return [codes[child] for child in children]
-
-
-def _become(work: Callable[[], None], output: int) -> None:
-    code: Any = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        signal.alarm(LONGEST)
-        run_command(work)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code or 0
-    except BaseException:  # whatever it is, the test shall see it
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
 
 
 def _train(session: Session, rank: int, port: int) -> None:
@@ -239,12 +218,6 @@ def _score(request: dict[str, Any], answer: int) -> None:
         miou = evaluate(path, request["shards"], split=request["split"], device="cpu", threads=1, batch=5).miou
         scores[path] = miou if miou == miou else None
     os.write(answer, json.dumps(scores).encode())
-
-
-def _text(file: int) -> str:
-    os.lseek(file, 0, os.SEEK_SET)
-    with os.fdopen(file, "rb") as stream:
-        return stream.read().decode("utf-8", "replace")
 
 
 def chain(node: "Saved | None") -> "Iterator[Saved]":

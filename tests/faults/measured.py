@@ -3,14 +3,15 @@
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import traceback
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from forked import become, text
 
 ROOT = Path(__file__).parent.parent.parent
 IMPORTED = (
@@ -74,44 +75,22 @@ def _serve() -> None:
         files = [os.memfd_create(name) for name in ("stdout", "stderr")]
         child = os.fork()
         if child == 0:
-            _become(json.loads(line), files)
+            become(partial(_call, json.loads(line)), *files, LONGEST)
         _, status, used = os.wait4(child, 0)
-        out, err = (_text(file) for file in files)
+        out, err = (text(file) for file in files)
         ended = Ended(os.waitstatus_to_exitcode(status), out, err, used.ru_maxrss * 1024)
         print(json.dumps(asdict(ended)), flush=True)
 
 
-def _become(request: dict[str, Any], files: list[int]) -> None:
-    """Run a command to its end in this process."""
-    code: Any = 1
-    try:
-        for stream, file in zip((0, 1, 2), (os.open(os.devnull, os.O_RDONLY), *files), strict=True):
-            os.dup2(file, stream)
-        signal.alarm(LONGEST)
-        os.chdir(request["folder"])
-        os.environ.update(request["environment"])
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + SPARE
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        sys.argv = [request["module"], *request["words"]]
-        from fastseg.errors import run_command
-
-        run_command(sys.modules[request["module"]].main)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code or 0
-    except BaseException:  # whatever it is, the test shall see it
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
-
-
-def _text(file: int) -> str:
-    os.lseek(file, 0, os.SEEK_SET)
-    with os.fdopen(file, "rb") as stream:
-        return stream.read().decode("utf-8", "replace")
+def _call(request: dict[str, Any]) -> None:
+    """Call the command's entry where and as it was asked for, its memory bounded."""
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + SPARE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.argv = [request["module"], *request["words"]]
+    sys.modules[request["module"]].main()
 
 
 if __name__ == "__main__":

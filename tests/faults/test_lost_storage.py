@@ -29,7 +29,7 @@ from fastseg.object_stores import STORAGES
 from fastseg.shards.manifest import read_manifest
 from fastseg.shards.verify import verify
 from fastseg.storage import Cache
-from object_store import CREDENTIALS, Network, Server, environment, none
+from object_store import CREDENTIALS, Network, Server, none
 
 Tally = Callable[[str, int, int], None]
 BLOB = random.Random(1).randbytes(1 << 23)
@@ -52,15 +52,6 @@ def server(shards: Path) -> Iterator[Server]:
 def fill(server: Server, shards: Path) -> None:
     server.upload(shards)
     server.put("blob", BLOB)
-
-
-@pytest.fixture
-def network(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    network = Network(server)
-    for name, value in environment(network.endpoint).items():
-        monkeypatch.setenv(name, value)
-    yield network
-    network.close()
 
 
 @pytest.fixture(params=STORAGES)

@@ -22,14 +22,6 @@ ADDRESSES = 8 << 30
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on one rank that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("runs") / "unbroken"
-    finish(start(shards, folder))
-    return folder
-
-
 def used_up() -> None:
     """Fail as the allocator does where there is nothing left."""
     torch.empty(1 << 46)

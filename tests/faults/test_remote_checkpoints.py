@@ -38,15 +38,6 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def network(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    network = Network(server)
-    for name, value in environment(network.endpoint).items():
-        monkeypatch.setenv(name, value)
-    yield network
-    network.close()
-
-
-@pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are sent again at once."""
     monkeypatch.setattr(storage.random, "random", lambda: 0.0)

@@ -25,14 +25,6 @@ KILLS = 22 if THOROUGH else 8
 """Over one run; every third one during a save. A soak does so to ten runs."""
 
 
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on one rank that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("runs") / "unbroken"
-    finish(start(shards, folder))
-    return folder
-
-
 def slow_saves() -> None:
     """A checkpoint takes long to write, to flush and to rename; a file in the working directory says that it is."""
     save, fsync, replace = torch.save, os.fsync, Path.replace
