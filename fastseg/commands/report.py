@@ -29,6 +29,8 @@ class Options:
     """Page to write. Default: report.html in the run's folder; of two, compare-SECOND.html in the first one's."""
     overwrite: Annotated[bool, shown_as("")] = False
     """Replace a file that is no page of fastseg."""
+    quiet: bool = False
+    """Say nothing but errors."""
 
 
 def main() -> None:
@@ -43,7 +45,9 @@ def _main() -> None:
     from fastseg.report.report import write_report
 
     one, *other = options.runs
-    print(f"the report is {write_comparison((one, other[0]), out) if other else write_report(one, out)}")
+    page = write_comparison((one, other[0]), out) if other else write_report(one, out)
+    if not options.quiet:
+        print(f"the report is {page}")
 
 
 def check(options: Options) -> Path:
