@@ -27,7 +27,7 @@ class Options:
     """Folder of a run (or of fastseg-eval --report), or two."""
     out: Annotated[Path | None, shown_as("FILE")] = None
     """Page to write. Default: report.html in the run's folder; of two, compare-SECOND.html in the first one's."""
-    overwrite: Annotated[bool, shown_as("")] = False
+    overwrite: bool = False
     """Replace a file that is no page of fastseg."""
     quiet: bool = False
     """Say nothing but errors."""
