@@ -1,11 +1,11 @@
 """Settings as arguments of a Python call: every leaf of a tree of them by its own name, errors in the same words."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
-from inspect import formatannotation
+from inspect import Parameter, Signature, formatannotation, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -49,6 +49,22 @@ def _walk(tree: Any, path: tuple[str, ...]) -> Iterator[Leaf]:
             yield Leaf(below, each.type, value)
 
 
+def signature_with_settings(
+    function: Callable[..., Any], tree: Any, renamed: Mapping[str, str] | None = None, default: object = None
+) -> Signature:
+    """Return a function's signature with the settings of a tree in place of ``**settings``, for help() and editors.
+
+    ``default``: shown in place of every setting's own value.
+    """
+    own = signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    for name, (_, kind, value) in leaves(tree, renamed).items():
+        if name not in own.parameters:
+            shown_as = value if default is None else default
+            named.append(Parameter(name, Parameter.KEYWORD_ONLY, default=shown_as, annotation=_bare(kind)))
+    return own.replace(parameters=named)
+
+
 def with_arguments(tree: Tree, arguments: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> Tree:
     """Return the tree with these settings, each by its own name.
 
@@ -82,13 +98,17 @@ def plain(name: str, value: object, kind: Any) -> Any:
 
     Raises :class:`UserError`, which calls it ``name``, for a value of another type.
     """
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
+    kind = _bare(kind)
     try:
         return _plain(value, kind)
     except ValueError:
         wanted = ", ".join(get_args(kind)) if get_origin(kind) is Literal else formatannotation(kind)
         raise UserError(f"{name} is {shown(value)}; it must be {wanted}") from None
+
+
+def _bare(kind: Any) -> Any:
+    """Return an annotated type without what the command line is told about it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _plain(value: Any, kind: Any) -> Any:

@@ -194,7 +194,7 @@ def test_flags_mean_the_same_in_every_command() -> None:
             assert kind is bool, f"{command} --{name} is {kind}"
 
 
-@pytest.mark.parametrize("command", [*OPTIONS, "doctor"])
+@pytest.mark.parametrize("command", [*OPTIONS, "doctor", "report"])
 def test_every_command_has_a_version_and_can_be_quiet(command: str) -> None:
     version = commands.run(f"fastseg-{command}", "--version")
     assert version.stdout.startswith("fastseg-deeplab ")

@@ -34,9 +34,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pushed(server: ModelHub, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``fastseg-export --push`` wrote here; the server has it, too."""
     home = tmp_path_factory.mktemp("home")
-    done = commands.typed("fastseg-export", trained.parent, "--push", NAME, **server.variables(home))
+    done = commands.typed("fastseg-export", trained.parent, "--push", NAME, "--json", **server.variables(home))
     assert done.returncode == 0, done.stderr
-    assert f"pushed to {server.url}/{NAME}" in done.stdout
+    assert f"pushed to {server.url}/{NAME}" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["pushed"] == f"{server.url}/{NAME}"
+    assert document["bytes"] == Path(document["file"]).stat().st_size
+    assert all(difference["largest"] < 1e-3 for difference in document["differences"])
     return trained.with_name("best-safetensors") / "best.safetensors"
 
 

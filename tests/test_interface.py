@@ -54,6 +54,7 @@ def test_every_public_name_is_there() -> None:
     assert fastseg.recipes["demo"]().model.arch == "deeplabv3plus_resnet18"
     parameters = inspect.signature(fastseg.train).parameters
     assert {"epochs", "lr", "batch", "crop", "arch", "optimizer", "patience", "max_hours"} <= set(parameters)
+    assert {"val_fraction", "images", "quality", "workers"} <= set(inspect.signature(fastseg.pack).parameters)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         fastseg.lode  # noqa: B018
 

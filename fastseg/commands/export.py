@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from fastseg.cli_help import parse
+from fastseg.cli_help import json_on_stdout, parse
 from fastseg.deploy.exporting import Options, write_export
 from fastseg.errors import run_command, unwind_on_signals
 
@@ -15,7 +15,8 @@ def main() -> None:
 def _main() -> None:
     options = parse(Options, format="half", check="images", card="license")
     unwind_on_signals()  # no half a file is left
-    write_export(options, Console(markup=False, highlight=False, soft_wrap=True, quiet=options.quiet))
+    with json_on_stdout(options.json) as tell:
+        write_export(options, Console(markup=False, highlight=False, soft_wrap=True, quiet=options.quiet), tell)
 
 
 if __name__ == "__main__":

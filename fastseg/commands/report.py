@@ -27,8 +27,10 @@ class Options:
     """Folder of a run (or of fastseg-eval --report), or two."""
     out: Annotated[Path | None, shown_as("FILE")] = None
     """Page to write. Default: report.html in the run's folder; of two, compare-SECOND.html in the first one's."""
-    overwrite: Annotated[bool, shown_as("")] = False
+    overwrite: bool = False
     """Replace a file that is no page of fastseg."""
+    quiet: bool = False
+    """Say nothing but errors."""
 
 
 def main() -> None:
@@ -43,7 +45,9 @@ def _main() -> None:
     from fastseg.report.report import write_report
 
     one, *other = options.runs
-    print(f"the report is {write_comparison((one, other[0]), out) if other else write_report(one, out)}")
+    page = write_comparison((one, other[0]), out) if other else write_report(one, out)
+    if not options.quiet:
+        print(f"the report is {page}")
 
 
 def check(options: Options) -> Path:

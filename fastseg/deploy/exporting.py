@@ -1,6 +1,7 @@
 """Export a trained network: what ``fastseg-export`` and :func:`fastseg.export` do."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +47,21 @@ class Options:
     """Images to compare file and checkpoint on. Default: from the checkpoint's shards, or noise without them."""
     license: str = "unknown"
     """License for the model card, by the Hugging Face hub's names: apache-2.0, cc-by-nc-4.0, …"""
+    json: bool = False
+    """Print the file and how far it is from the checkpoint as JSON."""
     quiet: bool = False
     """Say nothing but errors."""
 
 
 def export(
-    checkpoint: str | Path,
-    out: str | Path | None = None,
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     *,
     to: Literal["onnx", "torch-export", "safetensors"] | None = None,
     half: bool = False,
     opset: int | None = None,
     push: str | None = None,
-    images: Sequence[str | Path] = (),
+    images: Sequence[str | os.PathLike[str]] = (),
     license: str = "unknown",
     overwrite: bool = False,
 ) -> Path:
@@ -72,13 +75,16 @@ def export(
     with naming_arguments():
         chosen: Any = to or (suffixes.get(file.suffix) if file else None)
         options = Options(
-            *(str(checkpoint), chosen, file, overwrite, half, opset, push, tuple(map(Path, images)), license)
+            *(os.fspath(checkpoint), chosen, file, overwrite, half, opset, push, tuple(map(Path, images)), license)
         )
         return write_export(options, Console(markup=False, highlight=False, soft_wrap=True))
 
 
-def write_export(options: Options, console: Console) -> Path:
-    """Write the file, read it back, compare, and only then give it its name; return that."""
+def write_export(options: Options, console: Console, tell: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    """Write the file, read it back, compare, and only then give it its name; return that.
+
+    ``tell``: takes what ``--json`` prints.
+    """
     path, to = resolve_checkpoint(options.checkpoint), check_format(options)
     check_installed(to)
     if options.opset is not None:
@@ -116,10 +122,14 @@ def write_export(options: Options, console: Console) -> Path:
         console.print(f"compared on {one_line(source)}, {difference.describe()}")
     size = f"{out.stat().st_size / 1e6:.1f} MB"
     console.print(f"{one_line(str(out))}: {size}, {_summary(about)}; README.md is its model card")
+    page = None
     if options.push:
         card = model_card(about, Path(hub.WEIGHTS), to, differences, source, options.license, options.push)
         page = hub.push(options.push, {hub.WEIGHTS: out, "README.md": card.encode()})
         console.print(f"pushed to {page}")
+    if tell:
+        compared = {"compared_on": source, "differences": [difference._asdict() for difference in differences]}
+        tell({"file": str(out), "bytes": out.stat().st_size, "pushed": page, **compared})
     return out
 
 

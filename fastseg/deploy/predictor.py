@@ -1,5 +1,6 @@
 """A trained network for pictures of any size, for the Python interface and ``fastseg-predict``."""
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -203,7 +204,7 @@ def _numbered(results: list[Result]) -> list[Result]:
 
 
 def load(
-    source: str | Path,
+    source: str | os.PathLike[str],
     device: str | torch.device = "auto",
     precision: str = "auto",
     *,

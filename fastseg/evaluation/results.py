@@ -51,6 +51,11 @@ class CheckpointResult:
         return self.scores.miou
 
     @property
+    def accuracy(self) -> float:
+        """Return the share of all labeled pixels that are right, 0…1."""
+        return self.scores.accuracy
+
+    @property
     def classes(self) -> dict[str, float]:
         """Return the IoU of each class, 0…1; NaN for a class that is neither labeled nor predicted."""
         return self.scores.class_iou

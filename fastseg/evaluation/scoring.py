@@ -1,5 +1,6 @@
 """Score a trained network on a split: what ``fastseg-eval`` and :func:`fastseg.evaluate` do."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,8 +30,8 @@ from fastseg.storage import is_remote
 
 
 def evaluate(
-    checkpoint: str | Path,
-    shards: str | Path | None = None,
+    checkpoint: str | os.PathLike[str],
+    shards: str | os.PathLike[str] | None = None,
     *,
     split: str = "val",
     max_images: int | None = None,
@@ -50,8 +51,8 @@ def evaluate(
     that it was trained on. ``tta``: average over six scales and mirrors. ``window``: height and width of sliding
     windows. ``max_images``: score only the first. ``verify_shards``: compare files with their SHA-256 first.
     ``max_corrupt_samples``: damaged frames to leave out. ``device``: auto (a GPU if there is one), cuda, cpu. The
-    result prints as a table and has ``miou``, ``classes`` (name → IoU, 0…1), ``matrix`` and ``to_json()``. Raises
-    :class:`fastseg.UserError` for what cannot be scored.
+    result prints as a table and has ``miou``, ``accuracy``, ``classes`` (name → IoU, 0…1), ``matrix`` and
+    ``to_json()``. Raises :class:`fastseg.UserError` for what cannot be scored.
 
     >>> import fastseg
     >>> scores = fastseg.evaluate("ckpt.pt", "shards/demo", device="cpu")
@@ -75,10 +76,10 @@ def evaluate(
     return result
 
 
-def shards_of(networks: Sequence[TrainedNetwork], shards: str | Path | None) -> str:
+def shards_of(networks: Sequence[TrainedNetwork], shards: str | os.PathLike[str] | None) -> str:
     """Return the packed set to score: the named one, else that of the first network that says its own."""
     if shards:
-        return str(shards)
+        return os.fspath(shards)
     trained = next((network.shards for network in networks if network.shards), "")
     if not trained:
         raise UserError(f"{networks[0].name} does not say what it was trained on; name a packed set with --shards")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastseg.arguments import naming_arguments, with_arguments
+from fastseg.arguments import naming_arguments, signature_with_settings, with_arguments
 from fastseg.errors import UserError, shown
 from fastseg.labels import IGNORE, LabelTable, SegmentationClass
 from fastseg.packing import pack as packing
@@ -226,3 +226,7 @@ def _described(manifest: Manifest, folder: Path, more: Sequence[str] = ()) -> Pa
         python_warnings.warn(sentence, stacklevel=3)
     counts = {name: split.samples for name, split in manifest.splits.items()}
     return PackedSet(folder, manifest.name, manifest.classes, counts, found)
+
+
+for _function in (pack, pack_part, guess_classes):
+    _function.__signature__ = signature_with_settings(_function, Settings())  # type: ignore[attr-defined]

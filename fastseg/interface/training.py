@@ -1,7 +1,6 @@
 """Train from Python: ``fastseg.train``."""
 
 import gc
-import inspect
 import os
 import signal
 import threading
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastseg.arguments import leaves, naming_arguments, with_arguments
+from fastseg.arguments import naming_arguments, signature_with_settings, with_arguments
 from fastseg.config import Config
 from fastseg.errors import UserError, shown, whole_variable
 from fastseg.files import check_writable
@@ -233,17 +232,4 @@ class _Recipes:
         return "<of the recipe>"
 
 
-def _signature() -> inspect.Signature:
-    """Return the signature of :func:`train` with every setting, for help() and for editors."""
-    own = inspect.signature(train)
-    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    known = {parameter.name for parameter in named}
-    settings = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_Recipes(), annotation=leaf.kind)
-        for name, leaf in leaves(Config(), RENAMED).items()
-        if name not in known
-    ]
-    return own.replace(parameters=[*named, *settings])
-
-
-train.__signature__ = _signature()  # type: ignore[attr-defined]
+train.__signature__ = signature_with_settings(train, Config(), RENAMED, _Recipes())  # type: ignore[attr-defined]

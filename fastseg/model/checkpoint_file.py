@@ -1,5 +1,6 @@
 """Find the file of a trained network, and check it as far as possible without torch, which takes seconds to import."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,15 +19,16 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 """Folder of weights that come with the package: ``NAME.safetensors`` is loaded by its name."""
 
 
-def resolve_checkpoint(source: str | Path, others: Iterable[str | Path] = ()) -> Path:
+def resolve_checkpoint(source: str | os.PathLike[str], others: Iterable[str | Path] = ()) -> Path:
     """Return the file of a trained network: a checkpoint (.pt) or exported weights (.safetensors).
 
     ``source``: such a file; a run's folder, for its best checkpoint, or else its last one; a folder of one export;
     ``hf://USER/NAME[@REVISION]``; the name of weights that come with fastseg. ``others``: the arguments after it, for
     the message. Raises :class:`UserError` for anything else.
     """
-    if str(source).startswith(hub.SCHEME):
-        return hub.download(str(source))
+    source = os.fspath(source)
+    if source.startswith(hub.SCHEME):
+        return hub.download(source)
     path = Path(source)
     if not path.exists() and (shipped := SHIPPED / f"{source}{SAFETENSORS}").is_file():
         return shipped
@@ -36,7 +38,7 @@ def resolve_checkpoint(source: str | Path, others: Iterable[str | Path] = ()) ->
     return path
 
 
-def resolve_network(source: str | Path, others: Iterable[str | Path] = ()) -> Path:
+def resolve_network(source: str | os.PathLike[str], others: Iterable[str | Path] = ()) -> Path:
     """Do as :func:`resolve_checkpoint`, and also accept exported programs (:data:`EXPORTS`)."""
     path = Path(source)
     return path if path.suffix in EXPORTS and path.is_file() else resolve_checkpoint(source, others)

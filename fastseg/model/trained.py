@@ -1,10 +1,10 @@
 """A trained network from any source, to be scored: a checkpoint, exported weights, or an exported program."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,14 +61,14 @@ class TrainedNetwork:
             self.program.check_frames(batch, sizes, classes)
 
 
-def open_network(source: str | Path) -> TrainedNetwork:
+def open_network(source: str | os.PathLike[str]) -> TrainedNetwork:
     """Open whatever :func:`.checkpoint_file.resolve_network` finds. Raises :class:`UserError` for anything else."""
-    path = resolve_network(source)
+    path, name = resolve_network(source), os.fspath(source)
     if path.suffix in READERS:
-        return _program(str(source), READERS[path.suffix](path))
+        return _program(name, READERS[path.suffix](path))
     saved = checkpoint.load(path)
     return TrainedNetwork(
-        name=str(source),
+        name=name,
         open=partial(_open_checkpoint, saved),
         classes=tuple(entry["name"] for entry in saved["classes"]),
         arch=saved["arch"],
