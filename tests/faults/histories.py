@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from forked import become, text
+from PIL import Image
 
 import zygote
 from fastseg.config import Config, DataConfig, ModelConfig, OptimConfig
@@ -102,6 +103,7 @@ class Trainings:
 
 
 def _serve(pipe: Connection) -> None:
+    Image.init()  # once, not in every session
     while request := pipe.recv():
         output, answer = os.memfd_create("output"), os.memfd_create("answer")
         if session := request.get("session"):

@@ -69,7 +69,7 @@ class Histories(RuleBasedStateMachine):
         archive.mkdir()
         self.session = Session(str(self.shards), str(self.folder / "runs"), "run0", str(archive))
         self.saved: list[Saved] = []
-        self.run, self.moves = 0, 0
+        self.run, self.moves, self.begun = 0, 0, 0
         self.last: Saved | None = None
         """The run's own last checkpoint."""
         self.base: Saved | None = None
@@ -112,7 +112,8 @@ class Histories(RuleBasedStateMachine):
         base = data.draw(st.sampled_from(self.saved))
         before = self.session, self.last, self.base, self.run, self.killed
         self.last, self.base, self.run = None, base, max(saved.run for saved in self.saved) + 1
-        name = f"run{self.run}x{len(self.saved)}"
+        self.begun += 1  # a session killed before it saved anything has left its folder
+        name = f"run{self.begun}"
         ended = self.start(replace(self.session, **change, name=name, resume=str(base.path)), ending)
         if ended.codes[0] == 2:  # it is past the epochs asked for
             assert not self.run_folder.exists()
