@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.docs.sizes import lead_over_peers, shown_size
 from bench.docs.tables import number, table
@@ -159,7 +159,7 @@ def lead(*, colors: bool) -> Callable[[Results], Found | None]:
 
     def find(results: Results) -> Found | None:
         leads = lead_over_peers(results)
-        work = next((row.settings["work"] for row in results.results if row.size), {})
+        work: dict[str, Any] = next((row.settings["work"] for row in results.results if row.size), {})
         if not leads or work["colors"] != colors:
             return None
         size = min(leads, key=lambda size: leads[size]) if colors else LARGE

@@ -228,5 +228,6 @@ def _described(manifest: Manifest, folder: Path, more: Sequence[str] = ()) -> Pa
     return PackedSet(folder, manifest.name, manifest.classes, counts, found)
 
 
-for _function in (pack, pack_part, guess_classes):
-    _function.__signature__ = signature_with_settings(_function, Settings())  # type: ignore[attr-defined]
+_functions: tuple[Any, ...] = (pack, pack_part, guess_classes)
+for _function in _functions:
+    _function.__signature__ = signature_with_settings(_function, Settings())

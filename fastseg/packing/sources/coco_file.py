@@ -38,7 +38,8 @@ _KEPT = ("id", "category_id", "segmentation", "segments_info", "file_name")
 class Picture:
     """An image that a COCO JSON lists."""
 
-    id: int | float | str
+    id: Any
+    """A number or a text, as the JSON has it."""
     file_name: str
     height: Any
     width: Any

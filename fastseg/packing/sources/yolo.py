@@ -177,7 +177,7 @@ class YoloSegmentation:
     def _config(self, tree: Tree) -> Config | None:
         if found := find_yaml(tree):
             return found
-        listed = next((found for name in CLASSES if (found := find_member(tree, name))), None)
+        listed = next((file for name in CLASSES if (file := find_member(tree, name))), None)
         return (listed, _without_yaml(tree, listed)) if listed and _has_outlines(tree) else None
 
 
