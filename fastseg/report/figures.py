@@ -28,7 +28,9 @@ def figures(run: Run) -> list[Figure]:
         return []
     kinds = sorted({str(e.get("weights", "")) for e in run.evaluations})
     by_kind = {kind: [e for e in run.evaluations if str(e.get("weights", "")) == kind] for kind in kinds}
-    losses = {"total": "loss", "main head": "loss_out", "auxiliary head": "loss_aux"}
+    losses = {"total": "loss"}
+    if any(line.get("loss_aux") for line in run.train):  # without an auxiliary head the main one is the total
+        losses |= {"main head": "loss_out", "auxiliary head": "loss_aux"}
     return _drawn(
         _figure("Loss", [_series(name, run.train, key) for name, key in losses.items()]),
         _figure("Validation mIoU", [_series(weights_title(k), ls, "miou", 100) for k, ls in by_kind.items()], " %"),

@@ -79,6 +79,16 @@ def test_a_complete_run_shows_every_section(run_folder: Path) -> None:
         assert expected in page.text
 
 
+def test_a_network_without_auxiliary_head_has_one_loss(run_folder: Path) -> None:
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert "auxiliary head" in page_of(run_folder).text
+    write_lines(run_folder, [line | ({"loss_aux": 0.0} if line["event"] == "train" else {}) for line in lines])
+    text = page_of(run_folder).text
+    assert "total" in text
+    assert "auxiliary head" not in text
+    assert "main head" not in text
+
+
 def test_the_header_says_what_the_run_is(run_folder: Path) -> None:
     config = camvid().to_dict() | {"name": "street", "seed": 3}
     config["optim"] = {**config["optim"], "epochs": 20, "dice": 0.5}
