@@ -72,6 +72,8 @@ class Histories(RuleBasedStateMachine):
         self.run, self.moves, self.begun = 0, 0, 0
         self.last: Saved | None = None
         """The run's own last checkpoint."""
+        self.saved_by: Session | None = None
+        """The session that saved the last checkpoint."""
         self.base: Saved | None = None
         """The checkpoint of another run that it began with."""
         self.killed = False
@@ -137,16 +139,24 @@ class Histories(RuleBasedStateMachine):
         self.killed = min(ended.codes) < 0  # by SIGTERM too, before the training takes it
         assert self.killed or set(ended.codes) <= {0, 2, 143}, ended.output
         if ended.codes[0] == 2:
-            assert "these settings ask for" in ended.output, ended.output  # fewer epochs than are done
+            fewer = "these settings ask for" in ended.output  # fewer epochs than are done
+            assert fewer or self.unconfirmed("was trained with other settings" in ended.output), ended.output
             assert self.records() == before
             self.killed = was_killed
             return ended
         for path in sorted(Path(session.archive).iterdir())[len(self.saved) :]:
             self.last = self.read(path, self.last or self.base)
             self.saved.append(self.last)
+            self.saved_by = session
         if not self.killed:
             check_folder(self.run_folder, list(chain(self.last))[::-1], self.base)
         return ended
+
+    def unconfirmed(self, refused: bool) -> bool:
+        """Return whether a session is refused as it should: its settings are not those of the last checkpoint."""
+        about = {"resume": "", "runs": "", "name": "", "stopped_at": 0, "killed_at": 0}
+        same = self.saved_by and replace(self.session, **about) == replace(self.saved_by, **about)
+        return refused and self.session.resume != "changed" and not same
 
     def read(self, path: Path, parent: Saved | None) -> Saved:
         document = weights(path)
