@@ -136,8 +136,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     """Write the file that FASTSEG_FAULTS_JSON names, or add to it."""
-    if not (path := os.environ.get("FASTSEG_FAULTS_JSON")):
-        return
+    if not (path := os.environ.get("FASTSEG_FAULTS_JSON")) or hasattr(terminalreporter.config, "workerinput"):
+        return  # pytest-xdist's workers have tests of this session, too
     if exitstatus != pytest.ExitCode.OK:
         terminalreporter.write_line(f"{path} is not written: not every test passed", red=True)
         return
