@@ -56,9 +56,10 @@ MEASURED = {"fastseg": "fastseg", "Ultralytics": "Ultralytics"}
 
 
 def comparison(runs: Sequence[tuple[Path, Results]]) -> str:
-    """Return the table; its speeds are those of one of ``runs``, of a GPU if there is one."""
+    """Return the table; its speeds are those of one of ``runs`` that measured the loader, of a GPU if there is one."""
     rows: list[Sequence[str]] = [*FACTS]
-    for path, results in sorted(runs, key=lambda run: not on_gpu(run[1].environment))[:1]:
+    measured = [run for run in runs if any(row.stage == "loader" and row.windows for row in run[1].results)]
+    for path, results in sorted(measured, key=lambda run: not on_gpu(run[1].environment))[:1]:
         rows.insert(1, _speeds(path, results))
     return table(["", *PROJECTS], rows, left=range(len(PROJECTS) + 1))
 
